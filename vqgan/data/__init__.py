@@ -1,0 +1,1 @@
+"""Pictures and captions, from wherever they are to batches."""
