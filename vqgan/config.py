@@ -1,15 +1,18 @@
 """Typed configuration: YAML file + dotted overrides -> one frozen, validated object.
 
 A class that can be configured has its `Config` standing directly above it; the attribute's docstring is the help
-text. Variants are pydantic discriminated unions over a literal `kind`. Every mistake is one line: where, what was
-received, and the nearest valid name.
+text. Variants are pydantic discriminated unions over a literal `kind`. A section that is given in part is completed
+from its field's default: with `model: Model = Vit(depth=4)`, the one option `--model.width 64` changes the width only.
+Every mistake is one line: where, what was received, and the nearest valid name.
 """
 
 import difflib
+import inspect
+import json
 import re
 import textwrap
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -17,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -28,6 +31,15 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            if not field.description and _has_source(cls):
+                raise TypeError(
+                    f"{cls.__qualname__}.{name} has no docstring: it is the help text; write one line below the field"
+                )
 
 
 class ConfigError(ValueError):
@@ -68,9 +80,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"config file {str(path)!r} cannot be read: {error.strerror or error}") from None
+        beside = [str(file) for file in sorted(Path(path).parent.glob("*.y*ml"))]
+        nearest = difflib.get_close_matches(str(path), beside, 1, 0.7)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise ConfigError(f"config file {str(path)!r} cannot be read: {error.strerror or error}{hint}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from None
     try:
         values = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        problem = " ".join(filter(None, (error.context, error.problem)))
+        raise ConfigError(f"{path}: not valid YAML: {where}{problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
@@ -83,7 +104,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def validate(config_type: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
     """`values` as a `config_type`. Raises ConfigError: one line with `source`, the key and the nearest valid name."""
     try:
-        return config_type.model_validate(values)
+        # Read as JSON: strict types then still take a list for a tuple, and text for a path.
+        return config_type.model_validate_json(json.dumps(_completed(config_type, values), default=to_jsonable_python))
     except ValidationError as error:
         # An unknown key is reported first: a misspelt name often causes the other errors.
         details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
@@ -111,57 +133,115 @@ def parse_overrides(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 def dump_config(config: Config) -> str:
     """The whole resolved configuration as YAML that `load_config` reads back to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    return _dump(config.model_dump(mode="json"), sort_keys=False, width=110)
 
 
 def describe_fields(config_type: type[BaseModel], prefix: str = "", variant: str = "") -> Iterator[FieldDescription]:
     """Every settable key of `config_type`, depth first, the variants of a union one after the other."""
-    for key, field in config_type.model_fields.items():
-        name = f"{prefix}{key}"
-        variants = _variants(field.annotation)
-        if not variants:
-            yield FieldDescription(name, _type_name(field), _default_text(field), field.description or "", variant)
-        for option in variants:
-            kind = _kind(option) if len(variants) > 1 else ""
-            label = f"{name}.kind={kind}" if kind else variant
-            yield from describe_fields(option, f"{name}.", label)
+    return (field for field in _walk(config_type, prefix, variant, None) if field.type != _SECTION)
 
 
 def format_help(config_type: type[BaseModel]) -> str:
     """The `--help` text: every key with type, default and meaning, grouped by section and variant."""
     lines: list[str] = []
+
+    def write_help(text: str) -> None:
+        lines.extend(textwrap.wrap(" ".join(text.split()), 104, initial_indent=" " * 6, subsequent_indent=" " * 6))
+
     group = None
-    for field in describe_fields(config_type):
-        section = field.variant or field.name.rpartition(".")[0]
-        if section != group:
-            lines += ["", f"{section or 'general'}:"]
-            group = section
-        lines.append(f"  --{field.name}  {field.type}  [{field.default}]")
-        lines += textwrap.wrap(" ".join(field.help.split()), 104, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for field in _walk(config_type, "", "", None):
+        section = field.name if field.type == _SECTION else field.name.rpartition(".")[0]
+        if (section, field.variant) != group:
+            group = (section, field.variant)
+            kind = field.variant if field.variant.startswith(f"{section}.kind=") else ""
+            only = f" ({field.variant})" if field.variant and not kind else ""
+            lines += ["", f"{kind or section or 'general'}{only}:"]
+        if field.type == _SECTION:
+            lines[-1] += f"  [{field.default}]" if field.default else ""
+            write_help(field.help)
+        else:
+            lines.append(f"  --{field.name}  {field.type}  [{field.default}]")
+            write_help(field.help)
     return "\n".join(lines).strip("\n")
 
 
+_SECTION = "section"
+"""The `type` of a description that stands for a whole section."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1's safe loader, but `1e-4` is a number (YAML 1.1 wants `1.0e-4`) and only true/false are booleans."""
+    """YAML whose plain words are those of YAML 1.2, and whose keys are unique.
+
+    YAML 1.1, which PyYAML speaks, reads `1e-4` as text, `on` and `no` as booleans, `010` as 8, `16:9` as 969.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"(~|null|Null|NULL|)", ["~", "n", "N", ""]),
+    ("bool", r"(true|True|false|False)", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9_]*)", list("-+0123456789")),
+    ("float", r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)|\.nan", list("-+.0123456789")),
+    ("merge", "<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or `_Loader` would take for something else."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *_Loader.yaml_implicit_resolvers.get(first, [])]
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$"),
-    list("-+.0123456789"),
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false|True|False)$"), list("tTfF"))
+
+
+def _dump(value: Any, **options: Any) -> str:
+    return yaml.dump(value, Dumper=_Dumper, allow_unicode=True, **options)
+
+
+def _has_source(config_type: type[BaseModel]) -> bool:
+    """Whether docstrings can be read at all: not for a class that was typed at a prompt."""
+    try:
+        inspect.getsource(config_type)
+    except (OSError, TypeError):
+        return False
+    return True
+
+
+def _completed(
+    config_type: type[BaseModel], values: dict[str, Any], default: BaseModel | None = None
+) -> dict[str, Any]:
+    """`values` over `default`, and so in every section whose field has a default of the same kind."""
+    merged = default.model_dump(mode="json") if default is not None else {}
+    for key, value in values.items():
+        merged[key] = value
+        field = config_type.model_fields.get(key)
+        options = _variants(field.annotation) if field is not None else []
+        if field is None or not options or not isinstance(value, dict):
+            continue
+        inner = getattr(default, key) if default is not None else _default(field)
+        if isinstance(inner, BaseModel) and value.get("kind", _kind(type(inner))) == _kind(type(inner)):
+            merged[key] = _completed(type(inner), value, inner)
+        else:
+            chosen = [option for option in options if len(options) == 1 or _kind(option) == value.get("kind")]
+            merged[key] = _completed(chosen[0], value) if chosen else value
+    return merged
 
 
 def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
     for key in path[:-1]:
-        inner = values.setdefault(key, {})
+        inner = values.get(key)
+        if inner is None:
+            inner = values[key] = {}
         if not isinstance(inner, dict):
             raise ConfigError(f"--{'.'.join(path)}: {key!r} holds the value {inner!r}, not a section")
         values = inner
@@ -169,35 +249,63 @@ def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _explain(config_type: type[BaseModel], detail: ErrorDetails) -> str:
-    path, owner = _resolve(config_type, detail["loc"])
+    path, owner, field = _resolve(config_type, detail["loc"])
     name = ".".join(path)
+    received = detail["input"]
+    options = _variants(field.annotation) if field is not None else []
+    kinds = [_kind(option) for option in options if len(options) > 1]
+    context = detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
-            known = [field.name for field in describe_fields(config_type)]
-            prefix = ".".join(path[:-1])
-            siblings = [f"{prefix}.{key}" if prefix else key for key in owner.model_fields] if owner else []
-            # Look among the neighbours first, then anywhere: people forget the section as often as they misspell.
-            nearest = difflib.get_close_matches(name, siblings, 1, 0.7) or _same_leaf(path[-1], known)
-            nearest = nearest or difflib.get_close_matches(name, known, 1, 0.6)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"valid here: {', '.join(siblings)}"
-            return f"unknown key {name}; {hint}"
+            return f"unknown key {name}; {_nearest_key(config_type, path, owner)}"
         case "missing":
-            return f"{name} is required and has no default"
-        case "union_tag_invalid" | "union_tag_not_found":
-            context = detail.get("ctx", {})
-            expected = str(context.get("expected_tags", "")).replace("'", "")
-            received = context.get("tag")
-            said = f"{received!r} is not a kind" if received is not None else "kind is missing"
-            options = [option.strip() for option in expected.split(",") if option.strip()]
-            nearest = difflib.get_close_matches(str(received), options, 1, 0.5)
-            hint = f"did you mean {nearest[0]}? " if nearest else ""
-            return f"{name}.kind: {said}; {hint}one of: {expected or 'see --help'}"
-        case "value_error":
-            message = detail["msg"].removeprefix("Value error, ")
+            choose = f"; choose one with {name}.kind: {', '.join(kinds)}" if kinds else ""
+            return f"{name} is required and has no default{choose}"
+        case "union_tag_not_found":
+            return f"{name}.kind is missing; one of: {', '.join(kinds)}"
+        case "union_tag_invalid":
+            tag = str(context.get("tag"))
+            return f"{name}.kind: {tag!r} is not a kind; {_did_you_mean(tag, kinds)}one of: {', '.join(kinds)}"
+        case _ if options and not isinstance(received, dict):
+            keys = ", ".join(["kind"] if kinds else list(options[0].model_fields)[:4])
+            return f"{name}: a section is a mapping of keys ({keys}, ...) to values, received {_show(received)}"
+        case "literal_error":
+            words = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+            hint = _did_you_mean(str(received), words)
+            return f"{name}: {_show(received)} is not a choice; {hint}one of: {context.get('expected', '')}"
+        case "string_type" if isinstance(received, (int, float)):
+            return f"{name}: input should be text, received the {type(received).__name__} {received}; put it in quotes"
+        case "value_error" | "assertion_error":
+            message = " ".join(str(context.get("error", detail["msg"])).split())
             return f"{name}: {message}" if name else message
         case _:
-            message = detail["msg"][0].lower() + detail["msg"][1:]
-            return f"{name}: {message}, received {detail['input']!r}"
+            message = " ".join(detail["msg"].split())
+            return f"{name}: {message[0].lower()}{message[1:]}, received {_show(received)}"
+
+
+def _nearest_key(config_type: type[BaseModel], path: list[str], owner: type[BaseModel] | None) -> str:
+    name, prefix = ".".join(path), "".join(f"{part}." for part in path[:-1])
+    known = list(describe_fields(config_type))
+    elsewhere = [field.variant for field in known if field.name == name]
+    if elsewhere:
+        return f"it belongs to {' and '.join(elsewhere)}"
+    siblings = [f"{prefix}{key}" for key in owner.model_fields] if owner else []
+    # Look among the neighbours first, then anywhere: people forget the section as often as they misspell.
+    names = [field.name for field in known]
+    nearest = difflib.get_close_matches(path[-1], owner.model_fields, 1, 0.6) if owner else []
+    if nearest:
+        return f"did you mean {prefix}{nearest[0]}?"
+    nearest = _same_leaf(path[-1], names) or difflib.get_close_matches(name, names, 1, 0.75)
+    return f"did you mean {nearest[0]}?" if nearest else f"valid here: {', '.join(siblings)}"
+
+
+def _did_you_mean(word: str, options: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(word, options, 1, 0.5)
+    return f"did you mean {nearest[0]}? " if nearest else ""
+
+
+def _show(value: Any) -> str:
+    return textwrap.shorten(repr(value), 80, placeholder=" ...")
 
 
 def _same_leaf(leaf: str, known: list[str]) -> list[str]:
@@ -205,36 +313,44 @@ def _same_leaf(leaf: str, known: list[str]) -> list[str]:
     return [leaves[match] for match in difflib.get_close_matches(leaf, leaves, 1, 0.85)]
 
 
-def _resolve(config_type: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], type[BaseModel] | None]:
-    """An error's location as a dotted path without pydantic's union tags, and the config class that owns its end."""
+def _resolve(
+    config_type: type[BaseModel], location: Sequence[int | str]
+) -> tuple[list[str], type[BaseModel] | None, FieldInfo | None]:
+    """An error's location as a dotted path without pydantic's union tags; the class and the field at its end."""
     path: list[str] = []
     owner: type[BaseModel] | None = config_type
+    inside: type[BaseModel] | None = config_type  # what the next part is a key of
     options: list[type[BaseModel]] = []
+    field: FieldInfo | None = None
     for part in location:
-        if options and len(options) > 1:
-            tagged = [option for option in options if _kind(option) == part]
-            if tagged:
-                owner, options = tagged[0], []
-                continue
+        tagged = [option for option in options if len(options) > 1 and _kind(option) == part]
+        if tagged:
+            inside, options = tagged[0], []
+            continue
+        if inside is None and isinstance(part, str) and field is not None and _is_union(field.annotation):
+            continue  # pydantic's name for the member of a union of plain types
         path.append(str(part))
-        field = owner.model_fields.get(str(part)) if owner else None
-        options = _variants(field.annotation) if field else []
-        if options:
-            owner = options[0] if len(options) == 1 else None
-        elif field is not None and part != location[-1]:
-            owner = None
-    return path, owner
+        owner = inside
+        if owner is not None:
+            field = owner.model_fields.get(str(part))
+        options = _variants(field.annotation) if field is not None and owner is not None else []
+        inside = options[0] if len(options) == 1 else None
+    return path, owner, field
 
 
 def _variants(annotation: Any) -> list[type[BaseModel]]:
     """The config classes that a field's annotation admits; empty for a plain value."""
     if get_origin(annotation) is Annotated:
         return _variants(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
+    if _is_union(annotation):
         return [option for argument in get_args(annotation) for option in _variants(argument)]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return []
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
 
 
 def _kind(config_type: type[BaseModel]) -> str:
@@ -250,7 +366,7 @@ def _type_name(field: FieldInfo) -> str:
             return name(get_args(annotation)[0])
         if get_origin(annotation) is Literal:
             return "|".join(str(option) for option in get_args(annotation))
-        if get_origin(annotation) in (Union, types.UnionType):
+        if _is_union(annotation):
             return "|".join(name(option) for option in get_args(annotation))
         if get_origin(annotation) in (list, tuple):
             return f"[{name(get_args(annotation)[0])}, ...]"
@@ -259,14 +375,31 @@ def _type_name(field: FieldInfo) -> str:
     return name(field.annotation)
 
 
-def _default_text(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    default = field.get_default(call_default_factory=True, validated_data={})
-    return (
-        "required"
-        if default is PydanticUndefined
-        else yaml.safe_dump(list(default) if isinstance(default, tuple) else default, default_flow_style=True)
-        .removesuffix("\n...\n")
-        .strip()
-    )
+def _default(field: FieldInfo) -> Any:
+    """A field's default value; None where it is required or depends on the other fields."""
+    if field.is_required() or field.default_factory_takes_validated_data:
+        return None
+    return field.get_default(call_default_factory=True)
+
+
+def _walk(
+    config_type: type[BaseModel], prefix: str, variant: str, default: BaseModel | None
+) -> Iterator[FieldDescription]:
+    """`describe_fields`, with an entry for each section before its keys, and with the defaults of `default`."""
+    for key, field in config_type.model_fields.items():
+        name, help_text = f"{prefix}{key}", field.description or ""
+        value = getattr(default, key) if default is not None else _default(field)
+        required = default is None and field.is_required()
+        options = _variants(field.annotation)
+        if not options:
+            text = "required" if required else _dump(to_jsonable_python(value), default_flow_style=True, width=10**9)
+            text = text.removesuffix("\n").removesuffix("\n...").strip()
+            yield FieldDescription(name, _type_name(field), text, help_text, variant)
+            continue
+        kind = _kind(type(value)) if isinstance(value, BaseModel) and len(options) > 1 else ""
+        yield FieldDescription(
+            name, _SECTION, "required" if required else "null" if value is None else kind, help_text, variant
+        )
+        for option in options:
+            label = f"{name}.kind={_kind(option)}" if len(options) > 1 else variant
+            yield from _walk(option, f"{name}.", label, value if isinstance(value, option) else None)

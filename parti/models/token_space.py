@@ -1,0 +1,23 @@
+"""The two alphabets between which a stage-2 model translates."""
+
+from pydantic import Field
+
+from vqgan.config import Config
+
+
+class TokenSpace(Config):
+    """Sizes that follow from the text tokenizer and the image tokenizer; a model is built for exactly these."""
+
+    text_vocab_size: int = Field(gt=0)
+    """Number of text tokens, special ones included."""
+    text_length: int = Field(gt=0)
+    """Text positions T; shorter captions are padded."""
+    image_vocab_size: int = Field(gt=1)
+    """Number of image codes V."""
+    image_grid: tuple[int, int] = Field(strict=False)
+    """Code grid (h, w); a picture is h * w codes in row-major order."""
+
+    @property
+    def image_length(self) -> int:
+        """Number N of codes in a picture."""
+        return self.image_grid[0] * self.image_grid[1]

@@ -1,0 +1,101 @@
+"""Draw image codes from a stage-2 model, one position after the other, with a key-value cache.
+
+Classifier-free guidance runs both sides as one batch; the unconditional text side is the same for every picture and
+is computed once. A picture is a function of (model, prompt, seed, settings): each has its own random numbers.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Int64
+from pydantic import Field
+from torch import Tensor
+
+from parti.models.encoder_decoder import EncoderDecoder, Memory
+from parti.sampling.filters import draw, guide, keep_top_k, keep_top_p
+from vqgan.config import Config
+
+
+class SamplingConfig(Config):
+    """How codes are drawn."""
+
+    guidance_scale: float = Field(1.0, ge=0)
+    """Classifier-free guidance; 1 is none, Parti reports 1.2."""
+    temperature: float = Field(1.0, ge=0)
+    """Divides the logits; 0 takes the most likely code."""
+    top_k: int | None = Field(None, gt=0)
+    """Draw only from the k most likely codes."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Draw only from the most likely codes that together reach this probability."""
+
+
+@torch.no_grad()
+def generate_codes(
+    model: EncoderDecoder,
+    text_ids: Int64[Tensor, "B T"],
+    null_ids: Int64[Tensor, "T"],
+    seeds: Sequence[int],
+    settings: SamplingConfig = SamplingConfig(),  # noqa: B008 - frozen
+    on_position: Callable[[int], None] | None = None,
+) -> Int64[Tensor, "B N"]:
+    """Codes of one picture per row of `text_ids`, row b drawn with `seeds[b]`.
+
+    `null_ids` is the empty caption of the unconditional side. `on_position` is called after each code with the
+    number of codes done. Raises ValueError when seeds and rows differ in number.
+    """
+    batch, device = len(text_ids), text_ids.device
+    if len(seeds) != batch:
+        raise ValueError(f"one seed a picture: received {len(seeds)} seeds for {batch} pictures")
+    guided = settings.guidance_scale != 1.0
+    was_training = model.training
+    model.eval()
+
+    memory = model.encode_text(text_ids)
+    if guided:
+        memory = _stack(memory, model.encode_text(null_ids[None].to(device)), batch)
+    caches = model.new_caches(2 * batch if guided else batch)
+    length = model.tokens.image_length
+    uniforms = torch.stack([_uniforms(seed, length) for seed in seeds]).to(device)
+
+    codes = torch.empty(batch, length, dtype=torch.int64, device=device)
+    previous = None
+    for position in range(length):
+        logits = model.step(previous, position, memory, caches)
+        if guided:
+            conditional, unconditional = logits.chunk(2)
+            logits = guide(conditional, unconditional, settings.guidance_scale)
+        codes[:, position] = choose(logits, uniforms[:, position], settings)
+        previous = codes[:, position].repeat(2) if guided else codes[:, position]
+        if on_position is not None:
+            on_position(position + 1)
+    model.train(was_training)
+    return codes
+
+
+def choose(logits: Tensor, uniform: Tensor, settings: SamplingConfig) -> Int64[Tensor, "B"]:
+    """One code a row from guided logits (B, V), by temperature, top-k and top-p, with one uniform number a row."""
+    if settings.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / settings.temperature
+    if settings.top_k is not None:
+        logits = keep_top_k(logits, settings.top_k)
+    if settings.top_p is not None:
+        logits = keep_top_p(logits, settings.top_p)
+    return draw(logits, uniform)
+
+
+def _stack(conditional: Memory, unconditional: Memory, batch: int) -> Memory:
+    """Both sides as one batch: conditional rows first, the one unconditional row repeated after them."""
+    layers = [
+        (
+            torch.cat([keys, null_keys.expand(batch, -1, -1, -1)]),
+            torch.cat([values, null_values.expand(batch, -1, -1, -1)]),
+        )
+        for (keys, values), (null_keys, null_values) in zip(conditional.layers, unconditional.layers, strict=True)
+    ]
+    return Memory(layers, torch.cat([conditional.mask, unconditional.mask.expand(batch, -1)]))
+
+
+def _uniforms(seed: int, length: int) -> Tensor:
+    """The random numbers of one picture: on the CPU, so that they are the same on every device."""
+    return torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -1,0 +1,17 @@
+"""Train an image tokenizer (stage 1).
+
+accelerate launch tools/train_vqgan.py --config configs/vqgan/shapes.yaml [--section.field value ...]
+"""
+
+import sys
+
+from vqgan.command_line import run_training
+from vqgan.train import TrainVQGANConfig, train
+
+
+def main(argv: list[str]) -> int:
+    return run_training(argv, TrainVQGANConfig, train, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

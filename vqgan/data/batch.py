@@ -1,0 +1,51 @@
+"""What the training loop hands to a task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vqgan.data.source import UnusableSample
+
+
+@dataclass(frozen=True)
+class Item:
+    """One transformed sample, and the unusable ones that were passed over on the way to it."""
+
+    image: Float[Tensor, "3 H W"]
+    caption: str | None
+    name: str
+    skipped: tuple[UnusableSample, ...] = ()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures in [-1, 1], their captions and names, and what had to be skipped to fill the batch."""
+
+    images: Float[Tensor, "B 3 H W"]
+    captions: list[str | None]
+    names: list[str]
+    skipped: tuple[UnusableSample, ...] = ()
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> "Batch":
+        """Stack items."""
+        return cls(
+            images=torch.stack([item.image for item in items]),
+            captions=[item.caption for item in items],
+            names=[item.name for item in items],
+            skipped=tuple(skipped for item in items for skipped in item.skipped),
+        )
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its pictures on `device`."""
+        return replace(self, images=self.images.to(device, non_blocking=True))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def texts(self) -> list[str]:
+        """The captions, a missing one as empty text."""
+        return [caption or "" for caption in self.captions]

@@ -1,0 +1,50 @@
+"""Model folders: `config.json` beside `model.safetensors`, nothing that can execute code."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+class ModelFolderError(ValueError):
+    """A folder that does not hold the expected model."""
+
+
+def save_model_folder(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write both files; the folder is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, folder / WEIGHTS_FILE)
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The parsed config.json. Raises ModelFolderError when the folder or file is not there or not JSON."""
+    path = folder / CONFIG_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ModelFolderError(f"no model in {folder}: {CONFIG_FILE} is missing; give a model folder") from None
+    except json.JSONDecodeError as error:
+        raise ModelFolderError(f"{path} is not valid JSON: {error}") from None
+
+
+def load_weights(module: nn.Module, folder: Path) -> None:
+    """Fill `module` from the folder's weights. Raises ModelFolderError: missing, truncated or other names or shapes."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ModelFolderError(f"no weights in {folder}: {WEIGHTS_FILE} is missing")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ModelFolderError(f"{path} is damaged or truncated: {error}") from None
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelFolderError(f"{path} does not fit its {CONFIG_FILE}: {reason[:500]}") from None

@@ -1,0 +1,30 @@
+"""Processes and devices, by accelerate. Collectives return their value."""
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
+
+
+def build_accelerator() -> Accelerator:
+    """The accelerator of this process. Precision is the task's own business (an explicit autocast), so it is off here."""
+    return Accelerator(mixed_precision="no")
+
+
+def gather_rows(accelerator: Accelerator, rows: Tensor) -> Tensor:
+    """The rows of all processes, in rank order: (B, ...) each -> (B * processes, ...)."""
+    if accelerator.num_processes == 1:
+        return rows
+    return accelerator.gather(rows.contiguous())
+
+
+def mean_over_processes(accelerator: Accelerator, values: dict[str, Tensor]) -> dict[str, float]:
+    """The mean of each scalar over the processes, in one exchange."""
+    if not values:
+        return {}
+    stacked: Float[Tensor, "K"] = torch.stack(
+        [value.detach().float().reshape(()).to(accelerator.device) for value in values.values()]
+    )
+    if accelerator.num_processes > 1:
+        stacked = accelerator.reduce(stacked, reduction="mean")
+    return dict(zip(values, stacked.tolist(), strict=True))

@@ -1,0 +1,85 @@
+"""Optimisers (from torch and timm) over parameter groups that are formed by what a parameter is, not by its name."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from vqgan.config import Config
+from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.training.schedule import ScheduleConfig, learning_rate_factor
+
+
+class OptimiserConfig(Config):
+    """One player's optimiser."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """adamw, or muon: orthogonalised momentum for hidden matrices and Adam for all else (timm.optim.Muon)."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Full learning rate, reached after the warm-up."""
+    betas: tuple[float, float] = Field((0.9, 0.99), strict=False)
+    """Adam's decay rates of both moments."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """Decoupled weight decay of matrices; norms, biases, embeddings and codebooks have none."""
+    adam_ratio: float = Field(0.3, gt=0)
+    """With muon: the learning rate of the parameters that Adam trains, as a share of `learning_rate`."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest gradient norm; larger gradients are scaled down to it. null: no clipping."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """The learning rate over the run."""
+
+
+class Optimiser:
+    """A torch optimiser with its schedule and clipping: one call a step."""
+
+    def __init__(self, config: OptimiserConfig, module: nn.Module, steps: int) -> None:
+        self.config = config
+        self.steps = steps
+        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._optimiser = _build(config, module)
+
+    def step(self, step: int) -> dict[str, torch.Tensor]:
+        """Apply the gradients at the learning rate of `step`, clear them, and return gradient norm and rate."""
+        rate = self.config.learning_rate * learning_rate_factor(step, self.steps, self.config.schedule)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        limit = self.config.clip_norm if self.config.clip_norm is not None else float("inf")
+        norm = nn.utils.clip_grad_norm_(self._parameters, limit)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        return {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate)}
+
+    def state_dict(self) -> dict[str, object]:
+        return self._optimiser.state_dict()
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self._optimiser.load_state_dict(state)
+
+
+def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """Weights of linear and convolution layers: what weight decay and muon are for."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+    return [
+        parameter
+        for layer in module.modules()
+        if isinstance(layer, kinds)
+        for name, parameter in layer.named_parameters(recurse=False)
+        if name == "weight" and parameter.requires_grad
+    ]
+
+
+def _build(config: OptimiserConfig, module: nn.Module) -> torch.optim.Optimizer:
+    matrices = hidden_matrices(module)
+    known = {id(parameter) for parameter in matrices}
+    others = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in known]
+    decayed = {"params": matrices, "weight_decay": config.weight_decay}
+    plain = {"params": others, "weight_decay": 0.0}
+    if config.kind == "adamw":
+        return torch.optim.AdamW([decayed, plain], lr=config.learning_rate, betas=config.betas, fused=True)
+
+    declare_missing_torchvision_ops()
+    from timm.optim.muon import Muon
+
+    plain |= {"use_fallback": True, "fallback_lr_scale": config.adam_ratio}
+    return Muon([decayed, plain], lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
