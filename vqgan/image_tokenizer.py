@@ -66,9 +66,10 @@ class ImageTokenizer(nn.Module):
                 f"a picture is {height * width} codes ({height}x{width}), received shape {tuple(codes.shape)}; "
                 "pass codes as (B, N)"
             )
-        if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < self.vocab_size):
+        lowest, highest = (int(end) for end in codes.aminmax()) if codes.numel() else (0, 0)
+        if lowest < 0 or highest >= self.vocab_size:
             raise ValueError(
-                f"codes must lie in [0, {self.vocab_size}), received {int(codes.min())} to {int(codes.max())}; "
+                f"codes must lie in [0, {self.vocab_size}), received {lowest} to {highest}; "
                 "they come from another tokenizer"
             )
         return self.autoencoder.quantizer.embed(codes)

@@ -4,7 +4,7 @@ L = l1 + l2 + logit-Laplace + perceptual + adversarial + codebook, each with its
 section 3.2; SPEC A.3). The defaults are the paper's weights.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
 from vqgan.losses.reconstruction import l1, l2, logit_laplace
 from vqgan.metrics.codebook import perplexity, usage
 from vqgan.metrics.fidelity import psnr
+from vqgan.metrics.judge import Judge
 from vqgan.metrics.sums import MetricSums
 from vqgan.models import Autoencoder
 from vqgan.models.autoencoder import AutoencoderOutput
@@ -36,9 +37,6 @@ from vqgan.training.distributed import gather_rows
 from vqgan.training.ema import EMA, EMAConfig
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
 from vqgan.training.schedule import ramp
-
-Judge = Callable[[Image.Image, str], bool]
-"""Whether a picture shows what its caption says; known for some data sets."""
 
 
 class PerceptualTermConfig(PerceptualConfig):
@@ -132,7 +130,7 @@ class AutoencoderTask:
             self._parallel_discriminator = accelerator.prepare_model(discriminator)
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        config, adversarial = self.config, self.config.adversarial
+        adversarial = self.config.adversarial
         metrics: dict[str, Tensor] = {}
         replaced = self.care.tend(step, self.steps)
         if len(replaced):

@@ -1,14 +1,14 @@
 """Stage 1 put together: config -> data, networks, task, loop. `tools/train_vqgan.py` calls `train`."""
 
+from accelerate import Accelerator
 from pydantic import Field, model_validator
 
 from vqgan.config import Config
 from vqgan.data.loader import DataConfig, DataPipeline
-from vqgan.data.shapes import ShapesConfig
-from vqgan.metrics.shapes_checker import check
+from vqgan.metrics.judge import caption_judge
 from vqgan.models import AUTOENCODERS, AutoencoderConfig
 from vqgan.models.vit_vqgan import ViTVQGANConfig
-from vqgan.tasks import AutoencoderTask, AutoencoderTaskConfig, Judge
+from vqgan.tasks import AutoencoderTask, AutoencoderTaskConfig
 from vqgan.training.distributed import build_accelerator
 from vqgan.training.loop import LoopConfig, TrainingLoop
 from vqgan.training.run_folder import RunFolder
@@ -69,15 +69,8 @@ def train(config: TrainVQGANConfig) -> bool:
     return loop.run()
 
 
-def build_task(config: TrainVQGANConfig, accelerator) -> AutoencoderTask:  # type: ignore[no-untyped-def]
+def build_task(config: TrainVQGANConfig, accelerator: Accelerator) -> AutoencoderTask:
     """The networks and the task of a run."""
     autoencoder = AUTOENCODERS[config.model.kind](config.model)
-    judge = caption_judge(config.data)
+    judge = caption_judge(config.data.source)
     return AutoencoderTask(config.task, autoencoder, accelerator, config.loop.steps, config.seed, judge)
-
-
-def caption_judge(data: DataConfig) -> Judge | None:
-    """Whether a picture shows its caption, for data sets where that can be told from pixels."""
-    if isinstance(data.source, ShapesConfig):
-        return lambda picture, caption: check(picture, caption).correct
-    return None

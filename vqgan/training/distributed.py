@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def build_accelerator() -> Accelerator:
-    """The accelerator of this process. Precision is the task's own business (an explicit autocast), so it is off here."""
+    """The accelerator of this process. Precision is off here: it is the task's own business, an explicit autocast."""
     return Accelerator(mixed_precision="no")
 
 

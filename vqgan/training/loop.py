@@ -190,7 +190,7 @@ class TrainingLoop:
     def _listening_for_signals(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM finish the step, save and leave; a second one leaves at once."""
 
-        def stop(number: int, _: object) -> None:
+        def stop(_number: int, _frame: object) -> None:
             if self._stop_requested:
                 raise KeyboardInterrupt
             self._stop_requested = True

@@ -19,7 +19,7 @@ class Task(Protocol):
         ...
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Figures on held-out batches, the same on every process. The whole set is seen at once by those that need it."""
+        """Figures on this process's share of the held-out batches; the result is the same on every process."""
         ...
 
     def preview(self, batch: Batch) -> Image.Image:

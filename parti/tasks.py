@@ -1,0 +1,142 @@
+"""What stage-2 training minimises: cross-entropy of the image codes given the text (Parti, section 2.2).
+
+Captions are dropped at random, so that one model gives both sides of classifier-free guidance.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from parti.models import EncoderDecoder
+from parti.pipeline import TextToImage
+from parti.sampling.generate import SamplingConfig
+from parti.tokenize import PairTokenizer, dropped_captions
+from vqgan.config import Config
+from vqgan.contact_sheet import contact_sheet
+from vqgan.data.batch import Batch
+from vqgan.data.transforms import to_pil
+from vqgan.metrics.judge import Judge
+from vqgan.metrics.sums import MetricSums
+from vqgan.training.checkpoint import Stateful
+from vqgan.training.ema import EMA, EMAConfig
+from vqgan.training.optimisation import Optimiser, OptimiserConfig
+
+
+class NextTokenTaskConfig(Config):
+    """How a generator learns, and how it is sampled while it does."""
+
+    caption_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of the captions that are replaced by the empty one; guidance needs some."""
+    optimiser: OptimiserConfig = OptimiserConfig()
+    """The generator's optimiser."""
+    ema: EMAConfig = EMAConfig()
+    """The averaged weights that are evaluated, sampled and shipped."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the network in training; logits, loss and weights are fp32 in any case."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How previews and evaluated prompts are drawn."""
+    sampled_prompts: int = Field(128, ge=0)
+    """Held-out captions drawn and judged in each evaluation, where the data set has a judge."""
+
+
+class NextTokenTask:
+    """Trains a generator on the codes of a frozen image tokenizer."""
+
+    def __init__(
+        self,
+        config: NextTokenTaskConfig,
+        generator: EncoderDecoder,
+        tokenizers: PairTokenizer,
+        accelerator: Accelerator,
+        steps: int,
+        seed: int,
+        judge: Judge | None = None,
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self._seed = seed
+        self._judge = judge
+        self.generator = generator.to(accelerator.device)
+        tokenizers.image.to(accelerator.device)
+        self.tokenizers = tokenizers
+        self.ema = EMA(config.ema, generator)
+        self.optimiser = Optimiser(config.optimiser, generator, steps)
+        self._parallel_generator = accelerator.prepare_model(generator)
+
+    def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        metrics: dict[str, Tensor] = {}
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        local = len(batches[0])
+        global_size = local * processes * len(batches)
+        for part, batch in enumerate(batches):
+            start = (part * processes + rank) * local
+            drop = dropped_captions(self.config.caption_dropout, global_size, self._seed, step, start, local)
+            tokens = self.tokenizers(batch, drop)
+            last = part == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self._parallel_generator):
+                with self._autocast():
+                    logits = self._parallel_generator(tokens.text_ids, tokens.codes)
+                loss = F.cross_entropy(logits.flatten(0, 1), tokens.codes.flatten())
+                self.accelerator.backward(loss / len(batches))
+            metrics["loss"] = metrics.get("loss", 0.0) + loss.detach() / len(batches)
+        metrics |= self.optimiser.step(step)
+        self.ema.update(self.generator, step)
+        return metrics
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Nats per image code of the averaged weights; right pictures of held-out captions where a judge is known."""
+        sums = MetricSums(self.accelerator)
+        device = self.accelerator.device
+        model = self._pipeline()
+        model.generator.eval()
+        sums.add("codes", torch.zeros((), device=device))
+        prompts: list[str] = []
+        for batch in batches:
+            tokens = self.tokenizers(batch)
+            logits = model.generator(tokens.text_ids, tokens.codes)
+            sums.add("nats", F.cross_entropy(logits.flatten(0, 1), tokens.codes.flatten(), reduction="sum"))
+            sums.add("codes", torch.tensor(float(tokens.codes.numel()), device=device))
+            prompts += batch.texts()
+        if self._judge is not None and self.config.sampled_prompts:
+            share = self.config.sampled_prompts // self.accelerator.num_processes
+            wanted = [(prompt, seed) for seed, prompt in enumerate(prompts[:share])]
+            pictures = to_pil(model.draw(wanted, self.config.sampling))
+            right = sum(map(self._judge, pictures, prompts))
+            sums.add("right", torch.tensor([float(right), float(len(wanted))], device=device))
+        totals = sums.totals()
+        figures = {"nats_per_code": (totals["nats"] / totals["codes"]).item()}
+        if "right" in totals:
+            figures["prompt_accuracy"] = (totals["right"][0] / totals["right"][1]).item()
+        if self.tokenizers.cut_captions:
+            figures["cut_captions"] = float(self.tokenizers.cut_captions)
+        return figures
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> Image.Image:
+        """Pictures drawn for the batch's captions."""
+        prompts = batch.texts()
+        pictures = to_pil(self._pipeline().draw([(prompt, 0) for prompt in prompts], self.config.sampling))
+        marks = list(map(self._judge, pictures, prompts)) if self._judge else None
+        return contact_sheet(pictures, prompts, marks=marks)
+
+    def stateful(self) -> dict[str, Stateful]:
+        return {"generator": self.generator, "ema": self.ema, "optimiser": self.optimiser}
+
+    def save_model(self, folder: Path) -> None:
+        """Averaged weights and both tokenizers: one folder that samples."""
+        self._pipeline().save_pretrained(folder)
+
+    def _pipeline(self) -> TextToImage:
+        return TextToImage(self.ema.module, self.tokenizers.text, self.tokenizers.image)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

@@ -1,0 +1,115 @@
+"""Stage 2 put together: config -> data, tokenizers, generator, task, loop. `tools/train_parti.py` calls `train`."""
+
+from accelerate import Accelerator
+from pydantic import Field
+
+from parti.models import GENERATORS, EncoderDecoderConfig, GeneratorConfig, TokenSpace
+from parti.pipeline import model_folder
+from parti.tasks import NextTokenTask, NextTokenTaskConfig
+from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
+from parti.tokenize import PairTokenizer
+from vqgan.config import Config, ConfigError
+from vqgan.data.batch import Batch
+from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.data.source import DataError
+from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.metrics.judge import Judge, caption_judge
+from vqgan.training.distributed import build_accelerator
+from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.run_folder import RunFolder
+from vqgan.training.seeding import seed_everything
+from vqgan.training.trackers import Trackers, TrackersConfig
+
+
+class TrainPartiConfig(Config):
+    """A stage-2 run."""
+
+    run_dir: str = "runs/parti"
+    """Folder of the run. Running again with the same folder resumes."""
+    seed: int = Field(0, ge=0)
+    """Of initial weights, data order, augmentation and caption dropout."""
+    image_tokenizer: str
+    """Stage-1 run folder, or its model folder: gives the codes to learn, and turns drawn codes into pictures."""
+    data: DataConfig = DataConfig()
+    """Pictures and captions."""
+    text: TextTokenizerConfig = TextTokenizerConfig()
+    """The text vocabulary."""
+    model: GeneratorConfig = EncoderDecoderConfig()
+    """The generator."""
+    task: NextTokenTaskConfig = NextTokenTaskConfig()
+    """What is minimised, and how."""
+    loop: LoopConfig = LoopConfig()
+    """Length of the run and what happens when."""
+    trackers: TrackersConfig = TrackersConfig()
+    """Experiment trackers."""
+    preview_prompts: tuple[str, ...] = Field((), strict=False)
+    """Prompts drawn in each preview; none: the first twelve held-out captions."""
+
+
+def train(config: TrainPartiConfig) -> bool:
+    """Run to the end, or until interrupted; True when complete. Resumes what is in `run_dir`.
+
+    Raises ConfigError, DataError or ModelFolderError with one line for the user.
+    """
+    accelerator = build_accelerator()
+    seed_everything(config.seed, accelerator.process_index)
+    image_tokenizer = ImageTokenizer.from_pretrained(model_folder(config.image_tokenizer))
+    if config.data.transform.image_size != image_tokenizer.image_size:
+        raise ConfigError(
+            f"data.transform.image_size is {config.data.transform.image_size}, the image tokenizer in "
+            f"{config.image_tokenizer} reads {image_tokenizer.image_size}; set data.transform.image_size to that"
+        )
+    data = DataPipeline(config.data, config.seed, require_captions=True)
+    preview = _preview_batch(config, data)
+    run = RunFolder(config.run_dir)
+    if accelerator.is_main_process:
+        run.create(config)
+    text_tokenizer = _text_tokenizer(config, data, run, accelerator)
+    task = build_task(config, accelerator, text_tokenizer, image_tokenizer, caption_judge(config.data.source))
+    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
+    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="stage 2").run()
+
+
+def build_task(
+    config: TrainPartiConfig,
+    accelerator: Accelerator,
+    text_tokenizer: TextTokenizer,
+    image_tokenizer: ImageTokenizer,
+    judge: Judge | None = None,
+) -> NextTokenTask:
+    """The generator for these tokenizers, and the task of a run."""
+    tokens = TokenSpace(
+        text_vocab_size=text_tokenizer.vocab_size,
+        text_length=text_tokenizer.length,
+        image_vocab_size=image_tokenizer.vocab_size,
+        image_grid=image_tokenizer.grid,
+    )
+    generator = GENERATORS[config.model.kind](config.model, tokens)
+    tokenizers = PairTokenizer(text_tokenizer, image_tokenizer)
+    return NextTokenTask(config.task, generator, tokenizers, accelerator, config.loop.steps, config.seed, judge)
+
+
+def _text_tokenizer(
+    config: TrainPartiConfig, data: DataPipeline, run: RunFolder, accelerator: Accelerator
+) -> TextTokenizer:
+    """The run's own vocabulary: trained once by the main process, read again by the others and when resuming."""
+    folder = run.path
+    if accelerator.is_main_process:
+        try:
+            TextTokenizer.from_pretrained(folder)
+        except FileNotFoundError:
+            captions = list(data.captions(config.text.training_captions))
+            if not captions:
+                raise DataError("no caption in the training split; stage 2 needs captions") from None
+            TextTokenizer.train(captions, config.text).save_pretrained(folder)
+    accelerator.wait_for_everyone()
+    return TextTokenizer.from_pretrained(folder)
+
+
+def _preview_batch(config: TrainPartiConfig, data: DataPipeline) -> Batch:
+    batch = data.preview_batch(12)
+    if not config.preview_prompts:
+        return batch
+    prompts = list(config.preview_prompts)
+    rows = [index % len(batch) for index in range(len(prompts))]
+    return Batch(batch.images[rows], list(prompts), [f"prompt {index}" for index in range(len(prompts))])
