@@ -4,7 +4,7 @@ model = TextToImage.from_pretrained("runs/parti-shapes")
 pictures = model("a small red circle above a large blue square", num_images=4, seed=0).images
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from parti.models import GENERATORS, EncoderDecoder, GeneratorConfig, TokenSpace
 from parti.sampling.generate import SamplingConfig, generate_codes
 from parti.text.tokenizer import TextTokenizer
+from parti.tokenize import token_space
 from vqgan.config import validate
 from vqgan.data.transforms import to_pil
 from vqgan.image_tokenizer import ImageTokenizer
@@ -49,12 +50,19 @@ class TextToImageOutput:
 
 
 class TextToImage:
-    """A stage-2 model with both of its tokenizers."""
+    """A stage-2 model with both of its tokenizers, and the sampling settings that it recommends."""
 
-    def __init__(self, generator: EncoderDecoder, text_tokenizer: TextTokenizer, image_tokenizer: ImageTokenizer):
+    def __init__(
+        self,
+        generator: EncoderDecoder,
+        text_tokenizer: TextTokenizer,
+        image_tokenizer: ImageTokenizer,
+        sampling: SamplingConfig = SamplingConfig(),  # noqa: B008 - frozen
+    ) -> None:
         self.generator = generator
         self.text_tokenizer = text_tokenizer
         self.image_tokenizer = image_tokenizer
+        self.sampling = sampling
 
     def __call__(
         self,
@@ -62,8 +70,8 @@ class TextToImage:
         *,
         num_images: int = 1,
         seed: int = 0,
-        guidance_scale: float = 1.0,
-        temperature: float = 1.0,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         batch_size: int = 64,
@@ -71,29 +79,51 @@ class TextToImage:
     ) -> TextToImageOutput:
         """Draw `num_images` pictures of each prompt; sample j has seed `seed` + j.
 
-        A picture depends on prompt, seed and settings alone, not on what else is drawn. Raises ConfigError for
-        settings out of range, ValueError for a blank prompt or no picture.
+        A setting that is None is the one in `self.sampling`; what switches it off is a value (guidance_scale 1,
+        temperature 1, top_k 0, top_p 1). A picture depends on prompt, seed and settings alone, not on what else is
+        drawn. Raises ConfigError for settings out of range, ValueError for a blank prompt or no picture.
         """
+        settings = self.sampling.overridden(
+            guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p
+        )
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if num_images < 1 or batch_size < 1:
-            raise ValueError(f"num_images and batch_size are at least 1, received {num_images} and {batch_size}")
-        for prompt in prompts:
+        if num_images < 1 or not prompts:
+            raise ValueError(f"nothing to draw: {len(prompts)} prompts with num_images {num_images}; give 1 or more")
+        wanted = [(prompt, seed + sample) for prompt in prompts for sample in range(num_images)]
+        return TextToImageOutput(list(self.stream(wanted, settings, batch_size=batch_size, progress=progress)))
+
+    def stream(
+        self,
+        wanted: Sequence[tuple[str, int]],
+        settings: SamplingConfig,
+        *,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> Iterator[Drawn]:
+        """The pictures of (prompt, seed) pairs in their order, each as soon as its batch is done.
+
+        Raises ValueError for a blank prompt, a seed outside [0, 2**63) or an empty batch.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, received {batch_size}")
+        for prompt, seed in wanted:
             if not prompt.strip():
                 raise ValueError("a prompt is blank; give some text")
-        values = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        settings = validate(SamplingConfig, values, "sampling settings")
-        wanted = [(prompt, seed + sample) for prompt in prompts for sample in range(num_images)]
-        drawn: list[Drawn] = []
+            if not 0 <= seed < 2**63:
+                raise ValueError(f"a seed lies in [0, 2**63), received {seed}")
         length = self.generator.tokens.image_length
         with tqdm(total=len(wanted) * length, unit="code", disable=not progress, desc="sampling") as bar:
             for start in range(0, len(wanted), batch_size):
                 part = wanted[start : start + batch_size]
                 images = self.draw(part, settings, on_position=partial(_advance, bar, len(part)))
-                drawn += [Drawn(image, *key) for image, key in zip(to_pil(images), part, strict=True)]
-        return TextToImageOutput(drawn)
+                for image, (prompt, seed) in zip(to_pil(images), part, strict=True):
+                    yield Drawn(image, prompt, seed)
 
     def draw(
-        self, wanted: Sequence[tuple[str, int]], settings: SamplingConfig, on_position: Any = None
+        self,
+        wanted: Sequence[tuple[str, int]],
+        settings: SamplingConfig,
+        on_position: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "B 3 H W"]:
         """Pictures in [-1, 1] of (prompt, seed) pairs, as one batch."""
         device = self.generator.head.weight.device
@@ -111,11 +141,12 @@ class TextToImage:
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write one folder that samples: weights, configs and both tokenizers."""
+        """Write one folder that samples: weights, configs, recommended sampling and both tokenizers."""
         folder = Path(folder)
         config = {
             "model": self.generator.config.model_dump(mode="json"),
             "tokens": self.generator.tokens.model_dump(mode="json"),
+            "sampling": self.sampling.model_dump(mode="json"),
         }
         save_model_folder(folder, config, self.generator.state_dict())
         self.text_tokenizer.save_pretrained(folder)
@@ -125,25 +156,48 @@ class TextToImage:
     def from_pretrained(cls, folder: str | Path) -> "TextToImage":
         """Read a stage-2 model folder, or the run folder that has one in `model/`.
 
-        Raises ModelFolderError when there is none or it is damaged.
+        Raises ModelFolderError when there is none, it is damaged or its parts do not fit, ConfigError when its
+        config.json holds what no config admits.
         """
         folder = model_folder(folder)
-        values = read_model_config(folder)
-        if not {"model", "tokens"} <= values.keys():
-            raise ModelFolderError(f"{folder} holds no text-to-image model; give the folder of a stage-2 run")
-        kind = values["model"].get("kind")
-        if kind not in GENERATORS:
-            raise ModelFolderError(f"{folder}: unknown model kind {kind!r}; known: {', '.join(GENERATORS)}")
-        generator = GENERATORS[kind](
-            validate(GeneratorConfig, values["model"], str(folder)), validate(TokenSpace, values["tokens"], str(folder))
-        )
+        values = _read_config(folder)
+        text_tokenizer = TextTokenizer.from_pretrained(folder)
+        image_tokenizer = ImageTokenizer.from_pretrained(folder / _IMAGE_TOKENIZER)
+        tokens = validate(TokenSpace, values["tokens"], str(folder))
+        given = token_space(text_tokenizer, image_tokenizer)
+        if tokens != given:
+            raise ModelFolderError(
+                f"{folder}: the generator was built for ({tokens}), its tokenizers give ({given}); "
+                "the folder mixes files of different runs"
+            )
+        kind = values["model"]["kind"]
+        generator = GENERATORS[kind](validate(GeneratorConfig, values["model"], str(folder)), tokens)
         load_weights(generator, folder)
         generator.eval()
-        return cls(
-            generator,
-            TextTokenizer.from_pretrained(folder),
-            ImageTokenizer.from_pretrained(folder / _IMAGE_TOKENIZER),
-        )
+        return cls(generator, text_tokenizer, image_tokenizer, _recommended(values, folder))
+
+
+def recommended_sampling(folder: str | Path) -> SamplingConfig:
+    """The settings in a stage-2 model or run folder, without reading its weights; plain ones where it has none.
+
+    Raises ModelFolderError or ConfigError like `TextToImage.from_pretrained`.
+    """
+    folder = model_folder(folder)
+    return _recommended(_read_config(folder), folder)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    values = read_model_config(folder)
+    if not all(isinstance(values.get(section), dict) for section in ("model", "tokens")):
+        raise ModelFolderError(f"{folder} holds no text-to-image model; give the folder of a stage-2 run")
+    kind = values["model"].get("kind")
+    if kind not in GENERATORS:
+        raise ModelFolderError(f"{folder}: unknown model kind {kind!r}; known: {', '.join(GENERATORS)}")
+    return values
+
+
+def _recommended(values: dict[str, Any], folder: Path) -> SamplingConfig:
+    return validate(SamplingConfig, values.get("sampling") or {}, f"{folder}: sampling")
 
 
 def _advance(bar: "tqdm[Any]", count: int, _: int) -> None:

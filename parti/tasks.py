@@ -42,7 +42,7 @@ class NextTokenTaskConfig(Config):
     precision: Literal["fp32", "bf16"] = "bf16"
     """Arithmetic of the network in training; logits, loss and weights are fp32 in any case."""
     sampling: SamplingConfig = SamplingConfig()
-    """How previews and evaluated prompts are drawn."""
+    """How previews and evaluated prompts are drawn; the shipped model recommends these settings."""
     sampled_prompts: int = Field(128, ge=0)
     """Held-out captions drawn and judged in each evaluation, where the data set has a judge."""
 
@@ -67,9 +67,10 @@ class NextTokenTask:
         self.generator = generator.to(accelerator.device)
         tokenizers.image.to(accelerator.device)
         self.tokenizers = tokenizers
+        self._parallel_generator = accelerator.prepare_model(generator)
+        # After the preparation, which gives every process the first one's weights.
         self.ema = EMA(config.ema, generator)
         self.optimiser = Optimiser(config.optimiser, generator, steps)
-        self._parallel_generator = accelerator.prepare_model(generator)
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
         metrics: dict[str, Tensor] = {}
@@ -86,7 +87,9 @@ class NextTokenTask:
                     logits = self._parallel_generator(tokens.text_ids, tokens.codes)
                 loss = F.cross_entropy(logits.flatten(0, 1), tokens.codes.flatten())
                 self.accelerator.backward(loss / len(batches))
-            metrics["loss"] = metrics.get("loss", 0.0) + loss.detach() / len(batches)
+            figures = {"loss": loss.detach(), "cut_captions": torch.tensor(tokens.cut_share, device=loss.device)}
+            for name, value in figures.items():
+                metrics[name] = metrics.get(name, 0.0) + value / len(batches)
         metrics |= self.optimiser.step(step)
         self.ema.update(self.generator, step)
         return metrics
@@ -107,17 +110,15 @@ class NextTokenTask:
             sums.add("codes", torch.tensor(float(tokens.codes.numel()), device=device))
             prompts += batch.texts()
         if self._judge is not None and self.config.sampled_prompts:
-            share = self.config.sampled_prompts // self.accelerator.num_processes
+            share = -(-self.config.sampled_prompts // self.accelerator.num_processes)  # at least one each
             wanted = [(prompt, seed) for seed, prompt in enumerate(prompts[:share])]
-            pictures = to_pil(model.draw(wanted, self.config.sampling))
+            pictures = to_pil(model.draw(wanted, self.config.sampling)) if wanted else []
             right = sum(map(self._judge, pictures, prompts))
             sums.add("right", torch.tensor([float(right), float(len(wanted))], device=device))
         totals = sums.totals()
         figures = {"nats_per_code": (totals["nats"] / totals["codes"]).item()}
         if "right" in totals:
             figures["prompt_accuracy"] = (totals["right"][0] / totals["right"][1]).item()
-        if self.tokenizers.cut_captions:
-            figures["cut_captions"] = float(self.tokenizers.cut_captions)
         return figures
 
     @torch.no_grad()
@@ -136,7 +137,7 @@ class NextTokenTask:
         self._pipeline().save_pretrained(folder)
 
     def _pipeline(self) -> TextToImage:
-        return TextToImage(self.ema.module, self.tokenizers.text, self.tokenizers.image)
+        return TextToImage(self.ema.module, self.tokenizers.text, self.tokenizers.image, self.config.sampling)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

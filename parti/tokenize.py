@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from parti.models import TokenSpace
 from parti.text.tokenizer import TextTokenizer
 from vqgan.data.batch import Batch
 from vqgan.image_tokenizer import ImageTokenizer
@@ -13,28 +14,38 @@ from vqgan.image_tokenizer import ImageTokenizer
 
 @dataclass(frozen=True)
 class TokenPair:
-    """Text ids (B, T) and image codes (B, N), row by row of one batch."""
+    """Text ids (B, T) and image codes (B, N), row by row of one batch; `cut_share` of the captions were too long."""
 
     text_ids: Int64[Tensor, "B T"]
     codes: Int64[Tensor, "B N"]
+    cut_share: float
+
+
+def token_space(text: TextTokenizer, image: ImageTokenizer) -> TokenSpace:
+    """The sizes that a generator between these two has."""
+    return TokenSpace(
+        text_vocab_size=text.vocab_size,
+        text_length=text.length,
+        image_vocab_size=image.vocab_size,
+        image_grid=image.grid,
+    )
 
 
 class PairTokenizer:
-    """Both tokenizers of a run; counts the captions that were too long."""
+    """Both tokenizers of a run."""
 
     def __init__(self, text: TextTokenizer, image: ImageTokenizer) -> None:
         self.text = text
         self.image = image
-        self.cut_captions = 0
 
     def __call__(self, batch: Batch, drop: Bool[Tensor, "B"] | None = None) -> TokenPair:
         """Tokens of a batch; where `drop` is true the caption becomes the empty one (for guidance)."""
         captions = batch.texts()
-        self.cut_captions += sum(self.text.is_cut(captions))
+        cut_share = sum(self.text.is_cut(captions)) / len(captions)
         text_ids = self.text.encode(captions)
         if drop is not None:
             text_ids[drop] = self.text.null_ids
-        return TokenPair(text_ids.to(batch.images.device), self.image.encode(batch.images))
+        return TokenPair(text_ids.to(batch.images.device), self.image.encode(batch.images), cut_share)
 
 
 def dropped_captions(

@@ -3,11 +3,11 @@
 from accelerate import Accelerator
 from pydantic import Field
 
-from parti.models import GENERATORS, EncoderDecoderConfig, GeneratorConfig, TokenSpace
+from parti.models import GENERATORS, EncoderDecoderConfig, GeneratorConfig
 from parti.pipeline import model_folder
 from parti.tasks import NextTokenTask, NextTokenTaskConfig
-from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
-from parti.tokenize import PairTokenizer
+from parti.text.tokenizer import TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
+from parti.tokenize import PairTokenizer, token_space
 from vqgan.config import Config, ConfigError
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataConfig, DataPipeline
@@ -15,6 +15,7 @@ from vqgan.data.source import DataError
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.judge import Judge, caption_judge
 from vqgan.training.distributed import build_accelerator
+from vqgan.training.host_memory import keep_freed_memory
 from vqgan.training.loop import LoopConfig, TrainingLoop
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.seeding import seed_everything
@@ -51,6 +52,7 @@ def train(config: TrainPartiConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
+    keep_freed_memory()
     accelerator = build_accelerator()
     seed_everything(config.seed, accelerator.process_index)
     image_tokenizer = ImageTokenizer.from_pretrained(model_folder(config.image_tokenizer))
@@ -78,13 +80,7 @@ def build_task(
     judge: Judge | None = None,
 ) -> NextTokenTask:
     """The generator for these tokenizers, and the task of a run."""
-    tokens = TokenSpace(
-        text_vocab_size=text_tokenizer.vocab_size,
-        text_length=text_tokenizer.length,
-        image_vocab_size=image_tokenizer.vocab_size,
-        image_grid=image_tokenizer.grid,
-    )
-    generator = GENERATORS[config.model.kind](config.model, tokens)
+    generator = GENERATORS[config.model.kind](config.model, token_space(text_tokenizer, image_tokenizer))
     tokenizers = PairTokenizer(text_tokenizer, image_tokenizer)
     return NextTokenTask(config.task, generator, tokenizers, accelerator, config.loop.steps, config.seed, judge)
 
@@ -94,14 +90,11 @@ def _text_tokenizer(
 ) -> TextTokenizer:
     """The run's own vocabulary: trained once by the main process, read again by the others and when resuming."""
     folder = run.path
-    if accelerator.is_main_process:
-        try:
-            TextTokenizer.from_pretrained(folder)
-        except FileNotFoundError:
-            captions = list(data.captions(config.text.training_captions))
-            if not captions:
-                raise DataError("no caption in the training split; stage 2 needs captions") from None
-            TextTokenizer.train(captions, config.text).save_pretrained(folder)
+    if accelerator.is_main_process and not (folder / TEXT_TOKENIZER_FILE).is_file():
+        captions = list(data.captions(config.text.training_captions))
+        if not captions:
+            raise DataError("no caption in the training split; stage 2 needs captions")
+        TextTokenizer.train(captions, config.text).save_pretrained(folder)
     accelerator.wait_for_everyone()
     return TextTokenizer.from_pretrained(folder)
 

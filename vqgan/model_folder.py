@@ -24,14 +24,17 @@ def save_model_folder(folder: Path, config: Mapping[str, Any], weights: Mapping[
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """The parsed config.json. Raises ModelFolderError when the folder or file is not there or not JSON."""
+    """The parsed config.json. Raises ModelFolderError when the folder or file is not there or not a JSON object."""
     path = folder / CONFIG_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise ModelFolderError(f"no model in {folder}: {CONFIG_FILE} is missing; give a model folder") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelFolderError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ModelFolderError(f"{path} holds a {type(values).__name__}, not a mapping; it is not a model's config")
+    return values
 
 
 def load_weights(module: nn.Module, folder: Path) -> None:

@@ -4,10 +4,10 @@ L = l1 + l2 + logit-Laplace + perceptual + adversarial + codebook, each with its
 section 3.2; SPEC A.3). The defaults are the paper's weights.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,14 +20,12 @@ from vqgan.config import Config
 from vqgan.contact_sheet import comparison_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
+from vqgan.evaluation import evaluate_tokenizer
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.losses.adversarial import ADVERSARIAL_LOSSES, adaptive_weight, r1_penalty
 from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
 from vqgan.losses.reconstruction import l1, l2, logit_laplace
-from vqgan.metrics.codebook import perplexity, usage
-from vqgan.metrics.fidelity import psnr
 from vqgan.metrics.judge import Judge
-from vqgan.metrics.sums import MetricSums
 from vqgan.models import Autoencoder
 from vqgan.models.autoencoder import AutoencoderOutput
 from vqgan.models.discriminator import DiscriminatorConfig, StyleGAN2DiscriminatorConfig, build_discriminator
@@ -37,6 +35,8 @@ from vqgan.training.distributed import gather_rows
 from vqgan.training.ema import EMA, EMAConfig
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
 from vqgan.training.schedule import ramp
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class PerceptualTermConfig(PerceptualConfig):
@@ -116,16 +116,19 @@ class AutoencoderTask:
         self._judge = judge
         device = accelerator.device
         self.autoencoder = autoencoder.to(device)
+        # Before anything copies the weights: this gives every process those of rank 0.
+        self._parallel_autoencoder = accelerator.prepare_model(autoencoder)
         self.ema = EMA(config.ema, autoencoder)
         self.care = CodebookCare(config.codebook_care, autoencoder.quantizer, seed)
         self.optimiser = Optimiser(config.optimiser, autoencoder, steps)
-        self._parallel_autoencoder = accelerator.prepare_model(autoencoder)
 
-        self.perceptual = PerceptualLoss(config.perceptual).to(device) if config.perceptual.weight else None
+        self.perceptual: PerceptualLoss | None = None
+        if config.perceptual.weight:
+            self.perceptual = _channels_last(PerceptualLoss(config.perceptual).to(device))
         self.discriminator: nn.Module | None = None
         if config.adversarial.weight:
-            discriminator = build_discriminator(config.adversarial.discriminator, autoencoder.image_size).to(device)
-            self.discriminator = discriminator
+            discriminator = build_discriminator(config.adversarial.discriminator, autoencoder.image_size)
+            self.discriminator = _channels_last(discriminator.to(device))
             self.discriminator_optimiser = Optimiser(config.adversarial.optimiser, discriminator, steps)
             self._parallel_discriminator = accelerator.prepare_model(discriminator)
 
@@ -138,62 +141,42 @@ class AutoencoderTask:
             metrics["codes_replaced"] = torch.tensor(float(len(replaced)))
         continuous = self.care.is_continuous(step, self.steps)
         adversarial_factor = ramp(step, self.steps, adversarial.start_share, adversarial.warmup_share)
-        players = [batch.images for batch in batches]
+        parts = [batch.images for batch in batches]
+        share = 1 / len(parts)
 
         # 1. The autoencoder.
         reconstructions = []
-        for part, images in self._accumulate(self._parallel_autoencoder, players):
+        for _, images in self._accumulate(self._parallel_autoencoder, parts):
             with self._autocast():
                 output: AutoencoderOutput = self._parallel_autoencoder(images, quantize=not continuous)
             losses = self._autoencoder_losses(output, images, adversarial_factor)
             total = torch.stack(list(losses.values())).sum()
-            self.accelerator.backward(total / len(players))
+            if continuous:  # data-parallel training expects every parameter in the graph
+                total = total + 0.0 * self.autoencoder.quantizer.codebook.sum()
+            self.accelerator.backward(total * share)
             self._observe(output)
             reconstructions.append(output.decoded.images.detach())
-            if part == 0:
-                metrics |= {"loss": total.detach()} | {f"loss_{name}": value.detach() for name, value in losses.items()}
-                if output.quantized is not None:
-                    metrics |= output.quantized.stats
+            _add(metrics, {"loss": total} | {f"loss_{name}": value for name, value in losses.items()}, share)
+            if output.quantized is not None:
+                _add(metrics, output.quantized.stats, share)
+        if continuous:
+            self.autoencoder.quantizer.codebook.grad = None  # zeros would age its moments
         metrics |= self.optimiser.step(step)
         self.ema.update(self.autoencoder, step)
 
         # 2. The discriminator.
         if self.discriminator is not None and adversarial_factor > 0:
-            for part, images in self._accumulate(self._parallel_discriminator, players):
+            for part, images in self._accumulate(self._parallel_discriminator, parts):
                 loss, figures = self._discriminator_loss(images, reconstructions[part], step)
-                self.accelerator.backward(loss / len(players))
-                metrics |= figures
+                self.accelerator.backward(loss * share)
+                _add(metrics, figures, share)
             updated = self.discriminator_optimiser.step(step)
             metrics |= {f"discriminator_{name}": value for name, value in updated.items()}
         return metrics
 
-    @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """PSNR, codebook usage and perplexity of the averaged weights; right captions where a judge is known."""
-        sums = MetricSums(self.accelerator)
-        tokenizer = self._tokenizer()
-        codes_in_all = tokenizer.vocab_size
-        sums.add("pictures", torch.zeros((), device=self.accelerator.device))
-        for batch in batches:
-            codes = tokenizer.encode(batch.images)
-            reconstruction = tokenizer.decode(codes)
-            sums.add("pictures", torch.tensor(float(len(batch)), device=codes.device))
-            sums.add("psnr", psnr(reconstruction, batch.images).sum())
-            sums.add("codes", torch.bincount(codes.flatten(), minlength=codes_in_all))
-            if self._judge is not None:
-                verdicts = map(self._judge, to_pil(reconstruction), batch.texts())
-                sums.add("right", torch.tensor(float(sum(verdicts)), device=codes.device))
-        totals = sums.totals()
-        pictures = totals["pictures"].item()
-        counts = totals["codes"].long()
-        figures = {
-            "psnr": totals["psnr"].item() / pictures,
-            "codebook_usage": usage(counts).item(),
-            "codebook_perplexity": perplexity(counts).item(),
-        }
-        if "right" in totals:
-            figures["reconstruction_accuracy"] = totals["right"].item() / pictures
-        return figures
+        return evaluate_tokenizer(self._tokenizer(), batches, self.accelerator, self._judge)
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Image.Image:
@@ -252,9 +235,6 @@ class AutoencoderTask:
             terms["adversarial"] = adversarial_factor * weight * fooling
         if output.quantized is not None:
             terms["codebook"] = config.codebook_weight * output.quantized.loss
-        elif self.accelerator.num_processes > 1:
-            # Data-parallel training expects every parameter in every graph.
-            terms["codebook"] = 0.0 * self.autoencoder.quantizer.codebook.sum()
         return terms
 
     def _discriminator_loss(
@@ -298,8 +278,20 @@ class AutoencoderTask:
 
 
 def _first(share: float, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "b 3 H W"]:
-    """The first `share` of a batch, at least one picture."""
-    return images[: max(1, round(share * len(images)))]
+    """The first `share` of a batch, at least one picture, laid out for convolutions (channels last)."""
+    return images[: max(1, round(share * len(images)))].contiguous(memory_format=torch.channels_last)
+
+
+def _channels_last(network: ModuleT) -> ModuleT:
+    """The same network with its weights laid out channels last: convolutions take half the time on a CPU."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _add(metrics: dict[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:
+    """Add `share` of each value, without its graph: the mean over the micro-batches, once all are added."""
+    for name, value in values.items():
+        part = value.detach() * share
+        metrics[name] = metrics[name] + part if name in metrics else part
 
 
 @contextmanager

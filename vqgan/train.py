@@ -10,6 +10,7 @@ from vqgan.models import AUTOENCODERS, AutoencoderConfig
 from vqgan.models.vit_vqgan import ViTVQGANConfig
 from vqgan.tasks import AutoencoderTask, AutoencoderTaskConfig
 from vqgan.training.distributed import build_accelerator
+from vqgan.training.host_memory import keep_freed_memory
 from vqgan.training.loop import LoopConfig, TrainingLoop
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.seeding import seed_everything
@@ -56,6 +57,7 @@ def train(config: TrainVQGANConfig) -> bool:
 
     Raises ConfigError, DataError or ValueError with one line for the user.
     """
+    keep_freed_memory()
     accelerator = build_accelerator()
     seed_everything(config.seed, accelerator.process_index)
     data = DataPipeline(config.data, config.seed)

@@ -3,10 +3,11 @@
 One legend: B batch, Q queries, K keys, S cache slots, D width, H heads, d head width.
 """
 
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from vqgan.layers.attend import attend
 
 
 class KeyValueCache:
@@ -41,13 +42,13 @@ class SelfAttention(nn.Module):
         """Attend over all positions of `x`: those where `key_mask` is true, or with `causal` the earlier ones."""
         q, k, v = self._project(x)
         mask = key_mask[:, None, None, :] if key_mask is not None else None
-        return self._join(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal))
+        return self._join(attend(q, k, v, mask, causal))
 
     def step(self, x: Float[Tensor, "B 1 D"], cache: KeyValueCache, position: int) -> Float[Tensor, "B 1 D"]:
         """The causal result at `position` alone; earlier keys and values come from the cache."""
         q, k, v = self._project(x)
         cache.write(position, k, v)
-        return self._join(F.scaled_dot_product_attention(q, *cache.read(position + 1)))
+        return self._join(attend(q, *cache.read(position + 1)))
 
     def new_cache(self, batch: int, slots: int) -> KeyValueCache:
         """An empty cache for `slots` positions."""
@@ -88,5 +89,5 @@ class CrossAttention(nn.Module):
     ) -> Float[Tensor, "B Q D"]:
         """Attend to the projected text wherever `key_mask` is true."""
         q = rearrange(self.query(x), "b q (h d) -> b h q d", h=self.heads)
-        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=key_mask[:, None, None, :])
+        attended = attend(q, keys, values, key_mask[:, None, None, :])
         return self.out(rearrange(attended, "b h q d -> b q (h d)"))

@@ -1,6 +1,7 @@
 """From logits to a distribution: guidance, temperature, top-k, top-p, in this order. Pure functions, fp32."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -17,10 +18,15 @@ def keep_top_k(logits: Float[Tensor, "B V"], k: int) -> Float[Tensor, "B V"]:
 
 
 def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
-    """Keep the smallest set of most likely codes whose probability reaches p; always at least one."""
-    ordered, order = logits.sort(descending=True)
-    probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities  # mass of the codes that are more likely
+    """Keep the smallest set of most likely codes whose probability reaches p; always at least one.
+
+    Of equally likely codes the lower one is kept first. p = 1 keeps all.
+    """
+    if p >= 1:
+        return logits  # a rounded sum can reach 1 before the last code
+    ordered, order = logits.sort(descending=True, stable=True)
+    cumulative = ordered.softmax(-1).cumsum(-1)
+    before = F.pad(cumulative[:, :-1], (1, 0))  # mass of the codes that are more likely
     drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)
     return logits.masked_fill(drop, float("-inf"))
 

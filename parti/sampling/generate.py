@@ -4,29 +4,35 @@ Classifier-free guidance runs both sides as one batch; the unconditional text si
 is computed once. A picture is a function of (model, prompt, seed, settings): each has its own random numbers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Int64
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from parti.models.encoder_decoder import EncoderDecoder, Memory
 from parti.sampling.filters import draw, guide, keep_top_k, keep_top_p
-from vqgan.config import Config
+from vqgan.config import Config, validate
 
 
 class SamplingConfig(Config):
-    """How codes are drawn."""
+    """How codes are drawn. The defaults are plain sampling: every setting has a value that switches it off."""
 
-    guidance_scale: float = Field(1.0, ge=0)
-    """Classifier-free guidance; 1 is none, Parti reports 1.2."""
-    temperature: float = Field(1.0, ge=0)
-    """Divides the logits; 0 takes the most likely code."""
-    top_k: int | None = Field(None, gt=0)
-    """Draw only from the k most likely codes."""
-    top_p: float | None = Field(None, gt=0, le=1)
-    """Draw only from the most likely codes that together reach this probability."""
+    guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """Classifier-free guidance, at least 0; 1 is off, Parti reports 1.2."""
+    temperature: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """Divides the logits, at least 0; 1 is off, 0 takes the most likely code."""
+    top_k: int = Field(0, ge=0)
+    """Draw only from the k most likely codes; 0 is off."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Draw only from the most likely codes that together reach this probability, in (0, 1]; 1 is off."""
+
+    def overridden(self, **given: int | float | None) -> "SamplingConfig":
+        """These settings with the given ones in their place; None keeps. Raises ConfigError: unknown, out of range."""
+        values = {name: value for name, value in given.items() if value is not None}
+        return validate(SamplingConfig, self.model_dump() | values, "sampling settings")
 
 
 @torch.no_grad()
@@ -47,29 +53,26 @@ def generate_codes(
     if len(seeds) != batch:
         raise ValueError(f"one seed a picture: received {len(seeds)} seeds for {batch} pictures")
     guided = settings.guidance_scale != 1.0
-    was_training = model.training
-    model.eval()
-
-    memory = model.encode_text(text_ids)
-    if guided:
-        memory = _stack(memory, model.encode_text(null_ids[None].to(device)), batch)
-    caches = model.new_caches(2 * batch if guided else batch)
-    length = model.tokens.image_length
-    uniforms = torch.stack([_uniforms(seed, length) for seed in seeds]).to(device)
-
-    codes = torch.empty(batch, length, dtype=torch.int64, device=device)
-    previous = None
-    for position in range(length):
-        logits = model.step(previous, position, memory, caches)
+    with _evaluating(model):
+        memory = model.encode_text(text_ids)
         if guided:
-            conditional, unconditional = logits.chunk(2)
-            logits = guide(conditional, unconditional, settings.guidance_scale)
-        codes[:, position] = choose(logits, uniforms[:, position], settings)
-        previous = codes[:, position].repeat(2) if guided else codes[:, position]
-        if on_position is not None:
-            on_position(position + 1)
-    model.train(was_training)
-    return codes
+            memory = _stack(memory, model.encode_text(null_ids[None].to(device)), batch)
+        caches = model.new_caches(2 * batch if guided else batch)
+        length = model.tokens.image_length
+        uniforms = torch.stack([_uniforms(seed, length) for seed in seeds]).to(device)
+
+        codes = torch.empty(batch, length, dtype=torch.int64, device=device)
+        previous = None
+        for position in range(length):
+            logits = model.step(previous, position, memory, caches)
+            if guided:
+                conditional, unconditional = logits.chunk(2)
+                logits = guide(conditional, unconditional, settings.guidance_scale)
+            codes[:, position] = choose(logits, uniforms[:, position], settings)
+            previous = codes[:, position].repeat(2) if guided else codes[:, position]
+            if on_position is not None:
+                on_position(position + 1)
+        return codes
 
 
 def choose(logits: Tensor, uniform: Tensor, settings: SamplingConfig) -> Int64[Tensor, "B"]:
@@ -77,11 +80,22 @@ def choose(logits: Tensor, uniform: Tensor, settings: SamplingConfig) -> Int64[T
     if settings.temperature == 0:
         return logits.argmax(-1)
     logits = logits / settings.temperature
-    if settings.top_k is not None:
+    if settings.top_k:
         logits = keep_top_k(logits, settings.top_k)
-    if settings.top_p is not None:
+    if settings.top_p < 1:
         logits = keep_top_p(logits, settings.top_p)
     return draw(logits, uniform)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and back to what it was however the block ends."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _stack(conditional: Memory, unconditional: Memory, batch: int) -> Memory:

@@ -14,11 +14,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 
 from vqgan.config import Config
+from vqgan.model_folder import ModelFolderError
 
 PAD_ID, NULL_ID = 0, 1
 """Padding, and the one token that stands for 'no caption' (guidance's unconditional side)."""
 
-_FILE = "text_tokenizer.json"
+TEXT_TOKENIZER_FILE = "text_tokenizer.json"
 
 
 class TextTokenizerConfig(Config):
@@ -38,6 +39,8 @@ class TextTokenizer:
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         self.length = length
         self._tokenizer = tokenizer
+        # A caption that spells "<pad>" is text: as the special token it would be a row that nobody can attend to.
+        tokenizer.encode_special_tokens = True
 
     @classmethod
     def train(cls, captions: Iterable[str], config: TextTokenizerConfig) -> "TextTokenizer":
@@ -87,19 +90,22 @@ class TextTokenizer:
         """Write `text_tokenizer.json` into `folder`; the length is kept by the file's truncation setting."""
         folder.mkdir(parents=True, exist_ok=True)
         self._tokenizer.enable_truncation(self.length)
-        self._tokenizer.save(str(folder / _FILE))
+        self._tokenizer.save(str(folder / TEXT_TOKENIZER_FILE))
         self._tokenizer.no_truncation()
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "TextTokenizer":
-        """Read what `save_pretrained` wrote. Raises FileNotFoundError naming the missing file."""
-        path = folder / _FILE
+        """Read what `save_pretrained` wrote. Raises ModelFolderError when the file is missing or damaged."""
+        path = folder / TEXT_TOKENIZER_FILE
         if not path.is_file():
-            raise FileNotFoundError(f"no text tokenizer at {path}; a stage-2 model folder holds {_FILE}")
-        tokenizer = Tokenizer.from_file(str(path))
+            raise ModelFolderError(f"no text tokenizer in {folder}: {TEXT_TOKENIZER_FILE} is missing")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise ModelFolderError(f"{path} is damaged: {error}") from None
         truncation = tokenizer.truncation
         if truncation is None:
-            raise ValueError(f"{path} has no truncation length; it was not written by save_pretrained")
+            raise ModelFolderError(f"{path} has no truncation length; it was not written by save_pretrained")
         length = truncation["max_length"]
         tokenizer.no_truncation()
         return cls(tokenizer, length)

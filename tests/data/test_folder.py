@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from vqgan.data.folder import Folder, FolderConfig, hash_score, held_out
+from vqgan.data.folder import Folder, FolderConfig
 from vqgan.data.source import DataError, Split, UnusableSample
 
 
@@ -192,16 +191,6 @@ def test_the_split_by_name_is_whole_disjoint_and_stays_when_files_are_added(tmp_
         draw(tmp_path / f"{number}.png")
     assert train <= set(names(tmp_path, "train", heldout_share=0.2))
     assert heldout <= set(names(tmp_path, "heldout", heldout_share=0.2))
-
-
-def test_hash_and_hold_out() -> None:
-    assert hash_score("1F600") == pytest.approx(0.649009025, abs=1e-9), "the same for ever: splits depend on it"
-    scores = np.array([hash_score(str(number)) for number in range(10_000)])
-    assert held_out(scores, 0.05).mean() == pytest.approx(0.05, abs=0.01)
-    assert (held_out(scores, 0.1) | ~held_out(scores, 0.05)).all()
-    assert held_out(np.array([0.5, 0.6, 0.6]), 0.05).tolist() == [True, False, False]
-    assert held_out(np.array([0.01, 0.02]), 0.5).tolist() == [True, False]
-    assert held_out(np.array([0.5]), 0.05).tolist() == [False]
 
 
 def test_a_folder_that_cannot_be_used_says_why(tmp_path: Path) -> None:

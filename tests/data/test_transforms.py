@@ -108,6 +108,7 @@ def test_flip_mirrors_half_of_the_training_pictures() -> None:
     assert 70 < flipped < 130
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_to_pil_clamps_and_rounds() -> None:
     values = torch.tensor([-3.0, -1.0, 0.5 / 127.5 - 1 + 1e-4, 0.0, 1.0, 9.0], dtype=torch.float64)
     picture = to_pil(values.expand(1, 3, 1, 6).bfloat16().double() * 0 + values)[0]

@@ -240,6 +240,7 @@ def test_noise_grey_and_coloured_paper_are_wrong() -> None:
     assert "the background is not white" in check(paper, CAPTION).reasons
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_what_is_no_picture_or_no_caption_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"square RGB in uint8 .* received float32 \(64, 64, 3\)"):
         describe(np.zeros((64, 64, 3), np.float32))

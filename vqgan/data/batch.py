@@ -39,6 +39,10 @@ class Batch:
             skipped=tuple(skipped for item in items for skipped in item.skipped),
         )
 
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, from which a copy to a GPU does not wait. Called by DataLoader."""
+        return replace(self, images=self.images.pin_memory())
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its pictures on `device`."""
         return replace(self, images=self.images.to(device, non_blocking=True))

@@ -7,7 +7,6 @@ says which files belong to the data set. Held out is a subfolder (`train/` besid
 """
 
 import csv
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -16,12 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
 from pydantic import Field
 
 from vqgan.config import Config
 from vqgan.data.images import Colour, decode_image, parse_colour
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
+from vqgan.data.split import hash_score, held_out
 
 EXTENSIONS = (
     *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif"),
@@ -128,23 +127,6 @@ class Folder:
         if self._captions_from_metadata:
             return isinstance(item.caption, str) and bool(item.caption.strip())
         return (self._base / item.name).with_suffix(".txt").is_file()
-
-
-def hash_score(key: str) -> float:
-    """A number in [0, 1) that depends on `key` alone, the same on every machine and in every release."""
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:6]) / 2**48
-
-
-def held_out(scores: Float[np.ndarray, "N"], share: float) -> Bool[np.ndarray, "N"]:
-    """Which items to hold out: those whose score in [0, 1) is below `share`, so a larger share only adds items.
-
-    Of two items or more with different scores, each side gets at least one.
-    """
-    mask = scores < share
-    if scores.size and scores.min() < scores.max():
-        mask |= scores == scores.min()
-        mask &= scores != scores.max()
-    return mask
 
 
 def _split_folder(root: Path, split: Split) -> tuple[Path, bool]:

@@ -16,9 +16,9 @@ from PIL import Image
 from pydantic import Field
 
 from vqgan.config import Config
-from vqgan.data.folder import held_out
 from vqgan.data.images import Colour, decode_image, parse_colour
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
+from vqgan.data.split import held_out
 
 FILE_BUILDERS = {
     ".parquet": "parquet",

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -78,25 +79,36 @@ class DataPipeline:
     def training_batches(self, first_step: int, steps: int, share: Share) -> Iterator[list[Batch]]:
         """The micro-batches of steps `first_step` ... `steps` - 1 for one process."""
         local = share.local_size(self.config.batch_size)
+        if first_step >= steps:
+            return
+        # A loader draws a seed for its workers: not from the global generator, whose state is part of a checkpoint.
+        settings: dict[str, Any] = {"generator": torch.Generator(), "pin_memory": torch.cuda.is_available()}
         if isinstance(self._train, HubStream):
             stream = _StreamBatches(self._train, self._transform, self.seed, first_step, self.config.batch_size, share)
             # More than one worker would each read the whole stream.
-            loader = DataLoader[Any](stream, batch_size=None, num_workers=min(1, self.config.workers))
+            loader = DataLoader[Any](stream, batch_size=None, num_workers=min(1, self.config.workers), **settings)
         else:
             loader = DataLoader[Any](
                 _Positions(self._train, self._transform, self.seed),
                 batch_sampler=_PositionSampler(first_step, steps, self.config.batch_size, local, share),
                 num_workers=self.config.workers,
-                collate_fn=Batch.of,
+                collate_fn=_collate,
+                **settings,
             )
-        batches = iter(loader)
-        for _ in range(first_step, steps):
-            yield list(islice(batches, share.micro_batches))
+        parts: list[Batch] = []
+        # Nothing else holds the loader's iterator: however this loop is left, the workers end with it.
+        for batch in islice(loader, (steps - first_step) * share.micro_batches):
+            if isinstance(batch, DataError):
+                raise batch
+            parts.append(batch)
+            if len(parts) == share.micro_batches:
+                yield parts
+                parts = []
 
     def heldout_batches(self, rank: int = 0, processes: int = 1, batch_size: int | None = None) -> Iterator[Batch]:
         """The first `heldout_limit` usable held-out pictures in fixed order, every `processes`-th batch."""
         size = batch_size or self.config.batch_size
-        items = islice(self._usable("heldout", augment=False), self.config.heldout_limit)
+        items = islice(self._usable("heldout", []), self.config.heldout_limit)
         number = 0
         while chunk := list(islice(items, size)):
             if number % processes == rank:
@@ -105,9 +117,10 @@ class DataPipeline:
 
     def preview_batch(self, count: int, split: Split = "heldout") -> Batch:
         """The first `count` usable pictures of a split. Raises DataError when there is none."""
-        items = list(islice(self._usable(split, augment=False), count))
+        skipped: list[UnusableSample] = []
+        items = list(islice(self._usable(split, skipped), count))
         if not items:
-            raise DataError(f"no usable picture in the {split} split; see the skipped items above")
+            raise DataError(f"no usable picture in the {split} split; skipped {len(skipped)}{_first_of(skipped)}")
         return Batch.of(items)
 
     def captions(self, count: int) -> Iterator[str]:
@@ -130,16 +143,15 @@ class DataPipeline:
         image_size = self.config.transform.image_size
         return open_source(self.config.source, split, image_size, require_captions=self._require_captions)
 
-    def _usable(self, split: Split, augment: bool) -> Iterator[Item]:
+    def _usable(self, split: Split, skipped: list[UnusableSample]) -> Iterator[Item]:
+        """A split's usable items in its own order, not augmented; `skipped` holds those on the way to the next."""
         source = self._heldout if split == "heldout" else self._train
-        skipped: list[UnusableSample] = []
-        for position, sample in enumerate(_samples(source, self.seed)):
+        for sample in _samples(source, self.seed):
             if isinstance(sample, UnusableSample):
                 skipped.append(sample)
                 continue
-            rng = np.random.default_rng((self.seed, position)) if augment else None
-            yield Item(self._transform(sample.image, rng), sample.caption, sample.name, tuple(skipped))
-            skipped = []
+            yield Item(self._transform(sample.image, None), sample.caption, sample.name, tuple(skipped))
+            skipped.clear()
 
 
 def _samples(source: Source | HubStream, seed: int) -> Iterator[Sample | UnusableSample]:
@@ -154,7 +166,16 @@ def _samples(source: Source | HubStream, seed: int) -> Iterator[Sample | Unusabl
             yield unusable
 
 
-class _Positions(Dataset[Item]):
+def _first_of(skipped: Sequence[UnusableSample]) -> str:
+    return f", the first: {skipped[0]}" if skipped else ""
+
+
+def _collate(items: Sequence[Item | DataError]) -> Batch | DataError:
+    # Raised in a worker, an error would arrive wrapped in that process's traceback: it travels as a value instead.
+    return next((item for item in items if isinstance(item, DataError)), None) or Batch.of(items)  # type: ignore[arg-type]
+
+
+class _Positions(Dataset[Item | DataError]):
     """Sample number `position` of an endless run: epoch after epoch, each in its own seeded order."""
 
     def __init__(self, source: Source, transform: ImageTransform, seed: int) -> None:
@@ -164,7 +185,7 @@ class _Positions(Dataset[Item]):
         self._epoch = -1
         self._order: Sequence[int] | np.ndarray[Any, Any] = ()
 
-    def __getitem__(self, position: int) -> Item:
+    def __getitem__(self, position: int) -> Item | DataError:
         epoch, slot = divmod(position, len(self._source))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._source))
@@ -178,7 +199,7 @@ class _Positions(Dataset[Item]):
                 skipped.append(unusable)
                 continue
             return Item(self._transform(sample.image, rng), sample.caption, sample.name, tuple(skipped))
-        raise DataError(f"{len(skipped)} unusable items in a row; the first: {skipped[0]}; the last: {skipped[-1]}")
+        return DataError(f"{len(skipped)} unusable items in a row{_first_of(skipped)}; the last: {skipped[-1]}")
 
 
 class _PositionSampler:
@@ -201,7 +222,7 @@ class _PositionSampler:
         return len(self._steps) * self._share.micro_batches
 
 
-class _StreamBatches(IterableDataset[Batch]):
+class _StreamBatches(IterableDataset[Batch | DataError]):
     """Micro-batches from a source without an index. Resuming reads past what the run has already seen."""
 
     def __init__(
@@ -214,7 +235,7 @@ class _StreamBatches(IterableDataset[Batch]):
         self._local = share.local_size(batch_size)
         self._share = share
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | DataError]:
         micro_size = self._local * self._share.processes
         items: list[Item] = []
         skipped: list[UnusableSample] = []
@@ -227,11 +248,12 @@ class _StreamBatches(IterableDataset[Batch]):
             if len(items) == self._local:
                 yield Batch.of(items)
                 items = []
+        yield DataError(f"a whole pass over the stream gave no usable item; skipped {len(skipped)}{_first_of(skipped)}")
 
     def _numbered(self, skipped: list[UnusableSample]) -> Iterator[tuple[int, Sample]]:
-        """Usable samples, numbered through all epochs; the unusable ones are added to `skipped`."""
-        position, epoch = 0, 0
-        while True:
+        """Usable samples, numbered through all epochs; the unusable ones are added to `skipped`. Ends if all are."""
+        position, before, epoch = 0, -1, 0
+        while position > before:
             before = position
             for sample in self._stream.samples(epoch, self._seed):
                 if isinstance(sample, UnusableSample):
@@ -239,6 +261,4 @@ class _StreamBatches(IterableDataset[Batch]):
                 else:
                     yield position, sample
                     position += 1
-            if position == before:
-                raise DataError(f"the stream gave no usable item; skipped {len(skipped)}")
             epoch += 1

@@ -15,9 +15,9 @@ from PIL import Image
 from pydantic import Field
 
 from vqgan.config import Config
-from vqgan.data.folder import hash_score, held_out
 from vqgan.data.images import Colour, decode_image, parse_colour
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
+from vqgan.data.split import hash_score, held_out
 
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _CACHE_BYTES = 256 * 2**20

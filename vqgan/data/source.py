@@ -1,7 +1,7 @@
 """What a data source is: numbered samples, each an RGB picture with, perhaps, a caption."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -33,6 +33,7 @@ class DataError(ValueError):
     """A data set that cannot be used at all: missing, empty, or without the captions that a run needs."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """A finite, indexable set of samples; the same index always gives the same sample."""
 

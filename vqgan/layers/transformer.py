@@ -1,13 +1,13 @@
 """Pre-LN transformer blocks with full attention, as in ViT-VQGAN (arXiv 2110.04627, section 3.1)."""
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vqgan.config import Config
+from vqgan.layers.attend import attend
 
 
 class TransformerConfig(Config):
@@ -42,7 +42,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+        return self.out(rearrange(attend(q, k, v), "b h n d -> b n (h d)"))
 
 
 class Block(nn.Module):

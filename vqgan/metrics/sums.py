@@ -2,6 +2,7 @@
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 
@@ -18,10 +19,15 @@ class MetricSums:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def totals(self) -> dict[str, Tensor]:
-        """The sums over all processes. Every process must have added the same names."""
+        """The sums over all processes. A process that had no batch takes part with zeros."""
         if self._accelerator.num_processes == 1:
             return self._sums
-        return {
-            name: torch.as_tensor(self._accelerator.reduce(total, reduction="sum"))
-            for name, total in self._sums.items()
-        }
+        shapes: dict[str, tuple[int, ...]] = {}
+        for own in gather_object([{name: tuple(total.shape) for name, total in self._sums.items()}]):
+            shapes |= own
+        totals = {}
+        for name, shape in sorted(shapes.items()):
+            own_sum = self._sums.get(name, torch.zeros(shape, dtype=torch.float64))
+            total = self._accelerator.reduce(own_sum.to(self._accelerator.device), reduction="sum")
+            totals[name] = torch.as_tensor(total)
+        return totals

@@ -42,7 +42,7 @@ class ViTVQGANConfig(Config):
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
-                f"use {self.image_size // self.patch_size * self.patch_size} or another patch_size"
+                f"use {max(1, self.image_size // self.patch_size) * self.patch_size} or another patch_size"
             )
         return self
 
@@ -80,7 +80,7 @@ class ViTVQGAN(Autoencoder):
         if images.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
                 f"this tokenizer reads {self.image_size}x{self.image_size} pictures, received "
-                f"{images.shape[-2]}x{images.shape[-1]}; resize, or set data.image_size"
+                f"{images.shape[-2]}x{images.shape[-1]}; resize, or set data.transform.image_size"
             )
         return self.to_code(self.encoder_head(self.encoder(self.patchify(images))))
 

@@ -54,7 +54,8 @@ class CodebookCare:
         self._recent[slots] = latents
         self._seen += len(latents)
         if codes is not None:
-            self._hits += torch.bincount(codes, minlength=len(self._hits))
+            # Not `bincount`: on a GPU it waits for the device at every step.
+            self._hits.index_add_(0, codes, torch.ones_like(codes))
 
     @torch.no_grad()
     def tend(self, step: int, steps: int) -> Int64[Tensor, "K"]:

@@ -18,6 +18,8 @@ from vqgan.quantizers.quantized import Quantized
 
 _TILE_ELEMENTS = 1 << 22
 """Largest number of (vector, code) similarities held at once: 16 MiB of fp32."""
+_TILE_CODES = 8192
+"""Codes in one tile."""
 
 
 class NearestConfig(Config):
@@ -58,7 +60,8 @@ class NearestQuantizer(nn.Module):
             codebook_loss = F.mse_loss(chosen, latents.detach())
             commitment_loss = F.mse_loss(latents, chosen.detach())
             return Quantized(
-                latents=latents + (chosen - latents).detach(),
+                # Exactly the chosen code (the bracket is zero), with the gradient of the latents.
+                latents=chosen.detach() + (latents - latents.detach()),
                 codes=codes,
                 loss=codebook_loss + self.config.commitment_weight * commitment_loss,
                 stats={"quantization_error": commitment_loss.detach()},
@@ -83,9 +86,10 @@ def nearest_codes(vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "V D"])
     """
     # |v - c|^2 = |v|^2 - 2 (v.c - |c|^2 / 2): the vector's own norm does not matter.
     half_norms = codebook.square().sum(-1) / 2
-    code_tile = min(len(codebook), 8192)
+    code_tile = min(len(codebook), _TILE_CODES)
     vector_tile = max(1, _TILE_ELEMENTS // code_tile)
-    codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
+    # Zeros: a latent that is not a number is close to nothing, and still needs a code that exists.
+    codes = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
     for start in range(0, len(vectors), vector_tile):
         tile = vectors[start : start + vector_tile]
         best = tile.new_full((len(tile),), float("-inf"))
@@ -94,5 +98,7 @@ def nearest_codes(vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "V D"])
             score, index = torch.addmm(-half_norms[None, part], tile, codebook[part].T).max(-1)
             better = score > best
             best = torch.where(better, score, best)
-            codes[start : start + vector_tile][better] = index[better] + first_code
+            # No indexing by a mask: on a GPU it would wait for the device.
+            found = codes[start : start + vector_tile]
+            torch.where(better, index + first_code, found, out=found)
     return codes

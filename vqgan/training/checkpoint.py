@@ -1,15 +1,16 @@
 """Checkpoints that appear whole or not at all.
 
 A checkpoint is a folder `step-XXXXXXX` with `state.pt` (a dictionary of the states of named objects) and one
-`random-RANK.pt` a process. It is written under another name, flushed to disk and renamed last. Nothing but tensors
+`process-RANK.pt` a process. It is written under another name, flushed to disk and renamed last. Nothing but tensors
 and plain containers is ever unpickled.
 """
 
 import os
+import pickle
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -18,6 +19,7 @@ class CheckpointError(ValueError):
     """A checkpoint that does not belong to this run."""
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """Anything whose state belongs to a checkpoint."""
 
@@ -42,8 +44,9 @@ class Checkpoints:
 
     def prepare(self, step: int) -> Path:
         """An empty folder in which to write the checkpoint of `step`."""
+        for unfinished in self.folder.glob(".writing-step-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         folder = self.folder / f".writing-step-{step:07d}"
-        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 
@@ -64,9 +67,16 @@ class Checkpoints:
         return final
 
     def read_part(self, step: int, name: str) -> dict[str, Any]:
-        """One file of a checkpoint. Raises FileNotFoundError when it is not there."""
+        """One file of a checkpoint. Raises FileNotFoundError when it is not there, CheckpointError when damaged."""
         path = self.folder / f"step-{step:07d}" / name
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(
+                f"{path} is damaged, or holds more than tensors and plain values ({reason[:200]}); "
+                f"remove {path.parent} to go on from the checkpoint before it"
+            ) from None
 
 
 def collect(stateful: dict[str, Stateful]) -> dict[str, Any]:

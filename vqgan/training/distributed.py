@@ -1,9 +1,15 @@
 """Processes and devices, by accelerate. Collectives return their value."""
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
+
+ThingT = TypeVar("ThingT")
 
 
 def build_accelerator() -> Accelerator:
@@ -16,6 +22,13 @@ def gather_rows(accelerator: Accelerator, rows: Tensor) -> Tensor:
     if accelerator.num_processes == 1:
         return rows
     return accelerator.gather(rows.contiguous())
+
+
+def gather_things(accelerator: Accelerator, things: Sequence[ThingT]) -> list[ThingT]:
+    """The picklable things of all processes, in rank order."""
+    if accelerator.num_processes == 1:
+        return list(things)
+    return list(gather_object(list(things)))
 
 
 def mean_over_processes(accelerator: Accelerator, values: dict[str, Tensor]) -> dict[str, float]:

@@ -19,8 +19,9 @@ from torch import Tensor
 from vqgan.config import Config
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline, Share
+from vqgan.data.source import UnusableSample
 from vqgan.training.checkpoint import Checkpoints, collect, restore
-from vqgan.training.distributed import mean_over_processes
+from vqgan.training.distributed import gather_things, mean_over_processes
 from vqgan.training.progress import Progress
 from vqgan.training.protocol import Task
 from vqgan.training.run_folder import RunFolder
@@ -28,6 +29,9 @@ from vqgan.training.trackers import Trackers
 
 EXIT_INTERRUPTED = 75
 """Exit code of a run that was asked to stop, saved and can be resumed (EX_TEMPFAIL)."""
+
+_STEPS_BETWEEN_AGREEING_TO_STOP = 8
+"""With several processes: to ask whether one of them was told to stop, each waits for its device."""
 
 
 class LoopConfig(Config):
@@ -72,7 +76,9 @@ class TrainingLoop:
         self.title = title
         self._checkpoints = Checkpoints(run.checkpoints, config.keep_checkpoints)
         self._preview_batch = preview_batch.to(accelerator.device)
+        self._window = _Window(data.config.batch_size)
         self._skipped: dict[str, str] = {}
+        self._newly_skipped: list[UnusableSample] = []
         self._stop_requested = False
         self._seconds = 0.0
 
@@ -84,23 +90,22 @@ class TrainingLoop:
         if first_step:
             progress.say(f"resuming at step {first_step} of {steps} in {self.run_folder.path}")
         share = Share(self.accelerator.process_index, self.accelerator.num_processes, self.config.micro_batches)
-        window = _Window(self.data.config.batch_size)
+        window = self._window
         interrupted = False
         with self._listening_for_signals():
+            window.start_clock()
             for step, batches in enumerate(self.data.training_batches(first_step, steps, share), start=first_step):
-                moved = [batch.to(self.accelerator.device) for batch in batches]
-                self._note_skipped(moved, progress)
-                window.add(self.task.train_step(moved, step))
+                window.add(self.task.train_step([self._received(batch) for batch in batches], step))
                 done = step + 1
                 progress.advance()
                 if done % self.config.log_every == 0 or done == steps:
-                    self._log(window, done, progress)
-                paused = time.monotonic()
-                interrupted = self._should_stop() and done < steps
+                    self._log(done, progress)
+                window.stop_clock()
+                interrupted = done < steps and self._should_stop(done)
                 self._after_step(done, interrupted, progress)
-                window.skip_time(time.monotonic() - paused)
                 if interrupted:
                     break
+                window.start_clock()
         progress.close()
         self.trackers.close()
         return not interrupted
@@ -109,19 +114,21 @@ class TrainingLoop:
         last = done == self.config.steps
         if _due(done, self.config.evaluate_every) or last:
             held_out = self.data.heldout_batches(self.accelerator.process_index, self.accelerator.num_processes)
-            figures = self.task.evaluate(batch.to(self.accelerator.device) for batch in held_out)
+            figures = self.task.evaluate(map(self._received, held_out))
             self.trackers.log(figures, done, "heldout")
             progress.say(f"step {done} held out  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
         if (_due(done, self.config.preview_every) or last) and self.accelerator.is_main_process:
             self.run_folder.save_picture(self.task.preview(self._preview_batch), done)
         if _due(done, self.config.save_every) or last or interrupted:
+            self._report_skipped(progress)
             self._save(done)
             if interrupted:
                 progress.say(f"stopped at step {done}, saved; run the same command to go on")
 
-    def _log(self, window: "_Window", done: int, progress: Progress) -> None:
-        figures = mean_over_processes(self.accelerator, window.means())
-        rate, seconds = window.rate()
+    def _log(self, done: int, progress: Progress) -> None:
+        self._report_skipped(progress)
+        figures = mean_over_processes(self.accelerator, self._window.means())
+        rate, seconds = self._window.rate()
         self._seconds += seconds
         figures["images_per_second"] = rate
         figures["seconds"] = self._seconds
@@ -130,14 +137,19 @@ class TrainingLoop:
         self.trackers.log(figures, done, "train")
         shown = {name: value for name, value in figures.items() if name.startswith("loss")}
         progress.report(done, shown, rate)
-        window.clear()
+        self._window.clear()
 
-    def _note_skipped(self, batches: list[Batch], progress: Progress) -> None:
-        for batch in batches:
-            for item in batch.skipped:
-                if item.name not in self._skipped:
-                    self._skipped[item.name] = item.cause
-                    progress.say(f"skipped {item} ({len(self._skipped)} unusable so far)")
+    def _received(self, batch: Batch) -> Batch:
+        self._newly_skipped += [item for item in batch.skipped if item.name not in self._skipped]
+        return batch.to(self.accelerator.device)
+
+    def _report_skipped(self, progress: Progress) -> None:
+        """Name and count the unusable items that any process has met; an exchange between the processes."""
+        for item in gather_things(self.accelerator, self._newly_skipped):
+            if item.name not in self._skipped:
+                self._skipped[item.name] = item.cause
+                progress.say(f"skipped {item} ({len(self._skipped)} unusable so far)")
+        self._newly_skipped.clear()
 
     def _resume(self) -> int:
         complete = self._checkpoints.steps()
@@ -145,44 +157,57 @@ class TrainingLoop:
         if self.accelerator.num_processes > 1:
             broadcast_object_list(choice)
         step = choice[0]
+        if step:
+            state = self._checkpoints.read_part(step, "state.pt")
+            loop_state = state.pop("loop")
+            restore(self.task.stateful(), state, f"{self.run_folder.path} at step {step}")
+            self._seconds = loop_state["seconds"]
+            self._skipped = dict(loop_state["skipped"])
+            self._resume_process(step, loop_state["processes"])
         if self.accelerator.is_main_process:
             self.run_folder.forget_metrics_after(step)
-        if step == 0:
-            return 0
-        state = self._checkpoints.read_part(step, "state.pt")
-        loop_state = state.pop("loop")
-        self._seconds = loop_state["seconds"]
-        self._skipped = dict(loop_state["skipped"])
-        restore(self.task.stateful(), state, f"{self.run_folder.path} at step {step}")
-        try:
-            random_state = self._checkpoints.read_part(step, f"random-{self.accelerator.process_index}.pt")
-        except FileNotFoundError:
-            return step  # another number of processes than before: dropout goes on from this process's own seed
-        torch.set_rng_state(random_state["cpu"])
-        if torch.cuda.is_available() and "cuda" in random_state:
-            torch.cuda.set_rng_state(random_state["cuda"], self.accelerator.device)
         return step
+
+    def _resume_process(self, step: int, processes: int) -> None:
+        """What each process has of its own: the random state, and the figures since the last log line."""
+        if processes != self.accelerator.num_processes:
+            torch.manual_seed(
+                torch.initial_seed() + step
+            )  # other processes than before: fresh draws, not the first again
+            return
+        state = self._checkpoints.read_part(step, f"process-{self.accelerator.process_index}.pt")
+        self._window.load_state_dict(state["window"])
+        torch.set_rng_state(state["cpu_random"])
+        if self.accelerator.device.type == "cuda" and "cuda_random" in state:
+            torch.cuda.set_rng_state(state["cuda_random"], self.accelerator.device)
 
     def _save(self, done: int) -> None:
         accelerator = self.accelerator
         if accelerator.is_main_process:
             self._checkpoints.prepare(done)
-            loop_state = {"seconds": self._seconds, "skipped": self._skipped}
+            loop_state = {
+                "seconds": self._seconds,
+                "skipped": self._skipped,
+                "processes": accelerator.num_processes,
+            }
             self._checkpoints.write_part(done, "state.pt", collect(self.task.stateful()) | {"loop": loop_state})
         accelerator.wait_for_everyone()
-        random_state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+        own: dict[str, Any] = {"window": self._window.state_dict(), "cpu_random": torch.get_rng_state()}
         if accelerator.device.type == "cuda":
-            random_state["cuda"] = torch.cuda.get_rng_state(accelerator.device)
-        self._checkpoints.write_part(done, f"random-{accelerator.process_index}.pt", random_state)
+            own["cuda_random"] = torch.cuda.get_rng_state(accelerator.device)
+        self._checkpoints.write_part(done, f"process-{accelerator.process_index}.pt", own)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            self._checkpoints.publish(done)
+            # The model first: a run whose last checkpoint stands counts as complete.
             self.run_folder.replace_model(self.task.save_model)
+            self._checkpoints.publish(done)
         accelerator.wait_for_everyone()
 
-    def _should_stop(self) -> bool:
+    def _should_stop(self, done: int) -> bool:
         if self.accelerator.num_processes == 1:
             return self._stop_requested
+        if done % _STEPS_BETWEEN_AGREEING_TO_STOP:
+            return False
         flag = torch.tensor([float(self._stop_requested)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum").item())
 
@@ -214,25 +239,37 @@ class _Window:
         self._steps += 1
         for name, value in values.items():
             total, count = self._sums.get(name, (torch.zeros((), device=value.device), 0))
-            self._sums[name] = (total + value.detach().float(), count + 1)
+            self._sums[name] = (total.to(value.device) + value.detach().float(), count + 1)
 
     def means(self) -> dict[str, Tensor]:
         """A figure that only some steps give (R1, adversarial) is averaged over those."""
         return {name: total / count for name, (total, count) in self._sums.items()}
 
-    def skip_time(self, seconds: float) -> None:
-        """Leave time spent on evaluation and saving out of the rate."""
-        self._start += seconds
+    def start_clock(self) -> None:
+        """Training goes on."""
+        self._started = time.monotonic()
+
+    def stop_clock(self) -> None:
+        """What follows (evaluation, saving) does not count into the rate."""
+        self._seconds += time.monotonic() - self._started
 
     def rate(self) -> tuple[float, float]:
-        """Pictures per second over all processes, and the seconds themselves."""
-        seconds = time.monotonic() - self._start
+        """Pictures per second over all processes, and the seconds themselves, while the clock runs."""
+        seconds = self._seconds + time.monotonic() - self._started
         return self._steps * self._batch_size / max(seconds, 1e-9), seconds
 
     def clear(self) -> None:
+        """Begin again, with the clock running."""
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._steps = 0
-        self._start = time.monotonic()
+        self._seconds = 0.0
+        self._started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self._sums, "steps": self._steps, "seconds": self._seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums, self._steps, self._seconds = state["sums"], state["steps"], state["seconds"]
 
 
 def _due(done: int, every: int) -> bool:

@@ -1,6 +1,6 @@
 """Optimisers (from torch and timm) over parameter groups that are formed by what a parameter is, not by its name."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -20,9 +20,13 @@ class OptimiserConfig(Config):
     """Full learning rate, reached after the warm-up."""
     betas: tuple[float, float] = Field((0.9, 0.99), strict=False)
     """Adam's decay rates of both moments."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """With muon: momentum of the matrices; short runs want 0.9."""
+    nesterov: bool = False
+    """With muon: look one step ahead, for all parameters."""
     weight_decay: float = Field(1e-4, ge=0)
     """Decoupled weight decay of matrices; norms, biases, embeddings and codebooks have none."""
-    adam_ratio: float = Field(0.3, gt=0)
+    adam_ratio: float = Field(1.0, gt=0)
     """With muon: the learning rate of the parameters that Adam trains, as a share of `learning_rate`."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest gradient norm; larger gradients are scaled down to it. null: no clipping."""
@@ -44,17 +48,27 @@ class Optimiser:
         rate = self.config.learning_rate * learning_rate_factor(step, self.steps, self.config.schedule)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        limit = self.config.clip_norm if self.config.clip_norm is not None else float("inf")
-        norm = nn.utils.clip_grad_norm_(self._parameters, limit)
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters, self.config.clip_norm, norm)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         return {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate)}
 
-    def state_dict(self) -> dict[str, object]:
-        return self._optimiser.state_dict()
+    def state_dict(self) -> dict[str, Any]:
+        return {"kind": self.config.kind, "optimiser": self._optimiser.state_dict()}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        self._optimiser.load_state_dict(state)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Moments from `state`, settings from this config. Raises ValueError for the state of another optimiser."""
+        if state["kind"] != self.config.kind:
+            raise ValueError(f"saved by {state['kind']}, now {self.config.kind}")
+        settings = [
+            {name: value for name, value in group.items() if name != "params"} for group in self._optimiser.param_groups
+        ]
+        self._optimiser.load_state_dict(state["optimiser"])
+        for group, own in zip(self._optimiser.param_groups, settings, strict=True):
+            group.update(own)
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
@@ -81,5 +95,13 @@ def _build(config: OptimiserConfig, module: nn.Module) -> torch.optim.Optimizer:
     declare_missing_torchvision_ops()
     from timm.optim.muon import Muon
 
-    plain |= {"use_fallback": True, "fallback_lr_scale": config.adam_ratio}
-    return Muon([decayed, plain], lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
+    plain["use_fallback"] = True
+    return Muon(
+        [decayed, plain],
+        lr=config.learning_rate,
+        betas=config.betas,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        fallback_lr_scale=config.adam_ratio,
+        weight_decay=config.weight_decay,
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor
@@ -11,6 +11,7 @@ from vqgan.data.batch import Batch
 from vqgan.training.checkpoint import Stateful
 
 
+@runtime_checkable
 class Task(Protocol):
     """An objective with its networks and optimisers."""
 

@@ -48,7 +48,9 @@ class RunFolder:
     def forget_metrics_after(self, step: int) -> None:
         """Drop records later than `step`: a resumed run writes them again."""
         kept = [record for record in self.read_metrics() if int(str(record["step"])) <= step]
-        self.metrics.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        fresh = self.metrics.with_name(".metrics-new")
+        fresh.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        fresh.replace(self.metrics)
 
     def save_picture(self, picture: Image.Image, step: int) -> Path:
         """Store a preview as samples/step-XXXXXXX.png."""

@@ -1,0 +1,38 @@
+# Two commands for a new user: `make demo` and `make test`. Both build .venv first.
+
+PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$python && break; done)
+BIN := .venv/bin
+
+.PHONY: demo test test-all check format clean
+
+demo: .venv/.installed  ## Train both stages on the embedded data, draw unseen prompts, write out/demo/report.html
+	$(BIN)/python tools/demo.py --out out/demo
+
+test: .venv/.installed check  ## Lint, types, import contracts, and every test that takes seconds
+	$(BIN)/pytest
+
+test-all: .venv/.installed check  ## The same with the slow proofs
+	$(BIN)/pytest -m ""
+
+check: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The environment: exactly the versions of constraints.txt, renewed when either file changes.
+.venv/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; none was found. Set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv out runs .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -1,0 +1,205 @@
+"""What a demonstration gave, as one HTML page that needs nothing else: no network, no script, no other file."""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from parti import line_chart as chart
+from parti.evaluation import JudgedPicture
+from parti.line_chart import LineChart, Points, line_chart
+from parti.train import TrainPartiConfig
+from vqgan.config import dump_config
+from vqgan.train import TrainVQGANConfig
+
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+Records = Sequence[Mapping[str, object]]
+"""The lines of a run's metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows."""
+
+    metrics: Mapping[str, float]
+    """The figures of metrics.json."""
+    samples: Sequence[JudgedPicture]
+    """The first pictures of the evaluated prompts, in their order."""
+    reconstructions: Sequence[tuple[Image.Image, JudgedPicture]]
+    """Held-out originals, each with its reconstruction."""
+    vqgan: TrainVQGANConfig
+    vqgan_records: Records
+    parti: TrainPartiConfig
+    parti_records: Records
+    machine: Mapping[str, str]
+    """What it ran on: name and value, to show."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A headline figure and what it means."""
+
+    title: str
+    value: str
+    meaning: str
+
+
+def render(report: Report) -> str:
+    """The page."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"data_uri": data_uri, "duration": duration}
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    sampling = report.parti.task.sampling.model_dump()
+    return template.render(
+        report=report,
+        metrics=report.metrics,
+        cards=headline_cards(report.metrics),
+        stage_1_charts=stage_1_charts(report.vqgan_records),
+        stage_2_charts=stage_2_charts(report.parti_records, int(report.metrics["codebook_size"])),
+        chart=chart,
+        shown=_shown_side(report.samples[0].image.width),
+        sampling=", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in sampling.items()),
+        training_rates=[
+            images_per_second(report.vqgan_records, report.vqgan.data.batch_size),
+            images_per_second(report.parti_records, report.parti.data.batch_size),
+        ],
+        configurations={"Stage 1": dump_config(report.vqgan), "Stage 2": dump_config(report.parti)},
+    )
+
+
+def headline_cards(metrics: Mapping[str, float]) -> list[Card]:
+    """The figures of metrics.json, each with a sentence."""
+    codes = int(metrics["codebook_size"])
+    return [
+        Card(
+            "Prompt accuracy",
+            f"{metrics['prompt_accuracy']:.1%}",
+            f"of {metrics['prompts_checked']} held-out prompts drawn right at the first try: both objects' colour, "
+            "shape and size, and the relation between them.",
+        ),
+        Card(
+            "Random pairing",
+            f"{metrics['random_pairing_accuracy']:.1%}",
+            "of the same pictures pass when each is judged by another's prompt: for comparison, what chance gives.",
+        ),
+        Card(
+            "Reconstruction accuracy",
+            f"{metrics['reconstruction_accuracy']:.1%}",
+            f"of {metrics['reconstructions_checked']} held-out pictures are still right once they have been through "
+            "the codes: the ceiling of prompt accuracy.",
+        ),
+        Card(
+            "PSNR",
+            f"{metrics['psnr']:.1f} dB",
+            "between held-out pictures and their reconstructions, on average: higher is closer, and 100 is equal.",
+        ),
+        Card(
+            "Codebook usage",
+            f"{metrics['codebook_usage']:.1%}",
+            f"of the {codes:,} codes occur in the held-out pictures; at 100% none is wasted.",
+        ),
+        Card(
+            "Codebook perplexity",
+            f"{metrics['codebook_perplexity']:,.0f}",
+            f"equally frequent codes would carry as much information; at most {codes:,}.",
+        ),
+    ]
+
+
+def stage_1_charts(records: Records) -> list[LineChart]:
+    """Losses, the discriminator's balance, and what the held-out pictures said."""
+    terms = {
+        name.removeprefix("loss_").replace("_", " "): points
+        for name, points in curves(records, "train").items()
+        if name.startswith("loss_") and name != "loss_discriminator"
+    }
+    train, heldout = curves(records, "train"), curves(records, "heldout")
+    return _present(
+        line_chart("Loss terms", "Training: each with its weight, as they are added up.", terms),
+        line_chart(
+            "Discriminator",
+            "Training: real pictures called real, reconstructions called fake; half of each is a draw.",
+            _named(train, real_accuracy="real", fake_accuracy="fake"),
+            percent=True,
+        ),
+        line_chart("PSNR in dB", "Held-out pictures against their reconstructions.", _named(heldout, psnr="PSNR")),
+        line_chart(
+            "Codes and checker",
+            "Held out: share of the codebook in use, and of the reconstructions that are still right.",
+            _named(heldout, codebook_usage="codebook usage", reconstruction_accuracy="reconstruction accuracy"),
+            percent=True,
+        ),
+    )
+
+
+def stage_2_charts(records: Records, codes: int) -> list[LineChart]:
+    """Cross-entropy on both splits, and right pictures of held-out prompts."""
+    train, heldout = curves(records, "train"), curves(records, "heldout")
+    return _present(
+        line_chart(
+            "Nats per image code",
+            f"Cross-entropy of the next code; a guess among {codes:,} costs {math.log(codes):.2f}.",
+            _named(train, loss="training") | _named(heldout, nats_per_code="held out"),
+        ),
+        line_chart(
+            "Prompt accuracy",
+            "Held-out prompts drawn right while it trained.",
+            _named(heldout, prompt_accuracy="prompt accuracy"),
+            percent=True,
+        ),
+    )
+
+
+def curves(records: Records, split: str) -> dict[str, list[tuple[float, float]]]:
+    """Each figure of a split as (step, value) points."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        if record["split"] == split:
+            for name, value in record.items():
+                if name not in ("step", "split"):
+                    points.setdefault(name, []).append((float(str(record["step"])), float(str(value))))
+    return points
+
+
+def training_seconds(records: Records) -> float:
+    """What a run itself counted: the time of all its steps, without evaluation, pictures and checkpoints."""
+    seconds = curves(records, "train").get("seconds", [])
+    return seconds[-1][1] if seconds else 0.0
+
+
+def images_per_second(records: Records, batch_size: int) -> float:
+    """Pictures per second over all steps of a run."""
+    seconds = curves(records, "train").get("seconds", [])
+    return seconds[-1][0] * batch_size / seconds[-1][1] if seconds else 0.0
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as the `src` of an img element."""
+    png = io.BytesIO()
+    picture.save(png, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode('ascii')}"
+
+
+def duration(seconds: float) -> str:
+    """`8 min 05 s`, `12 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _shown_side(side: int) -> int:
+    """The multiple of a picture's side that is nearest to 128."""
+    return max(1, round(128 / side)) * side
+
+
+def _named(figures: Mapping[str, Points], **names: str) -> dict[str, Points]:
+    return {shown: figures[name] for name, shown in names.items() if name in figures}
+
+
+def _present(*charts: LineChart | None) -> list[LineChart]:
+    return [one for one in charts if one is not None]

@@ -1,0 +1,14 @@
+"""Settings of the whole test run."""
+
+import jaxtyping
+import pytest
+import torch
+
+# The tests' tensors are tiny: threads would cost more than they give, most of all on a busy machine.
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shapes_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of errors about a wrong shape: the annotation, which the test run checks, would speak first."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

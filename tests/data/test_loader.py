@@ -1,0 +1,231 @@
+"""Batches: a function of (data, seed, step) alone, whatever the workers, processes, interruptions and broken items."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from vqgan.data import loader as loader_module
+from vqgan.data.batch import Batch, Item
+from vqgan.data.hub import HubStream
+from vqgan.data.loader import DataConfig, DataPipeline, Share
+from vqgan.data.shapes import ShapesConfig
+from vqgan.data.source import DataError, Sample, UnusableSample
+from vqgan.data.transforms import TransformConfig
+
+CROPS = TransformConfig(image_size=8, crop="random", smallest_crop=0.5, flip=True)
+
+
+def sample(number: int) -> Sample:
+    """A picture that differs from pixel to pixel, so that a crop shows."""
+    noise = torch.randint(256, (20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+    return Sample(Image.fromarray(noise.numpy()), f"number {number}", str(number))
+
+
+class Numbers:
+    """Items 0 ... count - 1, some of them broken; the held-out ones are numbered from 1000."""
+
+    def __init__(self, count: int, broken: Callable[[int], bool] = lambda _: False, first: int = 0) -> None:
+        self.count, self.broken, self.first = count, broken, first
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        assert 0 <= index < self.count
+        if self.broken(index):
+            raise UnusableSample(str(self.first + index), "truncated")
+        return sample(self.first + index)
+
+
+class Stream(HubStream):
+    """The same without an index; every epoch begins one item later."""
+
+    def __init__(self, count: int, broken: Callable[[int], bool] = lambda _: False, first: int = 0) -> None:
+        self.count, self.broken, self.first = count, broken, first
+
+    def samples(self, epoch: int, seed: int) -> Iterator[Sample | UnusableSample]:  # noqa: ARG002
+        for slot in range(self.count):
+            index = (slot + epoch) % self.count
+            broken = self.broken(index)
+            yield UnusableSample(str(self.first + index), "truncated") if broken else sample(self.first + index)
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DataPipeline]:
+    """Build a pipeline on Numbers or a Stream."""
+
+    def build(
+        train: Any = None, heldout: Any = None, *, batch_size: int = 4, seed: int = 0, workers: int = 0, **settings: Any
+    ) -> DataPipeline:
+        sources = {"train": train or Numbers(10), "heldout": heldout or Numbers(7, first=1000)}
+        monkeypatch.setattr(loader_module, "open_source", lambda _config, split, _size, **_: sources[split])
+        config = DataConfig(batch_size=batch_size, workers=workers, transform=CROPS, **settings)
+        return DataPipeline(config, seed)
+
+    return build
+
+
+def batches(pipeline: DataPipeline, first: int = 0, steps: int = 6, share: Share = Share()) -> list[list[Batch]]:  # noqa: B008
+    return list(pipeline.training_batches(first, steps, share))
+
+
+def assert_same(one: list[list[Batch]], other: list[list[Batch]]) -> None:
+    assert [[batch.names for batch in step] for step in one] == [[batch.names for batch in step] for step in other]
+    for step, wanted in zip(one, other, strict=True):
+        for batch, expected in zip(step, wanted, strict=True):
+            assert torch.equal(batch.images, expected.images)
+            assert batch.captions == expected.captions
+
+
+SOURCES = [Numbers, Stream]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_batch_is_a_function_of_seed_and_step(source: Any, pipeline: Callable[..., DataPipeline]) -> None:
+    torch.manual_seed(1)
+    one = batches(pipeline(source(10)))
+    torch.manual_seed(2)
+    assert_same(one, batches(pipeline(source(10))))
+    other = batches(pipeline(source(10), seed=1))
+    assert not torch.equal(one[0][0].images, other[0][0].images)
+    assert [len(step) for step in one] == [1] * 6
+    assert all(batch.images.shape == (4, 3, 8, 8) for (batch,) in one)
+
+
+def test_every_epoch_shows_every_item_once_in_its_own_order(pipeline: Callable[..., DataPipeline]) -> None:
+    names = [name for (batch,) in batches(pipeline(batch_size=5), steps=6) for name in batch.names]
+    epochs = [names[:10], names[10:20], names[20:]]
+    assert all(sorted(epoch, key=int) == [str(number) for number in range(10)] for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_the_same_item_is_cropped_anew_in_every_epoch(pipeline: Callable[..., DataPipeline]) -> None:
+    seen: dict[str, list[torch.Tensor]] = {}
+    for (batch,) in batches(pipeline(batch_size=5), steps=4):
+        for name, image in zip(batch.names, batch.images, strict=True):
+            seen.setdefault(name, []).append(image)
+    assert all(not torch.equal(first, second) for first, second in seen.values())
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("first", [1, 4])
+def test_resuming_at_a_step_gives_the_rest(source: Any, first: int, pipeline: Callable[..., DataPipeline]) -> None:
+    data = pipeline(source(10, broken=lambda index: index == 3))
+    assert_same(batches(data, first), batches(data)[first:])
+    assert batches(data, first=6) == []
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_processes_parts_and_micro_batches_make_up_the_global_batch(
+    source: Any, pipeline: Callable[..., DataPipeline]
+) -> None:
+    data = pipeline(source(11), batch_size=8)
+    whole = [batch for (batch,) in batches(data)]
+    shares = [batches(data, share=Share(rank, processes=2, micro_batches=2)) for rank in range(2)]
+    for step, batch in enumerate(whole):
+        parts = [shares[rank][step][micro] for micro in range(2) for rank in range(2)]
+        assert [name for part in parts for name in part.names] == batch.names
+        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_workers_change_nothing(source: Any, pipeline: Callable[..., DataPipeline]) -> None:
+    broken = {"broken": lambda index: index == 2}
+    alone, helped = pipeline(source(10, **broken)), pipeline(source(10, **broken), workers=2)
+    assert_same(batches(helped), batches(alone))
+    random_state = torch.get_rng_state()
+    batches(helped, steps=2)
+    assert torch.equal(torch.get_rng_state(), random_state), "the state that dropout draws from, part of a checkpoint"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_broken_items_are_replaced_and_named(source: Any, pipeline: Callable[..., DataPipeline]) -> None:
+    steps = batches(pipeline(source(10, broken=lambda index: index in (3, 7))))
+    assert all(len(batch) == len(batch.names) == 4 for (batch,) in steps)
+    assert not {"3", "7"} & {name for (batch,) in steps for name in batch.names}
+    skipped = [str(item) for (batch,) in steps for item in batch.skipped]
+    assert set(skipped) == {"3: truncated", "7: truncated"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("source", SOURCES)
+def test_nothing_but_broken_items_is_one_clear_error(
+    source: Any, workers: int, pipeline: Callable[..., DataPipeline]
+) -> None:
+    data = pipeline(source(10, broken=lambda _: True), workers=workers)
+    with pytest.raises(DataError, match=r"10.*the first: .*truncated") as caught:
+        batches(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_less_data_than_a_batch_is_one_clear_error(pipeline: Callable[..., DataPipeline]) -> None:
+    with pytest.raises(DataError, match=r"holds 3 pictures, fewer than one batch of 4; lower data\.batch_size"):
+        pipeline(Numbers(3))
+    assert batches(pipeline(Stream(3)))[0][0].names == ["0", "1", "2", "1"], "a stream's length is not known"
+
+
+def test_a_batch_that_does_not_divide_is_one_clear_error(pipeline: Callable[..., DataPipeline]) -> None:
+    with pytest.raises(DataError, match=r"batch_size 6 does not divide into 2 processes x 2 micro-batches.* 4"):
+        batches(pipeline(batch_size=6), share=Share(0, 2, 2))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_held_out_batches(source: Any, pipeline: Callable[..., DataPipeline]) -> None:
+    held_out = source(7, broken=lambda index: index == 1, first=1000)
+    data = pipeline(heldout=held_out, heldout_limit=5)
+    whole = list(data.heldout_batches(batch_size=2))
+    assert [batch.names for batch in whole] == [["1000", "1002"], ["1003", "1004"], ["1005"]]
+    assert [item.name for item in whole[0].skipped] == ["1001"]
+    assert [len(batch) for batch in data.heldout_batches()] == [4, 1]
+    for rank in range(2):
+        mine = list(data.heldout_batches(rank, processes=2, batch_size=2))
+        assert [batch.names for batch in mine] == [batch.names for batch in whole][rank::2]
+    again = list(data.heldout_batches(batch_size=2))
+    assert all(torch.equal(one.images, two.images) for one, two in zip(whole, again, strict=True)), "no random crops"
+
+
+def test_preview_batch(pipeline: Callable[..., DataPipeline]) -> None:
+    data = pipeline(heldout=Numbers(7, broken=lambda index: index == 0, first=1000))
+    assert data.preview_batch(3).names == ["1001", "1002", "1003"]
+    assert data.preview_batch(2, "train").names == ["0", "1"]
+    with pytest.raises(DataError, match=r"no usable picture in the heldout split; skipped 7, the first: 1000: trunc"):
+        pipeline(heldout=Numbers(7, broken=lambda _: True, first=1000)).preview_batch(3)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_captions_for_the_text_tokenizer(source: Any, pipeline: Callable[..., DataPipeline]) -> None:
+    data = pipeline(source(10, broken=lambda index: index == 1))
+    assert list(data.captions(4)) == ["number 0", "number 2", "number 3"], "of the first four"
+    assert len(list(data.captions(100))) == 9
+
+
+def test_captions_alone_are_read_where_the_source_can(pipeline: Callable[..., DataPipeline]) -> None:
+    class Labelled(Numbers):
+        def caption(self, index: int) -> str | None:
+            return None if index == 2 else f"label {index}"
+
+        def __getitem__(self, index: int) -> Sample:
+            raise AssertionError("no picture is needed")
+
+    assert list(pipeline(Labelled(10)).captions(4)) == ["label 0", "label 1", "label 3"]
+
+
+def test_a_real_source_end_to_end() -> None:
+    config = DataConfig(source=ShapesConfig(train_size=20, heldout_size=4), transform=CROPS, batch_size=4)
+    ((batch,),) = DataPipeline(config, seed=0).training_batches(0, 1, Share())
+    assert batch.images.shape == (4, 3, 8, 8)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.abs().max() <= 1
+    assert all(caption and caption.startswith("a ") for caption in batch.captions)
+
+
+def test_a_batch_of_items() -> None:
+    skipped = UnusableSample("x", "broken")
+    batch = Batch.of([Item(torch.zeros(3, 2, 2), "a", "1", (skipped,)), Item(torch.ones(3, 2, 2), None, "2")])
+    assert len(batch) == 2
+    assert batch.texts() == ["a", ""]
+    assert batch.skipped == (skipped,)
+    assert batch.to(torch.device("meta")).images.device.type == "meta"

@@ -1,0 +1,62 @@
+"""Prompt accuracy: a perfect generator scores 1, pairing at random next to nothing, and mistakes keep their reasons."""
+
+import pytest
+from PIL import Image
+
+from parti.evaluation import evaluate_prompts, judge_pictures, other_captions
+from vqgan.data.shapes import Shapes, ShapesConfig
+
+COUNT = 96
+MIRRORED = ["a small red circle above a large blue square", "a large blue square below a small red circle"]
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[list[Image.Image], list[str]]:
+    """Renders and captions of the held-out split."""
+    source = Shapes(ShapesConfig(), "heldout", 64)
+    samples = [source[index] for index in range(COUNT)]
+    return [sample.image for sample in samples], [str(sample.caption) for sample in samples]
+
+
+def test_a_perfect_generator_is_right_and_random_pairing_is_not(real: tuple[list[Image.Image], list[str]]) -> None:
+    evaluation = evaluate_prompts(*real)
+    assert evaluation.accuracy == 1.0
+    assert evaluation.random_pairing_accuracy == 0.0
+    assert [judged.caption for judged in evaluation.judged] == real[1]
+    assert len(evaluation.random_pairing) == COUNT
+    assert all(verdict.reasons for verdict in evaluation.random_pairing)
+
+
+def test_wrong_pictures_lower_the_accuracy_and_say_why(real: tuple[list[Image.Image], list[str]]) -> None:
+    pictures, captions = real
+    blank = Image.new("RGB", (64, 64), "white")
+    evaluation = evaluate_prompts([blank] * 24 + pictures[24:], captions)
+    assert evaluation.accuracy == 0.75
+    wrong = [judged for judged in evaluation.judged if not judged.verdict.correct]
+    assert [judged.image for judged in wrong] == [blank] * 24
+    assert all(judged.verdict.reasons == ("the picture shows no object",) for judged in wrong)
+
+
+def test_random_pairing_takes_captions_that_ask_for_something_else(real: tuple[list[Image.Image], list[str]]) -> None:
+    other = "a small red circle left of a large blue square"
+    assert other_captions([*MIRRORED, other])[:2] == [other, other]
+    assert other_captions([*MIRRORED, other])[2] in MIRRORED
+
+    captions = real[1]
+    others = other_captions(captions, seed=3)
+    assert others == other_captions(captions, seed=3) != other_captions(captions, seed=4)
+    assert set(others) <= set(captions)
+    assert all(own != other for own, other in zip(captions, others, strict=True))
+
+
+def test_captions_that_all_ask_for_the_same_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="two meanings, received 2 captions of one"):
+        other_captions(MIRRORED)
+
+
+def test_every_picture_needs_its_caption(real: tuple[list[Image.Image], list[str]]) -> None:
+    pictures, captions = real
+    with pytest.raises(ValueError, match="argument"):
+        evaluate_prompts(pictures[:-1], captions)
+    with pytest.raises(ValueError, match="argument"):
+        judge_pictures(pictures, captions[:-1])

@@ -1,0 +1,167 @@
+"""Filters against NumPy written out code by code, their order, and the draw."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from parti.sampling.filters import draw, guide, keep_top_k, keep_top_p
+from parti.sampling.generate import SamplingConfig, choose
+
+INF = float("inf")
+
+
+def random_logits(rows: int = 64, vocab: int = 32, seed: int = 0) -> Tensor:
+    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def softmax(row: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(row - row.max())
+    return exponentials / exponentials.sum()
+
+
+def slow_top_k(row: np.ndarray, k: int) -> set[int]:
+    threshold = sorted(row, reverse=True)[min(k, len(row)) - 1]
+    return {code for code, logit in enumerate(row) if logit >= threshold}
+
+
+def slow_top_p(row: np.ndarray, p: float) -> set[int]:
+    probabilities = softmax(row.astype(np.float64))
+    kept: set[int] = set()
+    mass = 0.0
+    for code in sorted(range(len(row)), key=lambda code: (-row[code], code)):
+        if mass >= p:
+            break
+        kept.add(code)
+        mass += probabilities[code]
+    return kept
+
+
+def kept(logits: Tensor) -> list[set[int]]:
+    return [set(row.isfinite().nonzero().flatten().tolist()) for row in logits]
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 31, 32, 33, 1000])
+def test_top_k_keeps_the_largest(k: int) -> None:
+    logits = random_logits()
+    filtered = keep_top_k(logits, k)
+    assert kept(filtered) == [slow_top_k(row, k) for row in logits.numpy()]
+    finite = filtered.isfinite()
+    assert torch.equal(filtered[finite], logits[finite])
+
+
+def test_top_k_keeps_ties_with_the_kth() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0], [5.0, 5.0, 5.0, 5.0, 5.0, 5.0]])
+    assert kept(keep_top_k(logits, 2)) == [{1, 2, 3, 4}, {0, 1, 2, 3, 4, 5}]
+    assert kept(keep_top_k(logits, 1)) == [{1}, {0, 1, 2, 3, 4, 5}]
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.9, 0.99, 1.0])
+def test_top_p_keeps_the_smallest_set_that_reaches_p(p: float) -> None:
+    logits = random_logits()
+    filtered = keep_top_p(logits, p)
+    expected = [set(range(32)) for _ in logits] if p == 1 else [slow_top_p(row, p) for row in logits.numpy()]
+    assert kept(filtered) == expected
+    finite = filtered.isfinite()
+    assert torch.equal(filtered[finite], logits[finite])
+
+
+def test_top_p_is_inclusive_of_the_code_that_crosses_p() -> None:
+    logits = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    assert kept(keep_top_p(logits, 0.4)) == [{0}]
+    assert kept(keep_top_p(logits, 0.6)) == [{0, 1}]  # of equals the lower code is first
+    assert kept(keep_top_p(logits, 0.8)) == [{0, 1, 2}]
+
+
+def test_a_tiny_p_keeps_exactly_one_code() -> None:
+    assert [len(row) for row in kept(keep_top_p(random_logits(), 1e-30))] == [1] * 64
+    assert kept(keep_top_p(torch.zeros(1, 5), 1e-30)) == [{0}]
+
+
+def test_p_of_one_keeps_every_code_of_a_large_vocabulary() -> None:
+    # In fp32 the running sum rounds to 1 long before the last code.
+    logits = random_logits(8, 16_384) * 2
+    assert keep_top_p(logits, 1.0).isfinite().all()
+
+
+def test_guidance_is_the_formula() -> None:
+    conditional, unconditional = random_logits(seed=1), random_logits(seed=2)
+    for scale in (0.0, 1.0, 1.2, 7.5):
+        expected = unconditional.numpy() + scale * (conditional.numpy() - unconditional.numpy())
+        np.testing.assert_allclose(guide(conditional, unconditional, scale).numpy(), expected, rtol=1e-6)
+    assert torch.equal(guide(conditional, unconditional, 0.0), unconditional)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.5, 0, 1.0), (2.0, 5, 1.0), (1.0, 0, 0.7), (1.5, 8, 0.6)]
+)
+def test_choose_is_temperature_then_top_k_then_top_p_then_draw(temperature: float, top_k: int, top_p: float) -> None:
+    logits = random_logits(500)
+    uniform = torch.rand(500, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    chosen = choose(logits, uniform, SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p))
+    for code, row, number in zip(chosen.tolist(), logits.double().numpy(), uniform.tolist(), strict=True):
+        heated = row / temperature
+        if top_k:
+            heated = np.array([v if c in slow_top_k(heated, top_k) else -INF for c, v in enumerate(heated)])
+        if top_p < 1:
+            heated = np.array([v if c in slow_top_p(heated, top_p) else -INF for c, v in enumerate(heated)])
+        assert code == int(np.sum(np.cumsum(softmax(heated)) <= number))
+
+
+def test_the_order_matters_and_is_the_documented_one() -> None:
+    last = torch.tensor([1 - 1e-9], dtype=torch.float64)  # picks the last code that is left
+    # Temperature before top-p: probabilities .6 .3 .1 flatten to about .47 .33 .19, so p = .55 needs two codes.
+    logits = torch.tensor([[0.6, 0.3, 0.1]]).log()
+    assert choose(logits, last, SamplingConfig(top_p=0.55)).item() == 0
+    assert choose(logits, last, SamplingConfig(top_p=0.55, temperature=2.0)).item() == 1
+    # Top-k before top-p: of .35 .3 .2 .15, p = .75 needs three codes; among the first three alone two make .76.
+    logits = torch.tensor([[0.35, 0.3, 0.2, 0.15]]).log()
+    assert choose(logits, last, SamplingConfig(top_p=0.75)).item() == 2
+    assert choose(logits, last, SamplingConfig(top_p=0.75, top_k=3)).item() == 1
+
+
+def test_temperature_zero_takes_the_most_likely_code_whatever_the_rest() -> None:
+    logits = random_logits()
+    uniform = torch.rand(64, dtype=torch.float64)
+    for settings in (SamplingConfig(temperature=0.0), SamplingConfig(temperature=0.0, top_k=3, top_p=0.5)):
+        assert torch.equal(choose(logits, uniform, settings), logits.argmax(-1))
+    assert torch.equal(choose(logits, uniform, SamplingConfig(temperature=1e-6)), logits.argmax(-1))
+
+
+def test_draws_are_as_frequent_as_they_are_likely() -> None:
+    probabilities = torch.tensor([0.5, 0.0, 0.25, 0.15, 0.08, 0.02])
+    count = 20_000
+    uniform = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = draw(probabilities.log().expand(count, -1), uniform).bincount(minlength=6)
+    assert drawn[1] == 0
+    likely = probabilities > 0
+    expected = probabilities[likely] * count
+    chi_square = ((drawn[likely] - expected) ** 2 / expected).sum().item()
+    assert chi_square < 18.5  # 4 degrees of freedom: exceeded once in a thousand
+
+
+def test_the_ends_of_the_unit_interval_draw_the_first_and_last_possible_code() -> None:
+    logits = torch.tensor([[-INF, -INF, 0.3, -INF, 1.0, -2.0, -INF, -INF]])
+    nothing = torch.tensor([0.0], dtype=torch.float64)
+    almost_one = torch.tensor([math.nextafter(1.0, 0.0)], dtype=torch.float64)
+    assert draw(logits, nothing).item() == 2
+    assert draw(logits, almost_one).item() == 5
+    assert draw(logits, torch.tensor([math.nextafter(1.0, 0.0)]).clamp(max=1 - 2**-24)).item() == 5
+
+
+def test_a_filtered_code_is_never_drawn() -> None:
+    logits = random_logits(2000, 64)
+    filtered = keep_top_k(keep_top_p(logits, 0.8), 4)
+    spread = torch.cat([torch.rand(1000, dtype=torch.float64), 1 - torch.logspace(-17, -1, 1000, dtype=torch.float64)])
+    uniform = spread.clamp(0, math.nextafter(1.0, 0.0))
+    drawn = draw(filtered, uniform)
+    assert filtered.gather(1, drawn[:, None]).isfinite().all()
+
+
+def test_a_rows_code_does_not_depend_on_the_other_rows() -> None:
+    logits, uniform = random_logits(16), torch.rand(16, dtype=torch.float64)
+    together = draw(logits, uniform)
+    alone = torch.cat([draw(logits[row : row + 1], uniform[row : row + 1]) for row in range(16)])
+    assert torch.equal(together, alone)

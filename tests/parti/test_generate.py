@@ -1,0 +1,164 @@
+"""Generation: equal to a slow sampler without a cache, and a function of (model, prompt, seed, settings) alone."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny import TOKENS, text_ids, tiny_generator
+from torch import Tensor
+
+from parti.models import EncoderDecoder
+from parti.sampling.generate import SamplingConfig, generate_codes
+from vqgan.config import ConfigError
+
+NULL_IDS = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0])
+PLAIN = SamplingConfig()
+EVERYTHING = SamplingConfig(guidance_scale=1.7, temperature=1.3, top_k=20, top_p=0.95)
+
+
+@torch.no_grad()
+def slow_codes(model: EncoderDecoder, text: Tensor, seed: int, settings: SamplingConfig) -> Tensor:
+    """One picture: a full forward for every code and each side, filters code by code, no cache, no batch."""
+    uniforms = torch.rand(TOKENS.image_length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    codes = torch.zeros(1, TOKENS.image_length, dtype=torch.int64)
+    for position in range(TOKENS.image_length):
+        logits = model(text[None], codes)[0, position]
+        if settings.guidance_scale != 1:
+            unconditional = model(NULL_IDS[None], codes)[0, position]
+            logits = unconditional + settings.guidance_scale * (logits - unconditional)
+        if settings.temperature == 0:
+            codes[0, position] = logits.argmax()
+            continue
+        order = sorted(range(len(logits)), key=lambda code: (-logits[code].item(), code))
+        order = order[: settings.top_k or None]
+        probabilities = (logits[order].double() / settings.temperature).softmax(-1)
+        kept = [place for place in range(len(order)) if probabilities[:place].sum() < settings.top_p]
+        left = {order[place]: probabilities[place].item() for place in kept}
+        target = uniforms[position].item() * sum(left.values())
+        for code in sorted(left):
+            target -= left[code]
+            if target < 0:
+                break
+        codes[0, position] = code
+    return codes[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [PLAIN, EVERYTHING, SamplingConfig(guidance_scale=2.0, temperature=0.0), SamplingConfig(top_k=5, top_p=0.8)],
+)
+def test_equals_a_slow_sampler_without_a_cache(settings: SamplingConfig) -> None:
+    model, text = tiny_generator(), text_ids(3)
+    fast = generate_codes(model, text, NULL_IDS, [5, 6, 7], settings)
+    slow = torch.stack([slow_codes(model, row, seed, settings) for row, seed in zip(text, (5, 6, 7), strict=True)])
+    assert fast.dtype == torch.int64
+    assert torch.equal(fast, slow)
+
+
+@pytest.mark.parametrize("settings", [PLAIN, EVERYTHING])
+def test_a_picture_is_the_same_alone_and_in_any_batch(settings: SamplingConfig) -> None:
+    model, text, seeds = tiny_generator(), text_ids(7), [3, 1, 4, 1, 5, 9, 2]
+    together = generate_codes(model, text, NULL_IDS, seeds, settings)
+    for row, seed in enumerate(seeds):
+        assert torch.equal(generate_codes(model, text[row : row + 1], NULL_IDS, [seed], settings)[0], together[row])
+    order = [6, 2, 0, 5]
+    shuffled = generate_codes(model, text[order], NULL_IDS, [seeds[row] for row in order], settings)
+    assert torch.equal(shuffled, together[order])
+
+
+def test_prompt_and_seed_both_matter() -> None:
+    model, text = tiny_generator(), text_ids(4)
+    one_seed = generate_codes(model, text, NULL_IDS, [0] * 4)
+    one_text = generate_codes(model, text[:1].expand(4, -1), NULL_IDS, [0, 1, 2, 3])
+    for codes in (one_seed, one_text):
+        assert all(not torch.equal(first, second) for first, second in pairwise(codes))
+
+
+def test_a_guidance_scale_of_one_is_no_guidance_at_all() -> None:
+    model, text = tiny_generator(), text_ids(4)
+    plain = generate_codes(model, text, NULL_IDS, [0, 1, 2, 3])
+    for null_ids in (NULL_IDS, text[0]):
+        assert torch.equal(
+            generate_codes(model, text, null_ids, [0, 1, 2, 3], SamplingConfig(guidance_scale=1.0)), plain
+        )
+    assert not torch.equal(
+        generate_codes(model, text, NULL_IDS, [0, 1, 2, 3], SamplingConfig(guidance_scale=3.0)), plain
+    )
+
+
+def test_a_guidance_scale_of_zero_ignores_the_prompt() -> None:
+    model, text = tiny_generator(), text_ids(3)
+    codes = generate_codes(model, text, NULL_IDS, [0, 1, 2], SamplingConfig(guidance_scale=0.0))
+    assert torch.equal(codes, generate_codes(model, NULL_IDS.expand(3, -1), NULL_IDS, [0, 1, 2]))
+
+
+def test_temperature_zero_does_not_depend_on_the_seed() -> None:
+    model, text = tiny_generator(), text_ids(1)
+    codes = generate_codes(model, text.expand(4, -1), NULL_IDS, [0, 1, 2, 3], SamplingConfig(temperature=0.0))
+    assert (codes == codes[0]).all()
+
+
+def test_all_random_numbers_come_from_the_seeds() -> None:
+    model, text = tiny_generator(), text_ids(2)
+    torch.manual_seed(1)
+    first, state = generate_codes(model, text, NULL_IDS, [0, 1]), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(generate_codes(model, text, NULL_IDS, [0, 1]), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)  # and the global generator was not touched
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_off_while_drawing_and_the_mode_is_restored(training: bool) -> None:
+    model, text = tiny_generator(dropout=0.5).train(training), text_ids(2)
+    first = generate_codes(model, text, NULL_IDS, [0, 1])
+    assert torch.equal(generate_codes(model, text, NULL_IDS, [0, 1]), first)
+    assert model.training is training
+
+    def fail(_done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_codes(model, text, NULL_IDS, [0, 1], on_position=fail)
+    assert model.training is training
+
+
+def test_nothing_is_kept_for_gradients() -> None:
+    assert not generate_codes(tiny_generator(), text_ids(1), NULL_IDS, [0]).requires_grad
+
+
+def test_on_position_counts_the_codes() -> None:
+    done: list[int] = []
+    generate_codes(tiny_generator(), text_ids(2), NULL_IDS, [0, 1], on_position=done.append)
+    assert done == list(range(1, 17))
+
+
+def test_as_many_seeds_as_pictures() -> None:
+    with pytest.raises(ValueError, match="one seed a picture: received 3 seeds for 2 pictures"):
+        generate_codes(tiny_generator(), text_ids(2), NULL_IDS, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("guidance_scale", -0.1),
+        ("guidance_scale", float("inf")),
+        ("temperature", -1.0),
+        ("temperature", float("nan")),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValidationError):
+        SamplingConfig(**{name: value})
+    with pytest.raises(ConfigError, match=f"sampling settings: {name}: "):
+        PLAIN.overridden(**{name: value})
+
+
+def test_given_settings_override_and_none_keeps() -> None:
+    assert EVERYTHING.overridden(guidance_scale=None, top_k=0) == EVERYTHING.model_copy(update={"top_k": 0})
+    with pytest.raises(ConfigError, match="unknown key topk; did you mean top_k"):
+        PLAIN.overridden(topk=3)

@@ -1,0 +1,181 @@
+"""The stage-2 task: its loss and figures against direct computation, caption dropout, and that it can learn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import CAPTIONS, pairs, tiny_generator, tiny_image_tokenizer, tiny_text_tokenizer
+from torch import Tensor
+
+from parti.pipeline import TextToImage
+from parti.sampling.generate import SamplingConfig, generate_codes
+from parti.tasks import NextTokenTask, NextTokenTaskConfig
+from parti.tokenize import PairTokenizer, dropped_captions, token_space
+from vqgan.data.batch import Batch
+from vqgan.metrics.judge import Judge
+from vqgan.training.distributed import build_accelerator
+from vqgan.training.ema import EMAConfig
+from vqgan.training.optimisation import OptimiserConfig
+from vqgan.training.schedule import ScheduleConfig
+
+FP32 = NextTokenTaskConfig(precision="fp32", caption_dropout=0.0)
+
+
+def task_of(config: NextTokenTaskConfig, steps: int = 10, judge: Judge | None = None, seed: int = 0) -> NextTokenTask:
+    text, image = tiny_text_tokenizer(), tiny_image_tokenizer()
+    generator = tiny_generator(token_space(text, image)).train()
+    return NextTokenTask(config, generator, PairTokenizer(text, image), build_accelerator(), steps, seed, judge)
+
+
+def part(batch: Batch, start: int, stop: int) -> Batch:
+    return Batch(batch.images[start:stop], batch.captions[start:stop], batch.names[start:stop])
+
+
+@torch.no_grad()
+def nats(task: NextTokenTask, captions: Sequence[str], codes: Tensor) -> np.ndarray:
+    """Minus ln p of every code, in float64 NumPy."""
+    logits = task.generator(task.tokenizers.text.encode(captions), codes).double().numpy()
+    log_sum = np.log(np.exp(logits).sum(-1))
+    return log_sum - np.take_along_axis(logits, codes.numpy()[..., None], -1)[..., 0]
+
+
+def test_captions_are_dropped_whatever_the_split() -> None:
+    whole = dropped_captions(0.3, 64, seed=7, step=11, start=0, count=64)
+    assert whole.dtype == torch.bool
+    for size in (1, 8, 32):
+        parts = [dropped_captions(0.3, 64, 7, 11, start, size) for start in range(0, 64, size)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_the_share_of_dropped_captions_is_as_configured() -> None:
+    steps = [dropped_captions(0.1, 64, seed=0, step=step, start=0, count=64) for step in range(200)]
+    assert torch.stack(steps).float().mean().item() == pytest.approx(0.1, abs=0.01)
+    assert not torch.equal(steps[0], steps[1])
+    assert not torch.equal(steps[0], dropped_captions(0.1, 64, seed=1, step=0, start=0, count=64))
+    assert not dropped_captions(0.0, 64, 0, 0, 0, 64).any()
+
+
+def test_a_dropped_caption_is_the_null_caption() -> None:
+    tokenizers = PairTokenizer(tiny_text_tokenizer(), tiny_image_tokenizer())
+    batch = pairs(4)
+    plain, dropped = tokenizers(batch), tokenizers(batch, torch.tensor([False, True, False, True]))
+    assert torch.equal(dropped.text_ids[1::2], tokenizers.text.null_ids.expand(2, -1))
+    assert torch.equal(dropped.text_ids[::2], plain.text_ids[::2])
+    assert torch.equal(dropped.codes, plain.codes)
+    assert torch.equal(plain.codes, tokenizers.image.encode(batch.images))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_loss_is_the_mean_cross_entropy_of_the_codes(dropout: float) -> None:
+    task = task_of(FP32.model_copy(update={"caption_dropout": dropout}), seed=3)
+    batch = pairs()
+    dropped = dropped_captions(dropout, 8, 3, 4, 0, 8)
+    assert dropped.any() == (dropout > 0)
+    captions = ["" if gone else caption for gone, caption in zip(dropped, batch.texts(), strict=True)]
+    expected = nats(task, captions, task.tokenizers.image.encode(batch.images)).mean()
+    assert task.train_step([batch], 4)["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_micro_batches_take_the_step_of_the_whole_batch() -> None:
+    config = FP32.model_copy(update={"caption_dropout": 0.5})
+    whole, divided = task_of(config), task_of(config)
+    batch = pairs()
+    first = whole.train_step([batch], 0)
+    second = divided.train_step([part(batch, start, start + 2) for start in range(0, 8, 2)], 0)
+    for name in first:
+        torch.testing.assert_close(second[name], first[name], rtol=1e-4, atol=1e-6)
+    for one, other in zip(whole.generator.parameters(), divided.generator.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=2e-5)
+
+
+def test_bf16_keeps_loss_and_weights_in_fp32() -> None:
+    task = task_of(NextTokenTaskConfig(precision="bf16", caption_dropout=0.0))
+    expected = nats(task, CAPTIONS, task.tokenizers.image.encode(pairs().images)).mean()
+    loss = task.train_step([pairs()], 0)["loss"]
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected, rel=0.02)
+    assert {weight.dtype for weight in task.generator.parameters()} == {torch.float32}
+
+
+def test_evaluation_gives_the_nats_of_the_averaged_weights_over_uneven_batches() -> None:
+    task = task_of(FP32)
+    batch = pairs(7)
+    for weight in task.generator.parameters():
+        weight.data.add_(0.1)  # only the averaged weights are evaluated
+    figures = task.evaluate([part(batch, 0, 4), part(batch, 4, 7)])
+    task.generator = task.ema.module
+    expected = nats(task, batch.texts(), task.tokenizers.image.encode(batch.images)).mean()
+    assert figures == {"nats_per_code": pytest.approx(expected, rel=1e-5)}
+
+
+@pytest.mark.parametrize(("prompts", "accuracy"), [(3, 2 / 3), (4, 0.5), (100, 0.5)])
+def test_evaluation_judges_as_many_pictures_as_configured(prompts: int, accuracy: float) -> None:
+    judged: list[str] = []
+
+    def judge(_picture: object, caption: str) -> bool:
+        judged.append(caption)
+        return len(judged) % 2 == 1
+
+    task = task_of(FP32.model_copy(update={"sampled_prompts": prompts}), judge=judge)
+    figures = task.evaluate([pairs()])
+    assert judged == CAPTIONS[:prompts]
+    assert figures["prompt_accuracy"] == pytest.approx(accuracy)
+
+
+def test_nothing_is_drawn_in_evaluation_where_none_is_wanted() -> None:
+    task = task_of(FP32.model_copy(update={"sampled_prompts": 0}), judge=lambda _picture, _caption: True)
+    assert task.evaluate([pairs()]).keys() == {"nats_per_code"}
+
+
+def test_the_share_of_cut_captions_is_reported() -> None:
+    task = task_of(FP32)
+    batch = pairs(2)
+    batch.captions[1] = "a red cat a blue dog a red hat a blue jug"
+    assert task.train_step([batch], 0)["cut_captions"] == 0.5
+
+
+def test_a_picture_without_a_caption_trains_the_unconditional_side() -> None:
+    task = task_of(FP32)
+    batch = pairs(2)
+    batch.captions[1] = None
+    assert torch.equal(task.tokenizers(batch).text_ids[1], task.tokenizers.text.null_ids)
+    assert task.train_step([batch], 0)["loss"].isfinite()
+
+
+def test_previews_show_a_picture_for_each_caption() -> None:
+    sheet = task_of(FP32, judge=lambda _picture, _caption: True).preview(pairs(4))
+    assert sheet.mode == "RGB"
+    assert sheet.width > 4 * 16
+
+
+def test_the_shipped_folder_has_the_averaged_weights_and_the_sampling_settings(tmp_path: Path) -> None:
+    task = task_of(FP32.model_copy(update={"sampling": SamplingConfig(guidance_scale=3.0, top_p=0.9)}))
+    task.train_step([pairs()], 0)
+    task.save_model(tmp_path)
+    model = TextToImage.from_pretrained(tmp_path)
+    assert model.sampling == SamplingConfig(guidance_scale=3.0, top_p=0.9)
+    for name, weight in task.ema.module.state_dict().items():
+        assert torch.equal(model.generator.state_dict()[name], weight)
+
+
+def test_overfits_eight_pairs_and_draws_exactly_their_codes() -> None:
+    optimiser = OptimiserConfig(learning_rate=1e-2, schedule=ScheduleConfig(warmup_steps=10))
+    config = NextTokenTaskConfig(
+        precision="fp32", caption_dropout=0.0, optimiser=optimiser, ema=EMAConfig(decay=0.9), sampled_prompts=0
+    )
+    steps = 150
+    task = task_of(config, steps)
+    batch = pairs()
+    losses = [task.train_step([batch], step)["loss"].item() for step in range(steps)]
+    assert losses[0] > 2.5
+    assert losses[-1] < 0.1
+    assert task.evaluate([batch])["nats_per_code"] < 0.1
+
+    tokens = task.tokenizers(batch)
+    assert len({tuple(row.tolist()) for row in tokens.codes}) == 8
+    drawn = generate_codes(
+        task.ema.module, tokens.text_ids, task.tokenizers.text.null_ids, [0] * 8, SamplingConfig(temperature=0.0)
+    )
+    assert torch.equal(drawn, tokens.codes)

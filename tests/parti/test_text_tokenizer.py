@@ -1,0 +1,138 @@
+"""The BPE text tokenizer: round trips, padding, cutting, special tokens, files."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import CAPTIONS, tiny_text_tokenizer
+
+from parti.text.tokenizer import NULL_ID, PAD_ID, TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
+from vqgan.model_folder import ModelFolderError
+
+LONG = TextTokenizerConfig(vocab_size=400, length=64)
+TEXTS = [
+    "a red cat",
+    "déjà vu, naïve café",
+    "ein grüner Drache über Zürich",
+    "红色的猫在桌子上",
+    "قطة حمراء",
+    "a 🦊 beside a 👩\u200d🚀 and a 🇨🇭 flag",
+    "tabs\tand\nlines",
+    "\x00 odd \ufffd bytes",
+    "<pad> and <null> are words here",
+]
+
+
+def long_tokenizer() -> TextTokenizer:
+    return TextTokenizer.train(CAPTIONS, LONG)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_survives_up_to_case(text: str) -> None:
+    tokenizer = long_tokenizer()
+    ids = tokenizer.encode([text])
+    assert tokenizer.decode(ids) == [text.lower()]
+    assert tokenizer.is_cut([text]) == [False]
+
+
+def test_ids_are_int64_in_range_and_padded_to_the_length() -> None:
+    tokenizer = tiny_text_tokenizer()
+    ids = tokenizer.encode(CAPTIONS)
+    assert ids.shape == (8, 8)
+    assert ids.dtype == torch.int64
+    assert ids.min() >= 0
+    assert ids.max() < tokenizer.vocab_size <= 300
+    for row in ids:
+        words = int((row != PAD_ID).sum())
+        assert 0 < words < 8
+        assert (row[:words] != PAD_ID).all()
+    assert len({tuple(row.tolist()) for row in ids}) == 8
+
+
+def test_a_word_of_the_captions_becomes_one_token() -> None:
+    ids = tiny_text_tokenizer().encode(["a red cat"])[0]
+    assert (ids != PAD_ID).sum() == 3
+
+
+def test_case_width_and_outer_space_do_not_matter() -> None:
+    tokenizer = tiny_text_tokenizer()
+    first, *others = tokenizer.encode(["a red cat", "  A RED\u00a0Cat\n", "a \uff52ed cat"])
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("blank", ["", "   ", "\n\t", "\u3000"])
+def test_a_blank_caption_is_the_null_caption(blank: str) -> None:
+    tokenizer = tiny_text_tokenizer()
+    assert torch.equal(tokenizer.encode([blank])[0], tokenizer.null_ids)
+    assert tokenizer.decode(tokenizer.encode([blank])) == [""]
+
+
+def test_the_null_caption_is_one_visible_token() -> None:
+    assert tiny_text_tokenizer().null_ids.tolist() == [NULL_ID] + [PAD_ID] * 7
+
+
+@pytest.mark.parametrize("text", ["<pad>", "<null>", "<pad><pad>", "a <pad> cat"])
+def test_no_caption_can_spell_a_special_token(text: str) -> None:
+    ids = long_tokenizer().encode([text])[0]
+    words = ids[ids != PAD_ID]
+    assert len(words) > 0
+    assert NULL_ID not in words.tolist()
+    assert (ids[: len(words)] != PAD_ID).all()
+
+
+def test_a_longer_caption_is_cut_and_counted() -> None:
+    tokenizer = tiny_text_tokenizer()
+    exact = "a red cat a blue dog a red"  # eight words, one token each
+    assert tokenizer.is_cut([exact, f"{exact} hat", "a red cat", ""]) == [False, True, False, False]
+    assert torch.equal(*tokenizer.encode([exact, f"{exact} hat"]))
+    assert tokenizer.decode(tokenizer.encode([f"{exact} hat"])) == [exact]
+
+
+def test_no_caption_gives_no_row() -> None:
+    assert tiny_text_tokenizer().encode([]).shape == (0, 8)
+
+
+def test_training_is_deterministic(tmp_path: Path) -> None:
+    captions = [f"{caption} {text}" for caption in CAPTIONS for text in TEXTS]
+    for name in ("first", "second"):
+        TextTokenizer.train(iter(captions), LONG).save_pretrained(tmp_path / name)
+    first, second = ((tmp_path / name / TEXT_TOKENIZER_FILE).read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+def test_the_vocabulary_has_a_bound() -> None:
+    captions = [f"{caption} {text}" for caption in CAPTIONS for text in TEXTS]
+    assert TextTokenizer.train(captions, TextTokenizerConfig(vocab_size=270)).vocab_size == 270
+    few = TextTokenizer.train(["ab"], TextTokenizerConfig(vocab_size=16_000))
+    assert few.vocab_size < 265  # two special tokens, 256 bytes, and what few letters merge to
+
+
+def test_a_saved_tokenizer_comes_back_with_its_length(tmp_path: Path) -> None:
+    tokenizer = tiny_text_tokenizer()
+    before = tokenizer.encode([*CAPTIONS, *TEXTS])
+    tokenizer.save_pretrained(tmp_path / "new" / "folder")
+    assert torch.equal(tokenizer.encode([*CAPTIONS, *TEXTS]), before)  # saving changed nothing
+
+    again = TextTokenizer.from_pretrained(tmp_path / "new" / "folder")
+    assert again.length == 8
+    assert again.vocab_size == tokenizer.vocab_size
+    assert torch.equal(again.encode([*CAPTIONS, *TEXTS]), before)
+    assert again.is_cut(TEXTS) == tokenizer.is_cut(TEXTS)
+    assert again.decode(before) == tokenizer.decode(before)
+
+
+def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match=f"no text tokenizer in .*: {TEXT_TOKENIZER_FILE} is missing"):
+        TextTokenizer.from_pretrained(tmp_path)
+
+    tiny_text_tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / TEXT_TOKENIZER_FILE
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole[: len(whole) // 2], encoding="utf-8")
+    with pytest.raises(ModelFolderError, match=f"{TEXT_TOKENIZER_FILE} is damaged"):
+        TextTokenizer.from_pretrained(tmp_path)
+
+    path.write_text(json.dumps(json.loads(whole) | {"truncation": None}), encoding="utf-8")
+    with pytest.raises(ModelFolderError, match="has no truncation length"):
+        TextTokenizer.from_pretrained(tmp_path)

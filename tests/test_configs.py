@@ -1,0 +1,69 @@
+"""Every shipped config loads, fits itself, and its networks are built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from parti.models import GENERATORS, TokenSpace
+from parti.train import TrainPartiConfig
+from vqgan.config import dump_config, load_config
+from vqgan.models import AUTOENCODERS
+from vqgan.models.discriminator import build_discriminator
+from vqgan.train import TrainVQGANConfig
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+STAGE_1 = sorted((CONFIGS / "vqgan").glob("*.yaml"))
+STAGE_2 = sorted((CONFIGS / "parti").glob("*.yaml"))
+SMALLEST_PERCEPTUAL_PICTURE = 32
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def test_there_are_configs() -> None:
+    assert {"shapes.yaml", "openmoji.yaml"} <= {path.name for path in STAGE_1} & {path.name for path in STAGE_2}
+
+
+@pytest.mark.parametrize("path", STAGE_1, ids=name)
+def test_stage_1(path: Path, tmp_path: Path) -> None:
+    config = load_config(TrainVQGANConfig, path)
+    with torch.device("meta"):
+        model = AUTOENCODERS[config.model.kind](config.model)
+        images = torch.zeros(2, 3, config.model.image_size, config.model.image_size)
+        assert model.decode(model.encode(images)).images.shape == images.shape
+        if config.task.adversarial.weight:
+            discriminator = build_discriminator(config.task.adversarial.discriminator, config.model.image_size)
+            assert len(discriminator(images)) == 2
+    if config.task.perceptual.weight:
+        assert config.model.image_size >= SMALLEST_PERCEPTUAL_PICTURE
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    assert load_config(TrainVQGANConfig, tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize("path", STAGE_2, ids=name)
+def test_stage_2_and_the_stage_1_that_it_stands_on(path: Path, tmp_path: Path) -> None:
+    config = load_config(TrainPartiConfig, path)
+    stage_1 = {found.run_dir: found for found in (load_config(TrainVQGANConfig, file) for file in STAGE_1)}
+    assert config.image_tokenizer in stage_1, "no shipped stage-1 config writes to that folder"
+    tokenizer = stage_1[config.image_tokenizer]
+    assert config.data.transform.image_size == tokenizer.model.image_size
+    assert config.data.source == tokenizer.data.source
+    side = tokenizer.model.image_size // tokenizer.model.patch_size
+    tokens = TokenSpace(
+        text_vocab_size=config.text.vocab_size,
+        text_length=config.text.length,
+        image_vocab_size=tokenizer.model.quantizer.codebook_size,
+        image_grid=(side, side),
+    )
+    with torch.device("meta"):
+        model = GENERATORS[config.model.kind](config.model, tokens)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 0
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    assert load_config(TrainPartiConfig, tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize("path", STAGE_1 + STAGE_2, ids=name)
+def test_the_head_comment_is_there(path: Path) -> None:
+    assert path.read_text().startswith("#"), "say the command, the hardware, the time and the expected figure"

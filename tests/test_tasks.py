@@ -1,0 +1,212 @@
+"""The stage-1 task: who learns from what, and when; and that layout and precision change no result."""
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+import vqgan.tasks
+from vqgan.config import validate
+from vqgan.data.batch import Batch
+from vqgan.layers.transformer import TransformerConfig
+from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
+from vqgan.quantizers import NearestConfig
+from vqgan.tasks import AutoencoderTask, AutoencoderTaskConfig
+
+STACK = TransformerConfig(depth=1, width=16, heads=2, mlp_width=24)
+STEPS = 10
+ADVERSARIAL = {
+    "discriminator": {"kind": "stylegan2", "channels": [4, 6, 8, 8]},
+    "optimiser": {"learning_rate": 1e-2, "schedule": {"shape": "constant"}},
+}
+
+
+def build(output: str = "rgb", **settings: Any) -> AutoencoderTask:
+    torch.manual_seed(0)
+    adversarial = ADVERSARIAL | settings.pop("adversarial", {})
+    values = {"perceptual": {"weight": 0.0}, "precision": "fp32", "adversarial": adversarial} | settings
+    model = ViTVQGANConfig.model_validate(
+        {
+            "image_size": 32,
+            "encoder": STACK,
+            "decoder": STACK,
+            "output": output,
+            "quantizer": NearestConfig(codebook_size=16, code_dim=4),
+        }
+    )
+    config = validate(AutoencoderTaskConfig, values, "test")
+    return AutoencoderTask(config, ViTVQGAN(model), Accelerator(), STEPS, seed=0)
+
+
+def batch(size: int = 4, seed: int = 0) -> Batch:
+    images = torch.rand(size, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return Batch(images, [None] * size, [str(number) for number in range(size)])
+
+
+def weights(network: nn.Module | None) -> dict[str, Tensor]:
+    assert network is not None
+    return {name: weight.clone() for name, weight in network.state_dict().items()}
+
+
+def moved(before: dict[str, Tensor], network: nn.Module | None) -> set[str]:
+    assert network is not None
+    return {name for name, weight in network.state_dict().items() if not torch.equal(weight, before[name])}
+
+
+def test_the_total_is_the_sum_of_its_terms() -> None:
+    perceptual = {"backbone": "squeeze", "weights": "random"}
+    task = build("logit_laplace", l1_weight=0.5, logit_laplace_weight=0.1, perceptual=perceptual)
+    figures = task.train_step([batch()], 0)
+    terms = ("l1", "l2", "logit_laplace", "perceptual", "adversarial", "codebook")
+    assert {name.removeprefix("loss_") for name in figures if name.startswith("loss_")} == {*terms, "discriminator"}
+    assert figures["loss"].item() == pytest.approx(sum(figures[f"loss_{term}"].item() for term in terms), rel=1e-5)
+    assert all(figure.isfinite() and not figure.requires_grad for figure in figures.values())
+
+
+def test_each_player_learns_from_its_own_loss_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = build()
+    assert task.discriminator is not None
+    player, judge = task.optimiser, task.discriminator_optimiser
+    order: list[str] = []
+    step, judge_step = player.step, judge.step
+
+    def first(number: int) -> Any:
+        order.append("autoencoder")
+        assert all(parameter.grad is None for parameter in task.discriminator.parameters())  # type: ignore[union-attr]
+        return step(number)
+
+    def second(number: int) -> Any:
+        order.append("discriminator")
+        assert all(parameter.grad is None for parameter in task.autoencoder.parameters())
+        assert all(parameter.grad is not None for parameter in task.discriminator.parameters())  # type: ignore[union-attr]
+        return judge_step(number)
+
+    monkeypatch.setattr(player, "step", first)
+    monkeypatch.setattr(judge, "step", second)
+    task.train_step([batch()], 1)
+    assert order == ["autoencoder", "discriminator"]
+
+
+def test_both_players_start_together_and_the_weight_grows() -> None:
+    task = build(adversarial={"start_share": 0.5, "warmup_share": 0.4, "weight": 0.1})
+    before = weights(task.discriminator)
+    for step in range(5):
+        figures = task.train_step([batch()], step)
+        assert "loss_adversarial" not in figures
+        assert "loss_discriminator" not in figures
+    assert moved(before, task.discriminator) == set()
+    figures = task.train_step([batch()], 5)
+    assert {"loss_adversarial", "loss_discriminator", "real_accuracy", "fake_accuracy"} <= figures.keys()
+    assert moved(before, task.discriminator) == before.keys()
+
+    frozen = build(adversarial={"start_share": 0.5, "warmup_share": 0.4, "weight": 0.1})
+    frozen.optimiser.step = lambda _: {}  # type: ignore[method-assign,assignment]
+    frozen.discriminator_optimiser.step = lambda _: {}  # type: ignore[method-assign,assignment]
+    sizes = [frozen.train_step([batch()], step)["loss_adversarial"].item() for step in range(5, 10)]
+    assert [size / sizes[-1] for size in sizes] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+
+
+def test_r1_comes_every_so_often_and_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = build(precision="bf16", adversarial={"r1_every": 3})
+    kinds: list[torch.dtype] = []
+    r1_penalty = vqgan.tasks.r1_penalty
+
+    def watched(discriminator: nn.Module, images: Tensor) -> Tensor:
+        penalty = r1_penalty(lambda x: kinds.append((logits := discriminator(x)).dtype) or logits, images)
+        kinds.append(penalty.dtype)
+        return penalty
+
+    monkeypatch.setattr(vqgan.tasks, "r1_penalty", watched)
+    assert ["r1_penalty" in task.train_step([batch()], step) for step in range(5)] == [True, False, False, True, False]
+    assert set(kinds) == {torch.float32}
+
+
+def test_without_weight_there_is_no_discriminator() -> None:
+    task = build(adversarial={"weight": 0.0})
+    assert task.discriminator is None
+    assert task.stateful().keys() == {"autoencoder", "ema", "optimiser", "codebook_care"}
+    assert "loss_adversarial" not in task.train_step([batch()], 0)
+
+
+def test_the_adaptive_weight_balances_the_gradients() -> None:
+    task = build(adversarial={"adaptive": True, "weight": 1.0})
+    task.optimiser.step = lambda _: {}  # type: ignore[method-assign,assignment]
+    grown = build(adversarial={"adaptive": True, "weight": 1.0}, l2_weight=4.0)
+    grown.optimiser.step = lambda _: {}  # type: ignore[method-assign,assignment]
+    ratio = grown.train_step([batch()], 1)["loss_adversarial"] / task.train_step([batch()], 1)["loss_adversarial"]
+    assert ratio.item() == pytest.approx(4, rel=1e-2), "it follows the reconstruction's gradient"
+
+
+def test_the_codebook_rests_in_the_continuous_phase_and_then_starts_from_data() -> None:
+    task = build(codebook_care={"continuous_share": 0.25}, adversarial={"weight": 0.0})
+    before = weights(task.autoencoder)
+    for step in range(3):
+        figures = task.train_step([batch()], step)
+        assert "loss_codebook" not in figures
+        assert "quantization_error" not in figures
+    assert moved(before, task.autoencoder) == before.keys() - {"quantizer.codebook"}
+    figures = task.train_step([batch()], 3)
+    assert figures["codes_replaced"] == 16
+    assert figures["loss_codebook"] > 0
+    assert moved(before, task.ema.module) == before.keys(), "the averaged codebook starts there too"
+
+
+def test_replaced_codes_go_into_the_average_at_once() -> None:
+    task = build(codebook_care={"revive_every": 2}, adversarial={"weight": 0.0}, ema={"decay": 0.999})
+    with torch.no_grad():
+        task.autoencoder.quantizer.codebook[:] = task.autoencoder.quantizer.codebook[0]
+    figures = [task.train_step([batch(seed=step)], step) for step in (6, 7, 8)]
+    dead = int(figures[2]["codes_replaced"])
+    assert dead >= 8
+    averaged, trained = task.ema.module.quantizer.codebook, task.autoencoder.quantizer.codebook
+    close = (averaged - trained).abs().max(-1).values < 1e-3  # else they would be a fifth of the way, after one step
+    assert close.sum() >= dead
+
+
+def test_channels_last_changes_layout_and_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"perceptual": {"backbone": "squeeze", "weights": "random"}}
+    task = build(**settings)
+    assert task.discriminator is not None
+    convolution = task.discriminator.blocks[0].conv1.weight  # type: ignore[union-attr,index]
+    assert convolution.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr,operator,call-arg]
+    monkeypatch.setattr(vqgan.tasks, "_channels_last", lambda network: network)
+    plain = build(**settings)
+    for step in range(3):
+        figures, expected = task.train_step([batch()], step), plain.train_step([batch()], step)
+        for name, figure in expected.items():
+            assert figures[name].item() == pytest.approx(figure.item(), rel=2e-3, abs=1e-5), name
+
+
+def test_bf16_trains_close_to_fp32_with_weights_in_fp32() -> None:
+    exact, fast = build(precision="fp32"), build(precision="bf16")
+    wanted, figures = exact.train_step([batch()], 0), fast.train_step([batch()], 0)
+    assert figures["loss"].item() == pytest.approx(wanted["loss"].item(), rel=2e-2)
+    assert figures["loss"].item() != wanted["loss"].item()
+    assert {parameter.dtype for parameter in fast.autoencoder.parameters()} == {torch.float32}
+    assert {figure.dtype for name, figure in figures.items() if name.startswith("loss")} == {torch.float32}
+
+
+def test_a_share_of_the_batch_is_what_the_costly_networks_see() -> None:
+    task = build(adversarial={"picture_share": 0.5})
+    assert task.discriminator is not None
+    seen: list[int] = []
+    task.discriminator.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    task.train_step([batch(8)], 1)
+    assert seen == [4, 4, 4], "the generator's pass, real and fake"
+
+
+def test_evaluation_looks_at_the_average_and_changes_nothing() -> None:
+    task = build()
+    task.train_step([batch()], 0)
+    before, random_state = weights(task.autoencoder), torch.get_rng_state()
+    figures = task.evaluate(iter([batch(4), batch(3, seed=1)]))
+    assert figures.keys() == {"psnr", "codebook_usage", "codebook_perplexity"}
+    whole = Batch(torch.cat([batch(4).images, batch(3, seed=1).images]), [None] * 7, [""] * 7)
+    assert task.evaluate(iter([whole])) == pytest.approx(figures)
+    assert task.preview(batch()).size[0] > 32
+    assert moved(before, task.autoencoder) == set()
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert task.autoencoder.training
+    assert all(parameter.requires_grad for parameter in task.autoencoder.parameters())

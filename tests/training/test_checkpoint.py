@@ -1,0 +1,120 @@
+"""Checkpoints appear whole or not at all, and never run code."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vqgan.training.checkpoint import CheckpointError, Checkpoints, collect, restore
+
+
+def write(checkpoints: Checkpoints, step: int, value: float = 0.0) -> Path:
+    checkpoints.prepare(step)
+    checkpoints.write_part(step, "state.pt", {"value": torch.tensor(value)})
+    return checkpoints.publish(step)
+
+
+def test_written_and_read_again(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    assert checkpoints.steps() == []
+    state = {"tensor": torch.arange(3), "text": "a", "number": 1.5, "nested": {"list": [1, (2, 3)], "none": None}}
+    checkpoints.prepare(7)
+    checkpoints.write_part(7, "state.pt", state)
+    checkpoints.write_part(7, "process-0.pt", {"rank": 0})
+    folder = checkpoints.publish(7)
+    assert folder == tmp_path / "checkpoints" / "step-0000007"
+    assert sorted(path.name for path in folder.iterdir()) == ["process-0.pt", "state.pt"]
+    assert checkpoints.steps() == [7]
+    read = checkpoints.read_part(7, "state.pt")
+    assert torch.equal(read.pop("tensor"), state.pop("tensor"))
+    assert read == state
+    with pytest.raises(FileNotFoundError):
+        checkpoints.read_part(7, "process-1.pt")
+
+
+def test_the_newest_stay(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (9, 10, 100, 1_000_000, 10_000_000):
+        write(checkpoints, step)
+    assert checkpoints.steps() == [1_000_000, 10_000_000]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1000000", "step-10000000"]
+
+
+def test_a_crash_before_the_end_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    write(checkpoints, 1, value=1.0)
+
+    def full(_descriptor: int) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            write(checkpoints, 2)
+    checkpoints.prepare(3)
+    checkpoints.write_part(3, "state.pt", {})  # killed before publish
+
+    fresh = Checkpoints(tmp_path, keep=1)
+    assert fresh.steps() == [1]
+    assert fresh.read_part(1, "state.pt") == {"value": torch.tensor(1.0)}
+    write(fresh, 2, value=2.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000002"], "the unfinished ones are cleared away"
+
+
+def test_a_step_may_be_written_again(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    write(checkpoints, 1, value=1.0)
+    write(checkpoints, 1, value=2.0)
+    assert checkpoints.read_part(1, "state.pt")["value"] == 2
+
+
+class Malicious:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_malicious_file_is_refused_and_nothing_is_run(legacy: bool, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    path = write(checkpoints, 1) / "state.pt"
+    evil = {"value": Malicious(tmp_path / "mark")}
+    if legacy:
+        path.write_bytes(pickle.dumps(evil, protocol=2))
+    else:
+        torch.save(evil, path)
+    with pytest.raises(CheckpointError, match=r"state\.pt is damaged, or holds more than tensors.*step-0000001"):
+        checkpoints.read_part(1, "state.pt")
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_a_damaged_file_is_one_clear_error(content: bytes | None, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    path = write(checkpoints, 1) / "state.pt"
+    path.write_bytes(path.read_bytes()[:-50] if content is None else content)
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        checkpoints.read_part(1, "state.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_collect_and_restore() -> None:
+    things = {"a": nn.Linear(2, 2), "b": nn.Linear(3, 1)}
+    others = {"a": nn.Linear(2, 2), "b": nn.Linear(3, 1)}
+    restore(others, collect(things), "here")
+    assert torch.equal(others["b"].weight, things["b"].weight)
+
+
+def test_the_state_of_another_config_is_refused() -> None:
+    state = collect({"a": nn.Linear(2, 2), "b": nn.Linear(3, 1)})
+    with pytest.raises(CheckpointError, match="here holds the state of a, b, this run has a: the config changed; use"):
+        restore({"a": nn.Linear(2, 2)}, state, "here")
+    with pytest.raises(CheckpointError, match=r"here: b does not fit this config .*; use another run_dir") as caught:
+        restore({"a": nn.Linear(2, 2), "b": nn.Linear(4, 1)}, state, "here")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,101 @@
+"""Training runs of both stages that take a second: 32x32 pictures of shapes, networks of one or two blocks."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parti.train import TrainPartiConfig
+from vqgan.config import validate
+from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.models import AUTOENCODERS
+from vqgan.models.vit_vqgan import ViTVQGANConfig
+from vqgan.train import TrainVQGANConfig
+
+_STACK = {"depth": 1, "width": 16, "heads": 2, "mlp_width": 32}
+_MODEL = {
+    "image_size": 32,
+    "patch_size": 8,
+    "encoder": _STACK,
+    "decoder": _STACK,
+    "quantizer": {"codebook_size": 32, "code_dim": 4},
+}
+_DATA = {
+    "source": {"kind": "shapes", "train_size": 40, "heldout_size": 8},
+    "transform": {"image_size": 32, "crop": "random"},
+    "batch_size": 8,
+}
+_LOOP = {"steps": 8, "log_every": 3, "evaluate_every": 4, "preview_every": 0, "save_every": 3}
+
+PARALLEL_1 = {"task.optimiser": {"kind": "adamw", "learning_rate": 1e-3, "clip_norm": 1.0}, "loop.steps": 6}
+PARALLEL_2 = {"model.dropout": 0.0, "task.sampled_prompts": 0, "task.optimiser.learning_rate": 1e-3, "loop.steps": 6}
+"""Changes for runs whose results are compared between one process and two, where sums round differently: muon
+(which works in bf16) and large steps would make much of that."""
+
+
+def stage_1(run_dir: Path, **changes: Any) -> TrainVQGANConfig:
+    """Everything on: discriminator with R1, EMA, codebook care, random crops. `changes`: {"task.precision": "bf16"}."""
+    adversarial = {
+        "weight": 0.1,
+        "r1_every": 2,
+        "discriminator": {"kind": "stylegan2", "channels": [4, 6, 8, 8]},
+        "optimiser": {"learning_rate": 1e-3, "betas": [0.0, 0.99]},
+    }
+    task = {
+        "l1_weight": 1.0,
+        "perceptual": {"weight": 0.0},
+        "adversarial": adversarial,
+        "codebook_care": {"continuous_share": 0.25, "revive_every": 2, "memory": 256},
+        "optimiser": {"kind": "muon", "learning_rate": 1e-2, "clip_norm": 1.0},
+        "ema": {"decay": 0.9},
+        "precision": "fp32",
+    }
+    values = {"run_dir": str(run_dir), "data": _DATA, "model": _MODEL, "task": task, "loop": _LOOP}
+    return validate(TrainVQGANConfig, _changed(values, changes), "test")
+
+
+def stage_2(run_dir: Path, image_tokenizer: Path, **changes: Any) -> TrainPartiConfig:
+    """Dropout and caption dropout on."""
+    values = {
+        "run_dir": str(run_dir),
+        "image_tokenizer": str(image_tokenizer),
+        "data": _DATA | {"transform": {"image_size": 32}},
+        "text": {"vocab_size": 280, "length": 64, "training_captions": 20},
+        "model": {
+            "encoder_depth": 1,
+            "decoder_depth": 1,
+            "width": 16,
+            "heads": 2,
+            "mlp_width": 32,
+            "dropout": 0.2,
+        },
+        "task": {
+            "caption_dropout": 0.3,
+            "optimiser": {"learning_rate": 1e-2, "clip_norm": 1.0},
+            "ema": {"decay": 0.9},
+            "precision": "fp32",
+            "sampled_prompts": 2,
+        },
+        "loop": _LOOP,
+    }
+    return validate(TrainPartiConfig, _changed(values, changes), "test")
+
+
+def untrained_tokenizer(folder: Path) -> Path:
+    """An image tokenizer for stage 2 to read."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        config = validate(ViTVQGANConfig, {"kind": "vit_vqgan", **_MODEL}, "test")
+        ImageTokenizer(AUTOENCODERS["vit_vqgan"](config)).save_pretrained(folder)
+    return folder
+
+
+def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    for name, value in changes.items():
+        *sections, key = name.split(".")
+        inner = values
+        for section in sections:
+            inner[section] = dict(inner.get(section, {}))  # the shared literals above stay as they are
+            inner = inner[section]
+        inner[key] = value
+    return values

@@ -1,0 +1,94 @@
+"""Draw pictures of prompts with a trained text-to-image model.
+
+python tools/sample.py --model runs/parti-shapes --prompt "a small red circle above a large blue square" --out out
+
+Writes OUT/0000-00.png (number of the prompt, number of the sample), OUT/grid.png with captions, and OUT/samples.json
+(file, prompt, seed and settings of each). A picture depends on model, prompt, seed and settings alone.
+"""
+
+import argparse
+import difflib
+import sys
+from typing import Any, NoReturn
+
+from parti.sample_files import SampleConfig, resolve, write_samples
+from parti.sampling.generate import SamplingConfig
+from vqgan.command_line import USER_ERRORS, print_error, print_out
+from vqgan.config import ConfigError, dump_config
+
+SAMPLING = {"guidance_scale": float, "temperature": float, "top_k": int, "top_p": float}
+
+
+def main(argv: list[str]) -> int:
+    try:
+        options = parse(argv)
+        if options.pop("help"):
+            print_out(build_parser().format_help().rstrip())
+            return 0
+        print_config = options.pop("print_config")
+        config = resolve(**options)
+        if print_config:
+            print_out(dump_config(config).rstrip())
+            return 0
+        records = write_samples(config, progress=True)
+        print_out(f"{len(records)} pictures in {config.out}, all on one sheet in {config.out}/grid.png")
+        return 0
+    except USER_ERRORS as error:
+        print_error(error)
+        return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are ConfigErrors: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def build_parser() -> Parser:
+    text, layout = __doc__ or "", argparse.RawDescriptionHelpFormatter
+    parser = Parser("sample.py", description=text, formatter_class=layout, allow_abbrev=False, add_help=False)
+
+    def add(name: str, kind: type, metavar: str, owner: type[Any] = SampleConfig, default: str = "") -> None:
+        field = owner.model_fields[name]
+        shown = default or ("required" if field.is_required() else field.default)
+        option, help_text = f"--{name.replace('_', '-')}", f"{field.description} [{shown}]"
+        parser.add_argument(option, type=kind, metavar=metavar, help=help_text)
+
+    add("model", str, "FOLDER")
+    parser.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="Text to draw; as often as wanted"
+    )
+    parser.add_argument("--prompts-file", metavar="FILE", help="More prompts: one a line, blank lines are skipped")
+    add("n", int, "COUNT")
+    add("seed", int, "NUMBER")
+    for name, kind in SAMPLING.items():
+        add(name, kind, name[-1].upper() if kind is int else "NUMBER", SamplingConfig, "as the model recommends")
+    add("batch_size", int, "COUNT")
+    add("device", str, "NAME", default="cuda if there is one, else cpu")
+    add("out", str, "FOLDER")
+    parser.add_argument("--print-config", action="store_true", help="Print the resolved settings as YAML and stop")
+    parser.add_argument("--help", "-h", action="store_true", help="This text")
+    return parser
+
+
+def parse(argv: list[str]) -> dict[str, Any]:
+    """The options as arguments of `resolve`, with `help` and `print_config`. Raises ConfigError for a wrong word."""
+    parser = build_parser()
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        word = unknown[0].partition("=")[0]
+        if not word.startswith("-"):
+            raise ConfigError(f"unexpected word {word!r}; a prompt stands in quotes after --prompt")
+        names = [name for action in parser._actions for name in action.option_strings]
+        nearest = difflib.get_close_matches(word, names, 1, 0.6)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"valid: {', '.join(names)}"
+        raise ConfigError(f"unknown option {word}; {hint}")
+    options = vars(namespace)
+    options["prompts"] = options.pop("prompt")
+    options["sampling"] = {name: options.pop(name) for name in SAMPLING}
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,23 @@
+"""Which items of a data set are held out: a choice that stays when the data set grows."""
+
+import hashlib
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+def hash_score(key: str) -> float:
+    """A number in [0, 1) that depends on `key` alone, the same on every machine and in every release."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:6]) / 2**48
+
+
+def held_out(scores: Float[np.ndarray, "N"], share: float) -> Bool[np.ndarray, "N"]:
+    """Which items to hold out: those whose score in [0, 1) is below `share`, so a larger share only adds items.
+
+    Of two items or more with different scores, each side gets at least one.
+    """
+    mask = scores < share
+    if scores.size and scores.min() < scores.max():
+        mask |= scores == scores.min()
+        mask &= scores != scores.max()
+    return mask
