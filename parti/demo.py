@@ -18,7 +18,7 @@ from PIL import Image
 
 from parti.evaluation import JudgedPicture, evaluate_prompts, judge_pictures
 from parti.pipeline import TextToImage
-from parti.report import Report, render, training_seconds
+from parti.report.page import Report, render, training_seconds
 from parti.train import TrainPartiConfig
 from parti.train import train as train_parti
 from vqgan.config import Config, ConfigError, load_config

@@ -35,7 +35,7 @@ class Trackers:
         os.environ.setdefault("WANDB_DIR", str(run.path))
         accelerator.project_configuration.set_directories(str(run.path))
         accelerator.log_with = [_tracker(name) for name in config.names]
-        accelerator.init_trackers(config.project, config=settings)
+        accelerator.init_trackers(config.project, config=flatten(settings))
 
     def log(self, values: Mapping[str, float], step: int, split: str) -> None:
         """Record figures of `split` (train, heldout) after `step` steps."""
@@ -49,6 +49,17 @@ class Trackers:
         """Flush the trackers."""
         if self._active:
             self._accelerator.end_training()
+
+
+def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, int | float | str | bool]:
+    """Nested settings under dotted names, as plain values: what every tracker can show."""
+    flat: dict[str, int | float | str | bool] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, int | float | str | bool) else str(value)
+    return flat
 
 
 def _tracker(name: str) -> object:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from parti.evaluation import JudgedPicture
-from parti.report import Report, curves, data_uri, duration, images_per_second, render, training_seconds
+from parti.report.page import Report, curves, data_uri, duration, images_per_second, render, training_seconds
 from parti.train import TrainPartiConfig
 from vqgan.metrics.shapes_checker import Verdict
 from vqgan.train import TrainVQGANConfig

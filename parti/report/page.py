@@ -10,9 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from parti import line_chart as chart
 from parti.evaluation import JudgedPicture
-from parti.line_chart import LineChart, Points, line_chart
+from parti.report import line_chart as chart
+from parti.report.line_chart import LineChart, Points, line_chart
 from parti.train import TrainPartiConfig
 from vqgan.config import dump_config
 from vqgan.train import TrainVQGANConfig
