@@ -3,13 +3,15 @@
 import importlib.util
 import subprocess
 import sys
+import sysconfig
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 import torch
 
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan import torchvision_ops
+from vqgan.torchvision_ops import declare_missing_torchvision_ops, repair_environment
 
 declare = declare_missing_torchvision_ops.__wrapped__  # without the memory of an earlier call in this process
 
@@ -67,3 +69,29 @@ def test_operators_are_declared_where_it_does_not(declared: list[str], monkeypat
 def test_without_torchvision_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert declare() is False
+
+
+def test_an_environment_is_repaired_only_if_it_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision_ops, "declare_missing_torchvision_ops", lambda: False)
+    assert not repair_environment(tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(torchvision_ops, "declare_missing_torchvision_ops", lambda: True)
+    assert repair_environment(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"_torchvision_ops.pth", "_torchvision_ops.py"}
+
+
+def test_start_up_lets_programs_of_others_import_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an interpreter that processes no start-up files of its own: what ours does, and nothing else does."""
+    monkeypatch.setattr(torchvision_ops, "declare_missing_torchvision_ops", lambda: True)
+    repair_environment(tmp_path)
+    program = f"""
+import sys
+sys.path += [{str(tmp_path)!r}, {sysconfig.get_path("purelib")!r}]
+{(tmp_path / "_torchvision_ops.pth").read_text()}
+assert "torch" not in sys.modules, "starting an interpreter must stay fast"
+import timm
+"""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
