@@ -9,6 +9,12 @@ from torch import nn
 
 from parti.models import EncoderDecoder, EncoderDecoderConfig, TokenSpace
 from vqgan.layers.transformer import TransformerConfig
+from vqgan.models.discriminator import (
+    DiscriminatorConfig,
+    PatchDiscriminatorConfig,
+    StyleGAN2DiscriminatorConfig,
+    build_discriminator,
+)
 from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
 from vqgan.training.optimisation import Optimiser, OptimiserConfig, hidden_matrices
@@ -173,3 +179,11 @@ def test_the_state_of_another_kind_is_refused() -> None:
     saved = Optimiser(OptimiserConfig(kind="muon"), with_gradient(), steps=10).state_dict()
     with pytest.raises(ValueError, match="saved by muon, now adamw"):
         Optimiser(OptimiserConfig(), with_gradient(), steps=10).load_state_dict(saved)
+
+
+@pytest.mark.parametrize("config", [StyleGAN2DiscriminatorConfig(channels=(4, 6, 8)), PatchDiscriminatorConfig()])
+def test_all_matrices_of_a_discriminator_are_decayed(config: DiscriminatorConfig) -> None:
+    network = build_discriminator(config, 16 if config.kind == "stylegan2" else 32)
+    expected = {id(parameter) for parameter in network.parameters() if parameter.ndim > 1}
+    assert {id(parameter) for parameter in hidden_matrices(network)} == expected
+    assert expected

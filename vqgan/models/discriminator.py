@@ -123,7 +123,7 @@ class _ResidualBlock(nn.Module):
         return y + self.skip(functional.conv2d(x, self.blur, stride=2, padding=1, groups=channels))
 
 
-class _EqualisedConv(nn.Module):
+class _EqualisedConv(nn.Conv2d):
     """Convolution, N(0, 1) weights scaled by gain / sqrt(fan in) at run time (ProGAN, section 4.1); bias by gain.
 
     By default the picture keeps its size.
@@ -140,12 +140,12 @@ class _EqualisedConv(nn.Module):
         padding: int | None = None,
         bias: bool = True,
     ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, channels, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        padding = kernel // 2 if padding is None else padding
+        super().__init__(channels, out_channels, kernel, stride=stride, padding=padding, bias=bias)
         self.gain = gain
-        self.stride = stride
-        self.padding = kernel // 2 if padding is None else padding
+
+    def reset_parameters(self) -> None:
+        _initialise_equalised(self)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * (self.gain / math.sqrt(self.weight[0].numel()))
@@ -153,17 +153,24 @@ class _EqualisedConv(nn.Module):
         return functional.conv2d(x, weight, bias, self.stride, self.padding)
 
 
-class _EqualisedLinear(nn.Module):
+class _EqualisedLinear(nn.Linear):
     """Linear layer, N(0, 1) weights scaled by gain / sqrt(fan in) at run time; bias by gain."""
 
     def __init__(self, features: int, out_features: int, *, gain: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, features))
-        self.bias = nn.Parameter(torch.zeros(out_features))
+        super().__init__(features, out_features)
         self.gain = gain
+
+    def reset_parameters(self) -> None:
+        _initialise_equalised(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight * (self.gain / math.sqrt(self.weight.shape[1])), self.bias * self.gain)
+
+
+def _initialise_equalised(layer: nn.Conv2d | nn.Linear) -> None:
+    nn.init.normal_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def _leaky_relu(x: Tensor) -> Tensor:
