@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vqgan.data.split import hash_score, held_out
+from vqgan.data.split import hash_score, held_out, items_of_split
 
 
 def test_hash_and_hold_out() -> None:
@@ -14,3 +14,9 @@ def test_hash_and_hold_out() -> None:
     assert held_out(np.array([0.5, 0.6, 0.6]), 0.05).tolist() == [True, False, False]
     assert held_out(np.array([0.01, 0.02]), 0.5).tolist() == [True, False]
     assert held_out(np.array([0.5]), 0.05).tolist() == [False]
+
+
+def test_held_out_items_come_in_random_order_and_training_items_in_theirs() -> None:
+    scores = np.array([0.03, 0.5, 0.01, 0.9, 0.02])
+    assert items_of_split(scores, 0.05, "heldout").tolist() == [2, 4, 0]
+    assert items_of_split(scores, 0.05, "train").tolist() == [1, 3]

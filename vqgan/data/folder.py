@@ -20,7 +20,7 @@ from pydantic import Field
 from vqgan.config import Config
 from vqgan.data.images import Colour, decode_image, parse_colour
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
-from vqgan.data.split import hash_score, held_out
+from vqgan.data.split import hash_score, items_of_split
 
 EXTENSIONS = (
     *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif"),
@@ -81,8 +81,7 @@ class Folder:
             )
         if not is_split:
             scores = np.array([hash_score(item.name) for item in items])
-            chosen = held_out(scores, config.heldout_share) == (split == "heldout")
-            items = [item for item, mine in zip(items, chosen, strict=True) if mine]
+            items = [items[number] for number in items_of_split(scores, config.heldout_share, split)]
         if not items:
             raise DataError(f"{str(root)!r} holds a single picture, none is left to hold out: add more pictures")
         self._items = items

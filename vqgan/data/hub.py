@@ -18,7 +18,7 @@ from pydantic import Field
 from vqgan.config import Config
 from vqgan.data.images import Colour, decode_image, parse_colour
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
-from vqgan.data.split import held_out
+from vqgan.data.split import items_of_split
 
 FILE_BUILDERS = {
     ".parquet": "parquet",
@@ -74,7 +74,7 @@ class HubDataset:
         if config.heldout_split is None:
             # Scores by position from a fixed seed: more rows at the end leave the earlier ones on their side.
             scores = np.random.default_rng(0).random(len(rows))
-            self._numbers = np.flatnonzero(held_out(scores, config.heldout_share) == (split == "heldout"))
+            self._numbers = items_of_split(scores, config.heldout_share, split)
         if not len(self._numbers):
             raise DataError(f"data set {config.name!r}: no rows for the {split} split of {len(rows)} rows")
 

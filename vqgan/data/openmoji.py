@@ -17,7 +17,7 @@ from pydantic import Field
 from vqgan.config import Config
 from vqgan.data.images import Colour, decode_image, parse_colour
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
-from vqgan.data.split import hash_score, held_out
+from vqgan.data.split import hash_score, items_of_split
 
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _CACHE_BYTES = 256 * 2**20
@@ -38,7 +38,7 @@ class OpenMojiConfig(Config):
 
 
 class OpenMoji:
-    """The `openmoji` source: `size` x `size` pictures of one split, in order of their code points.
+    """The `openmoji` source: `size` x `size` pictures of one split, training ones in order of their code points.
 
     Raises DataError when the packages of the extra `openmoji` are not installed.
     """
@@ -48,8 +48,7 @@ class OpenMoji:
         self._background = parse_colour(config.background)
         emoji = _captioned_files(config.skin_tones)
         scores = np.array([hash_score(_without_skin_tone(file.stem)) for file, _ in emoji])
-        chosen = held_out(scores, config.heldout_share) == (split == "heldout")
-        self._emoji = [entry for entry, mine in zip(emoji, chosen, strict=True) if mine]
+        self._emoji = [emoji[number] for number in items_of_split(scores, config.heldout_share, split)]
         self._drawn: dict[int, bytes] = {}
 
     def __len__(self) -> int:

@@ -3,7 +3,9 @@
 import hashlib
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
+
+from vqgan.data.source import Split
 
 
 def hash_score(key: str) -> float:
@@ -21,3 +23,16 @@ def held_out(scores: Float[np.ndarray, "N"], share: float) -> Bool[np.ndarray, "
         mask |= scores == scores.min()
         mask &= scores != scores.max()
     return mask
+
+
+def items_of_split(scores: Float[np.ndarray, "N"], share: float, split: Split) -> Int64[np.ndarray, "M"]:
+    """Numbers of a split's items: training items in their own order, held-out ones by score.
+
+    So the first held-out items, which limited evaluations and previews take, are a fair sample: data sets are often
+    sorted by kind.
+    """
+    mask = held_out(scores, share)
+    if split == "train":
+        return np.flatnonzero(~mask)
+    numbers = np.flatnonzero(mask)
+    return numbers[np.argsort(scores[numbers], kind="stable")]
