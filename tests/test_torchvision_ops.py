@@ -6,6 +6,7 @@ import sys
 import sysconfig
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,6 +47,7 @@ def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     spec.submodule_search_locations = [str(tmp_path)]
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: spec)
     monkeypatch.setattr(torch.library, "define", lambda name, _schema: names.append(name))
+    monkeypatch.setattr(torch.ops, "torchvision", SimpleNamespace(), raising=False)  # nothing declared so far
     return names
 
 
@@ -64,6 +66,16 @@ def test_operators_are_declared_where_it_does_not(declared: list[str], monkeypat
     monkeypatch.setattr(torch.ops, "load_library", missing)
     assert declare() is True
     assert "torchvision::nms" in declared
+
+
+def test_what_is_declared_already_stays(declared: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_path: str) -> None:
+        raise OSError("libcudart.so: cannot open shared object file")
+
+    monkeypatch.setattr(torch.ops, "load_library", missing)
+    monkeypatch.setattr(torch.ops, "torchvision", SimpleNamespace(nms=None, qnms=None))
+    assert declare() is True
+    assert declared == []
 
 
 def test_without_torchvision_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
