@@ -1,4 +1,4 @@
-"""`accelerate launch` starts the tools, with one process and with two."""
+"""`accelerate launch` and `torchrun` start the tools; the processes of one launch make one run."""
 
 import json
 import os
@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_accelerate_launch(processes: int, tmp_path: Path) -> None:
-    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", f"--num_processes={processes}"]
+@pytest.mark.parametrize(("launch", "processes"), [("accelerate launch --cpu", 1), ("torchrun --nproc_per_node=2", 2)])
+def test_launch(launch: str, processes: int, tmp_path: Path) -> None:
+    launcher, *arguments = launch.split()
     small = "{depth: 1, width: 16, heads: 2, mlp_width: 32}"
     settings = {
         "run_dir": tmp_path / "run",
@@ -26,7 +27,14 @@ def test_accelerate_launch(processes: int, tmp_path: Path) -> None:
     }
     options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     done = subprocess.run(
-        [*launch, "tools/train_vqgan.py", "--config", "configs/vqgan/shapes.yaml", *options],
+        [
+            str(Path(sys.executable).with_name(launcher)),
+            *arguments,
+            "tools/train_vqgan.py",
+            "--config",
+            "configs/vqgan/shapes.yaml",
+            *options,
+        ],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -38,3 +46,5 @@ def test_accelerate_launch(processes: int, tmp_path: Path) -> None:
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["split"] == "train"] == [1, 2]
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    state = torch.load(tmp_path / "run" / "checkpoints" / "step-0000002" / "state.pt", weights_only=True)
+    assert state["loop"]["processes"] == processes, "every process took itself for the only one"

@@ -13,8 +13,12 @@ ThingT = TypeVar("ThingT")
 
 
 def build_accelerator() -> Accelerator:
-    """The accelerator of this process. Precision is off here: it is the task's own business, an explicit autocast."""
-    return Accelerator(mixed_precision="no")
+    """The accelerator of this process. Precision is off here: it is the task's own business, an explicit autocast.
+
+    Without an accelerator device the processes of a launch must be told that they are CPU processes: accelerate would
+    take each of them for the only one, and all would write the same run.
+    """
+    return Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
 
 
 def gather_rows(accelerator: Accelerator, rows: Tensor) -> Tensor:
