@@ -4,7 +4,6 @@ Captions are dropped at random, so that one model gives both sides of classifier
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +26,7 @@ from vqgan.metrics.judge import Judge
 from vqgan.metrics.sums import MetricSums
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.ema import EMA, EMAConfig
+from vqgan.training.micro_batches import accumulate, add_share
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
 
 
@@ -77,19 +77,16 @@ class NextTokenTask:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         local = len(batches[0])
         global_size = local * processes * len(batches)
-        for part, batch in enumerate(batches):
+        for part, batch in accumulate(self.accelerator, self._parallel_generator, batches):
             start = (part * processes + rank) * local
             drop = dropped_captions(self.config.caption_dropout, global_size, self._seed, step, start, local)
             tokens = self.tokenizers(batch, drop)
-            last = part == len(batches) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self._parallel_generator):
-                with self._autocast():
-                    logits = self._parallel_generator(tokens.text_ids, tokens.codes)
-                loss = F.cross_entropy(logits.flatten(0, 1), tokens.codes.flatten())
-                self.accelerator.backward(loss / len(batches))
-            figures = {"loss": loss.detach(), "cut_captions": torch.tensor(tokens.cut_share, device=loss.device)}
-            for name, value in figures.items():
-                metrics[name] = metrics.get(name, 0.0) + value / len(batches)
+            with self._autocast():
+                logits = self._parallel_generator(tokens.text_ids, tokens.codes)
+            loss = F.cross_entropy(logits.flatten(0, 1), tokens.codes.flatten())
+            self.accelerator.backward(loss / len(batches))
+            figures = {"loss": loss, "cut_captions": torch.tensor(tokens.cut_share, device=loss.device)}
+            add_share(metrics, figures, 1 / len(batches))
         metrics |= self.optimiser.step(step)
         self.ema.update(self.generator, step)
         return metrics

@@ -4,7 +4,7 @@ L = l1 + l2 + logit-Laplace + perceptual + adversarial + codebook, each with its
 section 3.2; SPEC A.3). The defaults are the paper's weights.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -33,6 +33,7 @@ from vqgan.quantizers.codebook_care import CodebookCare, CodebookCareConfig
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.distributed import gather_rows
 from vqgan.training.ema import EMA, EMAConfig
+from vqgan.training.micro_batches import accumulate, add_share
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
 from vqgan.training.schedule import ramp
 
@@ -146,7 +147,7 @@ class AutoencoderTask:
 
         # 1. The autoencoder.
         reconstructions = []
-        for _, images in self._accumulate(self._parallel_autoencoder, parts):
+        for _, images in accumulate(self.accelerator, self._parallel_autoencoder, parts):
             with self._autocast():
                 output: AutoencoderOutput = self._parallel_autoencoder(images, quantize=not continuous)
             losses = self._autoencoder_losses(output, images, adversarial_factor)
@@ -156,9 +157,9 @@ class AutoencoderTask:
             self.accelerator.backward(total * share)
             self._observe(output)
             reconstructions.append(output.decoded.images.detach())
-            _add(metrics, {"loss": total} | {f"loss_{name}": value for name, value in losses.items()}, share)
+            add_share(metrics, {"loss": total} | {f"loss_{name}": value for name, value in losses.items()}, share)
             if output.quantized is not None:
-                _add(metrics, output.quantized.stats, share)
+                add_share(metrics, output.quantized.stats, share)
         if continuous:
             self.autoencoder.quantizer.codebook.grad = None  # zeros would age its moments
         metrics |= self.optimiser.step(step)
@@ -166,10 +167,10 @@ class AutoencoderTask:
 
         # 2. The discriminator.
         if self.discriminator is not None and adversarial_factor > 0:
-            for part, images in self._accumulate(self._parallel_discriminator, parts):
+            for part, images in accumulate(self.accelerator, self._parallel_discriminator, parts):
                 loss, figures = self._discriminator_loss(images, reconstructions[part], step)
                 self.accelerator.backward(loss * share)
-                _add(metrics, figures, share)
+                add_share(metrics, figures, share)
             updated = self.discriminator_optimiser.step(step)
             metrics |= {f"discriminator_{name}": value for name, value in updated.items()}
         return metrics
@@ -267,15 +268,6 @@ class AutoencoderTask:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _accumulate(self, network: nn.Module, parts: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """Number and pictures of each micro-batch; gradients are exchanged between processes only at the last."""
-        for number, images in enumerate(parts):
-            if number < len(parts) - 1:
-                with self.accelerator.no_sync(network):
-                    yield number, images
-            else:
-                yield number, images
-
 
 def _first(share: float, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "b 3 H W"]:
     """The first `share` of a batch, at least one picture, laid out for convolutions (channels last)."""
@@ -285,13 +277,6 @@ def _first(share: float, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "b 3
 def _channels_last(network: ModuleT) -> ModuleT:
     """The same network with its weights laid out channels last: convolutions take half the time on a CPU."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _add(metrics: dict[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:
-    """Add `share` of each value, without its graph: the mean over the micro-batches, once all are added."""
-    for name, value in values.items():
-        part = value.detach() * share
-        metrics[name] = metrics[name] + part if name in metrics else part
 
 
 @contextmanager
