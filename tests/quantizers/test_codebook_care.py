@@ -1,134 +1,256 @@
-"""Codebook care: k-means finds the clusters, dead codes come back to life, and all of it resumes."""
+"""Codebook care: codebooks start from data, dead codes come back to life, and all of it resumes."""
 
+import copy
+from typing import Any
+
+import pytest
 import torch
+from mixtures import mixture, modes
 from torch import Tensor
 
-from vqgan.quantizers import NearestConfig, NearestQuantizer
-from vqgan.quantizers.codebook_care import CodebookCare, CodebookCareConfig, kmeans
+from vqgan.config import validate
+from vqgan.quantizers import (
+    FiniteScalarConfig,
+    GumbelConfig,
+    LookupFreeConfig,
+    NearestConfig,
+    NearestEMAConfig,
+    NearestEMAQuantizer,
+    Quantizer,
+    QuantizerConfig,
+    ResidualConfig,
+    build_quantizer,
+)
+from vqgan.quantizers.codebook_care import CodebookCare, CodebookCareConfig, codebooks
+
+_LEARNED: dict[str, QuantizerConfig] = {
+    "nearest": NearestConfig(codebook_size=64, code_dim=8),
+    "nearest, plain": NearestConfig(codebook_size=64, code_dim=8, l2_normalize=False),
+    "nearest_ema": NearestEMAConfig(codebook_size=64, code_dim=8, decay=0.9),
+    "residual": ResidualConfig(codebook_size=64, code_dim=8, depth=2),
+    "residual, own": ResidualConfig(codebook_size=64, code_dim=8, depth=2, shared=False),
+}
 
 
-def care(
-    codes: int = 64, dim: int = 8, memory: int = 1024, *, l2_normalize: bool = True, **settings: float
-) -> CodebookCare:
+def care(kind: str = "nearest", memory: int = 1024, **settings: Any) -> CodebookCare:
     torch.manual_seed(0)
-    quantizer = NearestQuantizer(NearestConfig(codebook_size=codes, code_dim=dim, l2_normalize=l2_normalize))
-    return CodebookCare(CodebookCareConfig.model_validate({"memory": memory, **settings}), quantizer, seed=3)
+    config = validate(CodebookCareConfig, {"memory": memory, **settings}, "the test")
+    return CodebookCare(config, build_quantizer(_LEARNED[kind]), seed=3)
 
 
-def modes(count: int = 64, dim: int = 8) -> Tensor:
-    return torch.nn.functional.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(5)), dim=-1)
+def tend(tended: CodebookCare, step: int, steps: int) -> int:
+    return tended.tend(step, steps, copy.deepcopy(tended.quantizer))
 
 
-def mixture(centres: Tensor, size: int, seed: int, spread: float = 0.02) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(centres), (size,), generator=generator)
-    return centres[chosen] + spread * torch.randn(size, centres.shape[1], generator=generator)
+def observe(tended: CodebookCare, latents: Tensor) -> None:
+    """A step without training: the quantiser reads latents, in training mode, and care sees them."""
+    tended.observe(latents[None], tended.quantizer(latents[None]).codes)
 
 
-def test_kmeans_finds_separated_clusters() -> None:
-    centres = 10 * torch.eye(6)
-    found = kmeans(mixture(centres, 600, seed=0, spread=0.1), 6, 10, torch.Generator().manual_seed(0))
-    distances = torch.cdist(centres, found)
-    assert sorted(distances.argmin(-1).tolist()) == list(range(6))
-    assert distances.min(-1).values.max() < 0.05
-
-
-def test_kmeans_with_more_clusters_than_vectors_puts_one_on_each_vector() -> None:
-    vectors = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    found = kmeans(vectors, 8, 3, torch.Generator().manual_seed(0))
-    assert found.isfinite().all()
-    assert torch.cdist(vectors, found).min(-1).values.max() < 1e-3
+def book(quantizer: Quantizer) -> Tensor:
+    return codebooks(quantizer)[0].codebook.detach()
 
 
 def test_the_continuous_phase_ends_with_a_start_from_data() -> None:
-    tended = care(continuous_share=0.25)
+    tended = care(continuous="25%")
     assert [tended.is_continuous(step, 10) for step in range(4)] == [True, True, True, False]
     placed = []
     for step in range(10):
-        placed.append(len(tended.tend(step, 10)))
-        tended.observe(mixture(modes(), 256, seed=step), None)
+        placed.append(tend(tended, step, 10))
+        tended.observe(mixture(modes(), 256, seed=step)[None], None)
     assert placed == [0, 0, 0, 64, 0, 0, 0, 0, 0, 0]
-    similarity = tended.quantizer.normalize(tended.quantizer.codebook.detach()) @ modes().T
+    similarity = torch.nn.functional.normalize(book(tended.quantizer), dim=-1) @ modes().T
     assert (similarity.max(0).values > 0.95).float().mean() > 0.9, "nearly every mode of the latents has a code"
+
+
+def error_after_the_start(kind: str) -> float:
+    """Mean squared error of new latents, once k-means has placed all codebooks."""
+    tended = care(kind, continuous=4)
+    for step in range(4):
+        tend(tended, step, 10)
+        tended.observe(mixture(modes(), 256, seed=step, spread=0.1)[None], None)
+    assert tend(tended, 4, 10) == 64 * len(codebooks(tended.quantizer))
+    assert tended.dead_codes() == 0, "just placed"
+    x = mixture(modes(), 1024, seed=99, spread=0.1)[None]
+    return float(tended.quantizer.eval()(x).stats["quantization_error"].item())
+
+
+def test_every_learned_codebook_starts_from_what_the_ones_before_leave_over() -> None:
+    one_level = error_after_the_start("nearest, plain")
+    assert one_level < 2 * 0.1**2, "a code for nearly every mode leaves the spread within a mode"
+    assert error_after_the_start("residual, own") < 0.6 * one_level
+    assert error_after_the_start("residual") < 0.9 * one_level, "64 codes for two levels, instead of for one"
 
 
 def test_no_continuous_phase_leaves_the_codebook_alone() -> None:
     tended = care()
-    before = tended.quantizer.codebook.detach().clone()
+    before = book(tended.quantizer).clone()
     for step in range(4):
         assert not tended.is_continuous(step, 4)
-        assert len(tended.tend(step, 4)) == 0
-        tended.observe(mixture(modes(), 16, seed=step), torch.zeros(16, dtype=torch.int64))
-    assert torch.equal(tended.quantizer.codebook, before)
+        assert tend(tended, step, 4) == 0
+        observe(tended, mixture(modes(), 16, seed=step))
+    assert torch.equal(book(tended.quantizer), before)
 
 
 def usage_after(tended: CodebookCare, steps: int) -> float:
-    """Share of the codes in use at the end of a run that starts with all codes in one place."""
-    tended.quantizer.codebook.data = modes()[:1].repeat(64, 1)
+    """Smallest share of a codebook in use at the end of a run that starts with all codes in one place."""
+    for learned in codebooks(tended.quantizer):
+        learned.place(torch.arange(64), modes()[:1].repeat(64, 1))
     for step in range(steps):
-        tended.tend(step, steps)
-        latents = mixture(modes(), 256, seed=step)
-        tended.observe(latents, tended.quantizer.encode(latents[None])[0])
-    return tended.quantizer.encode(mixture(modes(), 4096, seed=99)[None]).unique().numel() / 64
+        tend(tended, step, steps)
+        observe(tended, mixture(modes(), 256, seed=step, spread=0.1))
+    x = mixture(modes(), 4096, seed=99, spread=0.1)[None]
+    look_ups = tended.quantizer.look_ups(x, tended.quantizer.encode(x))
+    return min(look_up.codes.unique().numel() / 64 for look_up in look_ups if look_up.codes is not None)
 
 
-def test_a_collapsed_codebook_is_revived() -> None:
-    assert usage_after(care(), 40) == 1 / 64
-    assert usage_after(care(revive_every=4), 40) > 0.9
+@pytest.mark.parametrize("kind", _LEARNED)
+def test_a_collapsed_codebook_is_revived(kind: str) -> None:
+    assert usage_after(care(kind), 20) < 0.3
+    assert usage_after(care(kind, revive_every=4), 60) > 0.9
 
 
 def test_only_unused_codes_move_and_onto_remembered_latents() -> None:
     tended = care(revive_every=2)
-    before = tended.quantizer.codebook.detach().clone()
+    before = book(tended.quantizer).clone()
     latents = mixture(modes(), 256, seed=0)
-    codes = tended.quantizer.encode(latents[None])[0]
-    tended.observe(latents, codes)
-    replaced = tended.tend(2, 10)
-    used = codes.unique()
-    assert sorted([*replaced.tolist(), *used.tolist()]) == list(range(64))
-    after = tended.quantizer.codebook.detach()
-    assert torch.equal(after[used], before[used])
-    distances = torch.cdist(after[replaced], tended.quantizer.normalize(latents))
+    used = tended.quantizer.encode(latents[None]).unique()
+    observe(tended, latents)
+    assert tend(tended, 2, 10) == 64 - len(used)
+    after = book(tended.quantizer)
+    moved = (after != before).any(-1)
+    assert not moved[used].any()
+    distances = torch.cdist(after[moved], torch.nn.functional.normalize(latents, dim=-1))
     assert distances.min(-1).values.max() < 1e-3
-    assert len(tended.tend(4, 10)) == 64, "hits are counted anew in every interval"
+    assert tend(tended, 4, 10) == 64, "hits are counted anew in every interval"
 
 
-def test_after_revive_until_share_codes_are_left_in_peace() -> None:
-    tended = care(revive_every=2, revive_until_share=0.5)
-    tended.observe(mixture(modes(), 256, seed=0), torch.zeros(256, dtype=torch.int64))
-    moved = [len(tended.tend(step, 20)) for step in range(20)]
-    assert all(count > 0 for count in moved[2:11:2])
-    assert not any(moved[11:])
-    assert not any(moved[1::2])
+@pytest.mark.parametrize("kind", _LEARNED)
+def test_the_averaged_copy_gets_the_same_codes_and_keeps_its_others(kind: str) -> None:
+    tended = care(kind, revive_every=2)
+    averaged = copy.deepcopy(tended.quantizer)
+    for learned in codebooks(averaged):
+        learned.codebook.data += 1
+    before = copy.deepcopy(averaged)
+    observe(tended, mixture(modes(), 64, seed=0))
+    was = copy.deepcopy(tended.quantizer)
+    placed = tended.tend(2, 10, averaged)
+    found = 0
+    for index, learned in enumerate(codebooks(tended.quantizer)):
+        moved = (learned.codebook != codebooks(was)[index].codebook).any(-1)
+        follower, origin = codebooks(averaged)[index], codebooks(before)[index]
+        assert torch.equal(follower.codebook[moved], learned.codebook[moved])
+        assert torch.equal(follower.codebook[~moved], origin.codebook[~moved])
+        found += int(moved.sum())
+        if isinstance(learned, NearestEMAQuantizer):
+            torch.testing.assert_close(learned.sums[moved], learned.codebook[moved] * learned.counts[moved][:, None])
+    assert found == placed > 0
+
+
+def test_after_revive_until_codes_are_left_in_peace() -> None:
+    for until in ("50%", 10):
+        tended = care(revive_every=2, revive_until=until)
+        tended.observe(mixture(modes(), 256, seed=0)[None], torch.zeros(1, 256, dtype=torch.int64))
+        moved = [tend(tended, step, 20) for step in range(20)]
+        assert all(count > 0 for count in moved[2:11:2])
+        assert not any(moved[11:])
+        assert not any(moved[1::2])
+
+
+def remembered(tended: CodebookCare) -> list[float]:
+    state = tended.state_dict()
+    return sorted(state["recent"][state["filled"]][:, 0].tolist())
+
+
+def rows(first: int, end: int) -> Tensor:
+    return torch.arange(float(first), end)[None, :, None].expand(1, -1, 8).clone()
 
 
 def test_memory_keeps_the_newest_latents() -> None:
-    tended = care(codes=4, dim=1, memory=4, l2_normalize=False)
+    tended = care(memory=4)
     for start in range(0, 9, 3):
-        tended.observe(torch.arange(start, start + 3.0)[:, None], None)
-    assert sorted(tended.state_dict()["recent"].flatten().tolist()) == [5, 6, 7, 8]  # type: ignore[union-attr]
-    tended.observe(torch.arange(20.0, 30.0)[:, None], None)
-    assert sorted(tended.state_dict()["recent"].flatten().tolist()) == [26, 27, 28, 29]  # type: ignore[union-attr]
+        tended.observe(rows(start, start + 3), None)
+    assert remembered(tended) == [5, 6, 7, 8]
+    tended.observe(rows(20, 30), None)
+    assert remembered(tended) == [26, 27, 28, 29]
 
 
-def test_a_restored_copy_makes_the_same_decisions() -> None:
-    first, second = care(revive_every=4, continuous_share=0.2), care(revive_every=4, continuous_share=0.2)
+def test_latents_that_are_not_numbers_are_neither_remembered_nor_counted_as_hits() -> None:
+    tended = care(memory=4, revive_every=1)
+    broken = rows(0, 3)
+    broken[0, 1, 5] = torch.nan
+    tended.observe(broken, torch.tensor([[7, 8, 9]]))
+    assert remembered(tended) == [0, 2]
+    tended.observe(rows(3, 6) / 0, None)
+    assert remembered(tended) == [0, 2], "a slot that was to be overwritten keeps its latent"
+    assert tended.dead_codes().item() == pytest.approx(62 / 64)
+    tended = care(memory=4, continuous=1, revive_every=2)
+    tended.observe(rows(3, 6) / 0, torch.zeros(1, 3, dtype=torch.int64))
+    assert tend(tended, 1, 10) == tend(tended, 2, 10) == 0, "nothing to start or revive from"
 
-    def go(tended: CodebookCare, steps: range) -> list[list[int]]:
+
+def test_dead_codes_are_those_without_a_hit_for_a_while() -> None:
+    tended = care(watch_steps=3)
+    shares = []
+    for step, code in enumerate([0, 1, 2, 3, 3, 3, 3]):
+        tend(tended, step, 10)
+        tended.observe(rows(0, 2), torch.tensor([[code, 5]]))
+        shares.append(round((1 - tended.dead_codes().item()) * 64))
+    assert shares == [2, 3, 4, 4, 3, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GumbelConfig(codebook_size=64, latent_dim=8, code_dim=4),
+        FiniteScalarConfig(levels=(4, 4, 4)),
+        LookupFreeConfig(bits=6),
+    ],
+)
+def test_without_a_learned_codebook_it_only_watches(config: QuantizerConfig) -> None:
+    quantizer = build_quantizer(config)
+    tended = CodebookCare(CodebookCareConfig(revive_every=2), quantizer, seed=0)
+    before = copy.deepcopy(quantizer.state_dict())
+    x = 2 * torch.randn(1, 30, quantizer.latent_dim)
+    for step in range(5):
+        assert tended.tend(step, 10, quantizer) == 0
+        tended.observe(x, quantizer.encode(x))
+    assert tended.dead_codes().item() == pytest.approx(1 - quantizer.encode(x).unique().numel() / 64)
+    assert tended.state_dict()["recent"].numel() == 0
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", _LEARNED)
+@pytest.mark.parametrize("stop", [5, 22])  # within the continuous phase, and between two revivals
+def test_a_restored_copy_makes_the_same_decisions(kind: str, stop: int) -> None:
+    first, second = (care(kind, memory=256, revive_every=4, continuous="20%") for _ in range(2))
+
+    def go(tended: CodebookCare, steps: range) -> list[int]:
         moved = []
         for step in steps:
-            moved.append(tended.tend(step, 40).tolist())
-            latents = mixture(modes(), 64, seed=step)
-            codes = None if tended.is_continuous(step, 40) else tended.quantizer.encode(latents[None])[0]
-            tended.observe(latents, codes)
+            moved.append(tend(tended, step, 40))
+            latents = mixture(modes(), 64, seed=step)[None]
+            continuous = tended.is_continuous(step, 40)
+            tended.observe(latents, None if continuous else tended.quantizer(latents).codes)
         return moved
 
-    for stop in (5, 22):  # within the continuous phase, and between two revivals
-        go(first, range(stop))
-        second.quantizer.load_state_dict(first.quantizer.state_dict())
-        second.load_state_dict(first.state_dict())
-        decisions = go(first, range(stop, 40))
-        assert decisions == go(second, range(stop, 40))
-        assert any(decisions)
-        assert torch.equal(first.quantizer.codebook, second.quantizer.codebook)
-        first, second = care(revive_every=4, continuous_share=0.2), care(revive_every=4, continuous_share=0.2)
+    go(first, range(stop))
+    second.quantizer.load_state_dict(first.quantizer.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    decisions = go(first, range(stop, 40))
+    assert decisions == go(second, range(stop, 40))
+    assert any(decisions)
+    for name, value in first.quantizer.state_dict().items():
+        assert torch.equal(value, second.quantizer.state_dict()[name])
+    assert torch.equal(first.dead_codes(), second.dead_codes())
+
+
+def test_a_state_of_another_memory_or_codebook_is_refused() -> None:
+    tended = care()
+    for other in (care(memory=512), care("residual, own")):
+        with pytest.raises(ValueError):
+            tended.load_state_dict(other.state_dict())
+    with pytest.raises(KeyError):
+        tended.load_state_dict({"recent": torch.zeros(1024, 8), "seen": 0})
+    with pytest.raises(ValueError, match=r"shape \(1024, 8\), the checkpoint one of \(512, 8\)"):
+        tended.load_state_dict(care(memory=512).state_dict())

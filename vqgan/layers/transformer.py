@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vqgan.config import Config
 from vqgan.layers.attend import attend
+from vqgan.layers.positions import positions_on
 
 
 class TransformerConfig(Config):
@@ -64,17 +65,19 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Learned positions, `depth` blocks and a final LayerNorm over a fixed number of tokens."""
+    """Learned positions for a grid of tokens, `depth` blocks and a final LayerNorm."""
 
-    def __init__(self, config: TransformerConfig, tokens: int) -> None:
+    def __init__(self, config: TransformerConfig, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.positions = nn.Parameter(torch.empty(tokens, config.width))
+        self.grid = grid
+        self.positions = nn.Parameter(torch.empty(grid[0] * grid[1], config.width))
         nn.init.trunc_normal_(self.positions, std=0.02)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        x = x + self.positions
+    def forward(self, x: Float[Tensor, "B N D"], grid: tuple[int, int] | None = None) -> Float[Tensor, "B N D"]:
+        """`grid` (h, w), N = h * w, where it is not the one that the positions were learned for."""
+        x = x + positions_on(self.positions, self.grid, grid or self.grid)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

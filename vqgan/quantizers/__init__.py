@@ -1,6 +1,57 @@
-"""From latents to codes and back; one idea a file, one return type for all."""
+"""From latents to codes and back; one idea a file, one return type for all. The table of quantisers by `kind`."""
 
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from vqgan.quantizers.finite_scalar import FiniteScalarConfig, FiniteScalarQuantizer
+from vqgan.quantizers.gumbel import AnnealingConfig, GumbelConfig, GumbelQuantizer
+from vqgan.quantizers.lookup_free import LookupFreeConfig, LookupFreeQuantizer
 from vqgan.quantizers.nearest import NearestConfig, NearestQuantizer
-from vqgan.quantizers.quantized import Quantized
+from vqgan.quantizers.nearest_ema import NearestEMAConfig, NearestEMAQuantizer
+from vqgan.quantizers.quantizer import LookUp, Quantized, Quantizer
+from vqgan.quantizers.residual import ResidualConfig, ResidualQuantizer
 
-__all__ = ["NearestConfig", "NearestQuantizer", "Quantized"]
+QuantizerConfig = Annotated[
+    NearestConfig | NearestEMAConfig | GumbelConfig | FiniteScalarConfig | LookupFreeConfig | ResidualConfig,
+    Field(discriminator="kind"),
+]
+
+QUANTIZERS: dict[str, Callable[[Any], Quantizer]] = {
+    "nearest": NearestQuantizer,
+    "nearest_ema": NearestEMAQuantizer,
+    "gumbel": GumbelQuantizer,
+    "finite_scalar": FiniteScalarQuantizer,
+    "lookup_free": LookupFreeQuantizer,
+    "residual": ResidualQuantizer,
+}
+"""Every quantiser by its config's `kind`."""
+
+
+def build_quantizer(config: QuantizerConfig) -> Quantizer:
+    """The quantiser of a config."""
+    return QUANTIZERS[config.kind](config)
+
+
+__all__ = [
+    "QUANTIZERS",
+    "AnnealingConfig",
+    "FiniteScalarConfig",
+    "FiniteScalarQuantizer",
+    "GumbelConfig",
+    "GumbelQuantizer",
+    "LookUp",
+    "LookupFreeConfig",
+    "LookupFreeQuantizer",
+    "NearestConfig",
+    "NearestEMAConfig",
+    "NearestEMAQuantizer",
+    "NearestQuantizer",
+    "Quantized",
+    "Quantizer",
+    "QuantizerConfig",
+    "ResidualConfig",
+    "ResidualQuantizer",
+    "build_quantizer",
+]

@@ -1,11 +1,12 @@
 """Nearest-neighbour quantiser with factorised, l2-normalised codes (ViT-VQGAN, arXiv 2110.04627, section 3.2).
 
 The look-up space is small (`code_dim`); the networks project into and out of it. With `l2_normalize` both latents
-and codes lie on the unit sphere, so the nearest code is the one with the largest cosine. Departure from the paper:
+and codes lie on the unit sphere, so the nearest code is the one with the largest cosine. Without it, and with a
+`code_dim` as wide as the latents, this is the plain quantiser of VQ-VAE (arXiv 1711.00937). Departure from the papers:
 the losses are means over all elements, not sums over `code_dim` (the working public codes do the same).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,19 +15,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqgan.config import Config
-from vqgan.quantizers.quantized import Quantized
-
-_TILE_ELEMENTS = 1 << 22
-"""Largest number of (vector, code) similarities held at once: 16 MiB of fp32."""
-_TILE_CODES = 8192
-"""Codes in one tile."""
+from vqgan.quantizers.quantizer import LookUp, Quantized, Quantizer, straight_through
+from vqgan.quantizers.search import nearest_codes
 
 
-class NearestConfig(Config):
-    """Nearest code of a learned codebook."""
+class CodebookConfig(Config):
+    """A learned codebook in which the nearest code is looked up, however it learns."""
 
-    kind: Literal["nearest"] = "nearest"
-    """Nearest neighbour; the codebook learns by gradient."""
+    has_codebook: ClassVar[bool] = True
+
     codebook_size: int = Field(8192, gt=1)
     """Number of codes."""
     code_dim: int = Field(32, gt=0)
@@ -37,12 +34,21 @@ class NearestConfig(Config):
     """Weight of the term that pulls latents to their codes."""
 
 
-class NearestQuantizer(nn.Module):
+class NearestConfig(CodebookConfig):
+    """Nearest code of a learned codebook."""
+
+    kind: Literal["nearest"] = "nearest"
+    """Nearest neighbour; the codebook learns by gradient."""
+
+
+class NearestQuantizer(Quantizer):
     """Replaces each latent by its nearest code."""
 
-    def __init__(self, config: NearestConfig) -> None:
+    def __init__(self, config: CodebookConfig) -> None:
         super().__init__()
         self.config = config
+        self.codebook_size = config.codebook_size
+        self.latent_dim = self.code_dim = config.code_dim
         self.codebook = nn.Parameter(torch.randn(config.codebook_size, config.code_dim))
 
     def normalize(self, latents: Float[Tensor, "*rest D"]) -> Float[Tensor, "*rest D"]:
@@ -55,50 +61,36 @@ class NearestQuantizer(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             latents = self.normalize(latents)
             codebook = self.normalize(self.codebook)
-            codes = nearest_codes(latents.detach().flatten(0, 1), codebook.detach()).view(latents.shape[:2])
+            codes = _look_up(latents, codebook)
             chosen = F.embedding(codes, codebook)
             codebook_loss = F.mse_loss(chosen, latents.detach())
             commitment_loss = F.mse_loss(latents, chosen.detach())
             return Quantized(
-                # Exactly the chosen code (the bracket is zero), with the gradient of the latents.
-                latents=chosen.detach() + (latents - latents.detach()),
+                latents=straight_through(chosen, latents),
                 codes=codes,
                 loss=codebook_loss + self.config.commitment_weight * commitment_loss,
                 stats={"quantization_error": commitment_loss.detach()},
             )
 
     def encode(self, latents: Float[Tensor, "B N D"]) -> Int64[Tensor, "B N"]:
-        """Codes alone, without losses."""
         with torch.autocast(latents.device.type, enabled=False):
-            return nearest_codes(self.normalize(latents).flatten(0, 1), self.normalize(self.codebook)).view(
-                latents.shape[:2]
-            )
+            return _look_up(self.normalize(latents), self.normalize(self.codebook))
 
-    def embed(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
-        """The latents that the decoder reads for these codes."""
-        return self.normalize(F.embedding(codes, self.codebook))
+    def embed(self, codes: Int64[Tensor, "*rest"]) -> Float[Tensor, "*rest D"]:
+        # The whole book is normalised first, as in `forward`: the same arithmetic gives the same bits.
+        return F.embedding(codes, self.normalize(self.codebook))
+
+    def continuous(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        return self.normalize(latents)
+
+    def look_ups(self, latents: Float[Tensor, "B N D"], codes: Int64[Tensor, "B N"] | None) -> list[LookUp]:
+        return [LookUp(self, latents.flatten(0, 1), None if codes is None else codes.flatten())]
+
+    @torch.no_grad()
+    def place(self, indices: Int64[Tensor, "K"], vectors: Float[Tensor, "K D"]) -> None:
+        """Put codes somewhere else, apart from what training does: vectors as `normalize` gives them."""
+        self.codebook[indices] = vectors
 
 
-def nearest_codes(vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "V D"]) -> Int64[Tensor, "M"]:
-    """Index of the closest code (Euclidean) to each vector; the lowest index wins a tie.
-
-    Searches tile by tile, so memory stays bounded whatever M * V is.
-    """
-    # |v - c|^2 = |v|^2 - 2 (v.c - |c|^2 / 2): the vector's own norm does not matter.
-    half_norms = codebook.square().sum(-1) / 2
-    code_tile = min(len(codebook), _TILE_CODES)
-    vector_tile = max(1, _TILE_ELEMENTS // code_tile)
-    # Zeros: a latent that is not a number is close to nothing, and still needs a code that exists.
-    codes = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-    for start in range(0, len(vectors), vector_tile):
-        tile = vectors[start : start + vector_tile]
-        best = tile.new_full((len(tile),), float("-inf"))
-        for first_code in range(0, len(codebook), code_tile):
-            part = slice(first_code, first_code + code_tile)
-            score, index = torch.addmm(-half_norms[None, part], tile, codebook[part].T).max(-1)
-            better = score > best
-            best = torch.where(better, score, best)
-            # No indexing by a mask: on a GPU it would wait for the device.
-            found = codes[start : start + vector_tile]
-            torch.where(better, index + first_code, found, out=found)
-    return codes
+def _look_up(latents: Float[Tensor, "B N D"], codebook: Float[Tensor, "V D"]) -> Int64[Tensor, "B N"]:
+    return nearest_codes(latents.detach().flatten(0, 1), codebook.detach()).view(latents.shape[:2])

@@ -1,0 +1,29 @@
+"""What test_two_processes.py starts twice. Arguments: a folder, the rank."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from vqgan.quantizers import NearestEMAConfig, NearestEMAQuantizer
+from vqgan.quantizers.processes import from_first_process, sum_over_processes
+
+
+def main(folder: Path, rank: int) -> None:
+    torch.set_num_threads(1)
+    store = distributed.FileStore(str(folder / "store"), 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    mine = torch.tensor([1.0 + rank, 10.0])
+    torch.manual_seed(0)
+    model = NearestEMAQuantizer(NearestEMAConfig(codebook_size=12, code_dim=4))
+    for step in range(3):
+        batch = torch.randn(4, 10, 4, generator=torch.Generator().manual_seed(step))
+        model(batch[2 * rank : 2 * rank + 2])
+    found = {"sum": sum_over_processes(mine), "first": from_first_process(mine), "mine": mine}
+    torch.save(found | model.state_dict(), folder / f"found-{rank}.pt")
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,69 @@
+"""k-means finds clusters that are there, and starts from centres that are far apart."""
+
+import itertools
+
+import pytest
+import torch
+from mixtures import mixture, modes
+
+from vqgan.quantizers.kmeans import kmeans
+
+
+def test_separated_clusters_are_found() -> None:
+    centres = 10 * torch.eye(6)
+    found = kmeans(mixture(centres, 600, seed=0, spread=0.1), 6, 10, torch.Generator().manual_seed(0))
+    distances = torch.cdist(centres, found)
+    assert sorted(distances.argmin(-1).tolist()) == list(range(6))
+    assert distances.min(-1).values.max() < 0.05
+
+
+def test_many_clusters_are_found_though_a_round_draws_several_centres() -> None:
+    centres = modes(256, 16)
+    found = kmeans(mixture(centres, 2048, seed=0, spread=0.005), 256, 5, torch.Generator().manual_seed(0))
+    assert (torch.cdist(centres, found).min(-1).values < 0.1).float().mean() > 0.95
+
+
+def test_centres_are_drawn_as_if_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third and the fourth centre come from one round: every way to four centres, against its probability."""
+    monkeypatch.setattr("vqgan.quantizers.kmeans._ROUND_SHARE", 1)
+    vectors = torch.tensor([[0.0], [1.0], [1.5], [4.0], [4.5]])
+    distances = torch.cdist(vectors, vectors).square()
+    expected = torch.zeros(5)  # probability that a vector is left out
+    for order in itertools.permutations(range(5), 4):
+        probability = 1 / 5
+        for place in range(1, 4):
+            weights = distances[list(order[:place])].amin(0)
+            probability *= (weights[order[place]] / weights.sum()).item()
+        expected[10 - sum(order)] += probability
+    generator = torch.Generator().manual_seed(0)
+    left_out = [10 - _indices(kmeans(vectors, 4, 0, generator), vectors) for _ in range(600)]
+    shares = torch.tensor(left_out).bincount(minlength=5) / 600
+    torch.testing.assert_close(shares, expected, rtol=0, atol=0.06)
+
+
+def _indices(centres: torch.Tensor, vectors: torch.Tensor) -> int:
+    return int(torch.cdist(centres, vectors).argmin(-1).sum())
+
+
+def test_more_clusters_than_vectors_put_one_on_each_vector() -> None:
+    vectors = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    found = kmeans(vectors, 100, 3, torch.Generator().manual_seed(0))
+    assert found.shape == (100, 3)
+    assert found.isfinite().all()
+    assert torch.cdist(vectors, found).min(-1).values.max() < 1e-3
+
+
+def test_iterations_lower_the_error() -> None:
+    vectors = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for iterations in (0, 1, 10):
+        found = kmeans(vectors, 50, iterations, torch.Generator().manual_seed(0))
+        errors.append(torch.cdist(vectors, found).min(-1).values.square().mean().item())
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_it_is_a_function_of_its_generator() -> None:
+    vectors = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    first, again, other = (kmeans(vectors, 20, 3, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

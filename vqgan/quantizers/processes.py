@@ -1,0 +1,30 @@
+"""What the processes of a run tell each other about a codebook; alone, a process keeps what it has.
+
+Each returns its value, and each is called by all processes at the same place.
+"""
+
+import torch
+from torch import Tensor
+from torch.distributed import ReduceOp
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of each element over all processes."""
+    if not _are_many():
+        return values
+    total = values.clone()
+    torch.distributed.all_reduce(total, ReduceOp.SUM)
+    return total
+
+
+def from_first_process(values: Tensor) -> Tensor:
+    """The first process's `values`: sums on a GPU come in any order, so that equal work may round differently."""
+    if not _are_many():
+        return values
+    received = values.clone()
+    torch.distributed.broadcast(received, src=0)
+    return received
+
+
+def _are_many() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -1,0 +1,81 @@
+"""What every quantiser offers: latents to codes and back, whatever the idea behind it.
+
+Letters: B batch, N latents of a picture, D width that the quantiser reads (`latent_dim`), E width that it gives to the
+decoder (`code_dim`), M codes of a picture: N, or N times `codes_per_latent`, a latent's codes side by side.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from vqgan.quantizers.nearest import NearestQuantizer
+
+
+class Quantized(NamedTuple):
+    """A quantiser's result.
+
+    latents: what the decoder reads; gradients pass through to the encoder.
+    codes: integers in [0, codebook_size).
+    loss: what training adds for this quantiser (codebook, commitment, KL, entropy); 0 where it needs none.
+    stats: scalars worth logging.
+    """
+
+    latents: Float[Tensor, "B N E"]
+    codes: Int64[Tensor, "B M"]
+    loss: Float[Tensor, ""]
+    stats: dict[str, Tensor]
+
+
+class LookUp(NamedTuple):
+    """One learned codebook, and what it was asked in a batch: each vector that it replaced, and by which code.
+
+    codes: None where the batch was not quantised; `latents` then has no rows for a codebook deeper than the first.
+    """
+
+    quantizer: "NearestQuantizer"
+    latents: Float[Tensor, "K D"]
+    codes: Int64[Tensor, "K"] | None
+
+
+def straight_through(chosen: Float[Tensor, "*rest D"], latents: Float[Tensor, "*rest D"]) -> Float[Tensor, "*rest D"]:
+    """Exactly `chosen` (the bracket is zero), with the gradient of `latents` (VQ-VAE, arXiv 1711.00937, 3.2)."""
+    return chosen.detach() + (latents - latents.detach())
+
+
+class Quantizer(nn.Module, ABC):
+    """Distances and look-ups are fp32 whatever the autocast: rounding in bf16 changes which code is nearest."""
+
+    codebook_size: int
+    latent_dim: int
+    code_dim: int
+    codes_per_latent: int = 1
+
+    @abstractmethod
+    def forward(self, latents: Float[Tensor, "B N D"]) -> Quantized:
+        """Quantise, with losses; random draws only in training mode."""
+
+    @abstractmethod
+    def encode(self, latents: Float[Tensor, "B N D"]) -> Int64[Tensor, "B M"]:
+        """Codes alone, without losses and without chance."""
+
+    @abstractmethod
+    def embed(self, codes: Int64[Tensor, "B M"]) -> Float[Tensor, "B N E"]:
+        """The latents that the decoder reads for these codes: in evaluation mode exactly those of `forward`."""
+
+    @abstractmethod
+    def continuous(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N E"]:
+        """What the decoder reads while training without codes: the same space, not rounded to any code."""
+
+    def look_ups(
+        self,
+        latents: Float[Tensor, "B N D"],  # noqa: ARG002 - for those with a codebook
+        codes: Int64[Tensor, "B M"] | None,  # noqa: ARG002
+    ) -> list[LookUp]:
+        """The learned codebooks behind these latents and codes (None: not quantised); empty where none is learned."""
+        return []
+
+    def at_step(self, step: int, steps: int) -> None:
+        """Called before each training step (0-based, of a run of `steps`): temperatures and weights have schedules."""
