@@ -23,7 +23,7 @@ from parti.tokenize import token_space
 from vqgan.config import validate
 from vqgan.data.transforms import to_pil
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.model_folder import CONFIG_FILE, ModelFolderError, load_weights, read_model_config, save_model_folder
+from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
 
 _IMAGE_TOKENIZER = "image_tokenizer"
 
@@ -159,7 +159,7 @@ class TextToImage:
         Raises ModelFolderError when there is none, it is damaged or its parts do not fit, ConfigError when its
         config.json holds what no config admits.
         """
-        folder = model_folder(folder)
+        folder = find_model_folder(folder)
         values = _read_config(folder)
         text_tokenizer = TextTokenizer.from_pretrained(folder)
         image_tokenizer = ImageTokenizer.from_pretrained(folder / _IMAGE_TOKENIZER)
@@ -182,7 +182,7 @@ def recommended_sampling(folder: str | Path) -> SamplingConfig:
 
     Raises ModelFolderError or ConfigError like `TextToImage.from_pretrained`.
     """
-    folder = model_folder(folder)
+    folder = find_model_folder(folder)
     return _recommended(_read_config(folder), folder)
 
 
@@ -202,11 +202,3 @@ def _recommended(values: dict[str, Any], folder: Path) -> SamplingConfig:
 
 def _advance(bar: "tqdm[Any]", count: int, _: int) -> None:
     bar.update(count)
-
-
-def model_folder(folder: str | Path) -> Path:
-    """`folder` itself if it is a model folder, else its `model/`: run folders may be given for models."""
-    folder = Path(folder)
-    if not (folder / CONFIG_FILE).is_file() and (folder / "model" / CONFIG_FILE).is_file():
-        return folder / "model"
-    return folder

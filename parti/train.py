@@ -4,7 +4,6 @@ from accelerate import Accelerator
 from pydantic import Field
 
 from parti.models import GENERATORS, EncoderDecoderConfig, GeneratorConfig
-from parti.pipeline import model_folder
 from parti.tasks import NextTokenTask, NextTokenTaskConfig
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
 from parti.tokenize import PairTokenizer, token_space
@@ -55,7 +54,7 @@ def train(config: TrainPartiConfig) -> bool:
     keep_freed_memory()
     accelerator = build_accelerator()
     seed_everything(config.seed, accelerator.process_index)
-    image_tokenizer = ImageTokenizer.from_pretrained(model_folder(config.image_tokenizer))
+    image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
     if config.data.transform.image_size != image_tokenizer.image_size:
         raise ConfigError(
             f"data.transform.image_size is {config.data.transform.image_size}, the image tokenizer in "

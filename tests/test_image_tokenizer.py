@@ -24,7 +24,7 @@ CONFIG = ViTVQGANConfig(
 def build(seed: int = 0) -> ImageTokenizer:
     torch.manual_seed(seed)
     network = ViTVQGAN(CONFIG)
-    torch.nn.init.normal_(network.decoder_head[2].weight)  # type: ignore[arg-type]
+    torch.nn.init.normal_(network.decoder.head[2].weight)  # type: ignore[arg-type]
     return ImageTokenizer(network)
 
 
@@ -88,21 +88,39 @@ def test_a_saved_tokenizer_is_the_same_to_the_bit(tmp_path: Path) -> None:
         assert torch.equal(loaded.autoencoder.state_dict()[name], weight)
 
 
+@pytest.mark.parametrize("method", ["embed", "decode"])
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
         (torch.full((1, 16), 32), r"codes must lie in \[0, 32\), received 32 to 32; they come from another tokenizer"),
         (torch.full((1, 16), -1), r"received -1 to -1"),
-        (torch.zeros(1, 15, dtype=torch.int64), r"a picture is 16 codes \(4x4\), received shape \(1, 15\); pass"),
-        (torch.zeros(1, 4, 4, dtype=torch.int64), r"received shape \(1, 4, 4\); pass codes as \(B, N\)"),
+        (torch.zeros(1, 4, 4, dtype=torch.int64), r"received shape \(1, 4, 4\); pass"),
     ],
 )
 @pytest.mark.usefixtures("shapes_unchecked")
-def test_codes_that_are_none_are_refused(codes: Tensor, message: str) -> None:
+def test_codes_that_are_none_are_refused(method: str, codes: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(build(), method)(codes)
+
+
+def test_as_many_codes_as_the_grid_has_places() -> None:
+    message = r"a picture is 16 codes \(4x4\), received shape \(1, 15\); pass codes as \(B, N\), and `grid`"
+    with pytest.raises(ValueError, match=message):
+        build().decode(torch.zeros(1, 15, dtype=torch.int64))
+
+
+def test_pictures_of_another_size() -> None:
     tokenizer = build()
-    for method in (tokenizer.embed, tokenizer.decode):
-        with pytest.raises(ValueError, match=message):
-            method(codes)
+    pictures = torch.rand(2, 3, 8, 24) * 2 - 1
+    assert tokenizer.grid_of(8, 24) == (2, 6)
+    codes = tokenizer.encode(pictures)
+    assert codes.shape == (2, 12)
+    assert tokenizer.decode(codes, tokenizer.grid_of(8, 24)).shape == pictures.shape
+
+
+def test_a_run_folder_stands_for_its_model(tmp_path: Path) -> None:
+    build().save_pretrained(tmp_path / "model")
+    assert ImageTokenizer.from_pretrained(tmp_path).vocab_size == 32
 
 
 def test_no_pictures_are_no_codes() -> None:
@@ -134,7 +152,7 @@ def test_folders_that_hold_no_tokenizer_say_so(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_text("{}")
     assert_refused(tmp_path, "holds a None, not an image tokenizer")
     (tmp_path / CONFIG_FILE).write_text(json.dumps(json.loads(good) | {"patchsize": 4}))
-    assert_refused(tmp_path, "unknown key patchsize; did you mean patch_size", ConfigError)
+    assert_refused(tmp_path, "unknown key model.patchsize; did you mean model.patch_size", ConfigError)
     (tmp_path / CONFIG_FILE).write_text(good)
 
     (tmp_path / WEIGHTS_FILE).write_bytes(weights[:-100])
@@ -150,9 +168,9 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     weights = load_file(tmp_path / WEIGHTS_FILE)
     save_file(weights | {"quantizer.codebook": torch.zeros(16, 6)}, tmp_path / WEIGHTS_FILE)
     assert_refused(tmp_path, r"does not fit its config\.json: .*size mismatch for quantizer\.codebook")
-    del weights["to_code.bias"]
+    del weights["encoder.to_latent.bias"]
     save_file(weights, tmp_path / WEIGHTS_FILE)
-    assert_refused(tmp_path, r"does not fit its config\.json: .*Missing key.* .to_code\.bias")
+    assert_refused(tmp_path, r"does not fit its config\.json: .*Missing key.*encoder\.to_latent\.bias")
 
 
 def test_no_pickle_is_ever_read(tmp_path: Path) -> None:

@@ -3,18 +3,27 @@
 tokenizer = ImageTokenizer.from_pretrained("runs/vqgan-shapes/model")
 codes = tokenizer.encode(images)      # (B, N) int64
 images = tokenizer.decode(codes)      # (B, 3, H, W) in [-1, 1]
+
+Other picture sizes than that of training: `decode(codes, grid=tokenizer.grid_of(height, width))`.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from vqgan.config import validate
-from vqgan.model_folder import ModelFolderError, load_weights, read_model_config, save_model_folder
-from vqgan.models import AUTOENCODERS, Autoencoder, AutoencoderConfig
+from vqgan.config import Config, validate
+from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
+from vqgan.models import AUTOENCODERS, AnyAutoencoderConfig, Autoencoder, build_autoencoder
+from vqgan.models.autoencoder import Grid
+
+
+class _Stored(Config):
+    """What a model folder's config.json holds."""
+
+    model: AnyAutoencoderConfig
+    """The autoencoder."""
 
 
 class ImageTokenizer(nn.Module):
@@ -28,24 +37,28 @@ class ImageTokenizer(nn.Module):
         self.autoencoder = autoencoder.eval().requires_grad_(False)
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Code grid (h, w); N = h * w, row-major."""
-        return self.autoencoder.grid
+    def grid(self) -> Grid:
+        """Code grid (h, w) of a training picture; N = h * w codes, row-major."""
+        return self._code_grid(self.autoencoder.grid)
 
     @property
     def vocab_size(self) -> int:
         """Number of codes V."""
-        return self.autoencoder.quantizer.config.codebook_size
+        return self.autoencoder.quantizer.codebook_size
 
     @property
     def image_size(self) -> int:
-        """Side of the square pictures in pixels."""
+        """Side of the square training pictures in pixels."""
         return self.autoencoder.image_size
 
     @property
     def latent_dim(self) -> int:
-        """Width D of an embedded code."""
-        return self.autoencoder.quantizer.config.code_dim
+        """Width D of what a place's codes stand for."""
+        return self.autoencoder.quantizer.code_dim
+
+    def grid_of(self, height: int, width: int) -> Grid:
+        """Code grid of a picture of other sides. Raises ValueError where they are no multiples of the stride."""
+        return self._code_grid(self.autoencoder.grid_of(height, width))
 
     def train(self, mode: bool = True) -> "ImageTokenizer":  # noqa: ARG002
         """Stays in evaluation mode: a tokenizer does not change while stage 2 trains on its codes."""
@@ -53,18 +66,21 @@ class ImageTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Int64[Tensor, "B N"]:
-        """Codes of pictures in [-1, 1]. Raises ValueError for another picture size."""
+        """Codes of pictures in [-1, 1]. Raises ValueError where a side is not a multiple of the stride."""
         with torch.autocast(images.device.type, enabled=False):
             return self.autoencoder.quantizer.encode(self.autoencoder.encode(images.float()))
 
     @torch.no_grad()
-    def embed(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
-        """The latents that codes stand for. Raises ValueError for codes outside [0, vocab_size) or another N."""
-        height, width = self.grid
-        if codes.ndim != 2 or codes.shape[1] != height * width:
+    def embed(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B P D"]:
+        """The latents, one for each place of the picture, that codes stand for: P = N but for residual quantisers.
+
+        Raises ValueError for codes outside [0, vocab_size).
+        """
+        depth = self.autoencoder.quantizer.codes_per_latent
+        if codes.ndim != 2 or codes.shape[1] % depth:
             raise ValueError(
-                f"a picture is {height * width} codes ({height}x{width}), received shape {tuple(codes.shape)}; "
-                "pass codes as (B, N)"
+                f"codes are (B, N) with N a multiple of {depth}, received shape {tuple(codes.shape)}; "
+                "pass the codes of whole pictures"
             )
         lowest, highest = (int(end) for end in codes.aminmax()) if codes.numel() else (0, 0)
         if lowest < 0 or highest >= self.vocab_size:
@@ -75,21 +91,31 @@ class ImageTokenizer(nn.Module):
         return self.autoencoder.quantizer.embed(codes)
 
     @torch.no_grad()
-    def decode(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B 3 H W"]:
-        """Pictures in [-1, 1] from codes."""
+    def decode(self, codes: Int64[Tensor, "B N"], grid: Grid | None = None) -> Float[Tensor, "B 3 H W"]:
+        """Pictures in [-1, 1] from codes on `grid` (default: that of training). Raises ValueError for another N."""
+        height, width = grid or self.grid
+        if codes.ndim != 2 or codes.shape[1] != height * width:
+            raise ValueError(
+                f"a picture is {height * width} codes ({height}x{width}), received shape {tuple(codes.shape)}; "
+                "pass codes as (B, N), and `grid` for pictures of another size"
+            )
         latents = self.embed(codes)
         with torch.autocast(latents.device.type, enabled=False):
-            return self.autoencoder.decode(latents).images.clamp(-1, 1)
+            places = (height, width // self.autoencoder.quantizer.codes_per_latent)
+            return self.autoencoder.decode(latents, places).images.clamp(-1, 1)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`."""
-        config: Any = self.autoencoder.config
-        save_model_folder(Path(folder), config.model_dump(mode="json"), self.autoencoder.state_dict())
+        config = self.autoencoder.config.model_dump(mode="json")
+        save_model_folder(Path(folder), config, self.autoencoder.state_dict())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "ImageTokenizer":
-        """Read what `save_pretrained` wrote. Raises ModelFolderError when the folder holds no image tokenizer."""
-        folder = Path(folder)
+        """Read a model folder (`save_pretrained`) or the one in a run folder.
+
+        Raises ModelFolderError when the folder holds no image tokenizer, ConfigError for a config that is none of ours.
+        """
+        folder = find_model_folder(folder)
         values = read_model_config(folder)
         kind = values.get("kind")
         if kind not in AUTOENCODERS:
@@ -97,6 +123,10 @@ class ImageTokenizer(nn.Module):
                 f"{folder} holds a {kind!r}, not an image tokenizer ({', '.join(AUTOENCODERS)}); "
                 "give the model folder of a stage-1 run"
             )
-        autoencoder = AUTOENCODERS[kind](validate(AutoencoderConfig, values, str(folder)))
+        autoencoder = build_autoencoder(validate(_Stored, {"model": values}, str(folder)).model)
         load_weights(autoencoder, folder)
         return cls(autoencoder)
+
+    def _code_grid(self, places: Grid) -> Grid:
+        # A residual quantiser's codes of one place stand side by side: the grid is that much wider.
+        return places[0], places[1] * self.autoencoder.quantizer.codes_per_latent

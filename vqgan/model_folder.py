@@ -16,6 +16,14 @@ class ModelFolderError(ValueError):
     """A folder that does not hold the expected model."""
 
 
+def find_model_folder(folder: str | Path) -> Path:
+    """`folder` itself if it is a model folder, else its `model/`: run folders may be given for models."""
+    folder = Path(folder)
+    if not (folder / CONFIG_FILE).is_file() and (folder / "model" / CONFIG_FILE).is_file():
+        return folder / "model"
+    return folder
+
+
 def save_model_folder(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Write both files; the folder is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vqgan.config import ConfigError, validate
+from vqgan.layers.positions import positions_on
 from vqgan.layers.transformer import Transformer, TransformerConfig
-from vqgan.models import AUTOENCODERS
 from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
 
@@ -97,28 +97,36 @@ def test_state_dict_keys_stay() -> None:
     stack = ["positions", *(f"blocks.0.{name}" for name in block), "norm.weight", "norm.bias"]
     head = ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert set(tiny().state_dict()) == {
-        *("patchify.1.weight", "patchify.1.bias", "to_code.weight", "to_code.bias", "from_code.weight"),
-        *("from_code.bias", "quantizer.codebook"),
-        *(f"{side}.{name}" for side in ("encoder", "decoder") for name in stack),
-        *(f"{side}_head.{name}" for side in ("encoder", "decoder") for name in head),
+        *("encoder.patchify.1.weight", "encoder.patchify.1.bias", "encoder.to_latent.weight", "encoder.to_latent.bias"),
+        *("decoder.from_code.weight", "decoder.from_code.bias", "quantizer.codebook"),
+        *(f"{side}.transformer.{name}" for side in ("encoder", "decoder") for name in stack),
+        *(f"{side}.head.{name}" for side in ("encoder", "decoder") for name in head),
     }
 
 
 def test_patches_are_row_major_and_come_back_where_they_were() -> None:
     model = tiny()
-    rearranged = model.patchify[0](images())
-    assert torch.equal(model.unpatchify(rearranged), images())
+    rearranged = model.encoder.patchify[0](images())
+    for unused in ("from_code", "transformer", "head"):
+        setattr(model.decoder, unused, torch.nn.Identity())
+    model.decoder.transformer = _IgnoresGrid()
+    assert torch.equal(model.decoder(rearranged, (4, 4)).images, images())
     picture = images(1)[0]
     for token, (row, column) in [(0, (0, 0)), (1, (0, 1)), (4, (1, 0)), (15, (3, 3))]:
         patch = picture[:, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
         assert torch.equal(rearranged[0, token], patch.permute(1, 2, 0).flatten())
 
 
+class _IgnoresGrid(torch.nn.Module):
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
+        return x
+
+
 def test_the_heads_end_in_tanh_and_a_linear_layer() -> None:
     model = tiny()
-    for head in (model.encoder_head, model.decoder_head):
+    for head in (model.encoder.head, model.decoder.head):
         assert [type(layer).__name__ for layer in head] == ["Linear", "Tanh", "Linear"]
-    assert model.last_layer is model.decoder_head[2].weight
+    assert model.decoder.last_layer is model.decoder.head[2].weight
 
 
 def test_logit_laplace_output() -> None:
@@ -128,8 +136,8 @@ def test_logit_laplace_output() -> None:
     zero_to_one = (torch.sigmoid(decoded.mean) - 0.1) / 0.8
     torch.testing.assert_close(decoded.images, 2 * zero_to_one - 1)
     with torch.no_grad():
-        model.decoder_head[2].weight.zero_()
-        model.decoder_head[2].bias.copy_(torch.arange(96.0))
+        model.decoder.head[2].weight.zero_()
+        model.decoder.head[2].bias.copy_(torch.arange(96.0))
         decoded = model.decode(torch.zeros(1, 16, 6))
     # The last axis of a patch's outputs is the channel: 3 means, then 3 log scales, pixel by pixel.
     assert decoded.mean[0, :, 0, 0].tolist() == [0, 1, 2]
@@ -139,7 +147,7 @@ def test_logit_laplace_output() -> None:
 
 def test_attention_looks_at_every_position() -> None:
     torch.manual_seed(0)
-    stack = Transformer(STACK, tokens=5)
+    stack = Transformer(STACK, (1, 5))
     x = torch.randn(1, 5, 16, requires_grad=True)
     stack(x)[0, 0, 0].backward()
     assert x.grad is not None
@@ -148,28 +156,55 @@ def test_attention_looks_at_every_position() -> None:
 
 def test_dropout_is_on_in_training_only() -> None:
     torch.manual_seed(0)
-    stack = Transformer(STACK.model_copy(update={"dropout": 0.5}), tokens=5)
+    stack = Transformer(STACK.model_copy(update={"dropout": 0.5}), (1, 5))
     x = torch.randn(1, 5, 16)
     assert not torch.equal(stack(x), stack(x))
     stack.eval()
     assert torch.equal(stack(x), stack(x))
 
 
-def test_a_picture_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"reads 16x16 pictures, received 24x20; resize"):
-        tiny().encode(torch.zeros(1, 3, 24, 20))
+@pytest.mark.parametrize(("height", "width", "grid"), [(16, 24, (4, 6)), (8, 8, (2, 2)), (32, 20, (8, 5))])
+def test_other_sizes_read_interpolated_positions(height: int, width: int, grid: tuple[int, int]) -> None:
+    model = tiny().eval()
+    output = model(torch.rand(2, 3, height, width))
+    assert model.grid_of(height, width) == grid
+    assert output.latents.shape == (2, grid[0] * grid[1], 6)
+    assert output.decoded.images.shape == (2, 3, height, width)
+
+
+def test_interpolated_positions_keep_their_places() -> None:
+    """Positions that grow linearly along a side still do so, from the same start to the same end, on a finer grid."""
+    stack = Transformer(STACK, (4, 4))
+    with torch.no_grad():
+        stack.positions.copy_(torch.arange(16).div(4, rounding_mode="floor")[:, None].expand(16, 16))
+    finer = positions_on(stack.positions, (4, 4), (8, 4)).view(8, 4, 16)
+    assert torch.equal(finer[:, :1].expand(8, 4, 16), finer), "columns are alike"
+    assert (finer[1:, 0, 0] - finer[:-1, 0, 0] > 0.2).all()
+    assert torch.equal(positions_on(stack.positions, (4, 4), (4, 4)), stack.positions)
+
+
+def test_sides_that_are_no_multiple_of_the_patch_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"sides are multiples of 4 pixels, received 24x21; resize or crop to 24x20"):
+        tiny().encode(torch.zeros(1, 3, 24, 21))
+
+
+def test_frozen_codes_leave_the_decoder_alone_to_learn() -> None:
+    model = tiny()
+    assert not model.codes_are_frozen
+    model.freeze_codes()
+    assert model.codes_are_frozen
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning == {name for name, _ in model.named_parameters() if name.startswith("decoder.")}
 
 
 def test_sizes_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValidationError, match="width 30 does not divide into 4 heads"):
         TransformerConfig(width=30, heads=4)
-    with pytest.raises(ConfigError, match="image_size 60 is not a multiple of patch_size 8; use 56 or another"):
+    with pytest.raises(
+        ConfigError, match="image_size 60 is not a multiple of the 8 pixels that a code stands for; use 56, or another"
+    ):
         validate(ViTVQGANConfig, {"image_size": 60}, "test")
-    with pytest.raises(ConfigError, match="image_size 4 is not a multiple of patch_size 8; use 8 or another"):
+    with pytest.raises(
+        ConfigError, match="image_size 4 is not a multiple of the 8 pixels that a code stands for; use 8, or"
+    ):
         validate(ViTVQGANConfig, {"image_size": 4}, "test")
-
-
-def test_the_table_of_autoencoders() -> None:
-    for kind, network in AUTOENCODERS.items():
-        assert ViTVQGANConfig.model_validate({"kind": kind}).kind == kind
-        assert network is ViTVQGAN

@@ -1,12 +1,60 @@
-"""What every stage-1 autoencoder offers to the training task and to `ImageTokenizer`."""
+"""What every stage-1 autoencoder is: an encoder, a quantiser and a decoder.
+
+The three are modules of their own, so that any quantiser goes with any pair of networks, and so that a decoder can be
+trained alone on frozen codes.
+
+Letters: B batch, H W pixels, h w the grid of latents, N = h * w, row-major, D width of latents before quantisation,
+E after it.
+"""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vqgan.quantizers import NearestQuantizer, Quantized
+from vqgan.config import Config
+from vqgan.layers.logit_laplace import logit_laplace_mean
+from vqgan.quantizers import NearestConfig, Quantized, Quantizer, QuantizerConfig
+
+Grid = tuple[int, int]
+
+
+class AutoencoderConfig(Config, ABC):
+    """What the configs of all autoencoders have in common."""
+
+    kind: str
+    """Which autoencoder: see `vqgan.models.AUTOENCODERS`."""
+    image_size: int = Field(256, gt=0)
+    """Side of the square training picture in pixels."""
+    output: Literal["rgb", "logit_laplace"] = "rgb"
+    """What the decoder emits: raw RGB (Parti), or mean and log scale of a logit-Laplace density (ViT-VQGAN, DALL-E)."""
+    quantizer: QuantizerConfig = NearestConfig()
+    """From latents to codes."""
+
+    @property
+    @abstractmethod
+    def stride(self) -> int:
+        """Pixels, in each direction, to one latent."""
+
+    @property
+    def output_channels(self) -> int:
+        """Values that the decoder emits for a pixel."""
+        return {"rgb": 3, "logit_laplace": 6}[self.output]
+
+    def settings_of_codes(self) -> dict[str, Any]:
+        """The settings that decide what a picture's codes are: all but the decoder's."""
+        return self.model_dump(mode="json", exclude={"decoder", "output"})
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> "AutoencoderConfig":
+        if self.image_size % self.stride:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of the {self.stride} pixels that a code stands for; "
+                f"use {max(1, self.image_size // self.stride) * self.stride}, or another model size"
+            )
+        return self
 
 
 class Decoded(NamedTuple):
@@ -20,6 +68,15 @@ class Decoded(NamedTuple):
     mean: Float[Tensor, "B 3 H W"] | None = None
     log_scale: Float[Tensor, "B 3 H W"] | None = None
 
+    @classmethod
+    def of(cls, output: Float[Tensor, "B C H W"]) -> "Decoded":
+        """From a network's raw output: 3 channels are RGB, 6 are mean and log scale of a logit-Laplace density."""
+        output = output.float()
+        if output.shape[1] == 3:
+            return cls(output)
+        mean, log_scale = output.chunk(2, dim=1)
+        return cls(logit_laplace_mean(mean), mean, log_scale)
+
 
 class AutoencoderOutput(NamedTuple):
     """decoded: the reconstruction; latents: before quantisation; quantized: None while training without codes."""
@@ -29,33 +86,73 @@ class AutoencoderOutput(NamedTuple):
     quantized: Quantized | None
 
 
-class Autoencoder(nn.Module, ABC):
-    """Images to latents, latents to codes, codes to images.
-
-    `image_size` in pixels, `grid` (h, w) of codes; N = h * w, row-major.
-    """
-
-    quantizer: NearestQuantizer
-    image_size: int
-    grid: tuple[int, int]
+class Decoder(nn.Module, ABC):
+    """Latents to pictures."""
 
     @abstractmethod
-    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
-        """Latents before quantisation, of images in [-1, 1]."""
-
-    @abstractmethod
-    def decode(self, latents: Float[Tensor, "B N D"]) -> Decoded:
-        """The picture that latents (quantised or not) stand for."""
+    def forward(self, latents: Float[Tensor, "B N E"], grid: Grid) -> Decoded:
+        """The picture that latents (quantised or not), laid out on `grid`, stand for."""
 
     @property
     @abstractmethod
     def last_layer(self) -> nn.Parameter:
-        """The decoder's last weight, where the adaptive adversarial weight compares gradients."""
+        """The last weight, where the adaptive adversarial weight compares gradients."""
+
+
+class Autoencoder(nn.Module):
+    """Images to latents, latents to codes, codes to images.
+
+    `encoder` maps images (B, 3, H, W) in [-1, 1] to latents (B, N, D). Reads pictures of any size whose sides are
+    multiples of `stride`; `image_size` and `grid` are those of training.
+    """
+
+    def __init__(
+        self, config: AutoencoderConfig, *, encoder: nn.Module, quantizer: Quantizer, decoder: Decoder
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.image_size = config.image_size
+        self.stride = config.stride
+        self.grid = self.grid_of(config.image_size, config.image_size)
+        self.encoder = encoder
+        self.quantizer = quantizer
+        self.decoder = decoder
+
+    def freeze_codes(self) -> None:
+        """From now on only the decoder learns: what a picture's codes are cannot change (Parti, SPEC D.5)."""
+        for part in (self.encoder, self.quantizer):
+            part.requires_grad_(False)
+            part.eval()
+
+    @property
+    def codes_are_frozen(self) -> bool:
+        """Whether `freeze_codes` was called."""
+        return not any(parameter.requires_grad for parameter in self.encoder.parameters())
+
+    def grid_of(self, height: int, width: int) -> Grid:
+        """The grid of latents of a picture. Raises ValueError where a side is not a multiple of the stride."""
+        if height % self.stride or width % self.stride or not height or not width:
+            raise ValueError(
+                f"this tokenizer reads pictures whose sides are multiples of {self.stride} pixels, received "
+                f"{height}x{width}; resize or crop to {max(1, height // self.stride) * self.stride}x"
+                f"{max(1, width // self.stride) * self.stride}"
+            )
+        return height // self.stride, width // self.stride
+
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        """Latents before quantisation, of images in [-1, 1]. Raises ValueError for sizes that are no multiple."""
+        self.grid_of(*images.shape[-2:])
+        return self.encoder(images)
+
+    def decode(self, latents: Float[Tensor, "B N E"], grid: Grid | None = None) -> Decoded:
+        """The picture that latents (quantised or not) stand for; `grid` where it is not that of training."""
+        return self.decoder(latents, grid or self.grid)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], quantize: bool = True) -> AutoencoderOutput:
         """Reconstruct; with `quantize=False` the decoder reads the continuous latents."""
+        grid = self.grid_of(*images.shape[-2:])
         latents = self.encode(images)
         if not quantize:
-            return AutoencoderOutput(self.decode(self.quantizer.normalize(latents)), latents, None)
+            return AutoencoderOutput(self.decode(self.quantizer.continuous(latents), grid), latents, None)
         quantized = self.quantizer(latents)
-        return AutoencoderOutput(self.decode(quantized.latents), latents, quantized)
+        return AutoencoderOutput(self.decode(quantized.latents, grid), latents, quantized)

@@ -7,93 +7,96 @@ mean exists only with the logit-Laplace output; raw RGB output is what Parti use
 
 from typing import Literal
 
+from einops import rearrange
 from einops.layers.torch import Rearrange
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from vqgan.config import Config
-from vqgan.layers.logit_laplace import logit_laplace_mean
 from vqgan.layers.transformer import Transformer, TransformerConfig
-from vqgan.models.autoencoder import Autoencoder, Decoded
-from vqgan.quantizers import NearestConfig, NearestQuantizer
+from vqgan.models.autoencoder import Autoencoder, AutoencoderConfig, Decoded, Decoder, Grid
+from vqgan.quantizers import build_quantizer
 
 
-class ViTVQGANConfig(Config):
+class ViTVQGANConfig(AutoencoderConfig):
     """ViT-VQGAN. The defaults are the paper's small model at 256 pixels: 1024 codes a picture."""
 
     kind: Literal["vit_vqgan"] = "vit_vqgan"
     """Vision transformers on both sides."""
-    image_size: int = Field(256, gt=0)
-    """Side of the square picture in pixels."""
     patch_size: int = Field(8, gt=0)
-    """Side of a patch in pixels; one code each."""
+    """Side of a patch in pixels; one latent each."""
     encoder: TransformerConfig = TransformerConfig()
     """The encoder's size."""
     decoder: TransformerConfig = TransformerConfig()
     """The decoder's size."""
-    output: Literal["rgb", "logit_laplace"] = "rgb"
-    """What the decoder emits: raw RGB (Parti), or mean and log scale of a logit-Laplace density (ViT-VQGAN)."""
-    quantizer: NearestConfig = NearestConfig()
-    """The codebook."""
 
-    @model_validator(mode="after")
-    def _check_patches(self) -> "ViTVQGANConfig":
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
-                f"use {max(1, self.image_size // self.patch_size) * self.patch_size} or another patch_size"
-            )
-        return self
+    @property
+    def stride(self) -> int:
+        return self.patch_size
 
 
 class ViTVQGAN(Autoencoder):
-    """See the module's docstring."""
+    """See the module's docstring. Other picture sizes than that of training read interpolated positions."""
 
     def __init__(self, config: ViTVQGANConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.image_size = config.image_size
-        side = config.image_size // config.patch_size
-        self.grid = (side, side)
-        patch, code_dim = config.patch_size, config.quantizer.code_dim
-        encoder, decoder = config.encoder, config.decoder
-        channels = {"rgb": 3, "logit_laplace": 6}[config.output]
+        quantizer = build_quantizer(config.quantizer)
+        super().__init__(
+            config,
+            encoder=_ViTEncoder(config, quantizer.latent_dim),
+            quantizer=quantizer,
+            decoder=_ViTDecoder(config, quantizer.code_dim),
+        )
 
+
+class _ViTEncoder(nn.Module):
+    """(B, 3, H, W) to (B, N, D): patches, transformer, tanh head, projection to the look-up space."""
+
+    def __init__(self, config: ViTVQGANConfig, latent_dim: int) -> None:
+        super().__init__()
+        size, patch, side = config.encoder, config.patch_size, config.image_size // config.patch_size
+        self.patch_size = patch
         self.patchify = nn.Sequential(
             Rearrange("b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch),
-            nn.Linear(3 * patch * patch, encoder.width),
+            nn.Linear(3 * patch * patch, size.width),
         )
-        self.encoder = Transformer(encoder, side * side)
-        self.encoder_head = _tanh_head(encoder, encoder.width)
-        self.to_code = nn.Linear(encoder.width, code_dim)
-
-        self.quantizer = NearestQuantizer(config.quantizer)
-
-        self.from_code = nn.Linear(code_dim, decoder.width)
-        self.decoder = Transformer(decoder, side * side)
-        self.decoder_head = _tanh_head(decoder, channels * patch * patch)
-        self.unpatchify = Rearrange("b (h w) (p q c) -> b c (h p) (w q)", h=side, p=patch, q=patch)
+        self.transformer = Transformer(size, (side, side))
+        self.head = _tanh_head(size, size.width)
+        self.to_latent = nn.Linear(size.width, latent_dim)
         self.apply(_init_weights)
 
-    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"this tokenizer reads {self.image_size}x{self.image_size} pictures, received "
-                f"{images.shape[-2]}x{images.shape[-1]}; resize, or set data.transform.image_size"
-            )
-        return self.to_code(self.encoder_head(self.encoder(self.patchify(images))))
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        return self.to_latent(self.head(self.transformer(self.patchify(images), grid)))
 
-    def decode(self, latents: Float[Tensor, "B N D"]) -> Decoded:
-        output = self.unpatchify(self.decoder_head(self.decoder(self.from_code(latents)))).float()
-        if self.config.output == "rgb":
-            return Decoded(output)
-        mean, log_scale = output.chunk(2, dim=1)
-        return Decoded(logit_laplace_mean(mean), mean, log_scale)
+
+class _ViTDecoder(Decoder):
+    """(B, N, E) to pictures: projection from the look-up space, transformer, tanh head, patches."""
+
+    def __init__(self, config: ViTVQGANConfig, code_dim: int) -> None:
+        super().__init__()
+        size, patch, side = config.decoder, config.patch_size, config.image_size // config.patch_size
+        self.from_code = nn.Linear(code_dim, size.width)
+        self.transformer = Transformer(size, (side, side))
+        self.head = _tanh_head(size, config.output_channels * patch * patch)
+        self.patch_size = patch
+        self.apply(_init_weights)
+
+    def forward(self, latents: Float[Tensor, "B N E"], grid: Grid) -> Decoded:
+        patches = self.head(self.transformer(self.from_code(latents), grid))
+        return Decoded.of(
+            rearrange(
+                patches,
+                "b (h w) (p q c) -> b c (h p) (w q)",
+                h=grid[0],
+                w=grid[1],
+                p=self.patch_size,
+                q=self.patch_size,
+            )
+        )
 
     @property
     def last_layer(self) -> nn.Parameter:
-        return self.decoder_head[-1].weight  # type: ignore[return-value]
+        return self.head[-1].weight  # type: ignore[return-value]
 
 
 def _tanh_head(size: TransformerConfig, out_features: int) -> nn.Sequential:
