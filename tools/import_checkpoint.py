@@ -1,0 +1,72 @@
+"""Convert an image tokenizer of another project into a model folder of ours.
+
+python tools/import_checkpoint.py --format taming --checkpoint last.ckpt --config project.yaml --out tokenizers/f16
+
+No pickle is executed: files are read as data, and one that asks for more than weights need is refused by name.
+`vqgan.load_tokenizer("tokenizers/f16")` loads the result, and stage 2 takes it: `--image_tokenizer tokenizers/f16`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from vqgan.command_line import USER_ERRORS, print_error, print_out
+from vqgan.config import ConfigError
+from vqgan.foreign.formats import IMPORTS, import_checkpoint
+from vqgan.foreign.reading import ForeignCheckpointError
+
+
+def main(argv: list[str]) -> int:
+    try:
+        options = build_parser().parse_args(argv)
+        tokenizer = import_checkpoint(
+            options.format, options.checkpoint, options.config, options.out, options.image_size
+        )
+    except (*USER_ERRORS, ForeignCheckpointError) as error:
+        print_error(error)
+        return 2
+    parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
+    height, width = tokenizer.grid
+    print_out(
+        f"{options.format}: {parameters:,} parameters, {tokenizer.vocab_size} codes, a grid of {height}x{width} for "
+        f"{tokenizer.image_size}x{tokenizer.image_size} pixels\n"
+        f"written to {options.out}; read back, it gives the same codes and the same picture"
+    )
+    return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are ConfigErrors: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def build_parser() -> Parser:
+    text, layout = __doc__ or "", argparse.RawDescriptionHelpFormatter
+    parser = Parser("import_checkpoint.py", description=text, formatter_class=layout, allow_abbrev=False)
+    parser.add_argument("--format", required=True, choices=IMPORTS, help="The project that the file comes from")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="Its weights; for openai-dvae the folder of encoder.pkl and decoder.pkl, for mindalle the published tar",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="The YAML that was published beside it (taming, enhancing)"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="The model folder to write")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="The training resolution, where the file does not say it (taming without --config, llamagen, mindalle) "
+        "[256]",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,173 @@
+"""From a file of another project to a model folder of ours, and back. The tables of formats by name.
+
+tokenizer = import_checkpoint("taming", Path("last.ckpt"), Path("project.yaml"), Path("tokenizers/taming-f16"))
+"""
+
+import math
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from pydantic import ValidationError
+from torch import Tensor
+
+from vqgan.config import read_yaml
+from vqgan.foreign.enhancing import from_enhancing
+from vqgan.foreign.llamagen import from_llamagen
+from vqgan.foreign.openai_dvae import from_openai_dvae
+from vqgan.foreign.reading import ForeignCheckpointError, read_tensors, unpacked
+from vqgan.foreign.taming import from_taming, to_taming
+from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.model_folder import CONFIG_FILE
+from vqgan.models import Autoencoder
+
+
+class Source(NamedTuple):
+    """What is imported: the file, its YAML where there is one, and the training resolution if the user gives it."""
+
+    checkpoint: Path
+    config: Mapping[str, Any] | None
+    image_size: int | None
+
+
+def _taming(source: Source) -> Autoencoder:
+    config = source.config
+    if config is None and source.image_size is not None:
+        config = {"model": {"params": {"ddconfig": {"resolution": source.image_size}}}}
+    else:
+        _refuse_image_size(source, "the YAML says it")
+    return from_taming(_weights(source.checkpoint, "state_dict"), config)
+
+
+def _llamagen(source: Source) -> Autoencoder:
+    _refuse_config(source)
+    return from_llamagen(_weights(source.checkpoint, "ema", "model"), source.image_size or 256)
+
+
+def _enhancing(source: Source) -> Autoencoder:
+    _refuse_image_size(source, "the positions say it")
+    return from_enhancing(_weights(source.checkpoint, "state_dict"), source.config)
+
+
+def _openai_dvae(source: Source) -> Autoencoder:
+    """The checkpoint is the folder of encoder.pkl and decoder.pkl, or one of them beside the other."""
+    _refuse_config(source)
+    _refuse_image_size(source, "it is 256")
+    folder = source.checkpoint if source.checkpoint.is_dir() else source.checkpoint.parent
+    return from_openai_dvae(_weights(folder / "encoder.pkl"), _weights(folder / "decoder.pkl"))
+
+
+def _mindalle(source: Source) -> Autoencoder:
+    """The checkpoint is the published tar, or the stage1_last.ckpt in it."""
+    _refuse_config(source)
+    if not source.checkpoint.is_file() or not tarfile.is_tarfile(source.checkpoint):
+        return _taming(source)
+    with unpacked(source.checkpoint, "stage1_last.ckpt") as stage1:
+        return _taming(source._replace(checkpoint=stage1))
+
+
+IMPORTS: dict[str, Callable[[Source], Autoencoder]] = {
+    "taming": _taming,
+    "llamagen": _llamagen,
+    "enhancing": _enhancing,
+    "openai-dvae": _openai_dvae,
+    "mindalle": _mindalle,
+}
+"""What can be imported."""
+
+EXPORTS: dict[str, Callable[[Autoencoder], tuple[dict[str, Tensor], dict[str, Any]]]] = {"taming": to_taming}
+"""What can be exported, as `state_dict` and YAML."""
+
+
+def import_checkpoint(
+    format: str, checkpoint: Path, config: Path | None, out: Path, image_size: int | None = None
+) -> ImageTokenizer:
+    """Convert, write the model folder `out`, and give what it holds: read back, and compared on a test picture.
+
+    `image_size` is the training resolution where the file does not say it. Raises ForeignCheckpointError, and
+    ConfigError for a YAML that cannot be read. Nothing is written on an error, and no model folder is overwritten.
+    """
+    if format not in IMPORTS:
+        raise ForeignCheckpointError(f"there is no format {format!r}; give one of {', '.join(IMPORTS)}")
+    if (out / CONFIG_FILE).exists():
+        raise ForeignCheckpointError(f"{out} already holds a model; give another folder, or remove it first")
+    values = None if config is None else read_yaml(config)
+    try:
+        tokenizer = ImageTokenizer(IMPORTS[format](Source(checkpoint, values, image_size)))
+    except ValidationError as error:  # sizes that no model of ours has
+        first = error.errors(include_url=False)[0]
+        raise ForeignCheckpointError(
+            f"{checkpoint}: not a possible {error.title}: {'.'.join(map(str, first['loc']))}: {first['msg']}; "
+            "give another file or other options"
+        ) from None
+    codes, picture = _round_trip(tokenizer)
+    if not picture.isfinite().all():
+        raise ForeignCheckpointError(f"{checkpoint}: its weights decode to numbers that are not finite; it is damaged")
+    try:
+        tokenizer.save_pretrained(out)
+    except OSError as error:
+        raise ForeignCheckpointError(f"cannot write to {out}: {error.strerror or error}; give another folder") from None
+    saved = ImageTokenizer.from_pretrained(out)
+    codes_again, picture_again = _round_trip(saved)
+    if not torch.equal(codes, codes_again) or not torch.equal(picture, picture_again):
+        raise ForeignCheckpointError(f"{out} does not decode to what {checkpoint} does; the disk may be failing")
+    return saved
+
+
+def export_checkpoint(format: str, tokenizer: ImageTokenizer, out: Path) -> Path:
+    """Write `out` ({"state_dict": ...}, by torch.save) and its YAML beside it, whose path is returned.
+
+    Raises ForeignCheckpointError where the format has no such model, or one of the files is there already.
+    """
+    if format not in EXPORTS:
+        raise ForeignCheckpointError(f"there is no format {format!r}; give one of {', '.join(EXPORTS)}")
+    config_path = out.with_suffix(".yaml")
+    for path in (out, config_path):
+        if path.exists() or out == config_path:
+            raise ForeignCheckpointError(f"{path} is there already, or is where the YAML goes; give another file")
+    state, config = EXPORTS[format](tokenizer.autoencoder)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        config_path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        torch.save({"state_dict": {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}}, out)
+    except OSError as error:
+        raise ForeignCheckpointError(f"cannot write to {out}: {error.strerror or error}; give another file") from None
+    return config_path
+
+
+def _weights(path: Path, *sections: str) -> dict[str, Tensor]:
+    """The tensors in the first of these sections that the file has, or of the file itself if it has none."""
+    content = read_tensors(path)
+    found = [content[name] for name in sections if isinstance(content.get(name), dict) and content[name]]
+    tensors = {name: value for name, value in (found or [content])[0].items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ForeignCheckpointError(
+            f"{path} has no tensors under {' or '.join(sections) or 'its top'}; it holds "
+            f"{', '.join(str(name)[:40] for name in [*content][:6]) or 'nothing'}; "
+            "give a file of this format, or another --format"
+        )
+    return tensors
+
+
+def _refuse_config(source: Source) -> None:
+    if source.config is not None:
+        raise ForeignCheckpointError("this format needs no config: the tensors say everything; leave out --config")
+
+
+def _refuse_image_size(source: Source, reason: str) -> None:
+    if source.image_size is not None:
+        raise ForeignCheckpointError(f"the training resolution of this file is known: {reason}; leave out --image-size")
+
+
+@torch.no_grad()
+def _round_trip(tokenizer: ImageTokenizer) -> tuple[Tensor, Tensor]:
+    """Codes and reconstruction of a smooth picture in which no two places are alike."""
+    ramp = torch.linspace(-1, 1, tokenizer.image_size)
+    red, green = torch.meshgrid(ramp, ramp, indexing="ij")
+    picture = torch.stack((red, green, torch.sin(2 * math.pi * red * green)))[None]
+    codes = tokenizer.encode(picture)
+    # Not `tokenizer.decode`: its clamp would hide infinities.
+    return codes, tokenizer.autoencoder.decode(tokenizer.embed(codes)).images
