@@ -3,7 +3,8 @@
 Captions are dropped at random, so that one model gives both sides of classifier-free guidance.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,9 @@ from vqgan.training.checkpoint import Stateful
 from vqgan.training.ema import EMA, EMAConfig
 from vqgan.training.micro_batches import accumulate, add_share
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
+
+_LEARNS_BY = 0.1
+"""Share of the run after which a generator that learns at all beats a uniform guess: it knows the common codes."""
 
 
 class NextTokenTaskConfig(Config):
@@ -90,6 +94,24 @@ class NextTokenTask:
         metrics |= self.optimiser.step(step)
         self.ema.update(self.generator, step)
         return metrics
+
+    def diagnose(self, figures: Mapping[str, float]) -> list[str]:
+        """Lost numbers, and a loss that is no better than guessing."""
+        remedy = "lower task.optimiser.learning_rate, set task.optimiser.clip_norm, or set task.precision to fp32"
+        findings = []
+        loss, guess = figures.get("loss"), math.log(self.tokenizers.image.vocab_size)
+        if loss is not None and not math.isfinite(loss):
+            findings.append(f"the loss is not finite; {remedy}.")
+        if (share := figures.get("skipped_share", 0.0)) > 0:
+            findings.append(
+                f"{share:.1%} of the steps had no finite gradient and were skipped; if it goes on, {remedy}."
+            )
+        if loss is not None and loss >= guess and figures.get("run_share", 0.0) >= _LEARNS_BY:
+            findings.append(
+                f"nothing is learned: the loss {loss:.3f} is no better than a uniform guess, ln(codes) = {guess:.3f}; "
+                "try task.optimiser.learning_rate lower, then higher, and look at what the tokenizer decodes."
+            )
+        return findings
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:

@@ -9,11 +9,12 @@ from vqgan.config import Config, ConfigError, dump_config, format_help, load_con
 from vqgan.data.source import DataError
 from vqgan.model_folder import ModelFolderError
 from vqgan.training.checkpoint import CheckpointError
+from vqgan.training.guard import TrainingDiverged
 from vqgan.training.loop import EXIT_INTERRUPTED
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
-USER_ERRORS = (ConfigError, DataError, ModelFolderError, CheckpointError)
+USER_ERRORS = (ConfigError, DataError, ModelFolderError, CheckpointError, TrainingDiverged)
 """Errors whose message is written for the person at the keyboard: shown without a traceback."""
 
 

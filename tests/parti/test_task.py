@@ -1,5 +1,7 @@
 """The stage-2 task: its loss and figures against direct computation, caption dropout, and that it can learn."""
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig, generate_codes
 from parti.tasks import NextTokenTask, NextTokenTaskConfig
 from parti.tokenize import PairTokenizer, dropped_captions, token_space
+from vqgan.config import describe_fields
 from vqgan.data.batch import Batch
 from vqgan.metrics.judge import Judge
 from vqgan.training.distributed import build_accelerator
@@ -160,8 +163,29 @@ def test_the_shipped_folder_has_the_averaged_weights_and_the_sampling_settings(t
         assert torch.equal(model.generator.state_dict()[name], weight)
 
 
+def test_diagnosis_names_lost_numbers_and_a_loss_that_is_no_better_than_guessing() -> None:
+    task = task_of(FP32)
+    guess = math.log(task.tokenizers.image.vocab_size)
+    healthy = {"loss": guess - 0.1, "gradient_norm": 0.4, "skipped_steps": 3.0, "run_share": 0.9}
+    assert task.diagnose(healthy) == []
+    assert task.diagnose({}) == []
+    assert task.diagnose({"loss": guess + 1, "run_share": 0.05}) == [], "it has just begun"
+    cases = {
+        "the loss is not finite": healthy | {"loss": math.nan},
+        "6.0% of the steps had no finite gradient": healthy | {"skipped_share": 0.06},
+        f"the loss {guess + 0.01:.3f} is no better": healthy | {"loss": guess + 0.01},
+    }
+    known = {f"task.{field.name}" for field in describe_fields(NextTokenTaskConfig)}
+    for words, figures in cases.items():
+        (finding,) = task.diagnose(figures)
+        assert words in finding
+        named = set(re.findall(r"task(?:\.\w+)+", finding))
+        assert named
+        assert named <= known
+
+
 def test_overfits_eight_pairs_and_draws_exactly_their_codes() -> None:
-    optimiser = OptimiserConfig(learning_rate=1e-2, schedule=ScheduleConfig(warmup_steps=10))
+    optimiser = OptimiserConfig(learning_rate=1e-2, schedule=ScheduleConfig(warmup=10))
     config = NextTokenTaskConfig(
         precision="fp32", caption_dropout=0.0, optimiser=optimiser, ema=EMAConfig(decay=0.9), sampled_prompts=0
     )

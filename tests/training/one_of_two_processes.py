@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_runs import PARALLEL_1, PARALLEL_2, stage_1, stage_2
+from tiny_runs import GUARDED, PARALLEL_1, PARALLEL_2, poisoned, stage_1, stage_2
 
 import parti.train
 import vqgan.train
@@ -68,6 +68,9 @@ def main(folder: Path) -> None:
     signalled_once(step=2, rank=1)
     finished.append(vqgan.train.train(stage_1(folder / "stopped", **PARALLEL_1)))
     finished.append(vqgan.train.train(stage_1(folder / "stopped", **PARALLEL_1)))
+
+    AutoencoderTask.train_step = poisoned(AutoencoderTask.train_step, (3, 4), rank=1)  # type: ignore[method-assign,assignment]
+    finished.append(vqgan.train.train(stage_1(folder / "guarded", **PARALLEL_1 | GUARDED)))
     (folder / f"finished-{rank}.json").write_text(json.dumps(finished))
     torch.distributed.destroy_process_group()
 

@@ -1,7 +1,7 @@
 """The loop: what happens when, true rates, and every skipped item named once."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class Sleeper:
         time.sleep(self.step_seconds)
         sometimes = {"penalty": torch.tensor(1.0)} if step == 1 else {}
         return {"loss": torch.tensor(float(step)), "parts": torch.tensor(float(len(batches)))} | sometimes
+
+    def diagnose(self, figures: Mapping[str, float]) -> list[str]:
+        return [f"the loss is {figures['loss']}, too high"] if figures["run_share"] > 0.5 else []
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         time.sleep(self.evaluation_seconds)
@@ -81,8 +84,10 @@ def test_what_happens_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     run_folder = run(tmp_path, task, monkeypatch, steps=7, micro_batches=2, **every)
     records = run_folder.read_metrics()
     assert [(record["step"], record["split"]) for record in records] == [
-        *((2, "train"), (3, "heldout"), (4, "train"), (6, "train"), (6, "heldout"), (7, "train"), (7, "heldout"))
+        *((2, "train"), (3, "heldout"), (4, "train"), (4, "event"), (6, "train"), (6, "heldout"), (7, "train")),
+        (7, "heldout"),
     ]
+    assert records[3] == {"step": 4, "split": "event", "event": "finding", "finding": "the loss is 2.5, too high"}
     train = [record for record in records if record["split"] == "train"]
     assert [record["loss"] for record in train] == [0.5, 2.5, 4.5, 6.0], "the mean since the line before"
     assert [record["parts"] for record in train] == [2] * 4

@@ -67,7 +67,12 @@ def test_what_stays_undecayed_by_name() -> None:
     network = autoencoder()
     _, plain = Optimiser(OptimiserConfig(), network, steps=10)._optimiser.param_groups
     undecayed = names(network, plain["params"])
-    assert {"quantizer.codebook", "encoder.positions", "decoder.norm.weight", "to_code.bias"} <= undecayed
+    assert {
+        "quantizer.codebook",
+        "encoder.transformer.positions",
+        "decoder.transformer.norm.weight",
+        "encoder.to_latent.bias",
+    } <= undecayed
     assert not any(name.endswith("qkv.weight") for name in undecayed)
 
 
@@ -94,7 +99,7 @@ def with_gradient(value: float = 1.0) -> nn.Linear:
 
 def test_the_rate_of_a_step_is_the_schedules() -> None:
     layer = with_gradient()
-    schedule = ScheduleConfig(shape="linear", warmup_steps=2, final_ratio=0.5)
+    schedule = ScheduleConfig(shape="linear", warmup=2, final_ratio=0.5)
     optimiser = Optimiser(OptimiserConfig(learning_rate=0.1, weight_decay=0.0, schedule=schedule), layer, steps=5)
     rates, moved = [], []
     for step in range(5):
@@ -151,6 +156,37 @@ def test_parameters_without_a_gradient_stay() -> None:
     assert figures["gradient_norm"].item() == pytest.approx(4.0)
     assert not layer.bias.any()
     assert layer.weight.all()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("lost", [float("nan"), float("inf"), -float("inf"), 1e30])  # the last: its square is too large
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_not_finite_changes_nothing(kind: str, lost: float, clip: float | None) -> None:
+    config = OptimiserConfig.model_validate({"kind": kind, "clip_norm": clip})
+    layers = with_gradient(), with_gradient()
+    disturbed, plain = (Optimiser(config, layer, steps=10) for layer in layers)
+    for optimiser in (disturbed, plain):
+        assert optimiser.step(0)["skipped"] == 0
+    moments = disturbed.state_dict()["optimiser"]
+    before = deepcopy((layers[0].state_dict(), moments["state"])), deepcopy(moments["param_groups"])
+    for parameter in layers[0].parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert layers[0].bias.grad is not None
+    layers[0].bias.grad[2] = lost
+    figures = disturbed.step(5)
+    assert figures.keys() == {"skipped"}
+    assert figures["skipped"] == 1
+    assert figures["skipped"].device.type == "cpu"
+    assert all(parameter.grad is None for parameter in layers[0].parameters())
+    moments = disturbed.state_dict()["optimiser"]
+    torch.testing.assert_close((layers[0].state_dict(), moments["state"]), before[0], rtol=0, atol=0)
+    assert moments["param_groups"] == before[1]
+    # And the step after it is the step of a run that never met it.
+    for layer, optimiser in zip(layers, (disturbed, plain), strict=True):
+        for parameter in layer.parameters():
+            parameter.grad = torch.full_like(parameter, 0.5)
+        optimiser.step(1)
+    torch.testing.assert_close(layers[0].state_dict(), layers[1].state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -42,6 +42,16 @@ def test_metrics_are_read_back_and_later_ones_forgotten(tmp_path: Path) -> None:
     assert run.metrics.read_text() == ""
 
 
+def test_checkpoints_later_than_a_step_are_forgotten(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.forget_checkpoints_after(3)  # none yet
+    for name in ("step-0000003", "step-0000020", "step-10000000", ".writing-step-0000007"):
+        (run.checkpoints / name).mkdir(parents=True)
+        (run.checkpoints / name / "state.pt").write_text("")
+    run.forget_checkpoints_after(3)
+    assert {path.name for path in run.checkpoints.iterdir()} == {"step-0000003", ".writing-step-0000007"}
+
+
 def test_pictures_sort_by_step(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.create(SmallConfig())

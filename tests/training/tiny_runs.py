@@ -1,15 +1,21 @@
 """Training runs of both stages that take a second: 32x32 pictures of shapes, networks of one or two blocks."""
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from parti.train import TrainPartiConfig
 from vqgan.config import validate
+from vqgan.data.batch import Batch
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.models import AUTOENCODERS
 from vqgan.models.vit_vqgan import ViTVQGANConfig
+from vqgan.tasks import AutoencoderTask
 from vqgan.train import TrainVQGANConfig
 
 _STACK = {"depth": 1, "width": 16, "heads": 2, "mlp_width": 32}
@@ -33,6 +39,11 @@ PARALLEL_2 = {"model.dropout": 0.0, "task.sampled_prompts": 0, "task.optimiser.l
 (which works in bf16) and large steps would make much of that."""
 
 
+GUARDED = {"loop.guard": {"max_skipped_in_a_row": 2}}
+
+TrainStep = Callable[[AutoencoderTask, Sequence[Batch], int], dict[str, Tensor]]
+
+
 def stage_1(run_dir: Path, **changes: Any) -> TrainVQGANConfig:
     """Everything on: discriminator with R1, EMA, codebook care, random crops. `changes`: {"task.precision": "bf16"}."""
     adversarial = {
@@ -45,7 +56,7 @@ def stage_1(run_dir: Path, **changes: Any) -> TrainVQGANConfig:
         "l1_weight": 1.0,
         "perceptual": {"weight": 0.0},
         "adversarial": adversarial,
-        "codebook_care": {"continuous_share": 0.25, "revive_every": 2, "memory": 256},
+        "codebook_care": {"continuous": "25%", "revive_every": 2, "memory": 256},
         "optimiser": {"kind": "muon", "learning_rate": 1e-2, "clip_norm": 1.0},
         "ema": {"decay": 0.9},
         "precision": "fp32",
@@ -88,6 +99,22 @@ def untrained_tokenizer(folder: Path) -> Path:
         config = validate(ViTVQGANConfig, {"kind": "vit_vqgan", **_MODEL}, "test")
         ImageTokenizer(AUTOENCODERS["vit_vqgan"](config)).save_pretrained(folder)
     return folder
+
+
+def poisoned(train_step: TrainStep, steps: Sequence[int], rank: int = 0) -> TrainStep:
+    """`train_step` with an infinite picture on one process at these steps; not again where a step comes again."""
+    left = list(steps)
+
+    def poisoning(task: AutoencoderTask, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        if step in left:
+            left.remove(step)
+            if task.accelerator.process_index == rank:
+                images = batches[0].images.clone()
+                images[0] = math.inf
+                batches = [replace(batches[0], images=images), *batches[1:]]
+        return train_step(task, batches, step)
+
+    return poisoning
 
 
 def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,19 @@
 """The one training loop: it decides when to log, evaluate, preview, save and stop; the task decides the rest.
 
 Running the same command again resumes from the newest checkpoint, and gives the numbers of a run that was never
-stopped: what a step sees depends on its number alone (see `vqgan.data.loader`), and all other state is saved.
+stopped: what a step sees depends on its number alone (see `vqgan.data.loader`), and all other state is saved. Steps
+without a finite gradient are the guard's business (see `vqgan.training.guard`): the loop goes back when it says so.
 """
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from pydantic import Field
-from torch import Tensor
 
 from vqgan.config import Config
 from vqgan.data.batch import Batch
@@ -22,10 +21,13 @@ from vqgan.data.loader import DataPipeline, Share
 from vqgan.data.source import UnusableSample
 from vqgan.training.checkpoint import Checkpoints, collect, restore
 from vqgan.training.distributed import gather_things, mean_over_processes
+from vqgan.training.findings import Findings
+from vqgan.training.guard import Guard, GuardConfig, TrainingDiverged, separate_skips
 from vqgan.training.progress import Progress
 from vqgan.training.protocol import Task
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.trackers import Trackers
+from vqgan.training.window import Window
 
 EXIT_INTERRUPTED = 75
 """Exit code of a run that was asked to stop, saved and can be resumed (EX_TEMPFAIL)."""
@@ -51,6 +53,8 @@ class LoopConfig(Config):
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = Field(2, gt=0)
     """Number of newest checkpoints that stay."""
+    guard: GuardConfig = GuardConfig()
+    """What to do about steps without a finite gradient."""
 
 
 class TrainingLoop:
@@ -76,39 +80,60 @@ class TrainingLoop:
         self.title = title
         self._checkpoints = Checkpoints(run.checkpoints, config.keep_checkpoints)
         self._preview_batch = preview_batch.to(accelerator.device)
-        self._window = _Window(data.config.batch_size)
+        self._window = Window(data.config.batch_size)
+        self._guard = Guard(config.guard)
+        self._findings = Findings()
+        self._done = 0
+        self._without_gradient: list[str] = []
+        self._save_waits = False
         self._skipped: dict[str, str] = {}
         self._newly_skipped: list[UnusableSample] = []
         self._stop_requested = False
         self._seconds = 0.0
 
     def run(self) -> bool:
-        """Train to the last step, or until interrupted. True when the run is complete."""
-        first_step = self._resume()
-        steps = self.config.steps
-        progress = Progress(self.title, first_step, steps, self.accelerator.is_main_process)
-        if first_step:
-            progress.say(f"resuming at step {first_step} of {steps} in {self.run_folder.path}")
-        share = Share(self.accelerator.process_index, self.accelerator.num_processes, self.config.micro_batches)
-        window = self._window
-        interrupted = False
+        """Train to the last step, or until interrupted. True when the run is complete.
+
+        Raises TrainingDiverged when too many steps in a row have no finite gradient and going back does not help.
+        """
+        self._done = self._resume()
+        progress = Progress(self.title, self._done, self.config.steps, self.accelerator.is_main_process)
+        if self._done:
+            progress.say(f"resuming at step {self._done} of {self.config.steps} in {self.run_folder.path}")
         with self._listening_for_signals():
-            window.start_clock()
-            for step, batches in enumerate(self.data.training_batches(first_step, steps, share), start=first_step):
-                window.add(self.task.train_step([self._received(batch) for batch in batches], step))
-                done = step + 1
-                progress.advance()
-                if done % self.config.log_every == 0 or done == steps:
-                    self._log(done, progress)
-                window.stop_clock()
-                interrupted = done < steps and self._should_stop(done)
-                self._after_step(done, interrupted, progress)
-                if interrupted:
-                    break
-                window.start_clock()
+            while (ending := self._train(progress)) == "diverged":
+                self._done = self._go_back(self._done, progress)
         progress.close()
         self.trackers.close()
-        return not interrupted
+        return ending == "complete"
+
+    def _train(self, progress: Progress) -> Literal["complete", "interrupted", "diverged"]:
+        """The steps from where the run stands."""
+        steps, offset, window = self.config.steps, self._guard.data_offset, self._window
+        share = Share(self.accelerator.process_index, self.accelerator.num_processes, self.config.micro_batches)
+        data = self.data.training_batches(self._done + offset, steps + offset, share)
+        window.start_clock()
+        for step, batches in enumerate(data, start=self._done):
+            metrics = self.task.train_step([self._received(batch) for batch in batches], step)
+            figures, self._without_gradient = separate_skips(metrics)
+            self._guard.count(bool(self._without_gradient))
+            if self._without_gradient:
+                window.add_skipped()
+            else:
+                window.add(figures)
+            done = self._done = step + 1
+            progress.advance()
+            if done % self.config.log_every == 0 or done == steps:
+                self._log(done, progress)
+            window.stop_clock()
+            if self._guard.diverged:
+                return "diverged"
+            interrupted = done < steps and self._should_stop(done)
+            self._after_step(done, interrupted, progress)
+            if interrupted:
+                return "interrupted"
+            window.start_clock()
+        return "complete"
 
     def _after_step(self, done: int, interrupted: bool, progress: Progress) -> None:
         last = done == self.config.steps
@@ -119,7 +144,9 @@ class TrainingLoop:
             progress.say(f"step {done} held out  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
         if (_due(done, self.config.preview_every) or last) and self.accelerator.is_main_process:
             self.run_folder.save_picture(self.task.preview(self._preview_batch), done)
-        if _due(done, self.config.save_every) or last or interrupted:
+        # While steps are being skipped no checkpoint pushes out the older ones: those are what the run can go back to.
+        self._save_waits |= _due(done, self.config.save_every)
+        if (self._save_waits and not self._guard.skipping) or last or interrupted:
             self._report_skipped(progress)
             self._save(done)
             if interrupted:
@@ -134,10 +161,18 @@ class TrainingLoop:
         figures["seconds"] = self._seconds
         if self._skipped:
             figures["skipped_items"] = float(len(self._skipped))
+        if self._guard.skipped_steps:
+            figures["skipped_steps"] = float(self._guard.skipped_steps)
+        if self._window.skipped_share():
+            figures["skipped_share"] = self._window.skipped_share()
         self.trackers.log(figures, done, "train")
-        shown = {name: value for name, value in figures.items() if name.startswith("loss")}
+        shown = {name: value for name, value in figures.items() if name.startswith("loss") or name == "skipped_steps"}
         progress.report(done, shown, rate)
         self._window.clear()
+        figures |= {"step": done, "run_share": done / self.config.steps}
+        for finding in self._findings.news(self.task.diagnose(figures)):
+            progress.say(f"step {done}: {finding}")
+            self._record_event(done, {"event": "finding", "finding": finding})
 
     def _received(self, batch: Batch) -> Batch:
         self._newly_skipped += [item for item in batch.skipped if item.name not in self._skipped]
@@ -153,23 +188,28 @@ class TrainingLoop:
 
     def _resume(self) -> int:
         complete = self._checkpoints.steps()
-        choice = [complete[-1] if complete else 0]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(choice)
-        step = choice[0]
+        step = self._agreed(complete[-1] if complete else 0)
         if step:
-            state = self._checkpoints.read_part(step, "state.pt")
-            loop_state = state.pop("loop")
-            restore(self.task.stateful(), state, f"{self.run_folder.path} at step {step}")
-            self._seconds = loop_state["seconds"]
+            loop_state = self._restore(step)
             self._skipped = dict(loop_state["skipped"])
-            self._resume_process(step, loop_state["processes"])
+            self._guard.load_state_dict(loop_state["guard"])
         if self.accelerator.is_main_process:
             self.run_folder.forget_metrics_after(step)
         return step
 
-    def _resume_process(self, step: int, processes: int) -> None:
+    def _restore(self, step: int) -> dict[str, Any]:
+        """Everything as it was when the checkpoint of `step` was written; returns the loop's own part."""
+        state = self._checkpoints.read_part(step, "state.pt")
+        loop_state: dict[str, Any] = state.pop("loop")
+        restore(self.task.stateful(), state, f"{self.run_folder.path} at step {step}")
+        self._seconds = loop_state["seconds"]
+        self._findings.load_state_dict(loop_state["findings"])
+        self._restore_process(step, loop_state["processes"])
+        return loop_state
+
+    def _restore_process(self, step: int, processes: int) -> None:
         """What each process has of its own: the random state, and the figures since the last log line."""
+        self._window.clear()
         if processes != self.accelerator.num_processes:
             torch.manual_seed(
                 torch.initial_seed() + step
@@ -181,13 +221,65 @@ class TrainingLoop:
         if self.accelerator.device.type == "cuda" and "cuda_random" in state:
             torch.cuda.set_rng_state(state["cuda_random"], self.accelerator.device)
 
+    def _go_back(self, done: int, progress: Progress) -> int:
+        """To the last good checkpoint, with other data and fresh draws. Raises TrainingDiverged if it cannot."""
+        guard = self._guard
+        seen = (
+            f"{self.config.guard.max_skipped_in_a_row} steps in a row without a finite gradient "
+            f"({', '.join(self._without_gradient)})"
+        )
+        self._report_skipped(progress)
+        if guard.rollbacks >= self.config.guard.max_rollbacks:
+            raise self._diverged(done, f"{seen}, and loop.guard.max_rollbacks is {self.config.guard.max_rollbacks}")
+        step = self._agreed(self._last_good_checkpoint())
+        if not step:
+            raise self._diverged(done, f"{seen}, and there is no checkpoint from before (loop.save_every)")
+        self._restore(step)
+        guard.go_back(done, step)
+        torch.manual_seed(torch.initial_seed() + done)
+        # Saved again at once: a run that is killed from here on has gone back already.
+        if self.accelerator.is_main_process:
+            self.run_folder.forget_checkpoints_after(step)
+        self._save(step)
+        if self.accelerator.is_main_process:
+            self.run_folder.forget_metrics_after(step)
+        self._record_event(step, {"event": "rolled_back", "from": done, "to": step, "seen": seen})
+        progress.go_back(step)
+        progress.say(f"step {done}: {seen}; back to step {step}, past the batches that led here")
+        return step
+
+    def _last_good_checkpoint(self) -> int:
+        for step in reversed(self._checkpoints.steps() if self.accelerator.is_main_process else []):
+            if self._checkpoints.read_part(step, "state.pt")["loop"]["guard"]["calm"]:
+                return step
+        return 0
+
+    def _diverged(self, done: int, reason: str) -> TrainingDiverged:
+        advice = " ".join(self.task.diagnose({"skipped_share": 1.0}))
+        self._record_event(done, {"event": "diverged", "seen": reason})
+        return TrainingDiverged(f"training diverged at step {done}: {reason}. {advice}")
+
+    def _agreed(self, choice: int) -> int:
+        """The first process's choice."""
+        choices = [choice]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(choices)
+        return choices[0]
+
+    def _record_event(self, step: int, event: dict[str, object]) -> None:
+        if self.accelerator.is_main_process:
+            self.run_folder.append_metrics({"step": step, "split": "event", **event})
+
     def _save(self, done: int) -> None:
         accelerator = self.accelerator
+        self._save_waits = False
         if accelerator.is_main_process:
             self._checkpoints.prepare(done)
             loop_state = {
                 "seconds": self._seconds,
                 "skipped": self._skipped,
+                "guard": self._guard.state_dict(),
+                "findings": self._findings.state_dict(),
                 "processes": accelerator.num_processes,
             }
             self._checkpoints.write_part(done, "state.pt", collect(self.task.stateful()) | {"loop": loop_state})
@@ -226,50 +318,6 @@ class TrainingLoop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class _Window:
-    """Sums of the figures since the last log line, kept on the device: no wait for it at every step."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self.clear()
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        self._steps += 1
-        for name, value in values.items():
-            total, count = self._sums.get(name, (torch.zeros((), device=value.device), 0))
-            self._sums[name] = (total.to(value.device) + value.detach().float(), count + 1)
-
-    def means(self) -> dict[str, Tensor]:
-        """A figure that only some steps give (R1, adversarial) is averaged over those."""
-        return {name: total / count for name, (total, count) in self._sums.items()}
-
-    def start_clock(self) -> None:
-        """Training goes on."""
-        self._started = time.monotonic()
-
-    def stop_clock(self) -> None:
-        """What follows (evaluation, saving) does not count into the rate."""
-        self._seconds += time.monotonic() - self._started
-
-    def rate(self) -> tuple[float, float]:
-        """Pictures per second over all processes, and the seconds themselves, while the clock runs."""
-        seconds = self._seconds + time.monotonic() - self._started
-        return self._steps * self._batch_size / max(seconds, 1e-9), seconds
-
-    def clear(self) -> None:
-        """Begin again, with the clock running."""
-        self._sums: dict[str, tuple[Tensor, int]] = {}
-        self._steps = 0
-        self._seconds = 0.0
-        self._started = time.monotonic()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sums": self._sums, "steps": self._steps, "seconds": self._seconds}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums, self._steps, self._seconds = state["sums"], state["steps"], state["seconds"]
 
 
 def _due(done: int, every: int) -> bool:

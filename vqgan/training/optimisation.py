@@ -44,17 +44,27 @@ class Optimiser:
         self._optimiser = _build(config, module)
 
     def step(self, step: int) -> dict[str, torch.Tensor]:
-        """Apply the gradients at the learning rate of `step`, clear them, and return gradient norm and rate."""
+        """Apply the gradients at the learning rate of `step`, clear them, and return gradient norm and rate.
+
+        Where a gradient is not finite nothing changes, neither weights nor moments, and `skipped`, a scalar in the
+        host's memory, is 1. With several processes the norm is that of gradients which were averaged over all of
+        them, and an average with one value that is not finite is not finite: all processes decide alike.
+        """
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        # The one wait for the device in a step: on a GPU the host cannot queue work ahead of it. Accepted, as a step
+        # that must not happen has to be known before the next one is queued.
+        if not norm.isfinite():
+            self._optimiser.zero_grad(set_to_none=True)
+            return {"skipped": torch.tensor(1.0)}
         rate = self.config.learning_rate * learning_rate_factor(step, self.steps, self.config.schedule)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
         if self.config.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self.config.clip_norm, norm)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
-        return {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate)}
+        return {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate), "skipped": torch.tensor(0.0)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"kind": self.config.kind, "optimiser": self._optimiser.state_dict()}

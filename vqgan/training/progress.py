@@ -26,6 +26,14 @@ class Progress:
         if self._bar is not None:
             self._bar.update()
 
+    def go_back(self, step: int) -> None:
+        """The run goes on from `step`; the time left is estimated from there."""
+        self._first = step
+        self._start = time.monotonic()
+        if self._bar is not None:
+            self._bar.n = step
+            self._bar.refresh()
+
     def report(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:
         """Show figures after `step` steps."""
         if not self._visible:

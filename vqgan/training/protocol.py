@@ -1,6 +1,6 @@
 """What a training task gives to the loop: it decides *what* is minimised, the loop decides *when*."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -16,7 +16,21 @@ class Task(Protocol):
     """An objective with its networks and optimisers."""
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        """One update from this process's micro-batches (usually one); returns scalars to log."""
+        """One update from this process's micro-batches (usually one); returns scalars to log.
+
+        `skipped`, and any `..._skipped`, is a player's flag, in the host's memory: 1 where its update was left out
+        because its gradient was not finite (see `Optimiser.step`). The loop counts such a step and drops its figures.
+        """
+        ...
+
+    def diagnose(self, figures: Mapping[str, float]) -> list[str]:
+        """What goes wrong, in plain words with the config keys that help; empty for a healthy run.
+
+        `figures` are those of a log line (means since the line before), `step`, the steps that are done, and
+        `run_share`, the share of the run that they are. `skipped_share`, the share of the steps since the line before
+        that were skipped, is there where it is not 0. A figure that the phase of the run does not give is missing: no
+        finding then.
+        """
         ...
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:

@@ -52,6 +52,12 @@ class RunFolder:
         fresh.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         fresh.replace(self.metrics)
 
+    def forget_checkpoints_after(self, step: int) -> None:
+        """Remove checkpoints later than `step`: a run that went back must not resume from them."""
+        for folder in self.checkpoints.glob("step-*"):
+            if int(folder.name.removeprefix("step-")) > step:
+                shutil.rmtree(folder)
+
     def save_picture(self, picture: Image.Image, step: int) -> Path:
         """Store a preview as samples/step-XXXXXXX.png."""
         path = self.samples / f"step-{step:07d}.png"

@@ -1,0 +1,26 @@
+"""Which of a task's findings are worth a line: the new ones, and now and then those that persist."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+_LINES_BETWEEN_REMINDERS = 20
+"""Log lines after which a finding that persists is told again: often enough to be seen, rarely enough to be read."""
+
+
+class Findings:
+    """Remembers what was told. A finding is its words: with another figure in it, it is still the same."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, int] = {}
+
+    def news(self, findings: Iterable[str]) -> list[str]:
+        """Those of a log line's findings that should be told now; one that is missing is forgotten."""
+        current = {re.sub(r"\d+(\.\d+)?(e[-+]\d+)?", "#", finding): finding for finding in findings}
+        self._lines = {words: self._lines.get(words, -1) + 1 for words in current}
+        return [finding for words, finding in current.items() if self._lines[words] % _LINES_BETWEEN_REMINDERS == 0]
+
+    def state_dict(self) -> dict[str, int]:
+        return dict(self._lines)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self._lines = dict(state)
