@@ -1,12 +1,26 @@
-"""evaluate_tokenizer: its figures are those of the whole set, however it is divided into batches."""
+"""evaluate_tokenizer and measure_tokenizer: figures of the whole set, however it is divided into batches."""
+
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from tiny import pairs, tiny_image_tokenizer
+from training.tiny_runs import untrained_tokenizer
 
+from vqgan import evaluation
+from vqgan.config import ConfigError
 from vqgan.data.batch import Batch
-from vqgan.evaluation import evaluate_tokenizer
+from vqgan.data.shapes import ShapesConfig
+from vqgan.data.transforms import TransformConfig
+from vqgan.evaluation import Rate, TokenizerEvaluationConfig, evaluate_tokenizer, measure_tokenizer
+from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
+from vqgan.metrics.fidelity import psnr, ssim
+from vqgan.metrics.inception import frechet_distance
+from vqgan.metrics.reference_set import ReferenceSet, ReferenceSetConfig
+from vqgan.model_folder import ModelFolderError
 from vqgan.training.distributed import build_accelerator
 
 
@@ -46,3 +60,118 @@ def test_the_judge_sees_each_reconstruction_with_its_own_caption() -> None:
 def test_nothing_to_evaluate_on_is_an_error() -> None:
     with pytest.raises(ValueError, match="no held-out picture"):
         evaluate_tokenizer(tiny_image_tokenizer(), [], build_accelerator())
+
+
+class TinyInception:
+    """Stands for InceptionV3: mean colour and contrast of a picture."""
+
+    def __init__(self, weights: str, device: torch.device) -> None:
+        self.source = {"evaluator": "tiny 1.0", "weights": weights, "device": str(device)}
+        self.warning = ""
+
+    def __call__(self, levels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = levels.float() / 64
+        features = torch.cat([pixels.mean((2, 3)), pixels.std((1, 2, 3)).unsqueeze(1)], 1)
+        return features, features
+
+
+@pytest.fixture
+def tiny_inception(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "InceptionV3", TinyInception)
+
+
+SQUEEZE = PerceptualConfig(backbone="squeeze", weights="random")
+
+
+def settings(folder: Path, batch_size: int, lpips: tuple[PerceptualConfig, ...] = ()) -> TokenizerEvaluationConfig:
+    data = ReferenceSetConfig(
+        source=ShapesConfig(train_size=4, heldout_size=12),
+        transform=TransformConfig(image_size=32),
+        batch_size=batch_size,
+    )
+    return TokenizerEvaluationConfig(
+        model=str(untrained_tokenizer(folder / "tokenizer")),
+        out=str(folder / "metrics.json"),
+        data=data,
+        lpips=lpips,
+        inception_weights="random",
+        device="cpu",
+    )
+
+
+@pytest.mark.usefixtures("tiny_inception")
+def test_one_pass_measures_what_the_parts_measure(tmp_path: Path) -> None:
+    config = settings(tmp_path, 12, (SQUEEZE,))
+    figures = {figure.name: figure for figure in measure_tokenizer(config).figures}
+    (images,) = ReferenceSet(config.data, "heldout", 0).batches()
+    tokenizer = ImageTokenizer.from_pretrained(config.model)
+    made = tokenizer.decode(tokenizer.encode(images))
+    rounded = ((made + 1) * 127.5).round() / 127.5 - 1
+    assert figures["psnr"].value == pytest.approx(psnr(made, images).mean().item())
+    assert figures["ssim"].value == pytest.approx(ssim(made, images).mean().item())
+    assert figures["lpips_squeeze"].value == pytest.approx(PerceptualLoss(SQUEEZE)(rounded, images).item(), rel=1e-4)
+    assert figures["lpips_squeeze"].warning == "untrained network: compares with nothing"
+    features = [TinyInception("", torch.device("cpu"))(((part + 1) * 127.5).round())[0] for part in (made, images)]
+    assert figures["rfid"].value == pytest.approx(frechet_distance(*features), rel=1e-5)
+    assert figures["codebook_usage"].value == len(tokenizer.encode(images).unique()) / 32
+
+
+@pytest.mark.usefixtures("tiny_inception")
+def test_the_batch_size_changes_the_rate_alone(tmp_path: Path) -> None:
+    whole, parts = (measure_tokenizer(settings(tmp_path, size, (SQUEEZE,))) for size in (12, 5))
+    assert whole.shared["reference"] == parts.shared["reference"]
+    for one, other in zip(whole.figures, parts.figures, strict=True):
+        assert (one.name, one.missing) == (other.name, other.missing)
+        if one.value is not None and one.name != "images_per_second":
+            assert one.value == pytest.approx(other.value, rel=1e-4), one.name
+
+
+def test_the_rate_is_pictures_over_seconds_without_the_first_batch() -> None:
+    class Slow(ImageTokenizer):
+        """Half a second to start, then 40 ms a batch."""
+
+        calls = 0
+
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+
+        def encode(self, images: torch.Tensor) -> torch.Tensor:
+            Slow.calls += 1
+            time.sleep(0.04 if Slow.calls > 1 else 0.5)
+            return torch.zeros(len(images), 1, dtype=torch.int64)
+
+        def decode(self, codes: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:  # noqa: ARG002
+            return torch.zeros(len(codes), 3, 8, 8)
+
+    rate = Rate(Slow(), torch.device("cpu"), 4)
+    for count in (4, 4, 2):
+        rate.reconstruct(torch.zeros(count, 3, 8, 8))
+    assert Slow.calls == 4
+    (figure,) = rate.figures()
+    assert figure.value is not None
+    assert 20 < figure.value <= 10 / 0.12, "10 pictures in a little more than 120 ms"
+    assert figure.details["batch_size"] == 4
+
+
+@pytest.mark.usefixtures("tiny_inception")
+def test_damaged_weights_are_no_figures(tmp_path: Path) -> None:
+    config = settings(tmp_path, 12)
+    tokenizer = ImageTokenizer.from_pretrained(config.model)
+    for parameter in tokenizer.autoencoder.parameters():
+        parameter.data.fill_(torch.nan)
+    tokenizer.save_pretrained(config.model)
+    with pytest.raises(ModelFolderError, match="no finite numbers"):
+        measure_tokenizer(config)
+
+
+def test_settings_that_cannot_be_met(tmp_path: Path) -> None:
+    config = settings(tmp_path, 12)
+    other_size = config.data.model_copy(update={"transform": TransformConfig(image_size=64)})
+    with pytest.raises(ConfigError, match=r"data\.transform\.image_size is 64, the tokenizer in .* reads 32"):
+        measure_tokenizer(config.model_copy(update={"data": other_size}))
+    with pytest.raises(ConfigError, match="device: nonsense cannot be used here"):
+        measure_tokenizer(config.model_copy(update={"device": "nonsense"}))
+    with pytest.raises(ConfigError, match="is a folder; give the name of a file"):
+        measure_tokenizer(config.model_copy(update={"out": str(tmp_path)}))
+    with pytest.raises(ValueError, match="lpips names a backbone twice: squeeze, squeeze"):
+        settings(tmp_path, 12, (SQUEEZE, SQUEEZE))

@@ -1,0 +1,227 @@
+"""Fréchet Inception distance (Heusel et al., arXiv 1706.08500) and inception score (arXiv 1606.03498).
+
+Network, its resize to 299 pixels, statistics, matrix root and score are torch-fidelity's, untouched: rFID of tokenizers
+is published with it (taming-transformers), and no two evaluators agree. The one departure is that features are taken to
+float64 before their mean, which torch-fidelity adds up in float32.
+
+Nothing is imported, downloaded or loaded before an `InceptionMeter` is built.
+"""
+
+import io
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from vqgan.config import ConfigError
+from vqgan.metrics.protocol import Figure, Reconstructed, file_sha256, package
+from vqgan.torchvision_ops import declare_missing_torchvision_ops
+
+SPLITS = 10
+"""Parts of the set whose inception scores are averaged."""
+SHUFFLE_SEED = 2020
+"""Order in which pictures are dealt into the splits: torch-fidelity's."""
+USUAL_PICTURES = 50_000
+"""Pictures behind published figures."""
+INCEPTION_FIGURES = ("rfid", "inception_score", "inception_score_std")
+RELEASED_SHA256 = "6726825d"
+"""First digits of the released weights' SHA-256; the file's name ends in them."""
+
+
+@runtime_checkable
+class FeatureNet(Protocol):
+    """What the figures stand on: pictures to features and logits, and what it is."""
+
+    source: Mapping[str, str]
+    """Evaluator and weights, for the protocol."""
+    warning: str
+    """Why its figures compare with no published one; empty where they may."""
+
+    def __call__(self, levels: UInt8[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B K"]]:
+        """Features, and logits without their bias."""
+        ...
+
+
+class InceptionV3:
+    """torch-fidelity's network with `weights`: `pretrained`, `random` or a path.
+
+    Raises ConfigError that says what to fetch and where to put it.
+    """
+
+    def __init__(self, weights: str, device: torch.device) -> None:
+        declare_missing_torchvision_ops()
+        source = {"evaluator": package("torch-fidelity"), "network": "InceptionV3 (TF 2015-12-05)"}
+        if weights == "random":
+            network = _untrained()
+            source |= {"weights": "random"}
+            self.warning = "untrained network: compares with nothing"
+        else:
+            path = _weights_file(weights)
+            network = _trained(path)
+            source |= {"weights": path.name, "weights_sha256": file_sha256(path)}
+            released = source["weights_sha256"].startswith(RELEASED_SHA256)
+            self.warning = "" if released else "not the released weights: compares with nothing published"
+        self.source: Mapping[str, str] = source
+        self._network = network.to(device)
+
+    @torch.no_grad()
+    def __call__(self, levels: UInt8[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B K"]]:
+        features, logits = self._network(levels)
+        return features, logits
+
+
+class InceptionMeter:
+    """rFID of the reconstructions against their originals, and the reconstructions' inception score."""
+
+    def __init__(self, network: FeatureNet) -> None:
+        self._network = network
+        self._originals: list[Tensor] = []
+        self._reconstructions: list[Tensor] = []
+        self._logits: list[Tensor] = []
+
+    def add(self, batch: Reconstructed) -> None:
+        """Keep the features of both, and the reconstructions' logits."""
+        self._originals.append(self._network(batch.original_levels)[0].cpu())
+        features, logits = self._network(batch.reconstruction_levels)
+        self._reconstructions.append(features.cpu())
+        self._logits.append(logits.cpu())
+
+    def figures(self) -> Iterator[Figure]:
+        originals, reconstructions = torch.cat(self._originals), torch.cat(self._reconstructions)
+        count, width = originals.shape
+        yield self._rfid(originals, reconstructions, count, width)
+        yield from self._score(torch.cat(self._logits), count)
+
+    def _rfid(self, originals: Tensor, reconstructions: Tensor, count: int, width: int) -> Figure:
+        method = "Fréchet distance between Inception features of reconstructions and of their originals"
+        details = {
+            **self._network.source,
+            "features": width,
+            "statistics": "float64",
+            "resize_inside": "to 299, as TF1",
+        }
+        if count < 2:
+            return Figure("rfid", None, "", method, details, missing=f"needs 2 pictures at least, received {count}")
+        warnings = [self._network.warning]
+        if count < width:
+            warnings.append(
+                f"singular covariance: {count} pictures for {width} features; the distance is biased by their number "
+                f"and compares only between sets of {count}"
+            )
+        elif count != USUAL_PICTURES:
+            warnings.append(f"{count} pictures: published figures have {USUAL_PICTURES}, and FID falls as sets grow")
+        value = frechet_distance(reconstructions, originals)
+        return Figure("rfid", value, "", method, details, warning="; ".join(filter(None, warnings)))
+
+    def _score(self, logits: Tensor, count: int) -> Iterator[Figure]:
+        mean = f"exp of the mean KL(p(y|x) || p(y)) of the reconstructions, mean over {SPLITS} splits"
+        details = {**self._network.source, "splits": SPLITS, "shuffle_seed": SHUFFLE_SEED, "logits": "without bias"}
+        methods = {"inception_score": mean, "inception_score_std": f"standard deviation over the {SPLITS} splits"}
+        if count < SPLITS:
+            missing = f"needs {SPLITS} pictures at least, one a split, received {count}"
+            for name, method in methods.items():
+                yield Figure(name, None, "", method, details, missing=missing)
+            return
+        warnings = [self._network.warning]
+        if count != USUAL_PICTURES:
+            warnings.append(f"{count} pictures: published scores have {USUAL_PICTURES}, and the score rises with them")
+        warning = "; ".join(filter(None, warnings))
+        for (name, method), value in zip(methods.items(), inception_score(logits), strict=True):
+            yield Figure(name, value, "", method, details, warning=warning)
+
+
+def frechet_distance(features: Float[Tensor, "N F"], reference: Float[Tensor, "M F"]) -> float:
+    """|mu - mu'|^2 + tr(S + S' - 2 (S S')^(1/2)) of two sets of features, in float64 (Heusel et al., equation 6)."""
+    declare_missing_torchvision_ops()
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+
+    statistics = [fid_features_to_statistics(part.double().cpu()) for part in (features, reference)]
+    return float(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
+
+
+def inception_score(logits: Float[Tensor, "N K"]) -> tuple[float, float]:
+    """Mean and standard deviation over `SPLITS` parts of exp E KL(p(y|x) || p(y)), in float64."""
+    declare_missing_torchvision_ops()
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+
+    score = isc_features_to_metric(logits.cpu(), splits=SPLITS, shuffle=True, rng_seed=SHUFFLE_SEED)
+    return float(score[KEY_METRIC_ISC_MEAN]), float(score[KEY_METRIC_ISC_STD])
+
+
+def _trained(path: Path) -> nn.Module:
+    # torch-fidelity unpickles whatever the file holds; this refuses files that hold anything but tensors.
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"inception_weights: {path} is not a file of tensors: {reason}; fetch it again") from error
+    try:
+        return _build(state)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"inception_weights: {path} does not fit torch-fidelity's InceptionV3: {reason}; give its released file"
+        ) from error
+
+
+def _untrained() -> nn.Module:
+    """Random weights that keep the scale of what flows through them; the same ones at every call."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        """Keeps the weights that its layers were made with: the package knows only files."""
+
+        def load_state_dict(self, *_: object, **__: object) -> None:
+            """Do nothing."""
+
+    # Only the CPU generator draws here; seeding that one alone leaves every global generator as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network = Untrained("untrained", ["2048", "logits_unbiased"], feature_extractor_weights_path=_file_of({}))
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    return network
+
+
+def _build(state: object) -> nn.Module:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    return FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=_file_of(state)
+    )
+
+
+def _file_of(state: object) -> io.BytesIO:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return file
+
+
+def _weights_file(weights: str) -> Path:
+    """The file given, or torch-fidelity's in torch.hub's cache, fetched if missing."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    if weights != "pretrained":
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise ConfigError(
+                f"inception_weights: no file {weights!r}; fetch {URL_INCEPTION_V3} and give its path, or 'pretrained'"
+            )
+        return path
+    path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=RELEASED_SHA256)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"inception_weights: the Inception weights are not at {path} and cannot be downloaded ({error}); fetch "
+                f"{URL_INCEPTION_V3} on another machine and put it there, or set inception_weights to its path"
+            ) from error
+    return path

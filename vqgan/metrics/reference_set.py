@@ -1,0 +1,136 @@
+"""The pictures that figures are about: which ones, how they became squares, how many, and a hash of their pixels.
+
+Two figures compare only if these agree. The set is the pictures as the tokenizer is given them, after crop and resize.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vqgan.config import Config
+from vqgan.data.hub import HubStream
+from vqgan.data.source import DataError, Source, Split, UnusableSample
+from vqgan.data.sources import SourceConfig, open_source
+from vqgan.data.transforms import ImageTransform, TransformConfig
+from vqgan.metrics.fidelity import to_uint8
+
+EvaluatedSplit = Literal["heldout", "train", "all"]
+_SPLITS: dict[EvaluatedSplit, tuple[Split, ...]] = {
+    "heldout": ("heldout",),
+    "train": ("train",),
+    "all": ("heldout", "train"),
+}
+
+
+class ReferenceSetConfig(Config):
+    """Pictures to evaluate on: the `data` section of a training run, as far as it says what is seen."""
+
+    source: SourceConfig
+    """The data set."""
+    transform: TransformConfig = TransformConfig()
+    """From any picture to the model's square; random crops are centred, and nothing is flipped."""
+    batch_size: int = Field(64, gt=0)
+    """Pictures that go through the networks at once; rates depend on it, other figures do not."""
+    workers: int = Field(0, ge=0)
+    """Loader processes beside this one; 0 loads in this process."""
+
+
+class ReferenceSet:
+    """One pass over the first `limit` usable pictures of a split, 0 for all. Raises DataError where there are none."""
+
+    def __init__(self, config: ReferenceSetConfig, split: EvaluatedSplit, limit: int) -> None:
+        self.config = config
+        self._split = split
+        self._limit = limit
+        self._transform = ImageTransform(config.transform)
+        size = config.transform.image_size
+        self._sources = [open_source(config.source, part, size) for part in _SPLITS[split]]
+        self._hash = hashlib.sha256()
+        self._count = 0
+        self._skipped = 0
+
+    @property
+    def expected(self) -> int | None:
+        """How many pictures to expect; None for a stream without a limit."""
+        lengths = [len(source) for source in self._sources if not isinstance(source, HubStream)]
+        if len(lengths) < len(self._sources):
+            return self._limit or None
+        return min(sum(lengths), self._limit or sum(lengths))
+
+    def batches(self) -> Iterator[Float[Tensor, "B 3 H W"]]:
+        """The pictures in [-1, 1], in the data set's order. Raises DataError where there is none."""
+        pictures = islice(self._usable(), self._limit or None)
+        while chunk := list(islice(pictures, self.config.batch_size)):
+            batch = torch.stack(chunk)
+            self._hash.update(to_uint8(batch).permute(0, 2, 3, 1).numpy().tobytes())
+            self._count += len(batch)
+            yield batch
+        if not self._count:
+            raise DataError(f"no usable picture in the {self._split} split; skipped {self._skipped}")
+
+    def protocol(self) -> dict[str, Any]:
+        """What was seen so far."""
+        transform = self.config.transform
+        crop: dict[str, Any] = {"crop": "center" if transform.crop == "random" else transform.crop}
+        if transform.crop == "pad":
+            crop["background"] = transform.background
+        return {
+            "reference": {
+                "set": "the originals as given to the tokenizer",
+                "source": self.config.source.model_dump(mode="json"),
+                "split": self._split,
+                "limit": self._limit,
+                "pictures": self._count,
+                "skipped": self._skipped,
+                "pixels_sha256": self._hash.hexdigest(),
+                "hashed": "RGB uint8, picture after picture, row by row",
+            },
+            **crop,
+            "resize": f"Pillow Lanczos to {transform.image_size}, antialiased; the right size is not resampled",
+        }
+
+    def _usable(self) -> Iterator[Tensor]:
+        for source in self._sources:
+            for picture in self._pictures(source):
+                if isinstance(picture, UnusableSample):
+                    self._skipped += 1
+                else:
+                    yield picture
+
+    def _pictures(self, source: Source | HubStream) -> Iterator[Tensor | UnusableSample]:
+        if isinstance(source, HubStream):
+            for sample in source.samples(0, 0):
+                yield sample if isinstance(sample, UnusableSample) else self._transform(sample.image, None)
+            return
+        # A loader draws a seed for its workers: from a generator of its own, to leave the global one alone.
+        loader = DataLoader[Any](
+            _Pictures(source, self._transform),
+            batch_size=None,
+            num_workers=self.config.workers,
+            generator=torch.Generator(),
+        )
+        yield from loader
+
+
+class _Pictures(Dataset[Tensor | UnusableSample]):
+    """A source's pictures as tensors. What is unusable comes as a value: an exception would end the loader."""
+
+    def __init__(self, source: Source, transform: ImageTransform) -> None:
+        self._source = source
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Tensor | UnusableSample:
+        try:
+            return self._transform(self._source[index].image, None)
+        except UnusableSample as unusable:
+            return unusable
