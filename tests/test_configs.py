@@ -8,7 +8,7 @@ import torch
 from parti.models import GENERATORS, TokenSpace
 from parti.train import TrainPartiConfig
 from vqgan.config import dump_config, load_config
-from vqgan.models import AUTOENCODERS
+from vqgan.models import build_autoencoder
 from vqgan.models.discriminator import build_discriminator
 from vqgan.train import TrainVQGANConfig
 
@@ -30,9 +30,12 @@ def test_there_are_configs() -> None:
 def test_stage_1(path: Path, tmp_path: Path) -> None:
     config = load_config(TrainVQGANConfig, path)
     with torch.device("meta"):
-        model = AUTOENCODERS[config.model.kind](config.model)
+        model = build_autoencoder(config.model)
         images = torch.zeros(2, 3, config.model.image_size, config.model.image_size)
-        assert model.decode(model.encode(images)).images.shape == images.shape
+        latents = model.encode(images)
+        assert latents.shape[-1] == model.quantizer.latent_dim
+        quantised = torch.zeros(2, latents.shape[1], model.quantizer.code_dim)
+        assert model.decode(quantised).images.shape == images.shape
         if config.task.adversarial.weight:
             discriminator = build_discriminator(config.task.adversarial.discriminator, config.model.image_size)
             assert len(discriminator(images)) == 2
@@ -50,7 +53,7 @@ def test_stage_2_and_the_stage_1_that_it_stands_on(path: Path, tmp_path: Path) -
     tokenizer = stage_1[config.image_tokenizer]
     assert config.data.transform.image_size == tokenizer.model.image_size
     assert config.data.source == tokenizer.data.source
-    side = tokenizer.model.image_size // tokenizer.model.patch_size
+    side = tokenizer.model.image_size // tokenizer.model.stride
     tokens = TokenSpace(
         text_vocab_size=config.text.vocab_size,
         text_length=config.text.length,

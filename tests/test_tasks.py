@@ -7,7 +7,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-import vqgan.tasks
+import vqgan.adversary
+from vqgan.adversary import Adversary
 from vqgan.config import validate
 from vqgan.data.batch import Batch
 from vqgan.layers.transformer import TransformerConfig
@@ -45,6 +46,16 @@ def batch(size: int = 4, seed: int = 0) -> Batch:
     return Batch(images, [None] * size, [str(number) for number in range(size)])
 
 
+def adversary(task: AutoencoderTask) -> Adversary:
+    assert task.adversary is not None
+    return task.adversary
+
+
+def stand_still(_step: int) -> dict[str, Tensor]:
+    """In place of an optimiser's step."""
+    return {"skipped": torch.tensor(0.0)}
+
+
 def weights(network: nn.Module | None) -> dict[str, Tensor]:
     assert network is not None
     return {name: weight.clone() for name, weight in network.state_dict().items()}
@@ -67,20 +78,20 @@ def test_the_total_is_the_sum_of_its_terms() -> None:
 
 def test_each_player_learns_from_its_own_loss_only(monkeypatch: pytest.MonkeyPatch) -> None:
     task = build()
-    assert task.discriminator is not None
-    player, judge = task.optimiser, task.discriminator_optimiser
+    discriminator = adversary(task).discriminator
+    player, judge = task.optimiser, adversary(task).optimiser
     order: list[str] = []
     step, judge_step = player.step, judge.step
 
     def first(number: int) -> Any:
         order.append("autoencoder")
-        assert all(parameter.grad is None for parameter in task.discriminator.parameters())  # type: ignore[union-attr]
+        assert all(parameter.grad is None for parameter in discriminator.parameters())
         return step(number)
 
     def second(number: int) -> Any:
         order.append("discriminator")
         assert all(parameter.grad is None for parameter in task.autoencoder.parameters())
-        assert all(parameter.grad is not None for parameter in task.discriminator.parameters())  # type: ignore[union-attr]
+        assert all(parameter.grad is not None for parameter in discriminator.parameters())
         return judge_step(number)
 
     monkeypatch.setattr(player, "step", first)
@@ -90,20 +101,20 @@ def test_each_player_learns_from_its_own_loss_only(monkeypatch: pytest.MonkeyPat
 
 
 def test_both_players_start_together_and_the_weight_grows() -> None:
-    task = build(adversarial={"start_share": 0.5, "warmup_share": 0.4, "weight": 0.1})
-    before = weights(task.discriminator)
+    task = build(adversarial={"start": "50%", "warmup": "40%", "weight": 0.1})
+    before = weights(adversary(task).discriminator)
     for step in range(5):
         figures = task.train_step([batch()], step)
         assert "loss_adversarial" not in figures
         assert "loss_discriminator" not in figures
-    assert moved(before, task.discriminator) == set()
+    assert moved(before, adversary(task).discriminator) == set()
     figures = task.train_step([batch()], 5)
     assert {"loss_adversarial", "loss_discriminator", "real_accuracy", "fake_accuracy"} <= figures.keys()
-    assert moved(before, task.discriminator) == before.keys()
+    assert moved(before, adversary(task).discriminator) == before.keys()
 
-    frozen = build(adversarial={"start_share": 0.5, "warmup_share": 0.4, "weight": 0.1})
-    frozen.optimiser.step = lambda _: {}  # type: ignore[method-assign,assignment]
-    frozen.discriminator_optimiser.step = lambda _: {}  # type: ignore[method-assign,assignment]
+    frozen = build(adversarial={"start": "50%", "warmup": "40%", "weight": 0.1})
+    frozen.optimiser.step = stand_still  # type: ignore[method-assign,assignment]
+    adversary(frozen).optimiser.step = stand_still  # type: ignore[method-assign,assignment]
     sizes = [frozen.train_step([batch()], step)["loss_adversarial"].item() for step in range(5, 10)]
     assert [size / sizes[-1] for size in sizes] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
 
@@ -111,36 +122,77 @@ def test_both_players_start_together_and_the_weight_grows() -> None:
 def test_r1_comes_every_so_often_and_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     task = build(precision="bf16", adversarial={"r1_every": 3})
     kinds: list[torch.dtype] = []
-    r1_penalty = vqgan.tasks.r1_penalty
+    r1_penalty = vqgan.adversary.r1_penalty
 
     def watched(discriminator: nn.Module, images: Tensor) -> Tensor:
         penalty = r1_penalty(lambda x: kinds.append((logits := discriminator(x)).dtype) or logits, images)
         kinds.append(penalty.dtype)
         return penalty
 
-    monkeypatch.setattr(vqgan.tasks, "r1_penalty", watched)
+    monkeypatch.setattr(vqgan.adversary, "r1_penalty", watched)
     assert ["r1_penalty" in task.train_step([batch()], step) for step in range(5)] == [True, False, False, True, False]
     assert set(kinds) == {torch.float32}
 
 
 def test_without_weight_there_is_no_discriminator() -> None:
     task = build(adversarial={"weight": 0.0})
-    assert task.discriminator is None
+    assert task.adversary is None
     assert task.stateful().keys() == {"autoencoder", "ema", "optimiser", "codebook_care"}
     assert "loss_adversarial" not in task.train_step([batch()], 0)
 
 
 def test_the_adaptive_weight_balances_the_gradients() -> None:
     task = build(adversarial={"adaptive": True, "weight": 1.0})
-    task.optimiser.step = lambda _: {}  # type: ignore[method-assign,assignment]
+    task.optimiser.step = stand_still  # type: ignore[method-assign,assignment]
     grown = build(adversarial={"adaptive": True, "weight": 1.0}, l2_weight=4.0)
-    grown.optimiser.step = lambda _: {}  # type: ignore[method-assign,assignment]
+    grown.optimiser.step = stand_still  # type: ignore[method-assign,assignment]
     ratio = grown.train_step([batch()], 1)["loss_adversarial"] / task.train_step([batch()], 1)["loss_adversarial"]
     assert ratio.item() == pytest.approx(4, rel=1e-2), "it follows the reconstruction's gradient"
 
 
+def test_lecam_keeps_the_logits_near_the_other_sides_average() -> None:
+    task = build(adversarial={"lecam_weight": 0.5, "r1_gamma": 0.0, "lecam_decay": 0.5})
+    adversary(task).optimiser.step = stand_still  # type: ignore[method-assign,assignment]
+    figures = task.train_step([batch()], 0)
+    plain = build(adversarial={"r1_gamma": 0.0})
+    adversary(plain).optimiser.step = stand_still  # type: ignore[method-assign,assignment]
+    assert "lecam_penalty" not in plain.train_step([batch()], 0)
+    assert figures["lecam_penalty"] > 0
+    state = adversary(task).stateful()["logit_averages"].state_dict()
+    assert state["means"].shape == (2,)
+    unseen = build(adversarial={"lecam_weight": 0.5, "r1_gamma": 0.0, "lecam_decay": 0.5})
+    adversary(unseen).stateful()["logit_averages"].load_state_dict(state)
+    assert torch.equal(adversary(unseen).stateful()["logit_averages"].state_dict()["means"], state["means"])
+
+
+def test_frozen_codes_train_the_decoder_alone() -> None:
+    torch.manual_seed(0)
+    model = build().autoencoder
+    model.freeze_codes()
+    config = validate(AutoencoderTaskConfig, {"perceptual": {"weight": 0.0}, "adversarial": ADVERSARIAL}, "test")
+    task = AutoencoderTask(config, model, Accelerator(), STEPS, seed=0)
+    before, codes = weights(model), model(batch().images).quantized.codes
+    figures = task.train_step([batch()], 0)
+    assert "loss_codebook" not in figures
+    assert moved(before, model) == {name for name in before if name.startswith("decoder.")}
+    assert torch.equal(model(batch().images).quantized.codes, codes)
+
+
+def test_the_figures_of_the_codebook_are_logged() -> None:
+    task = build(adversarial={"weight": 0.0})
+    figures = task.train_step([batch()], 0)
+    codes = task.autoencoder(batch().images).quantized.codes
+    assert 0 < figures["batch_usage"] <= 1
+    assert 1 <= figures["batch_perplexity"] <= 16
+    assert figures["batch_entropy"].exp().item() == pytest.approx(figures["batch_perplexity"].item(), rel=1e-4)
+    norms = task.autoencoder.quantizer.codebook.norm(dim=-1)
+    assert figures["code_norm_spread"].item() == pytest.approx((norms.std(correction=0) / norms.mean()).item(), rel=0.1)
+    assert 0 <= figures["dead_codes"] < 1
+    assert len(codes.unique()) >= 1
+
+
 def test_the_codebook_rests_in_the_continuous_phase_and_then_starts_from_data() -> None:
-    task = build(codebook_care={"continuous_share": 0.25}, adversarial={"weight": 0.0})
+    task = build(codebook_care={"continuous": "25%"}, adversarial={"weight": 0.0})
     before = weights(task.autoencoder)
     for step in range(3):
         figures = task.train_step([batch()], step)
@@ -165,14 +217,18 @@ def test_replaced_codes_go_into_the_average_at_once() -> None:
     assert close.sum() >= dead
 
 
-def test_channels_last_changes_layout_and_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_channels_last_changes_layout_and_no_result() -> None:
     settings: dict[str, Any] = {"perceptual": {"backbone": "squeeze", "weights": "random"}}
     task = build(**settings)
-    assert task.discriminator is not None
-    convolution = task.discriminator.blocks[0].conv1.weight  # type: ignore[union-attr,index]
-    assert convolution.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr,operator,call-arg]
-    monkeypatch.setattr(vqgan.tasks, "_channels_last", lambda network: network)
     plain = build(**settings)
+    assert task.perceptual is not None
+    assert plain.perceptual is not None
+    for network in (adversary(task).discriminator, task.perceptual):
+        kernels = [weight for weight in network.parameters() if weight.ndim == 4 and weight.shape[-1] > 1]
+        assert kernels
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+    adversary(plain).discriminator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain.perceptual.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for step in range(3):
         figures, expected = task.train_step([batch()], step), plain.train_step([batch()], step)
         for name, figure in expected.items():
@@ -190,9 +246,8 @@ def test_bf16_trains_close_to_fp32_with_weights_in_fp32() -> None:
 
 def test_a_share_of_the_batch_is_what_the_costly_networks_see() -> None:
     task = build(adversarial={"picture_share": 0.5})
-    assert task.discriminator is not None
     seen: list[int] = []
-    task.discriminator.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    adversary(task).discriminator.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
     task.train_step([batch(8)], 1)
     assert seen == [4, 4, 4], "the generator's pass, real and fake"
 

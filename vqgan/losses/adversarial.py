@@ -1,4 +1,4 @@
-"""GAN losses on logits, the R1 penalty, and taming's adaptive weight.
+"""GAN losses on logits, the R1 and LeCam penalties, and taming's adaptive weight.
 
 Logits have any shape (one an image, or one a patch); every loss is a mean over all of them. Sources: non-saturating
 logistic, Goodfellow 1406.2661, as in StyleGAN2 (1912.04958); hinge, 1705.02894; R1, Mescheder 1801.04406; hinge and
@@ -70,6 +70,16 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], images: Float[Tensor, 
         images = images.detach().float().requires_grad_()
         (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
         return gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+def lecam_penalty(real: Logits, fake: Logits, average_real: Scalar, average_fake: Scalar) -> Scalar:
+    """mean (D(real) - average_fake)^2 + mean (D(fake) - average_real)^2 (Tseng 2104.03310, equation 5).
+
+    The averages are running means of D's own logits, without gradient. Logits far from the other side's average cost
+    most, so a discriminator that knows its few pictures by heart cannot grow ever surer.
+    """
+    towards_fake = (real.float() - average_fake.detach()).square().mean()
+    return towards_fake + (fake.float() - average_real.detach()).square().mean()
 
 
 def adaptive_weight(

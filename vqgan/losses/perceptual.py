@@ -63,7 +63,7 @@ class PerceptualLoss(nn.Module):
         self.backbone: nn.Module = network.net
         self.linears: nn.ModuleList = network.lins
         if config.weights != "random":
-            _load_backbone(self.backbone, _weights_file(config), config.backbone)
+            _load_backbone(self.backbone, weights_file(config), config.backbone)
         self.requires_grad_(False)
         self.eval()
 
@@ -91,7 +91,7 @@ def _normalise(features: Tensor) -> Tensor:
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
 
 
-def _weights_file(config: PerceptualConfig) -> Path:
+def weights_file(config: PerceptualConfig) -> Path:
     """The backbone's state-dict file: the path given, or torchvision's, fetched into torch.hub's cache if missing."""
     if config.weights != "pretrained":
         path = Path(config.weights).expanduser()

@@ -1,0 +1,184 @@
+"""The other player of stage 1: a discriminator with its optimiser, its penalties and its moment of joining.
+
+The generator's side asks it for `generator_loss`; `update` is the discriminator's own step. Penalties: lazy R1
+(Mescheder, 1801.04406; lazily as in StyleGAN2, 1912.04958, appendix B) and LeCam (Tseng, 2104.03310).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqgan.config import Config
+from vqgan.losses.adversarial import ADVERSARIAL_LOSSES, adaptive_weight, lecam_penalty, r1_penalty
+from vqgan.models.discriminator import DiscriminatorConfig, StyleGAN2DiscriminatorConfig, build_discriminator
+from vqgan.training.checkpoint import Stateful
+from vqgan.training.micro_batches import accumulate, add_share
+from vqgan.training.optimisation import Optimiser, OptimiserConfig
+from vqgan.training.schedule import Span, ramp
+
+
+class AdversaryConfig(Config):
+    """The adversarial loss, its discriminator and when they join."""
+
+    weight: float = Field(0.1, ge=0)
+    """Weight of the generator's loss; 0 leaves the discriminator out."""
+    adaptive: bool = False
+    """Scale the weight so that its gradient at the decoder's last layer equals the reconstruction's (taming)."""
+    loss: Literal["non_saturating", "hinge", "vanilla"] = "non_saturating"
+    """Form of both players' losses."""
+    discriminator: DiscriminatorConfig = StyleGAN2DiscriminatorConfig()
+    """The discriminator's network."""
+    start: Span = 0
+    """When both players start: steps, or a share of the run such as 25%."""
+    warmup: Span = 0
+    """How long the generator's weight then grows to its full value: steps, or a share of the run."""
+    r1_gamma: float = Field(10.0, ge=0)
+    """R1 penalty: gamma / 2 times the squared gradient at real pictures; 0 none."""
+    r1_every: int = Field(16, gt=0)
+    """Steps between R1 penalties, each scaled by this number (lazy regularisation)."""
+    lecam_weight: float = Field(0.0, ge=0)
+    """LeCam penalty: keeps logits near the other side's running average, which helps on little data; 0 none."""
+    lecam_decay: float = Field(0.99, ge=0, lt=1)
+    """Share of LeCam's running averages that each step keeps."""
+    picture_share: float = Field(1.0, gt=0, le=1)
+    """Share of each batch that the discriminator sees: less is cheaper."""
+    optimiser: OptimiserConfig = OptimiserConfig()
+    """The discriminator's optimiser."""
+
+
+class Adversary:
+    """A discriminator in training. `autocast` gives the precision of its forward passes."""
+
+    def __init__(
+        self,
+        config: AdversaryConfig,
+        image_size: int,
+        accelerator: Accelerator,
+        steps: int,
+        precision: Literal["fp32", "bf16"],
+    ) -> None:
+        self.config = config
+        self.steps = steps
+        self._accelerator = accelerator
+        self._precision = precision
+        discriminator = build_discriminator(config.discriminator, image_size).to(accelerator.device)
+        # Channels last: convolutions take half the time on a CPU.
+        self.discriminator: nn.Module = discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimiser = Optimiser(config.optimiser, discriminator, steps)
+        self._parallel = accelerator.prepare_model(discriminator)
+        self._losses = ADVERSARIAL_LOSSES[config.loss]
+        self._averages = _LogitAverages(config.lecam_decay, accelerator)
+
+    def factor(self, step: int) -> float:
+        """What multiplies the generator's weight at `step`; 0 while neither player plays."""
+        return ramp(step, self.steps, self.config.start, self.config.warmup)
+
+    def generator_loss(
+        self,
+        reconstructions: Float[Tensor, "B 3 H W"],
+        reconstruction_loss: Float[Tensor, ""],
+        last_layer: nn.Parameter,
+        step: int,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The generator's weighted loss and its weight, which is adaptive if the config says so."""
+        with _frozen(self.discriminator), self._autocast():
+            logits = self.discriminator(self._shown(reconstructions))
+        loss = self._losses.generator(logits.float())
+        weight = torch.as_tensor(self.config.weight, device=loss.device)
+        if self.config.adaptive:
+            weight = adaptive_weight(reconstruction_loss, loss, last_layer, self.config.weight)
+        weight = self.factor(step) * weight
+        return weight * loss, weight
+
+    def update(self, real: Sequence[Tensor], fake: Sequence[Tensor], step: int) -> dict[str, Tensor]:
+        """One step on micro-batches of pictures and their reconstructions (B, 3, H, W), without the latter's graph."""
+        metrics: dict[str, Tensor] = {}
+        share = 1 / len(real)
+        for part, images in accumulate(self._accelerator, self._parallel, real):
+            loss, figures = self._loss(self._shown(images), self._shown(fake[part]), step)
+            self._accelerator.backward(loss * share)
+            add_share(metrics, figures, share)
+        return metrics | {f"discriminator_{name}": value for name, value in self.optimiser.step(step).items()}
+
+    def stateful(self) -> dict[str, Stateful]:
+        """What a resumed run needs."""
+        return {
+            "discriminator": self.discriminator,
+            "discriminator_optimiser": self.optimiser,
+            "logit_averages": self._averages,
+        }
+
+    def _loss(self, real: Tensor, fake: Tensor, step: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        config = self.config
+        with self._autocast():
+            real_logits = self._parallel(real).float()
+            fake_logits = self._parallel(fake).float()
+        loss = self._losses.discriminator(real_logits, fake_logits)
+        figures = {
+            "loss_discriminator": loss.detach(),
+            "real_accuracy": (real_logits > 0).float().mean(),
+            "fake_accuracy": (fake_logits < 0).float().mean(),
+        }
+        if config.lecam_weight:
+            penalty = lecam_penalty(real_logits, fake_logits, *self._averages.update(real_logits, fake_logits))
+            figures["lecam_penalty"] = penalty.detach()
+            loss = loss + config.lecam_weight * penalty
+        if config.r1_gamma and step % config.r1_every == 0:
+            penalty = r1_penalty(self._parallel, real)
+            figures["r1_penalty"] = penalty.detach()
+            loss = loss + config.r1_gamma / 2 * config.r1_every * penalty
+        return loss, figures
+
+    def _shown(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+        return first_share(self.config.picture_share, images)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self._accelerator.device.type, torch.bfloat16, enabled=self._precision == "bf16")
+
+
+class _LogitAverages:
+    """Running means of D(real) and D(fake) over all processes, for LeCam; the first batch starts them."""
+
+    def __init__(self, decay: float, accelerator: Accelerator) -> None:
+        self._decay = decay
+        self._accelerator = accelerator
+        self._means: Float[Tensor, "2"] | None = None
+
+    @torch.no_grad()
+    def update(self, real: Tensor, fake: Tensor) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The averages with this batch. One that is not finite leaves them as they are."""
+        new = torch.stack([real.mean(), fake.mean()])
+        if self._accelerator.num_processes > 1:
+            new = torch.as_tensor(self._accelerator.reduce(new, reduction="mean"))
+        if self._means is None:
+            self._means = new.nan_to_num(0.0, 0.0, 0.0)
+        moved = torch.lerp(new, self._means, self._decay)
+        self._means = torch.where(moved.isfinite(), moved, self._means)
+        return self._means[0], self._means[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"means": self._means}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._means = None if state["means"] is None else state["means"].to(self._accelerator.device)
+
+
+def first_share(share: float, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+    """The first `share` of a batch, at least one picture, laid out for convolutions (channels last)."""
+    return images[: max(1, round(share * len(images)))].contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """Gradients flow through `network` to its input, not into its weights."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
