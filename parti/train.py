@@ -62,9 +62,9 @@ def train(config: TrainPartiConfig) -> bool:
         )
     data = DataPipeline(config.data, config.seed, require_captions=True)
     preview = _preview_batch(config, data)
-    run = RunFolder(config.run_dir)
+    run = RunFolder(config.run_dir, config)
     if accelerator.is_main_process:
-        run.create(config)
+        run.create()
     text_tokenizer = _text_tokenizer(config, data, run, accelerator)
     task = build_task(config, accelerator, text_tokenizer, image_tokenizer, caption_judge(config.data.source))
     trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))

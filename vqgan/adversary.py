@@ -90,11 +90,11 @@ class Adversary:
         with _frozen(self.discriminator), self._autocast():
             logits = self.discriminator(self._shown(reconstructions))
         loss = self._losses.generator(logits.float())
-        weight = torch.as_tensor(self.config.weight, device=loss.device)
+        weight: float | Tensor = self.config.weight
         if self.config.adaptive:
             weight = adaptive_weight(reconstruction_loss, loss, last_layer, self.config.weight)
         weight = self.factor(step) * weight
-        return weight * loss, weight
+        return weight * loss, torch.as_tensor(weight)
 
     def update(self, real: Sequence[Tensor], fake: Sequence[Tensor], step: int) -> dict[str, Tensor]:
         """One step on micro-batches of pictures and their reconstructions (B, 3, H, W), without the latter's graph."""

@@ -77,9 +77,9 @@ def train(config: TrainVQGANConfig) -> bool:
     data = DataPipeline(config.data, config.seed)
     preview = data.preview_batch(config.preview_pictures)
     task = build_task(config, accelerator)
-    run = RunFolder(config.run_dir)
+    run = RunFolder(config.run_dir, config)
     if accelerator.is_main_process:
-        run.create(config)
+        run.create()
     trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
     loop = TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="stage 1")
     return loop.run()

@@ -92,7 +92,7 @@ def prepared(folder: Path, poison: Poison, **settings: Any) -> tuple[TrainingLoo
     seed_everything(0, 0)
     data, task = pipeline(), Learner(poison)
     accelerator, run_folder = Accelerator(), RunFolder(folder)
-    run_folder.create(TransformConfig())
+    run_folder.create()
     trackers = Trackers(TrackersConfig(), run_folder, accelerator, {})
     config = LoopConfig.model_validate(EVERY | settings)
     return TrainingLoop(config, task, data, run_folder, accelerator, trackers, data.preview_batch(3), "test"), task

@@ -71,7 +71,7 @@ def run(folder: Path, task: Sleeper, monkeypatch: pytest.MonkeyPatch, train: Any
     monkeypatch.setattr(loader, "open_source", lambda _config, split, _size, **_: sources[split])
     data = DataPipeline(DataConfig(batch_size=4, transform=TransformConfig(image_size=4), heldout_limit=6), seed=0)
     accelerator, run_folder = Accelerator(), RunFolder(folder)
-    run_folder.create(TransformConfig())
+    run_folder.create()
     trackers = Trackers(TrackersConfig(), run_folder, accelerator, {})
     config, preview = LoopConfig.model_validate(settings), data.preview_batch(3)
     assert TrainingLoop(config, task, data, run_folder, accelerator, trackers, preview, "test").run()

@@ -198,9 +198,11 @@ def test_a_run_may_be_prolonged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_another_config_in_the_same_folder_is_one_clear_error(
     change: dict[str, Any], message: str, straight: dict[int, Path]
 ) -> None:
+    recorded = (straight[1] / "config.yaml").read_text(encoding="utf-8")
     with pytest.raises(CheckpointError, match=message) as caught:
         vqgan.train.train(stage_1(straight[1], **change))
     assert "\n" not in str(caught.value)
+    assert (straight[1] / "config.yaml").read_text(encoding="utf-8") == recorded, "nothing is lost"
 
 
 def test_an_interrupted_tool_exits_with_75_and_completes_when_run_again(

@@ -17,9 +17,10 @@ class SmallConfig(Config):
 
 
 def test_create_writes_the_config_that_loads_again(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "deep" / "run")
-    run.create(SmallConfig(seed=5))
-    run.create(SmallConfig(seed=6))  # running again
+    for seed in (5, 6):  # running again
+        run = RunFolder(tmp_path / "deep" / "run", SmallConfig(seed=seed))
+        run.create()
+        run.write_config()
     assert load_config(SmallConfig, run.path / "config.yaml") == SmallConfig(seed=6)
     assert run.samples.is_dir()
 
@@ -54,7 +55,7 @@ def test_checkpoints_later_than_a_step_are_forgotten(tmp_path: Path) -> None:
 
 def test_pictures_sort_by_step(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.create(SmallConfig())
+    run.create()
     paths = [run.save_picture(Image.new("RGB", (2, 2)), step) for step in (9, 10, 1000)]
     assert [path.name for path in paths] == ["step-0000009.png", "step-0000010.png", "step-0001000.png"]
     assert sorted(run.samples.iterdir()) == paths

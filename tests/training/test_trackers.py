@@ -15,7 +15,7 @@ from vqgan.training.trackers import Trackers, TrackersConfig
 def logged(names: tuple[str, ...], folder: Path) -> RunFolder:
     run = RunFolder(folder)
     config = TrainVQGANConfig(run_dir=str(folder), trackers=TrackersConfig(names=names, project="test"))
-    run.create(config)
+    run.create()
     trackers = Trackers(config.trackers, run, build_accelerator(), config.model_dump(mode="json"))
     trackers.log({"loss": 2.0}, 1, "train")
     trackers.log({"psnr": 30.0}, 2, "heldout")

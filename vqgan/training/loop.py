@@ -97,6 +97,8 @@ class TrainingLoop:
         Raises TrainingDiverged when too many steps in a row have no finite gradient and going back does not help.
         """
         self._done = self._resume()
+        if self.accelerator.is_main_process:
+            self.run_folder.write_config()
         progress = Progress(self.title, self._done, self.config.steps, self.accelerator.is_main_process)
         if self._done:
             progress.say(f"resuming at step {self._done} of {self.config.steps} in {self.run_folder.path}")

@@ -16,17 +16,22 @@ from vqgan.config import Config, dump_config
 class RunFolder:
     """Paths of a run and the files that only grow."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, config: Config | None = None) -> None:
         self.path = Path(path)
+        self._config = config
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
 
-    def create(self, config: Config) -> None:
-        """Make the folder and write the resolved config."""
+    def create(self) -> None:
+        """Make the folder."""
         self.samples.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+
+    def write_config(self) -> None:
+        """Write the resolved config; not before it is known to fit the checkpoints that are there."""
+        if self._config is not None:
+            (self.path / "config.yaml").write_text(dump_config(self._config), encoding="utf-8")
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
         """Add one line to metrics.jsonl."""
