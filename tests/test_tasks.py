@@ -86,6 +86,7 @@ def test_each_player_learns_from_its_own_loss_only(monkeypatch: pytest.MonkeyPat
     def first(number: int) -> Any:
         order.append("autoencoder")
         assert all(parameter.grad is None for parameter in discriminator.parameters())
+        assert all(parameter.grad is not None for parameter in task.autoencoder.parameters())
         return step(number)
 
     def second(number: int) -> Any:
@@ -249,7 +250,7 @@ def test_a_share_of_the_batch_is_what_the_costly_networks_see() -> None:
     seen: list[int] = []
     adversary(task).discriminator.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
     task.train_step([batch(8)], 1)
-    assert seen == [4, 4, 4], "the generator's pass, real and fake"
+    assert seen == [4, 4], "the drawn ones, for both players, and the real ones"
 
 
 def test_evaluation_looks_at_the_average_and_changes_nothing() -> None:

@@ -1,11 +1,12 @@
 """The other player of stage 1: a discriminator with its optimiser, its penalties and its moment of joining.
 
-The generator's side asks it for `generator_loss`; `update` is the discriminator's own step. Penalties: lazy R1
+The generator's side asks it for `generator_loss`; `update` is the discriminator's own step. Between the two the
+discriminator does not change, so one pass over the drawn pictures serves both. Penalties: lazy R1
 (Mescheder, 1801.04406; lazily as in StyleGAN2, 1912.04958, appendix B) and LeCam (Tseng, 2104.03310).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -73,6 +74,7 @@ class Adversary:
         self.optimiser = Optimiser(config.optimiser, discriminator, steps)
         self._parallel = accelerator.prepare_model(discriminator)
         self._losses = ADVERSARIAL_LOSSES[config.loss]
+        self._fake_logits: list[Tensor] = []
         self._averages = _LogitAverages(config.lecam_decay, accelerator)
 
     def factor(self, step: int) -> float:
@@ -87,23 +89,30 @@ class Adversary:
         step: int,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The generator's weighted loss and its weight, which is adaptive if the config says so."""
-        with _frozen(self.discriminator), self._autocast():
-            logits = self.discriminator(self._shown(reconstructions))
-        loss = self._losses.generator(logits.float())
+        pictures = reconstructions.detach().requires_grad_()
+        # Not the data-parallel wrapper: no gradient of a weight is exchanged before `update`.
+        with self._autocast():
+            logits = self.discriminator(self._shown(pictures)).float()
+        self._fake_logits.append(logits)
+        loss = self._losses.generator(logits)
+        # To the pictures alone, not into the weights; the logits with their graph serve `update` once more.
+        (gradient,) = torch.autograd.grad(loss, pictures, retain_graph=True)
+        loss = loss.detach() + ((reconstructions - pictures.detach()) * gradient).sum()
         weight: float | Tensor = self.config.weight
         if self.config.adaptive:
             weight = adaptive_weight(reconstruction_loss, loss, last_layer, self.config.weight)
         weight = self.factor(step) * weight
         return weight * loss, torch.as_tensor(weight)
 
-    def update(self, real: Sequence[Tensor], fake: Sequence[Tensor], step: int) -> dict[str, Tensor]:
-        """One step on micro-batches of pictures and their reconstructions (B, 3, H, W), without the latter's graph."""
+    def update(self, real: Sequence[Tensor], step: int) -> dict[str, Tensor]:
+        """One step on micro-batches of pictures (B, 3, H, W) and on what `generator_loss` was shown for each."""
         metrics: dict[str, Tensor] = {}
         share = 1 / len(real)
         for part, images in accumulate(self._accelerator, self._parallel, real):
-            loss, figures = self._loss(self._shown(images), self._shown(fake[part]), step)
+            loss, figures = self._loss(self._shown(images), self._fake_logits[part], step)
             self._accelerator.backward(loss * share)
             add_share(metrics, figures, share)
+        self._fake_logits.clear()
         return metrics | {f"discriminator_{name}": value for name, value in self.optimiser.step(step).items()}
 
     def stateful(self) -> dict[str, Stateful]:
@@ -114,11 +123,10 @@ class Adversary:
             "logit_averages": self._averages,
         }
 
-    def _loss(self, real: Tensor, fake: Tensor, step: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    def _loss(self, real: Tensor, fake_logits: Tensor, step: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         config = self.config
         with self._autocast():
             real_logits = self._parallel(real).float()
-            fake_logits = self._parallel(fake).float()
         loss = self._losses.discriminator(real_logits, fake_logits)
         figures = {
             "loss_discriminator": loss.detach(),
@@ -172,13 +180,3 @@ class _LogitAverages:
 def first_share(share: float, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "b 3 H W"]:
     """The first `share` of a batch, at least one picture, laid out for convolutions (channels last)."""
     return images[: max(1, round(share * len(images)))].contiguous(memory_format=torch.channels_last)
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Gradients flow through `network` to its input, not into its weights."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)

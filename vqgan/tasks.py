@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
@@ -121,8 +121,7 @@ class AutoencoderTask:
         share = 1 / len(parts)
 
         # 1. The autoencoder.
-        reconstructions = []
-        observed = []
+        latents, codes = [], []
         for _, images in accumulate(self.accelerator, self._parallel_autoencoder, parts):
             with self._autocast():
                 output: AutoencoderOutput = self._parallel_autoencoder(images, quantize=not continuous)
@@ -131,22 +130,22 @@ class AutoencoderTask:
             if continuous:  # data-parallel training expects every parameter in the graph
                 total = total + sum(0.0 * parameter.sum() for parameter in quantizer.parameters())
             self.accelerator.backward(total * share)
-            reconstructions.append(output.decoded.images.detach())
-            observed.append(output)
+            latents.append(output.latents.detach().float())
             add_share(metrics, {"loss": total} | {f"loss_{name}": value for name, value in losses.items()}, share)
             if output.quantized is not None:
+                codes.append(output.quantized.codes)
                 add_share(metrics, output.quantized.stats, share)
         if continuous:
             for parameter in quantizer.parameters():
                 parameter.grad = None  # zeros would age its moments
         metrics |= self.optimiser.step(step)
         if not metrics["skipped"]:
-            metrics |= self._observe(observed)
+            metrics |= self._observe(torch.cat(latents), torch.cat(codes) if codes else None)
             self.ema.update(self.autoencoder, step)
 
-        # 2. The discriminator, on the pictures that the autoencoder has just drawn.
+        # 2. The discriminator, on these pictures and those that the autoencoder has just drawn.
         if adversary is not None:
-            metrics |= adversary.update(parts, reconstructions, step)
+            metrics |= adversary.update(parts, step)
         return metrics
 
     def diagnose(self, figures: Mapping[str, float]) -> list[str]:
@@ -223,12 +222,13 @@ class AutoencoderTask:
         return terms
 
     @torch.no_grad()
-    def _observe(self, outputs: Sequence[AutoencoderOutput]) -> dict[str, Tensor]:
+    def _observe(
+        self, latents: Float[Tensor, "B N D"], codes: Int64[Tensor, "B M"] | None
+    ) -> dict[str, Float[Tensor, ""]]:
         """Show the step's latents and codes, of all processes, to the codebook's care; figures of the codebook."""
         quantizer = self.autoencoder.quantizer
-        latents = gather_rows(self.accelerator, torch.cat([output.latents.float() for output in outputs]))
-        drawn = [output.quantized.codes for output in outputs if output.quantized is not None]
-        codes = gather_rows(self.accelerator, torch.cat(drawn)) if drawn else None
+        latents = gather_rows(self.accelerator, latents)
+        codes = gather_rows(self.accelerator, codes) if codes is not None else None
         self.care.observe(latents, codes)
         figures = {}
         if look_ups := quantizer.look_ups(latents, codes):
