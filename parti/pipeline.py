@@ -16,16 +16,23 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from parti.models import GENERATORS, EncoderDecoder, GeneratorConfig, TokenSpace
+from parti.models import GENERATORS, Generator, GeneratorConfig, TokenSpace
 from parti.sampling.generate import SamplingConfig, generate_codes
 from parti.text.tokenizer import TextTokenizer
 from parti.tokenize import token_space
-from vqgan.config import validate
+from vqgan.config import Config, validate
 from vqgan.data.transforms import to_pil
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
 
 _IMAGE_TOKENIZER = "image_tokenizer"
+
+
+class _Stored(Config):
+    """What a model folder's config.json says of the generator."""
+
+    model: GeneratorConfig
+    """The generator."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class TextToImage:
 
     def __init__(
         self,
-        generator: EncoderDecoder,
+        generator: Generator,
         text_tokenizer: TextTokenizer,
         image_tokenizer: ImageTokenizer,
         sampling: SamplingConfig = SamplingConfig(),  # noqa: B008 - frozen
@@ -126,7 +133,7 @@ class TextToImage:
         on_position: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "B 3 H W"]:
         """Pictures in [-1, 1] of (prompt, seed) pairs, as one batch."""
-        device = self.generator.head.weight.device
+        device = self.generator.device
         text_ids = self.text_tokenizer.encode([prompt for prompt, _ in wanted]).to(device)
         seeds = [seed for _, seed in wanted]
         codes = generate_codes(
@@ -171,7 +178,8 @@ class TextToImage:
                 "the folder mixes files of different runs"
             )
         kind = values["model"]["kind"]
-        generator = GENERATORS[kind](validate(GeneratorConfig, values["model"], str(folder)), tokens)
+        config = validate(_Stored, {"model": values["model"]}, str(folder)).model
+        generator = GENERATORS[kind](config, tokens)
         load_weights(generator, folder)
         generator.eval()
         return cls(generator, text_tokenizer, image_tokenizer, _recommended(values, folder))

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from parti.models import EncoderDecoder
+from parti.models import Generator, Logits
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig
 from parti.tokenize import PairTokenizer, dropped_captions
@@ -39,6 +39,8 @@ class NextTokenTaskConfig(Config):
 
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of the captions that are replaced by the empty one; guidance needs some."""
+    text_loss_share: float = Field(0.125, ge=0, lt=1)
+    """For models that learn the text too (DALL-E): weight of its cross-entropy; the image codes' is 1 minus it."""
     optimiser: OptimiserConfig = OptimiserConfig()
     """The generator's optimiser."""
     ema: EMAConfig = EMAConfig()
@@ -57,7 +59,7 @@ class NextTokenTask:
     def __init__(
         self,
         config: NextTokenTaskConfig,
-        generator: EncoderDecoder,
+        generator: Generator,
         tokenizers: PairTokenizer,
         accelerator: Accelerator,
         steps: int,
@@ -84,12 +86,20 @@ class NextTokenTask:
         for part, batch in accumulate(self.accelerator, self._parallel_generator, batches):
             start = (part * processes + rank) * local
             drop = dropped_captions(self.config.caption_dropout, global_size, self._seed, step, start, local)
-            tokens = self.tokenizers(batch, drop)
+            tokens = self.tokenizers(batch, drop, (self._seed, step, start))
             with self._autocast():
-                logits = self._parallel_generator(tokens.text_ids, tokens.codes)
-            loss = F.cross_entropy(logits.flatten(0, 1), tokens.codes.flatten())
-            self.accelerator.backward(loss / len(batches))
-            figures = {"loss": loss, "cut_captions": torch.tensor(tokens.cut_share, device=loss.device)}
+                logits: Logits = self._parallel_generator(tokens.text_ids, tokens.codes)
+            losses = {"loss": F.cross_entropy(logits.image.flatten(0, 1), tokens.codes.flatten())}
+            total = losses["loss"]
+            if logits.text is not None:
+                pad = self.generator.tokens.text_pad_id  # padding is read, but not a target
+                losses["loss_text"] = F.cross_entropy(
+                    logits.text.flatten(0, 1), tokens.text_ids.flatten(), ignore_index=pad
+                )
+                share = self.config.text_loss_share
+                total = share * losses["loss_text"] + (1 - share) * losses["loss"]
+            self.accelerator.backward(total / len(batches))
+            figures = losses | {"cut_captions": torch.tensor(tokens.cut_share, device=total.device)}
             add_share(metrics, figures, 1 / len(batches))
         metrics |= self.optimiser.step(step)
         self.ema.update(self.generator, step)
@@ -124,7 +134,7 @@ class NextTokenTask:
         prompts: list[str] = []
         for batch in batches:
             tokens = self.tokenizers(batch)
-            logits = model.generator(tokens.text_ids, tokens.codes)
+            logits = model.generator(tokens.text_ids, tokens.codes).image
             sums.add("nats", F.cross_entropy(logits.flatten(0, 1), tokens.codes.flatten(), reduction="sum"))
             sums.add("codes", torch.tensor(float(tokens.codes.numel()), device=device))
             prompts += batch.texts()

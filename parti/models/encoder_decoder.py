@@ -8,7 +8,7 @@ Legend: B batch, T text positions, N image codes, V image vocabulary, D width.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -16,7 +16,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from parti.layers.attention import CrossAttention, KeyValueCache, SelfAttention
+from parti.layers.feed_forward import feed_forward
+from parti.models.generator import Generator, Logits, Memory
 from parti.models.token_space import TokenSpace
+from parti.text.encoders import (
+    PretrainedTextEncoder,
+    PretrainedTextEncoderConfig,
+    TextEncoder,
+    TextEncoderConfig,
+    TrainedTextEncoder,
+    TrainedTextEncoderConfig,
+)
 from vqgan.config import Config
 
 
@@ -25,8 +35,10 @@ class EncoderDecoderConfig(Config):
 
     kind: Literal["encoder_decoder"] = "encoder_decoder"
     """Text encoder and image decoder with cross-attention (Parti)."""
+    text_encoder: TextEncoderConfig = TrainedTextEncoderConfig()
+    """What reads the text."""
     encoder_depth: int = Field(12, gt=0)
-    """Blocks of the text encoder."""
+    """Blocks of the trained text encoder; a pretrained one has its own number."""
     decoder_depth: int = Field(12, gt=0)
     """Blocks of the image decoder."""
     width: int = Field(1024, gt=0)
@@ -45,26 +57,22 @@ class EncoderDecoderConfig(Config):
         return self
 
 
-class Memory(NamedTuple):
-    """What the decoder knows of the text: every layer's keys and values (B, H, T, d), and which positions count."""
+class EncoderDecoder(Generator):
+    """See the module's docstring. Raises ConfigError for a pretrained text encoder that cannot be had or is too small.
 
-    layers: list[tuple[Tensor, Tensor]]
-    mask: Bool[Tensor, "B T"]
+    `config` then also describes that encoder's network, so that a saved model needs nothing else.
+    """
 
+    config: EncoderDecoderConfig
 
-class EncoderDecoder(nn.Module):
-    """See the module's docstring. `pad_id` marks text positions that nobody attends to."""
-
-    def __init__(self, config: EncoderDecoderConfig, tokens: TokenSpace, pad_id: int = 0) -> None:
+    def __init__(self, config: EncoderDecoderConfig, tokens: TokenSpace) -> None:
         super().__init__()
-        self.config = config
         self.tokens = tokens
-        self.pad_id = pad_id
         width = config.width
-        self.text_embedding = nn.Embedding(tokens.text_vocab_size, width)
-        self.text_positions = nn.Parameter(torch.empty(tokens.text_length, width))
-        self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_depth))
-        self.encoder_norm = nn.LayerNorm(width)
+        self.text_encoder = _build_text_encoder(config, tokens)
+        if isinstance(self.text_encoder, PretrainedTextEncoder):
+            config = config.model_copy(update={"text_encoder": self.text_encoder.config})
+        self.config = config
         # One row more than there are codes: the last is the start token, which the head never emits.
         self.image_embedding = nn.Embedding(tokens.image_vocab_size + 1, width)
         self.image_positions = nn.Parameter(torch.empty(tokens.image_length, width))
@@ -76,38 +84,31 @@ class EncoderDecoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self._init_weights()
 
-    def forward(self, text_ids: Int64[Tensor, "B T"], codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B N V"]:
-        """Logits (fp32) of every code given the text and the codes before it."""
+    def forward(self, text_ids: Int64[Tensor, "B T"], codes: Int64[Tensor, "B N"]) -> Logits:
         memory = self.encode_text(text_ids)
         start = torch.full_like(codes[:, :1], self.tokens.image_vocab_size)
         x = self.image_embedding(torch.cat([start, codes[:, :-1]], dim=1)) + self.image_positions[: codes.shape[1]]
         x = self.dropout(x)
         for block, (keys, values) in zip(self.decoder, memory.layers, strict=True):
             x = block(x, keys, values, memory.mask)
-        return self._logits(x)
+        return Logits(self._logits(x))
 
     def encode_text(self, text_ids: Int64[Tensor, "B T"]) -> Memory:
-        """Run the text encoder, and project its output for every decoder layer."""
         if text_ids.shape[1] != self.tokens.text_length:
             raise ValueError(
                 f"this model reads {self.tokens.text_length} text positions, received {text_ids.shape[1]}; "
                 "encode the captions with the text tokenizer that was saved with it"
             )
-        mask = text_ids != self.pad_id
-        x = self.dropout(self.text_embedding(text_ids) + self.text_positions)
-        for block in self.encoder:
-            x = block(x, mask)
-        x = self.encoder_norm(x)
+        mask = text_ids != self.tokens.text_pad_id
+        x = self.text_encoder(text_ids, mask)
         return Memory([block.cross_attention.project_memory(x) for block in self.decoder], mask)
 
     def new_caches(self, batch: int) -> list[KeyValueCache]:
-        """One empty self-attention cache a layer, for a whole picture."""
         return [block.self_attention.new_cache(batch, self.tokens.image_length) for block in self.decoder]
 
     def step(
         self, previous: Int64[Tensor, "B"] | None, position: int, memory: Memory, caches: list[KeyValueCache]
     ) -> Float[Tensor, "B V"]:
-        """Logits (fp32) of the code at `position`, given the code before it (None at position 0) and the caches."""
         if previous is None:
             previous = torch.full(
                 (len(memory.mask),), self.tokens.image_vocab_size, dtype=torch.int64, device=memory.mask.device
@@ -123,32 +124,20 @@ class EncoderDecoder(nn.Module):
             return self.head(self.decoder_norm(x.float()))
 
     def _init_weights(self) -> None:
+        initialised = set(self.text_encoder.modules()) if self.text_encoder.is_initialised else set()
         for module in self.modules():
+            if module in initialised:
+                continue
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=self.config.width**-0.5)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.trunc_normal_(self.text_positions, std=0.02)
+        if isinstance(self.text_encoder, TrainedTextEncoder):
+            nn.init.trunc_normal_(self.text_encoder.positions, std=0.02)
         nn.init.trunc_normal_(self.image_positions, std=0.02)
         # A fresh model is uniform over the codes: cross-entropy starts at ln V.
         nn.init.zeros_(self.head.weight)
-
-
-class EncoderBlock(nn.Module):
-    """Pre-LN self-attention over the text, then the feed-forward."""
-
-    def __init__(self, config: EncoderDecoderConfig) -> None:
-        super().__init__()
-        self.self_attention_norm = nn.LayerNorm(config.width)
-        self.self_attention = SelfAttention(config.width, config.heads)
-        self.mlp_norm = nn.LayerNorm(config.width)
-        self.mlp = _feed_forward(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        x = x + self.dropout(self.self_attention(self.self_attention_norm(x), key_mask=mask))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
 class DecoderBlock(nn.Module):
@@ -161,7 +150,7 @@ class DecoderBlock(nn.Module):
         self.cross_attention_norm = nn.LayerNorm(config.width)
         self.cross_attention = CrossAttention(config.width, config.heads)
         self.mlp_norm = nn.LayerNorm(config.width)
-        self.mlp = _feed_forward(config)
+        self.mlp = feed_forward(config.width, config.mlp_width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -187,7 +176,16 @@ class DecoderBlock(nn.Module):
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
-def _feed_forward(config: EncoderDecoderConfig) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(config.width, config.mlp_width), nn.ReLU(), nn.Linear(config.mlp_width, config.width)
+def _build_text_encoder(config: EncoderDecoderConfig, tokens: TokenSpace) -> TextEncoder:
+    chosen, width = config.text_encoder, config.width
+    if isinstance(chosen, PretrainedTextEncoderConfig):
+        return PretrainedTextEncoder(chosen, tokens.text_vocab_size, tokens.text_length, width)
+    return TrainedTextEncoder(
+        tokens.text_vocab_size,
+        tokens.text_length,
+        config.encoder_depth,
+        width,
+        config.heads,
+        config.mlp_width,
+        config.dropout,
     )

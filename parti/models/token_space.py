@@ -12,6 +12,8 @@ class TokenSpace(Config):
     """Number of text tokens, special ones included."""
     text_length: int = Field(gt=0)
     """Text positions T; shorter captions are padded."""
+    text_pad_id: int = Field(0, ge=0)
+    """The text token that stands for padding."""
     image_vocab_size: int = Field(gt=1)
     """Number of image codes V."""
     image_grid: tuple[int, int] = Field(strict=False)

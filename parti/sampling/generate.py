@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from parti.models.encoder_decoder import EncoderDecoder, Memory
+from parti.models.generator import Generator
 from parti.sampling.filters import draw, guide, keep_top_k, keep_top_p
 from vqgan.config import Config, validate
 
@@ -37,7 +37,7 @@ class SamplingConfig(Config):
 
 @torch.no_grad()
 def generate_codes(
-    model: EncoderDecoder,
+    model: Generator,
     text_ids: Int64[Tensor, "B T"],
     null_ids: Int64[Tensor, "T"],
     seeds: Sequence[int],
@@ -54,9 +54,11 @@ def generate_codes(
         raise ValueError(f"one seed a picture: received {len(seeds)} seeds for {batch} pictures")
     guided = settings.guidance_scale != 1.0
     with _evaluating(model):
-        memory = model.encode_text(text_ids)
-        if guided:
-            memory = _stack(memory, model.encode_text(null_ids[None].to(device)), batch)
+        # A prompt of several pictures is read once, and so is the empty one of the unconditional side.
+        asked = torch.cat([text_ids, null_ids[None].to(device)]) if guided else text_ids
+        distinct, row = torch.unique(asked, dim=0, return_inverse=True)
+        rows = torch.cat([row[:batch], row[-1:].expand(batch)]) if guided else row
+        memory = model.encode_text(distinct).rows(rows)
         caches = model.new_caches(2 * batch if guided else batch)
         length = model.tokens.image_length
         uniforms = torch.stack([_uniforms(seed, length) for seed in seeds]).to(device)
@@ -96,18 +98,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def _stack(conditional: Memory, unconditional: Memory, batch: int) -> Memory:
-    """Both sides as one batch: conditional rows first, the one unconditional row repeated after them."""
-    layers = [
-        (
-            torch.cat([keys, null_keys.expand(batch, -1, -1, -1)]),
-            torch.cat([values, null_values.expand(batch, -1, -1, -1)]),
-        )
-        for (keys, values), (null_keys, null_values) in zip(conditional.layers, unconditional.layers, strict=True)
-    ]
-    return Memory(layers, torch.cat([conditional.mask, unconditional.mask.expand(batch, -1)]))
 
 
 def _uniforms(seed: int, length: int) -> Tensor:

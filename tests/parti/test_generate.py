@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from tiny import TOKENS, text_ids, tiny_generator
 from torch import Tensor
 
-from parti.models import EncoderDecoder
+from parti.models import Generator
 from parti.sampling.generate import SamplingConfig, generate_codes
 from vqgan.config import ConfigError
 
@@ -18,14 +18,14 @@ EVERYTHING = SamplingConfig(guidance_scale=1.7, temperature=1.3, top_k=20, top_p
 
 
 @torch.no_grad()
-def slow_codes(model: EncoderDecoder, text: Tensor, seed: int, settings: SamplingConfig) -> Tensor:
+def slow_codes(model: Generator, text: Tensor, seed: int, settings: SamplingConfig) -> Tensor:
     """One picture: a full forward for every code and each side, filters code by code, no cache, no batch."""
     uniforms = torch.rand(TOKENS.image_length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     codes = torch.zeros(1, TOKENS.image_length, dtype=torch.int64)
     for position in range(TOKENS.image_length):
-        logits = model(text[None], codes)[0, position]
+        logits = model(text[None], codes).image[0, position]
         if settings.guidance_scale != 1:
-            unconditional = model(NULL_IDS[None], codes)[0, position]
+            unconditional = model(NULL_IDS[None], codes).image[0, position]
             logits = unconditional + settings.guidance_scale * (logits - unconditional)
         if settings.temperature == 0:
             codes[0, position] = logits.argmax()

@@ -11,6 +11,7 @@ import torch
 from tiny import CAPTIONS, pairs, tiny_generator, tiny_image_tokenizer, tiny_text_tokenizer
 from torch import Tensor
 
+from parti.models import DecoderOnly, DecoderOnlyConfig
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig, generate_codes
 from parti.tasks import NextTokenTask, NextTokenTaskConfig
@@ -39,7 +40,7 @@ def part(batch: Batch, start: int, stop: int) -> Batch:
 @torch.no_grad()
 def nats(task: NextTokenTask, captions: Sequence[str], codes: Tensor) -> np.ndarray:
     """Minus ln p of every code, in float64 NumPy."""
-    logits = task.generator(task.tokenizers.text.encode(captions), codes).double().numpy()
+    logits = task.generator(task.tokenizers.text.encode(captions), codes).image.double().numpy()
     log_sum = np.log(np.exp(logits).sum(-1))
     return log_sum - np.take_along_axis(logits, codes.numpy()[..., None], -1)[..., 0]
 
@@ -203,3 +204,22 @@ def test_overfits_eight_pairs_and_draws_exactly_their_codes() -> None:
         task.ema.module, tokens.text_ids, task.tokenizers.text.null_ids, [0] * 8, SamplingConfig(temperature=0.0)
     )
     assert torch.equal(drawn, tokens.codes)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.125])
+def test_a_model_that_learns_the_text_too_weighs_both_losses(share: float) -> None:
+    text, image = tiny_text_tokenizer(), tiny_image_tokenizer()
+    torch.manual_seed(0)
+    model = DecoderOnlyConfig(depth=2, width=32, heads=2, mlp_width=64, kernel=3)
+    generator = DecoderOnly(model, token_space(text, image))
+    config = FP32.model_copy(update={"text_loss_share": share})
+    task = NextTokenTask(config, generator, PairTokenizer(text, image), build_accelerator(), 10, 0)
+    seen: list[float] = []
+    task.accelerator.backward = lambda loss: seen.append(loss.item()) or loss.backward()  # type: ignore[method-assign]
+    batch = pairs(4)
+    figures = task.train_step([batch], 0)
+    # A fresh model is uniform over both alphabets; padding is no target.
+    assert figures["loss"].item() == pytest.approx(math.log(image.vocab_size), rel=1e-5)
+    assert figures["loss_text"].item() == pytest.approx(math.log(text.vocab_size), rel=1e-5)
+    assert seen[0] == pytest.approx(share * figures["loss_text"].item() + (1 - share) * figures["loss"].item())
+    assert task.evaluate(iter([batch]))["nats_per_code"] > 0

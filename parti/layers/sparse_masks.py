@@ -1,0 +1,79 @@
+"""Which image states an image state reads: DALL-E's masks (arXiv 2102.12092, figure 11; SPEC C.2).
+
+States stand in raster order on a grid (h, w). Each mask is a set of distances: state i reads state i - distance
+wherever that is a state. So nothing looks ahead, and rows and kernels go on across the grid's border, in the row
+before or after. The paper shows the row's extent and its wrapping; of the convolutional mask it shows no border, and
+public re-implementations differ there.
+
+Legend: N = h * w image states, T text states, S = T + N, K states that one state reads.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+MaskKind = Literal["row", "column", "convolution", "full"]
+"""row: the last w states and itself; column: the same column; convolution: a kernel around it; full: all before."""
+
+
+def dalle_layer_kinds(depth: int) -> list[MaskKind]:
+    """The mask of each of `depth` layers: column in every fourth from the second on, row in the others, and the
+    convolution in the last. Of the paper's 64: 47 row, 16 column, 1 convolution."""
+    kinds: list[MaskKind] = ["column" if layer % 4 == 2 else "row" for layer in range(1, depth)]
+    return [*kinds, "convolution"]
+
+
+def distances_back(kind: MaskKind, grid: tuple[int, int], kernel: int) -> list[int]:
+    """How far back in raster order the states lie that a state reads: ascending, 0 is the state itself.
+
+    `kernel` is the odd side of the convolution's square, which is centred on the state. On 32x32 states a kernel of
+    11 gives 61 distances, (11 * 11 + 1) / 2, up to 165.
+    """
+    height, width = grid
+    if kind == "row":
+        distances = set(range(width + 1))
+    elif kind == "column":
+        distances = {width * rows for rows in range(height)}
+    elif kind == "convolution":
+        reach = kernel // 2
+        distances = {width * rows - columns for rows in range(reach + 1) for columns in range(-reach, reach + 1)}
+    else:
+        distances = set(range(height * width))
+    return sorted(distance for distance in distances if 0 <= distance < height * width)
+
+
+def image_mask(
+    kind: MaskKind, grid: tuple[int, int], kernel: int, device: torch.device | None = None
+) -> Bool[Tensor, "N N"]:
+    """True where the row's state reads the column's."""
+    states = torch.arange(grid[0] * grid[1], device=device)
+    is_read = torch.zeros(len(states), dtype=torch.bool, device=device)
+    is_read[torch.tensor(distances_back(kind, grid, kernel), device=device)] = True
+    return is_read[(states[:, None] - states).abs()].tril()
+
+
+def text_image_mask(text_length: int, image: Bool[Tensor, "N N"]) -> Bool[Tensor, "S S"]:
+    """The mask over text and image states in one row: text reads the text up to itself, an image state all text and
+    of the image what `image` says."""
+    length = text_length + len(image)
+    mask = torch.ones(length, length, dtype=torch.bool, device=image.device).tril()
+    mask[text_length:, text_length:] = image
+    return mask
+
+
+def visible_states(
+    kind: MaskKind, grid: tuple[int, int], kernel: int, state: int, device: torch.device | None = None
+) -> slice | Int64[Tensor, "K"]:
+    """The index, ascending, of the states that `state` reads: a slice where that is enough, so that nothing is copied
+    out of a cache."""
+    width = grid[1]
+    if kind == "row":
+        return slice(max(0, state - width), state + 1)
+    if kind == "column":
+        return slice(state % width, state + 1, width)
+    if kind == "full":
+        return slice(0, state + 1)
+    distances = distances_back(kind, grid, kernel)
+    return torch.tensor([state - distance for distance in reversed(distances) if distance <= state], device=device)

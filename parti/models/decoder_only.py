@@ -1,0 +1,208 @@
+"""DALL-E's decoder-only transformer over text and image in one row (arXiv 2102.12092, section 2.2; SPEC C.2).
+
+A state predicts the token at its own position and reads the token before it:
+
+    predicts   t0     t1  ...  t(T-1)   z0     z1  ...  z(N-1)
+    reads      start  t0  ...  t(T-2)   start  z0  ...  z(N-2)
+
+So the last text slot is predicted and never read: an image follows the first T - 1 tokens of its caption. Text reads
+the text before it; an image state reads all text and, by the masks of `parti.layers.sparse_masks`, some of the image.
+Padding is not masked out: each text slot has a learned embedding of its own for it. Nothing has to predict it.
+
+The paper prints no block layout and no head: blocks are pre-LN with GELU and biases, and text and image have a head
+each, because the position alone says which alphabet comes next. Departure: masked attention is dense in training,
+where the paper runs columns on transposed states for speed; the paper names no dropout.
+
+Legend: B batch, T text slots, N image codes, S = T + N states, V image vocabulary, W text vocabulary, D width.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from parti.layers.attention import KeyValueCache
+from parti.layers.masked_attention import MaskedSelfAttention
+from parti.layers.sparse_masks import MaskKind, dalle_layer_kinds, image_mask, text_image_mask, visible_states
+from parti.models.generator import Generator, Logits, Memory
+from parti.models.token_space import TokenSpace
+from vqgan.config import Config
+
+
+class DecoderOnlyConfig(Config):
+    """DALL-E's transformer. The defaults are the paper's, 12 billion parameters; give smaller ones for less."""
+
+    kind: Literal["decoder_only"] = "decoder_only"
+    """One transformer over text and image states (DALL-E)."""
+    depth: int = Field(64, gt=0)
+    """Number of blocks."""
+    width: int = Field(3968, gt=0)
+    """Model width d."""
+    heads: int = Field(62, gt=0)
+    """Attention heads; DALL-E keeps width / heads at 64."""
+    mlp_width: int = Field(15_872, gt=0)
+    """Hidden width of each feed-forward, 4 d in the paper."""
+    attention: Literal["sparse", "full"] = "sparse"
+    """Between image states. sparse: DALL-E's order of row, column and convolutional masks; full: all before."""
+    kernel: int = Field(11, gt=0)
+    """With attention=sparse: odd side of the last layer's convolutional mask, in codes."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on every residual branch."""
+    checkpoint_activations: bool = False
+    """Keep only each block's input and compute the rest again in the backward pass: less memory, a third more time."""
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "DecoderOnlyConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide into {self.heads} heads; choose a multiple")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"a kernel is centred on its state, so odd; received {self.kernel}, use {self.kernel + 1}")
+        return self
+
+
+class DecoderOnly(Generator):
+    """See the module's docstring. The text loss leaves out padding: `cross_entropy(..., ignore_index=text_pad_id)`."""
+
+    config: DecoderOnlyConfig
+
+    def __init__(self, config: DecoderOnlyConfig, tokens: TokenSpace) -> None:
+        super().__init__()
+        if tokens.text_length < 2:
+            raise ValueError(
+                f"the last text slot is predicted and never read, so text.length is at least 2, received "
+                f"{tokens.text_length}; with one slot an image would know nothing of its caption"
+            )
+        self.config = config
+        self.tokens = tokens
+        width = config.width
+        # One row more than there are tokens: the last is the start token, which no head emits.
+        self.text_embedding = nn.Embedding(tokens.text_vocab_size + 1, width)
+        self.pad_embeddings = nn.Parameter(torch.empty(tokens.text_length - 1, width))
+        self.text_positions = nn.Parameter(torch.empty(tokens.text_length, width))
+        self.image_embedding = nn.Embedding(tokens.image_vocab_size + 1, width)
+        self.row_positions = nn.Parameter(torch.empty(tokens.image_grid[0], width))
+        self.column_positions = nn.Parameter(torch.empty(tokens.image_grid[1], width))
+        self.layer_kinds: list[MaskKind] = (
+            dalle_layer_kinds(config.depth) if config.attention == "sparse" else ["full"] * config.depth
+        )
+        self.blocks: Sequence[Block] = cast(Sequence[Block], nn.ModuleList(Block(config) for _ in range(config.depth)))
+        self.norm = nn.LayerNorm(width)
+        self.text_head = nn.Linear(width, tokens.text_vocab_size)
+        self.image_head = nn.Linear(width, tokens.image_vocab_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self._init_weights()
+
+    def forward(self, text_ids: Int64[Tensor, "B T"], codes: Int64[Tensor, "B N"]) -> Logits:
+        text_length, length = self.tokens.text_length, codes.shape[1]
+        start = torch.full_like(codes[:, :1], self.tokens.image_vocab_size)
+        positions = (self.row_positions[:, None] + self.column_positions).flatten(0, 1)
+        image = self.image_embedding(torch.cat([start, codes[:, :-1]], dim=1)) + positions[:length]
+        x = torch.cat([self._embed_text(text_ids), self.dropout(image)], dim=1)
+
+        grid, kernel = self.tokens.image_grid, self.config.kernel
+        masks = {
+            kind: text_image_mask(text_length, image_mask(kind, grid, kernel, codes.device)[:length, :length])
+            for kind in set(self.layer_kinds)
+        }
+        for block, kind in zip(self.blocks, self.layer_kinds, strict=True):
+            if self.config.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, masks[kind], use_reentrant=False)
+            else:
+                x = block(x, masks[kind])
+        # fp32: small differences between thousands of logits decide what is sampled.
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.norm(x.float())
+            return Logits(image=self.image_head(x[:, text_length:]), text=self.text_head(x[:, :text_length]))
+
+    def encode_text(self, text_ids: Int64[Tensor, "B T"]) -> Memory:
+        x = self._embed_text(text_ids)
+        layers = []
+        for block in self.blocks:
+            x, keys, values = block.read_text(x)
+            layers.append((keys, values))
+        # Padding counts: it is read like any other text.
+        return Memory(layers, torch.ones_like(text_ids, dtype=torch.bool))
+
+    def new_caches(self, batch: int) -> list[KeyValueCache]:
+        return [block.attention.new_cache(batch, self.tokens.image_length) for block in self.blocks]
+
+    def step(
+        self, previous: Int64[Tensor, "B"] | None, position: int, memory: Memory, caches: list[KeyValueCache]
+    ) -> Float[Tensor, "B V"]:
+        grid, kernel, device = self.tokens.image_grid, self.config.kernel, memory.mask.device
+        if previous is None:
+            previous = torch.full((len(memory.mask),), self.tokens.image_vocab_size, device=device)
+        row, column = divmod(position, grid[1])
+        x = (self.image_embedding(previous) + self.row_positions[row] + self.column_positions[column])[:, None]
+        visible = {kind: visible_states(kind, grid, kernel, position, device) for kind in set(self.layer_kinds)}
+        for block, kind, (keys, values), cache in zip(
+            self.blocks, self.layer_kinds, memory.layers, caches, strict=True
+        ):
+            x = block.step(x, keys, values, cache, position, visible[kind])
+        with torch.autocast(x.device.type, enabled=False):
+            return self.image_head(self.norm(x.float()))[:, 0]
+
+    def _embed_text(self, text_ids: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        if text_ids.shape[1] != self.tokens.text_length:
+            raise ValueError(
+                f"this model reads {self.tokens.text_length} text positions, received {text_ids.shape[1]}; "
+                "encode the captions with the text tokenizer that was saved with it"
+            )
+        start = torch.full_like(text_ids[:, :1], self.tokens.text_vocab_size)
+        first = self.text_embedding(start)
+        is_pad = (text_ids[:, :-1] == self.tokens.text_pad_id)[..., None]
+        others = torch.where(is_pad, self.pad_embeddings, self.text_embedding(text_ids[:, :-1]))
+        return self.dropout(torch.cat([first, others], dim=1) + self.text_positions)
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=self.config.width**-0.5)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+        for table in (self.pad_embeddings, self.text_positions, self.row_positions, self.column_positions):
+            nn.init.trunc_normal_(table, std=0.02)
+        # A fresh model is uniform over both alphabets: cross-entropy starts at ln W and ln V.
+        nn.init.zeros_(self.text_head.weight)
+        nn.init.zeros_(self.image_head.weight)
+
+
+class Block(nn.Module):
+    """Pre-LN self-attention over text and image, then the feed-forward."""
+
+    def __init__(self, config: DecoderOnlyConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = MaskedSelfAttention(config.width, config.heads)
+        self.mlp_norm = nn.LayerNorm(config.width)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.width, config.mlp_width), nn.GELU(), nn.Linear(config.mlp_width, config.width)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Float[Tensor, "B S D"], mask: Bool[Tensor, "S S"]) -> Float[Tensor, "B S D"]:
+        return self._think(x + self.dropout(self.attention(self.attention_norm(x), mask)))
+
+    def read_text(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B T D"], Tensor, Tensor]:
+        attended, keys, values = self.attention.read_text(self.attention_norm(x))
+        return self._think(x + self.dropout(attended)), keys, values
+
+    def step(
+        self,
+        x: Float[Tensor, "B 1 D"],
+        text_keys: Tensor,
+        text_values: Tensor,
+        cache: KeyValueCache,
+        position: int,
+        visible: slice | Tensor,
+    ) -> Float[Tensor, "B 1 D"]:
+        attended = self.attention.step(self.attention_norm(x), text_keys, text_values, cache, position, visible)
+        return self._think(x + self.dropout(attended))
+
+    def _think(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
