@@ -1,5 +1,6 @@
 """From batches of pictures and captions to the token pairs that stage 2 learns from."""
 
+import random
 from dataclasses import dataclass
 
 import torch
@@ -26,26 +27,39 @@ def token_space(text: TextTokenizer, image: ImageTokenizer) -> TokenSpace:
     return TokenSpace(
         text_vocab_size=text.vocab_size,
         text_length=text.length,
+        text_pad_id=text.pad_id,
         image_vocab_size=image.vocab_size,
         image_grid=image.grid,
     )
 
 
 class PairTokenizer:
-    """Both tokenizers of a run."""
+    """Both tokenizers of a run. `merge_dropout` is the probability of BPE dropout in training."""
 
-    def __init__(self, text: TextTokenizer, image: ImageTokenizer) -> None:
+    def __init__(self, text: TextTokenizer, image: ImageTokenizer, merge_dropout: float = 0.0) -> None:
         self.text = text
         self.image = image
+        self.merge_dropout = merge_dropout
 
-    def __call__(self, batch: Batch, drop: Bool[Tensor, "B"] | None = None) -> TokenPair:
-        """Tokens of a batch; where `drop` is true the caption becomes the empty one (for guidance)."""
+    def __call__(
+        self, batch: Batch, drop: Bool[Tensor, "B"] | None = None, draw: tuple[int, int, int] | None = None
+    ) -> TokenPair:
+        """Tokens of a batch; where `drop` is true the caption becomes the empty one (for guidance).
+
+        In training `draw` is (seed, step, the batch's first row in the global batch): what BPE dropout depends on.
+        """
         captions = batch.texts()
-        cut_share = sum(self.text.is_cut(captions)) / len(captions)
-        text_ids = self.text.encode(captions)
+        if self.merge_dropout and draw is not None:
+            seed, step, start = draw
+            generators = [random.Random(f"{seed} {step} {start + row}") for row in range(len(captions))]
+            text_ids, cut = self.text.tokenize_with_dropout(captions, self.merge_dropout, generators)
+        elif self.merge_dropout and drop is not None:
+            raise ValueError("BPE dropout in training is a function of (seed, step, row); give them as `draw`")
+        else:
+            text_ids, cut = self.text.tokenize(captions)
         if drop is not None:
             text_ids[drop] = self.text.null_ids
-        return TokenPair(text_ids.to(batch.images.device), self.image.encode(batch.images), cut_share)
+        return TokenPair(text_ids.to(batch.images.device), self.image.encode(batch.images), sum(cut) / len(cut))
 
 
 def dropped_captions(

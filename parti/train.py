@@ -1,13 +1,17 @@
 """Stage 2 put together: config -> data, tokenizers, generator, task, loop. `tools/train_parti.py` calls `train`."""
 
+from pathlib import Path
+
 from accelerate import Accelerator
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from parti.models import GENERATORS, EncoderDecoderConfig, GeneratorConfig
 from parti.tasks import NextTokenTask, NextTokenTaskConfig
-from parti.text.tokenizer import TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
+from parti.text import PretrainedTokenizerConfig, TextConfig, TextTokenizer, TextTokenizerConfig, build_text_tokenizer
+from parti.text.encoders import PretrainedTextEncoderConfig
+from parti.text.tokenizer import TEXT_TOKENIZER_FILE
 from parti.tokenize import PairTokenizer, token_space
-from vqgan.config import Config, ConfigError
+from vqgan.config import Config, ConfigError, read_yaml, validate
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.data.source import DataError
@@ -32,7 +36,7 @@ class TrainPartiConfig(Config):
     """Stage-1 run folder, or its model folder: gives the codes to learn, and turns drawn codes into pictures."""
     data: DataConfig = DataConfig()
     """Pictures and captions."""
-    text: TextTokenizerConfig = TextTokenizerConfig()
+    text: TextConfig = TextTokenizerConfig()
     """The text vocabulary."""
     model: GeneratorConfig = EncoderDecoderConfig()
     """The generator."""
@@ -44,6 +48,18 @@ class TrainPartiConfig(Config):
     """Experiment trackers."""
     preview_prompts: tuple[str, ...] = Field((), strict=False)
     """Prompts drawn in each preview; none: the first twelve held-out captions."""
+
+    @model_validator(mode="after")
+    def _check_text_encoder_has_its_tokenizer(self) -> "TrainPartiConfig":
+        encoder = getattr(self.model, "text_encoder", None)
+        if isinstance(encoder, PretrainedTextEncoderConfig):
+            name = self.text.name if isinstance(self.text, PretrainedTokenizerConfig) else None
+            if name != encoder.name:
+                raise ValueError(
+                    f"model.text_encoder {encoder.name!r} was trained on the ids of its own tokenizer, but text is "
+                    f"{self.text.kind} {name or ''}; set text.kind to pretrained and text.name to {encoder.name!r}"
+                )
+        return self
 
 
 def train(config: TrainPartiConfig) -> bool:
@@ -80,22 +96,43 @@ def build_task(
 ) -> NextTokenTask:
     """The generator for these tokenizers, and the task of a run."""
     generator = GENERATORS[config.model.kind](config.model, token_space(text_tokenizer, image_tokenizer))
-    tokenizers = PairTokenizer(text_tokenizer, image_tokenizer)
+    merge_dropout = config.text.dropout if isinstance(config.text, TextTokenizerConfig) else 0.0
+    tokenizers = PairTokenizer(text_tokenizer, image_tokenizer, merge_dropout)
     return NextTokenTask(config.task, generator, tokenizers, accelerator, config.loop.steps, config.seed, judge)
 
 
 def _text_tokenizer(
     config: TrainPartiConfig, data: DataPipeline, run: RunFolder, accelerator: Accelerator
 ) -> TextTokenizer:
-    """The run's own vocabulary: trained once by the main process, read again by the others and when resuming."""
-    folder = run.path
-    if accelerator.is_main_process and not (folder / TEXT_TOKENIZER_FILE).is_file():
-        captions = list(data.captions(config.text.training_captions))
-        if not captions:
-            raise DataError("no caption in the training split; stage 2 needs captions")
-        TextTokenizer.train(captions, config.text).save_pretrained(folder)
+    """The run's own vocabulary: made once by the main process, read again by the others and when resuming."""
+    recorded = run.path / "config.yaml"
+    resuming = recorded.is_file() and (run.path / TEXT_TOKENIZER_FILE).is_file()
+    if resuming:
+        _check_same_text(config, recorded)
     accelerator.wait_for_everyone()
-    return TextTokenizer.from_pretrained(folder)
+
+    def captions(count: int) -> list[str]:
+        found = list(data.captions(count))
+        if not found:
+            raise DataError("no caption in the training split; stage 2 needs captions")
+        return found
+
+    # A run whose config was not recorded yet has trained no step: its vocabulary may be of another config.
+    if accelerator.is_main_process and not resuming:
+        build_text_tokenizer(config.text, captions).save_pretrained(run.path)
+    accelerator.wait_for_everyone()
+    return TextTokenizer.from_pretrained(run.path)
+
+
+def _check_same_text(config: TrainPartiConfig, recorded: Path) -> None:
+    """Raises ConfigError where the run was started with another vocabulary: its weights know no other."""
+    values = read_yaml(recorded).get("text") or {}
+    same_kind = values.get("kind", "bpe") == config.text.kind  # the first version had no other kind
+    if not same_kind or validate(type(config.text), values, str(recorded)) != config.text:
+        raise ConfigError(
+            f"text: the run in {recorded.parent} was started with {values}, this config has "
+            f"{config.text.model_dump(mode='json')}; keep the run's, or choose another run_dir"
+        )
 
 
 def _preview_batch(config: TrainPartiConfig, data: DataPipeline) -> Batch:

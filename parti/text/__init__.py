@@ -1,1 +1,34 @@
-"""Text tokenizers and encoders."""
+"""Text tokenizers and text encoders."""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated
+
+from pydantic import Field
+
+from parti.text.pretrained_tokenizer import PretrainedTokenizerConfig, load_pretrained_tokenizer
+from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig, UnigramConfig
+
+TextConfig = Annotated[
+    TextTokenizerConfig | UnigramConfig | PretrainedTokenizerConfig,
+    Field(discriminator="kind"),
+]
+
+
+def build_text_tokenizer(config: TextConfig, captions: Callable[[int], Iterable[str]]) -> TextTokenizer:
+    """The text tokenizer of a config; `captions` gives so many for a vocabulary to be learned from.
+
+    Raises ConfigError for a pretrained one that cannot be had.
+    """
+    if isinstance(config, PretrainedTokenizerConfig):
+        return load_pretrained_tokenizer(config)
+    return TextTokenizer.train(captions(config.training_captions), config)
+
+
+__all__ = [
+    "PretrainedTokenizerConfig",
+    "TextConfig",
+    "TextTokenizer",
+    "TextTokenizerConfig",
+    "UnigramConfig",
+    "build_text_tokenizer",
+]

@@ -1,97 +1,140 @@
-"""Byte-pair text tokenizer trained on the captions at hand (the `tokenizers` library does the work).
+"""Captions to ids and back: one face for learned vocabularies and for those of pretrained text models.
 
-Lower-cased, byte-level: any text has ids, none is unknown. Captions become exactly `length` ids: longer ones are
-cut (and can be counted with `is_cut`), shorter ones padded.
+Captions become exactly `length` ids: longer ones are cut (and counted), shorter ones padded. The null caption, which
+guidance and missing captions need, is never a row of padding alone: nobody could attend to it.
 """
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Int64
 from pydantic import Field
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from parti.text.merge_dropout import MergeDropout
+from parti.text.vocabulary import NULL_TOKEN, PAD_TOKEN, learn_bpe, learn_unigram
 from vqgan.config import Config
 from vqgan.model_folder import ModelFolderError
 
 PAD_ID, NULL_ID = 0, 1
-"""Padding, and the one token that stands for 'no caption' (guidance's unconditional side)."""
+"""Ids of a learned vocabulary: padding, and the one token that stands for 'no caption'."""
 
 TEXT_TOKENIZER_FILE = "text_tokenizer.json"
 
 
 class TextTokenizerConfig(Config):
-    """A BPE vocabulary trained from the captions."""
+    """A byte-pair vocabulary trained from the captions."""
 
+    kind: Literal["bpe"] = "bpe"
+    """Byte-pair merges, over bytes."""
     vocab_size: int = Field(16_000, gt=258)
     """Upper bound of the vocabulary: 2 special tokens, 256 bytes and merges. Few captions give fewer merges."""
     length: int = Field(128, gt=0)
     """Text positions T; longer captions are cut."""
     training_captions: int = Field(100_000, gt=0)
     """Captions that the vocabulary is trained on, from the start of the training split."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """BPE dropout: share of the merges that are left out in training, so that words are seen in pieces; DALL-E 0.1."""
+
+
+class UnigramConfig(Config):
+    """A unigram vocabulary trained from the captions, as Parti's SentencePiece model."""
+
+    kind: Literal["unigram"] = "unigram"
+    """Pieces of a unigram language model, over bytes."""
+    vocab_size: int = Field(16_000, gt=258)
+    """Upper bound of the vocabulary: 2 special tokens, 256 bytes and pieces. Few captions give fewer pieces."""
+    length: int = Field(128, gt=0)
+    """Text positions T; longer captions are cut."""
+    training_captions: int = Field(100_000, gt=0)
+    """Captions that the vocabulary is trained on, from the start of the training split."""
+
+
+LEARNED: dict[str, Callable[[Iterable[str], int], Tokenizer]] = {"bpe": learn_bpe, "unigram": learn_unigram}
+"""How a vocabulary is learned, by its config's `kind`."""
+
+
+class TokenizedText(NamedTuple):
+    """Ids (B, T) of captions, and which of them were longer than T tokens."""
+
+    ids: Int64[Tensor, "B T"]
+    cut: list[bool]
 
 
 class TextTokenizer:
-    """Captions to ids (B, T) int64 and back."""
+    """Captions to ids (B, T) int64 and back, with a vocabulary that has the token `pad` for what is not caption.
 
-    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
-        self.length = length
+    Raises ValueError where it has no such token, or none for 'no caption'.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, length: int, pad: str) -> None:
         self._tokenizer = tokenizer
+        self.length = length
+        self.pad_id = _id_of(tokenizer, pad)
+        # Not their number: a pretrained vocabulary may leave ids out.
+        self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
         # A caption that spells "<pad>" is text: as the special token it would be a row that nobody can attend to.
         tokenizer.encode_special_tokens = True
+        tokenizer.enable_truncation(length)
+        tokenizer.enable_padding(length=length, pad_id=self.pad_id, pad_token=pad)
+        self._null_ids = torch.tensor(tokenizer.encode("").ids)
+        if (self._null_ids == self.pad_id).all():
+            self._null_ids[0] = _id_of(tokenizer, NULL_TOKEN)
 
     @classmethod
-    def train(cls, captions: Iterable[str], config: TextTokenizerConfig) -> "TextTokenizer":
-        """Learn merges from `captions`."""
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=config.vocab_size,
-            special_tokens=["<pad>", "<null>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(captions, trainer)
-        return cls(tokenizer, config.length)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, special ones included."""
-        return self._tokenizer.get_vocab_size()
+    def train(cls, captions: Iterable[str], config: TextTokenizerConfig | UnigramConfig) -> "TextTokenizer":
+        """Learn a vocabulary from `captions`."""
+        return cls(LEARNED[config.kind](captions, config.vocab_size), config.length, PAD_TOKEN)
 
     @property
     def null_ids(self) -> Int64[Tensor, "T"]:
-        """The ids that stand for 'no caption': the null token, then padding. Never an all-padded row."""
-        ids = torch.full((self.length,), PAD_ID)
-        ids[0] = NULL_ID
-        return ids
+        """The ids that stand for 'no caption': what the vocabulary makes of empty text, or else its null token."""
+        return self._null_ids.clone()
+
+    def tokenize(self, captions: Sequence[str]) -> TokenizedText:
+        """Ids of each caption, cut or padded to T, and which were cut. A blank caption becomes the null caption."""
+        encodings = self._tokenizer.encode_batch(list(captions))
+        ids = torch.tensor([encoding.ids for encoding in encodings], dtype=torch.int64).view(len(captions), self.length)
+        blank = torch.tensor([not caption.strip() for caption in captions], dtype=torch.bool)
+        ids[blank | (ids == self.pad_id).all(1)] = self._null_ids
+        return TokenizedText(ids, [bool(encoding.overflowing) for encoding in encodings])
+
+    def tokenize_with_dropout(
+        self, captions: Sequence[str], probability: float, generators: Sequence[random.Random]
+    ) -> TokenizedText:
+        """`tokenize` with BPE dropout; each caption's merges are dropped as its own generator says.
+
+        Raises ValueError where the vocabulary is not BPE.
+        """
+        ids, cut = self.null_ids.repeat(len(captions), 1), []
+        for row, caption, generator in zip(ids, captions, generators, strict=True):
+            pieces = self._merge_dropout.encode(caption, probability, generator)
+            cut.append(len(pieces) > self.length)
+            if pieces:
+                row[: len(pieces)] = torch.tensor(pieces[: self.length])
+        return TokenizedText(ids, cut)
 
     def encode(self, captions: Sequence[str]) -> Int64[Tensor, "B T"]:
-        """Ids of each caption, cut or padded to T. A blank caption becomes the null caption."""
-        rows = self.null_ids.repeat(len(captions), 1)
-        for row, encoding in zip(rows, self._encode(captions), strict=True):
-            if encoding:
-                row[: len(encoding)] = torch.tensor(encoding[: self.length])
-        return rows
+        """The ids alone."""
+        return self.tokenize(captions).ids
 
     def is_cut(self, captions: Sequence[str]) -> list[bool]:
         """Which captions are longer than T tokens."""
-        return [len(encoding) > self.length for encoding in self._encode(captions)]
+        return self.tokenize(captions).cut
 
     def decode(self, ids: Int64[Tensor, "B T"]) -> list[str]:
-        """The text of each row, without padding."""
+        """The text of each row, without padding and other special tokens."""
         return [text.strip() for text in self._tokenizer.decode_batch(ids.tolist(), skip_special_tokens=True)]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `text_tokenizer.json` into `folder`; the length is kept by the file's truncation setting."""
+        """Write `text_tokenizer.json`: all there is, of a pretrained vocabulary too. The length is in it."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._tokenizer.enable_truncation(self.length)
         self._tokenizer.save(str(folder / TEXT_TOKENIZER_FILE))
-        self._tokenizer.no_truncation()
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "TextTokenizer":
@@ -103,12 +146,23 @@ class TextTokenizer:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
             raise ModelFolderError(f"{path} is damaged: {error}") from None
-        truncation = tokenizer.truncation
+        truncation, padding = tokenizer.truncation, tokenizer.padding
         if truncation is None:
             raise ModelFolderError(f"{path} has no truncation length; it was not written by save_pretrained")
-        length = truncation["max_length"]
-        tokenizer.no_truncation()
-        return cls(tokenizer, length)
+        # The first version wrote byte-pair vocabularies alone, and did not say what they are padded with.
+        pad = PAD_TOKEN if padding is None else padding["pad_token"]
+        try:
+            return cls(tokenizer, truncation["max_length"], pad)
+        except ValueError as error:
+            raise ModelFolderError(f"{path} is damaged: {error}") from None
 
-    def _encode(self, captions: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(captions))]
+    @cached_property
+    def _merge_dropout(self) -> MergeDropout:
+        return MergeDropout(self._tokenizer)
+
+
+def _id_of(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the vocabulary has no token {token}")
+    return found

@@ -1,0 +1,213 @@
+"""Text encoders: from ids to what the image decoder attends to.
+
+Trained from scratch with the decoder, or a pretrained network of transformers (T5, CLIP's text side, BERT and others),
+frozen or as a warm start. Parti found a marginal gain from a warm start at 3B (arXiv 2206.10789).
+
+Legend: B batch, T text positions, D width of the generator, E width of a pretrained network.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from parti.layers.attention import SelfAttention
+from parti.layers.feed_forward import feed_forward
+from parti.text.checkpoint import WEIGHT_FILES, find_checkpoint
+from vqgan.config import Config, ConfigError
+from vqgan.torchvision_ops import declare_missing_torchvision_ops
+
+
+class TextEncoder(nn.Module, ABC):
+    """Reads the text once; `mask` is true where there is text."""
+
+    is_initialised: bool
+    """Whether the weights are set when it is built, so that nobody else must."""
+
+    @abstractmethod
+    def forward(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """What is known of each position; positions outside the mask count for nothing, and hold anything."""
+
+
+class TrainedTextEncoderConfig(Config):
+    """A text encoder that learns with the decoder."""
+
+    kind: Literal["trained"] = "trained"
+    """Parti's: as many blocks as `encoder_depth` says, of the decoder's width."""
+
+
+class TrainedTextEncoder(TextEncoder):
+    """Parti's text encoder: pre-LN blocks, learned positions, LayerNorm at the output."""
+
+    is_initialised = False
+
+    def __init__(
+        self, vocab_size: int, length: int, depth: int, width: int, heads: int, mlp_width: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.positions = nn.Parameter(torch.empty(length, width))
+        self.blocks = nn.ModuleList(EncoderBlock(width, heads, mlp_width, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        x = self.dropout(self.embedding(ids) + self.positions)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+
+class EncoderBlock(nn.Module):
+    """Pre-LN self-attention over the text, then the feed-forward."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention_norm = nn.LayerNorm(width)
+        self.self_attention = SelfAttention(width, heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = feed_forward(width, mlp_width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        x = x + self.dropout(self.self_attention(self.self_attention_norm(x), key_mask=mask))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class PretrainedTextEncoderConfig(Config):
+    """A text encoder of transformers, with its weights. Its tokenizer must be the run's: text.kind pretrained."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    """A network that others trained."""
+    name: str
+    """Folder, or name on the Hugging Face Hub (owner/name); with weights in safetensors."""
+    frozen: bool = True
+    """Keep its weights as they are. false: a warm start, all of it learns with the decoder."""
+    architecture: dict[str, Any] | None = None
+    """The network's own config, which a saved model has in it: then the weights are in the model too and `name` is not
+    read. null in a run: `name` is read."""
+
+
+class PretrainedTextEncoder(TextEncoder):
+    """The network's last states, brought to the generator's width and normalised.
+
+    Raises ConfigError for a network that cannot be had, is no text encoder, or is too small for these ids.
+    """
+
+    is_initialised = True
+
+    def __init__(self, config: PretrainedTextEncoderConfig, vocab_size: int, length: int, width: int) -> None:
+        super().__init__()
+        network = _load(config.name) if config.architecture is None else _build(config.architecture)
+        own = network.config
+        # The last id is padding, which the network does not know (see `parti.text.pretrained_tokenizer`).
+        if vocab_size - 1 > own.vocab_size:
+            raise ConfigError(
+                f"text encoder {config.name!r} knows {own.vocab_size} tokens, the text tokenizer gives "
+                f"{vocab_size - 1}; set text.name to {config.name!r} too"
+            )
+        longest = getattr(own, "max_position_embeddings", None)
+        if longest is not None and length > longest:
+            raise ConfigError(
+                f"text encoder {config.name!r} reads at most {longest} positions; set text.length to that, not {length}"
+            )
+        self.config = config.model_copy(update={"architecture": json.loads(own.to_json_string())})
+        self.network: nn.Module = network.requires_grad_(not config.frozen)
+        self.projection = nn.Linear(own.hidden_size, width)
+        self.norm = nn.LayerNorm(width)
+        pad = own.pad_token_id
+        self._pad_id = pad if pad is not None and pad < own.vocab_size else 0
+        self.train()
+
+    def forward(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen):
+            states = self.states(ids, mask)
+        return self.norm(self.projection(states))
+
+    def states(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T E"]:
+        """What the pretrained network itself gives."""
+        ids = ids.masked_fill(~mask, self._pad_id)
+        return self.network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+
+    def train(self, mode: bool = True) -> "PretrainedTextEncoder":
+        """As of every module, but a frozen network has no dropout at any time."""
+        super().train(mode)
+        if self.config.frozen:
+            self.network.eval()
+        return self
+
+
+TextEncoderConfig = Annotated[
+    TrainedTextEncoderConfig | PretrainedTextEncoderConfig,
+    Field(discriminator="kind"),
+]
+
+
+def _load(name: str) -> Any:
+    """The network with its weights, in fp32."""
+    folder = find_checkpoint(name, WEIGHT_FILES)
+    declare_missing_torchvision_ops()  # transformers may import torchvision, and takes seconds: imported on use
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = getattr(config, "text_config", config)  # of CLIP the text side alone
+        with _warnings_off():
+            network, report = _family(config).from_pretrained(
+                folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
+    except Exception as error:  # whatever the files of others lead to
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"transformers reads no text encoder from {name!r}: {reason}") from None
+    # transformers fills what a file lacks with random numbers. The pooler is not used.
+    if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
+        raise ConfigError(f"the weights in {name!r} are not of a {config.model_type}: {missing[0]} is missing")
+    return _states_alone(network)
+
+
+@contextmanager
+def _warnings_off() -> Iterator[None]:
+    """transformers lists all that a file has besides, such as CLIP's image side; what is missing, `_load` says."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _build(architecture: dict[str, Any]) -> Any:
+    """The network with weights that are yet to be filled in."""
+    declare_missing_torchvision_ops()
+    from transformers import AutoConfig
+
+    settings = dict(architecture)
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    return _states_alone(_family(config).from_config(config))
+
+
+def _family(config: Any) -> Any:
+    """transformers' class of classes that has the encoder for `config`: of T5 without its decoder."""
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding
+
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return AutoModelForTextEncoding
+    if config.is_encoder_decoder:
+        raise ConfigError(f"a {config.model_type} has no text encoder of its own; use a T5, CLIP or BERT")
+    return AutoModel
+
+
+def _states_alone(network: Any) -> Any:
+    """Without what does not serve the states, and each weight under one name."""
+    if getattr(network, "pooler", None) is not None:
+        network.pooler = None
+    # T5 has its embedding twice, as `shared` and in the stack, and a file of weights has each once.
+    return network.encoder if hasattr(network, "shared") else network

@@ -1,0 +1,62 @@
+"""The vocabulary of a pretrained text model (T5, CLIP, BERT, GPT-2, ...), as transformers reads it.
+
+The ids are the model's own, with special tokens. Padding gets an id of its own behind them: a model may use one id for
+the end of text and for padding (CLIP does), and what is padding must be told by the id alone.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+from tokenizers import Tokenizer, decoders
+
+from parti.text.checkpoint import TOKENIZER_FILES, find_checkpoint
+from parti.text.tokenizer import TextTokenizer
+from parti.text.vocabulary import NULL_TOKEN
+from vqgan.config import Config, ConfigError
+from vqgan.torchvision_ops import declare_missing_torchvision_ops
+
+PAD_TOKEN = "<|caption-padding|>"
+
+
+class PretrainedTokenizerConfig(Config):
+    """The vocabulary of a pretrained text model."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    """Any tokenizer that transformers reads and the `tokenizers` library runs."""
+    name: str
+    """Folder, or name on the Hugging Face Hub (owner/name)."""
+    length: int = Field(128, gt=1)
+    """Text positions T, the model's special tokens included; longer captions are cut. CLIP has at most 77."""
+
+
+def load_pretrained_tokenizer(config: PretrainedTokenizerConfig) -> TextTokenizer:
+    """Raises ConfigError where there is none, or none that can be kept in one file."""
+    folder = find_checkpoint(config.name, TOKENIZER_FILES)
+    declare_missing_torchvision_ops()  # transformers may import torchvision, and takes seconds: imported on use
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever the files of others lead to
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"text.name: transformers reads no tokenizer from {config.name!r}: {reason}") from None
+    if not hasattr(loaded, "backend_tokenizer"):
+        raise ConfigError(
+            f"text.name: the tokenizer of {config.name!r} runs in Python alone ({type(loaded).__name__}); "
+            "choose one that the tokenizers library runs (a tokenizer.json)"
+        )
+    # A copy: transformers puts functions of its own on some.
+    tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    own = tokenizer.num_special_tokens_to_add(False)
+    if own >= config.length:
+        raise ConfigError(
+            f"text.length is {config.length}, and {own} of these are special tokens of {config.name!r}; use more"
+        )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # Where empty text leaves nothing to attend to, as with GPT-2, 'no caption' is a token more.
+    tokenizer.add_special_tokens([PAD_TOKEN] if tokenizer.encode("").ids else [PAD_TOKEN, NULL_TOKEN])
+    suffix = getattr(tokenizer.model, "end_of_word_suffix", None)
+    if suffix:  # CLIP's own decoder leaves it in the text
+        tokenizer.decoder = decoders.Sequence([tokenizer.decoder, decoders.Replace(suffix, " ")])
+    return TextTokenizer(tokenizer, config.length, PAD_TOKEN)
