@@ -158,8 +158,8 @@ def watched(task: AutoencoderTask, stopwatch: Stopwatch) -> Iterator[None]:
         part(task.optimiser, "step", "autoencoder's optimiser")
         part(task.ema, "update", "EMA")
         wrap(task.accelerator, "backward", backward_pass)
-        if task.perceptual is not None:
-            network(task.perceptual, "perceptual net")
+        if task.losses.perceptual is not None:
+            network(task.losses.perceptual, "perceptual net")
         if task.adversary is not None:
 
             def discriminate(call: Callable[..., Any], images: Tensor) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vqgan.adversary import AdversaryConfig
 from vqgan.data.batch import Batch
+from vqgan.image_losses import PerceptualTermConfig
 from vqgan.layers.transformer import TransformerConfig
 from vqgan.losses.reconstruction import l2
 from vqgan.models import build_autoencoder
@@ -21,7 +22,7 @@ from vqgan.models.cnn_vqgan import CNNVQGANConfig
 from vqgan.models.discriminator import StyleGAN2DiscriminatorConfig
 from vqgan.models.vit_vqgan import ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
-from vqgan.tasks import AutoencoderTask, AutoencoderTaskConfig, PerceptualTermConfig
+from vqgan.tasks import AutoencoderTask, AutoencoderTaskConfig
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 from vqgan.training.distributed import build_accelerator
 from vqgan.training.optimisation import OptimiserConfig

@@ -222,14 +222,14 @@ def test_channels_last_changes_layout_and_no_result() -> None:
     settings: dict[str, Any] = {"perceptual": {"backbone": "squeeze", "weights": "random"}}
     task = build(**settings)
     plain = build(**settings)
-    assert task.perceptual is not None
-    assert plain.perceptual is not None
-    for network in (adversary(task).discriminator, task.perceptual):
+    assert task.losses.perceptual is not None
+    assert plain.losses.perceptual is not None
+    for network in (adversary(task).discriminator, task.losses.perceptual):
         kernels = [weight for weight in network.parameters() if weight.ndim == 4 and weight.shape[-1] > 1]
         assert kernels
         assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
     adversary(plain).discriminator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    plain.perceptual.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain.losses.perceptual.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for step in range(3):
         figures, expected = task.train_step([batch()], step), plain.train_step([batch()], step)
         for name, figure in expected.items():

@@ -15,16 +15,15 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from vqgan.adversary import Adversary, AdversaryConfig, first_share
-from vqgan.config import Config
+from vqgan.adversary import Adversary, AdversaryConfig
 from vqgan.contact_sheet import comparison_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
 from vqgan.doctor import diagnose_tokenizer_training
 from vqgan.evaluation import evaluate_tokenizer
+from vqgan.image_losses import ImageLosses, ImageLossesConfig
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
-from vqgan.losses.reconstruction import l1, l2, logit_laplace
+from vqgan.losses.reconstruction import logit_laplace
 from vqgan.metrics.codebook import entropy, norm_spread, perplexity, usage
 from vqgan.metrics.judge import Judge
 from vqgan.models import Autoencoder
@@ -38,28 +37,13 @@ from vqgan.training.optimisation import Optimiser, OptimiserConfig
 from vqgan.training.schedule import in_steps
 
 
-class PerceptualTermConfig(PerceptualConfig):
-    """The perceptual loss (LPIPS) and its weight."""
-
-    weight: float = Field(0.1, ge=0)
-    """Weight; 0 leaves the network out."""
-    picture_share: float = Field(1.0, gt=0, le=1)
-    """Share of each batch that the network sees: less is cheaper."""
-
-
-class AutoencoderTaskConfig(Config):
+class AutoencoderTaskConfig(ImageLossesConfig):
     """Weights of the losses, and how the autoencoder learns."""
 
-    l1_weight: float = Field(0.0, ge=0)
-    """Weight of the mean absolute error, pictures in [0, 1]."""
-    l2_weight: float = Field(1.0, ge=0)
-    """Weight of the mean squared error, pictures in [0, 1]."""
     logit_laplace_weight: float = Field(0.0, ge=0)
     """Weight of the logit-Laplace likelihood; needs model.output logit_laplace (the paper has 0.1)."""
     codebook_weight: float = Field(1.0, ge=0)
     """Weight of the quantiser's loss."""
-    perceptual: PerceptualTermConfig = PerceptualTermConfig()
-    """The perceptual term."""
     adversarial: AdversaryConfig = AdversaryConfig()
     """The adversarial term."""
     codebook_care: CodebookCareConfig = CodebookCareConfig()
@@ -100,10 +84,7 @@ class AutoencoderTask:
         self.care = CodebookCare(config.codebook_care, autoencoder.quantizer, seed)
         self.optimiser = Optimiser(config.optimiser, autoencoder, steps)
 
-        self.perceptual: PerceptualLoss | None = None
-        if config.perceptual.weight:
-            perceptual = PerceptualLoss(config.perceptual).to(device)
-            self.perceptual = perceptual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.losses = ImageLosses(config, device, config.precision)
         self.adversary: Adversary | None = None
         if config.adversarial.weight:
             self.adversary = Adversary(config.adversarial, autoencoder.image_size, accelerator, steps, config.precision)
@@ -199,19 +180,10 @@ class AutoencoderTask:
         """The weighted terms whose sum the autoencoder minimises."""
         config = self.config
         decoded = output.decoded
-        terms = {}
-        if config.l1_weight:
-            terms["l1"] = config.l1_weight * l1(decoded.images, images)
-        if config.l2_weight:
-            terms["l2"] = config.l2_weight * l2(decoded.images, images)
+        terms = self.losses(decoded.images, images)
         if config.logit_laplace_weight and decoded.mean is not None and decoded.log_scale is not None:
             likelihood = logit_laplace(decoded.mean, decoded.log_scale, images)
             terms["logit_laplace"] = config.logit_laplace_weight * likelihood
-        if self.perceptual is not None:
-            share = config.perceptual.picture_share
-            with self._autocast():
-                distance = self.perceptual(first_share(share, decoded.images), first_share(share, images))
-            terms["perceptual"] = config.perceptual.weight * distance
         if adversary is not None:
             so_far = torch.stack(list(terms.values())).sum()  # what the adaptive weight compares with
             terms["adversarial"], metrics["adversarial_weight"] = adversary.generator_loss(

@@ -1,0 +1,1 @@
+"""Enlarge drawn pictures: a super-resolution network that learns on what an image tokenizer decodes."""

@@ -1,0 +1,65 @@
+"""An upsampler's run put together: config -> data, networks, task, loop. `tools/train_upsampler.py` calls `train`."""
+
+from pydantic import Field
+
+from parti.upsampling.tasks import UpsamplerTask, UpsamplerTaskConfig
+from parti.upsampling.upsampler import Upsampler, UpsamplerConfig
+from vqgan.config import Config, ConfigError
+from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.training.distributed import build_accelerator
+from vqgan.training.host_memory import keep_freed_memory
+from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.run_folder import RunFolder
+from vqgan.training.seeding import seed_everything
+from vqgan.training.trackers import Trackers, TrackersConfig
+
+
+class TrainUpsamplerConfig(Config):
+    """A run that trains an upsampler."""
+
+    run_dir: str = "runs/upsampler"
+    """Folder of the run. Running again with the same folder resumes."""
+    seed: int = Field(0, ge=0)
+    """Of initial weights, data order and augmentation."""
+    image_tokenizer: str
+    """Stage-1 run folder, or its model folder: its reconstructions are what is enlarged. It stays as it is."""
+    data: DataConfig = DataConfig()
+    """Large pictures: data.transform.image_size is model.scale times the image tokenizer's."""
+    model: UpsamplerConfig = UpsamplerConfig()
+    """The network."""
+    task: UpsamplerTaskConfig = UpsamplerTaskConfig()
+    """What is minimised, and how."""
+    loop: LoopConfig = LoopConfig()
+    """Length of the run and what happens when."""
+    trackers: TrackersConfig = TrackersConfig()
+    """Experiment trackers."""
+    preview_pictures: int = Field(12, gt=0)
+    """Held-out pictures in each preview."""
+
+
+def train(config: TrainUpsamplerConfig) -> bool:
+    """Run to the end, or until interrupted; True when complete. Resumes what is in `run_dir`.
+
+    Raises ConfigError, DataError or ModelFolderError with one line for the user.
+    """
+    keep_freed_memory()
+    accelerator = build_accelerator()
+    seed_everything(config.seed, accelerator.process_index)
+    image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
+    large = config.model.scale * image_tokenizer.image_size
+    if config.data.transform.image_size != large:
+        raise ConfigError(
+            f"data.transform.image_size is {config.data.transform.image_size}, but pictures of the image tokenizer in "
+            f"{config.image_tokenizer} have {image_tokenizer.image_size} pixels, and {config.model.scale} times as "
+            f"many are {large}; set data.transform.image_size to that"
+        )
+    data = DataPipeline(config.data, config.seed)
+    preview = data.preview_batch(config.preview_pictures)
+    upsampler = Upsampler(config.model)
+    task = UpsamplerTask(config.task, upsampler, image_tokenizer, accelerator, config.loop.steps)
+    run = RunFolder(config.run_dir, config)
+    if accelerator.is_main_process:
+        run.create()
+    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
+    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="upsampler").run()

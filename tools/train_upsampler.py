@@ -1,0 +1,19 @@
+"""Train an upsampler, which enlarges what an image tokenizer decodes.
+
+accelerate launch tools/train_upsampler.py --config configs/upsampler/shapes_2x.yaml [--section.field value ...]
+
+Then: python tools/sample.py --model runs/parti-shapes --prompt "..." --upsample runs/upsampler-shapes --out out
+"""
+
+import sys
+
+from parti.upsampling.train import TrainUpsamplerConfig, train
+from vqgan.command_line import run_training
+
+
+def main(argv: list[str]) -> int:
+    return run_training(argv, TrainUpsamplerConfig, train, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

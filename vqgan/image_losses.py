@@ -1,0 +1,67 @@
+"""How far drawn pictures are from those that they should be: weighted l1, l2 and perceptual distances (SPEC A.3).
+
+For every network whose output is a picture with a target. The adversarial term has a player of its own:
+`vqgan.adversary`.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from vqgan.adversary import first_share
+from vqgan.config import Config
+from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
+from vqgan.losses.reconstruction import l1, l2
+
+
+class PerceptualTermConfig(PerceptualConfig):
+    """The perceptual loss (LPIPS) and its weight."""
+
+    weight: float = Field(0.1, ge=0)
+    """Weight; 0 leaves the network out."""
+    picture_share: float = Field(1.0, gt=0, le=1)
+    """Share of each batch that the network sees: less is cheaper."""
+
+
+class ImageLossesConfig(Config):
+    """Weights of the distances; ViT-VQGAN's, and Parti's for super-resolution."""
+
+    l1_weight: float = Field(0.0, ge=0)
+    """Weight of the mean absolute error, pictures in [0, 1]."""
+    l2_weight: float = Field(1.0, ge=0)
+    """Weight of the mean squared error, pictures in [0, 1]."""
+    perceptual: PerceptualTermConfig = PerceptualTermConfig()
+    """The perceptual term."""
+
+
+class ImageLosses:
+    """The distances that have a weight; `precision` is that of the perceptual network's passes."""
+
+    def __init__(self, config: ImageLossesConfig, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
+        self.config = config
+        self._device = device
+        self._precision = precision
+        self.perceptual: PerceptualLoss | None = None
+        if config.perceptual.weight:
+            perceptual = PerceptualLoss(config.perceptual).to(device)
+            self.perceptual = perceptual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def __call__(
+        self, drawn: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The weighted terms by name (l1, l2, perceptual), of pictures in [-1, 1]."""
+        config = self.config
+        terms = {}
+        if config.l1_weight:
+            terms["l1"] = config.l1_weight * l1(drawn, target)
+        if config.l2_weight:
+            terms["l2"] = config.l2_weight * l2(drawn, target)
+        if self.perceptual is not None:
+            share = config.perceptual.picture_share
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+                distance = self.perceptual(first_share(share, drawn), first_share(share, target))
+            terms["perceptual"] = config.perceptual.weight * distance
+        return terms
