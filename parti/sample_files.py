@@ -1,21 +1,26 @@
 """From prompts to a folder of pictures: what `tools/sample.py` does once its options are read.
 
-The folder gets `0000-00.png` (number of the prompt, number of the sample), `grid.png` with captions, and
-`samples.json`. What an earlier call wrote there under the same names is replaced, other files stay; `grid.png` and
-`samples.json` tell of the last call alone.
+The folder gets `0000-00.png` (number of the prompt, number of the sample), the best of several candidates where a
+reranker is given, enlarged where an upsampler is given, `grid.png` with captions, and `samples.json`. What an earlier
+call wrote there under the same names is replaced, other files stay; `grid.png` and `samples.json` tell of the last call
+alone.
 """
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from parti.pipeline import TextToImage, recommended_sampling
+from parti.pipeline import Drawn, TextToImage, recommended_sampling
+from parti.reranking.rerank import draw_best
+from parti.reranking.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
+from parti.upsampling.upsampler import Upsampler
 from vqgan.config import Config, ConfigError, validate
 from vqgan.contact_sheet import contact_sheet
 
@@ -34,9 +39,15 @@ class SampleConfig(Config):
     n: int = Field(4, gt=0)
     """Pictures of each prompt, at least 1."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of each prompt's first picture, at least 0; the following ones count up."""
+    """Seed of each prompt's first picture, at least 0; the following ones count up, candidate by candidate."""
     sampling: SamplingConfig = SamplingConfig()
     """How codes are drawn."""
+    rerank: int = Field(1, gt=0)
+    """Candidates drawn for each picture, at least 1, of which the reranker's favourite is kept; 1 is off."""
+    reranker: str | None = None
+    """What chooses: run folder of tools/train_reranker.py, or any CLIP or SigLIP (folder or Hub name)."""
+    upsample: str | None = None
+    """Run folder of an upsampler (tools/train_upsampler.py), or its model folder: it enlarges every picture."""
     batch_size: int = Field(64, gt=0)
     """Pictures drawn at once, at least 1; changes memory and speed, not the pictures."""
     device: str = "cpu"
@@ -44,6 +55,16 @@ class SampleConfig(Config):
     out: str
     """Folder for the pictures, grid.png and samples.json; made where missing. Files of the same names are replaced,
     others stay."""
+
+    @model_validator(mode="after")
+    def _check_reranker(self) -> "SampleConfig":
+        if self.rerank > 1 and self.reranker is None:
+            raise ValueError(
+                f"rerank is {self.rerank} and nothing chooses among the candidates; give --reranker FOLDER"
+            )
+        if self.rerank == 1 and self.reranker is not None:
+            raise ValueError("reranker is given and there is one candidate to choose from; give --rerank COUNT too")
+        return self
 
 
 def resolve(
@@ -101,10 +122,18 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     """Draw, and write each picture as soon as it is there. Returns what samples.json holds.
 
     A prompt that is longer than the model reads gives a line on standard error.
-    Raises ModelFolderError for a folder without a stage-2 model, ConfigError when `config.out` cannot be written.
+    Raises ModelFolderError for a folder without a stage-2 model, a reranker or an upsampler, ConfigError when
+    `config.out` cannot be written.
     """
     model = TextToImage.from_pretrained(config.model).to(config.device)
-    wanted = [(prompt, config.seed + sample) for prompt in config.prompts for sample in range(config.n)]
+    scorer = None
+    if config.reranker is not None:
+        scorer = Scorer.from_pretrained(config.reranker).to(config.device)
+    upsampler = None
+    if config.upsample is not None:
+        upsampler = Upsampler.from_pretrained(config.upsample).to(config.device)
+    # Candidate j of picture i has seed + i * rerank + j.
+    wanted = [(prompt, config.seed + i * config.rerank) for prompt in config.prompts for i in range(config.n)]
     for prompt, cut in zip(config.prompts, model.text_tokenizer.is_cut(config.prompts), strict=True):
         if cut:
             length = model.text_tokenizer.length
@@ -114,14 +143,20 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     shown: list[Image.Image] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = model.stream(wanted, config.sampling, batch_size=config.batch_size, progress=progress)
-        for index, drawn in enumerate(stream):
+        for index, (drawn, score) in enumerate(_pictures(model, scorer, wanted, config, progress)):
             name = f"{index // config.n:04d}-{index % config.n:02d}.png"
-            drawn.image.save(folder / name)
-            settings = config.sampling.model_dump(mode="json")
-            records.append({"file": name, "prompt": drawn.prompt, "seed": drawn.seed, "settings": settings})
+            image = drawn.image
+            record: dict[str, Any] = {"file": name, "prompt": drawn.prompt, "seed": drawn.seed}
+            record["settings"] = config.sampling.model_dump(mode="json")
+            if score is not None:
+                record["rerank"] = {"model": config.reranker, "candidates": config.rerank, "score": score}
+            if upsampler is not None:
+                image = upsampler.enlarge(image)
+                record["upsample"] = {"model": config.upsample, "scale": upsampler.config.scale}
+            image.save(folder / name)
+            records.append(record)
             if len(shown) < _GRID_PICTURES:
-                shown.append(drawn.image)
+                shown.append(image)
         captions = [record["prompt"] for record in records[: len(shown)]]
         # A row a prompt, where that makes a sheet of a usual shape.
         columns = config.n if 2 <= config.n <= _GRID_COLUMNS else _GRID_COLUMNS
@@ -131,3 +166,16 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     except OSError as error:
         raise ConfigError(f"cannot write to {config.out!r}: {error.strerror or error}") from None
     return records
+
+
+def _pictures(
+    model: TextToImage, scorer: Scorer | None, wanted: Sequence[tuple[str, int]], config: SampleConfig, progress: bool
+) -> Iterator[tuple[Drawn, float | None]]:
+    """Each picture; with a reranker the best candidate, which has a score and a seed of its own."""
+    if scorer is None:
+        for drawn in model.stream(wanted, config.sampling, batch_size=config.batch_size, progress=progress):
+            yield drawn, None
+        return
+    settings, size = config.sampling, config.batch_size
+    for kept in draw_best(model, scorer, wanted, config.rerank, settings, batch_size=size, progress=progress):
+        yield kept.drawn, kept.score

@@ -3,7 +3,8 @@
 python tools/sample.py --model runs/parti-shapes --prompt "a small red circle above a large blue square" --out out
 
 Writes OUT/0000-00.png (number of the prompt, number of the sample), OUT/grid.png with captions, and OUT/samples.json
-(file, prompt, seed and settings of each). A picture depends on model, prompt, seed and settings alone.
+(file, prompt, seed and settings of each). A picture depends on model, prompt, seed and settings alone, and on the
+upsampler where one is given. With --rerank K it is the best of K by --reranker, and the seed is the one that won.
 """
 
 import argparse
@@ -64,6 +65,9 @@ def build_parser() -> Parser:
     add("seed", int, "NUMBER")
     for name, kind in SAMPLING.items():
         add(name, kind, name[-1].upper() if kind is int else "NUMBER", SamplingConfig, "as the model recommends")
+    add("rerank", int, "COUNT")
+    add("reranker", str, "FOLDER", default="none")
+    add("upsample", str, "FOLDER", default="pictures stay as drawn")
     add("batch_size", int, "COUNT")
     add("device", str, "NAME", default="cuda if there is one, else cpu")
     add("out", str, "FOLDER")

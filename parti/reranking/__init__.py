@@ -1,0 +1,1 @@
+"""Draw several pictures of a prompt and keep the one that a contrastive model finds fitting best."""

@@ -1,0 +1,171 @@
+"""How well a picture fits a prompt: the cosine that a contrastive model gives them.
+
+Any CLIP or SigLIP folder (or Hub name) that transformers reads will do, ours (`tools/train_reranker.py`) among them.
+Pictures and prompts are prepared by the folder's own processor, with its sizes, mean, deviation and vocabulary.
+
+A model that chooses pictures must not also score them in an evaluation: its score rises with the number of candidates
+even where the pictures do not get better. Report reranked figures with that number, by another model or judge.
+
+transformers is imported on use: it takes seconds.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from vqgan.data.transforms import to_pil
+from vqgan.model_folder import ModelFolderError, find_model_folder
+from vqgan.torchvision_ops import declare_missing_torchvision_ops
+
+_AT_ONCE = 64
+"""Pictures in one pass of the model."""
+_PATIENCE = 10.0
+"""Seconds that the Hub has to answer."""
+
+
+class Scorer:
+    """A contrastive model of transformers with its processor."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model
+        self.processor = processor
+        positions = model.config.text_config.max_position_embeddings
+        self.text_length = int(min(positions, processor.tokenizer.model_max_length))
+
+    @torch.no_grad()
+    def score(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, "B"]:
+        """Cosine of each picture in [-1, 1] and its prompt; the same as of the picture's file, of 256 levels.
+
+        Raises ValueError unless there is one prompt a picture, and at least one of them.
+        """
+        return self.score_pictures(to_pil(images), prompts)
+
+    @torch.no_grad()
+    def score_pictures(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Float[Tensor, "B"]:
+        """`score` for PIL pictures of any size."""
+        if len(pictures) != len(prompts) or not pictures:
+            raise ValueError(f"received {len(prompts)} prompts for {len(pictures)} pictures; give each picture one")
+        scores = []
+        for start in range(0, len(pictures), _AT_ONCE):
+            part = prompts[start : start + _AT_ONCE]
+            row = {prompt: number for number, prompt in enumerate(dict.fromkeys(part))}  # each prompt is read once
+            found = self.model(pixel_values=self.pixels(pictures[start : start + _AT_ONCE]), **self.tokens(list(row)))
+            texts = found.text_embeds[[row[prompt] for prompt in part]]
+            scores.append(F.cosine_similarity(found.image_embeds, texts, dim=-1))
+        return torch.cat(scores).float()
+
+    def pixels(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "B 3 H W"]:
+        """Pictures as the model's folder wants them, on the model's device."""
+        prepared = self.processor.image_processor(images=list(pictures), return_tensors="pt")
+        return prepared["pixel_values"].to(self.model.device)
+
+    def tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """The text inputs of the model. Padded to its full length: SigLIP reads a text's embedding at the last one."""
+        prepared = self.processor.tokenizer(
+            list(prompts), padding="max_length", max_length=self.text_length, truncation=True, return_tensors="pt"
+        )
+        return {name: values.to(self.model.device) for name, values in prepared.items()}
+
+    def is_cut(self, prompts: Sequence[str]) -> list[bool]:
+        """Which prompts are longer than the model reads."""
+        ids = self.processor.tokenizer(list(prompts), verbose=False)["input_ids"]
+        return [len(row) > self.text_length for row in ids]
+
+    def to(self, device: str | torch.device) -> "Scorer":
+        """Move the model."""
+        self.model.to(device)
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that transformers reads."""
+        with _without_progress():
+            self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> "Scorer":
+        """Read a model folder, a run folder that has one in `model/`, or a name on the Hugging Face Hub (owner/name).
+
+        What is in the Hub's cache is read without a connection; without either it fails within seconds. Raises
+        ModelFolderError: no such folder or name, a damaged one, or another kind of model.
+        """
+        folder = find_model_folder(Path(name).expanduser())
+        if folder.is_dir():
+            return _load(str(folder), local_files_only=True)
+        try:
+            return _load(str(name), local_files_only=True)
+        except _UnreadableError:
+            _ask_the_hub(str(name))
+        return _load(str(name), local_files_only=False)
+
+
+class _UnreadableError(ModelFolderError):
+    """Not there, not complete, or damaged: the Hub may have it."""
+
+
+def _load(name: str, *, local_files_only: bool) -> Scorer:
+    declare_missing_torchvision_ops()
+    from transformers import AutoConfig, AutoModel, AutoProcessor
+
+    where: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
+    with _without_progress() if local_files_only else nullcontext():
+        config = _one_line(lambda: AutoConfig.from_pretrained(name, **where), f"no model in {name}")
+        if not (hasattr(config, "text_config") and hasattr(config, "vision_config")):
+            raise ModelFolderError(
+                f"{name} holds a {config.model_type} model, which does not compare pictures with texts; "
+                "give a CLIP or SigLIP model, or a run of tools/train_reranker.py"
+            )
+        processor = _one_line(lambda: AutoProcessor.from_pretrained(name, **where), f"{name}: its processor is damaged")
+        # In fp32 whatever it was saved in: candidates of one prompt differ in the third digit.
+        model, report = _one_line(
+            lambda: AutoModel.from_pretrained(
+                name, config=config, dtype=torch.float32, output_loading_info=True, **where
+            ),
+            f"{name}: its weights are missing or damaged",
+        )
+    if not (hasattr(model, "logit_scale") and hasattr(processor, "image_processor")):
+        raise ModelFolderError(
+            f"{name} holds a {config.model_type} model, not a contrastive one such as CLIP or SigLIP"
+        )
+    if report["missing_keys"]:
+        raise ModelFolderError(f"{name}: its weights lack {', '.join(sorted(report['missing_keys']))[:300]}")
+    return Scorer(model.eval(), processor)
+
+
+def _one_line(read: Callable[[], Any], complaint: str) -> Any:
+    try:
+        return read()
+    except Exception as error:  # transformers, tokenizers, safetensors and the Hub's client each raise their own kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _UnreadableError(f"{complaint}: {reason[:300]}") from None
+
+
+def _ask_the_hub(name: str) -> None:
+    """One short question instead of the minutes of retries that a download without a connection begins with."""
+    from huggingface_hub import HfApi
+
+    _one_line(
+        lambda: HfApi().model_info(name, timeout=_PATIENCE),
+        f"no reranker {name!r}: no such folder, not complete in the Hub's cache, and the Hub does not give it",
+    )
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """transformers shows a bar for weights that are read or written in a blink."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()

@@ -1,0 +1,17 @@
+"""Train a small contrastive model (CLIP) on the pictures and captions of stage 2, to choose among its samples.
+
+accelerate launch tools/train_reranker.py --config configs/reranker/shapes.yaml [--section.field value ...]
+"""
+
+import sys
+
+from parti.reranking.train import TrainRerankerConfig, train
+from vqgan.command_line import run_training
+
+
+def main(argv: list[str]) -> int:
+    return run_training(argv, TrainRerankerConfig, train, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
