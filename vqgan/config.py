@@ -12,7 +12,7 @@ import json
 import re
 import textwrap
 import types
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -21,6 +21,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
+
+from vqgan.yaml_dialect import Loader, dump
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -87,7 +89,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8") from None
     try:
-        values = yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         problem = " ".join(filter(None, (error.context, error.problem)))
@@ -126,14 +128,14 @@ def parse_overrides(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
                 raise ConfigError(f"--{name} needs a value: --{name} VALUE")
             text = queue.pop(0)
         try:
-            yield name, yaml.load(text, Loader=_Loader)
+            yield name, yaml.load(text, Loader=Loader)
         except yaml.YAMLError:
             raise ConfigError(f"--{name}: {text!r} is not a YAML value; put quotes around text") from None
 
 
 def dump_config(config: Config) -> str:
     """The whole resolved configuration as YAML that `load_config` reads back to an equal object."""
-    return _dump(config.model_dump(mode="json"), sort_keys=False, width=110)
+    return dump(config.model_dump(mode="json"), sort_keys=False, width=110)
 
 
 def describe_fields(config_type: type[BaseModel], prefix: str = "", variant: str = "") -> Iterator[FieldDescription]:
@@ -167,45 +169,6 @@ def format_help(config_type: type[BaseModel]) -> str:
 
 _SECTION = "section"
 """The `type` of a description that stands for a whole section."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose plain words are those of YAML 1.2, and whose keys are unique.
-
-    YAML 1.1, which PyYAML speaks, reads `1e-4` as text, `on` and `no` as booleans, `010` as 8, `16:9` as 969.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("null", r"(~|null|Null|NULL|)", ["~", "n", "N", ""]),
-    ("bool", r"(true|True|false|False)", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9_]*)", list("-+0123456789")),
-    ("float", r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)|\.nan", list("-+.0123456789")),
-    ("merge", "<<", ["<"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or `_Loader` would take for something else."""
-
-
-_Dumper.yaml_implicit_resolvers = {
-    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *_Loader.yaml_implicit_resolvers.get(first, [])]
-    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
-}
-
-
-def _dump(value: Any, **options: Any) -> str:
-    return yaml.dump(value, Dumper=_Dumper, allow_unicode=True, **options)
 
 
 def _has_source(config_type: type[BaseModel]) -> bool:
@@ -392,7 +355,7 @@ def _walk(
         required = default is None and field.is_required()
         options = _variants(field.annotation)
         if not options:
-            text = "required" if required else _dump(to_jsonable_python(value), default_flow_style=True, width=10**9)
+            text = "required" if required else dump(to_jsonable_python(value), default_flow_style=True, width=10**9)
             text = text.removesuffix("\n").removesuffix("\n...").strip()
             yield FieldDescription(name, _type_name(field), text, help_text, variant)
             continue
