@@ -13,6 +13,5 @@ def load_tokenizer(folder: str | Path) -> "ImageTokenizer":
     Raises ModelFolderError when the folder holds none.
     """
     from vqgan.image_tokenizer import ImageTokenizer  # here, so that importing the package loads nothing heavy
-    from vqgan.model_folder import find_model_folder
 
-    return ImageTokenizer.from_pretrained(find_model_folder(folder))
+    return ImageTokenizer.from_pretrained(folder)

@@ -8,6 +8,8 @@ is often wrong is soon not read.
 import math
 from collections.abc import Mapping
 
+from vqgan.training.findings import about_skipped_steps
+
 _COLLAPSED_USAGE = 0.1
 """Share of the codes that a batch could hit; healthy runs hit more than half, collapsed ones a handful."""
 _POOR_USAGE, _COLLAPSED_PERPLEXITY = 0.5, 0.02
@@ -78,10 +80,7 @@ def _lost_numbers(figures: Mapping[str, float]) -> list[str]:
     lost = [name for name, value in figures.items() if not math.isfinite(value)]
     if lost:
         findings.append(f"not finite: {', '.join(lost)}; {remedy}.")
-    share = figures.get("skipped_share", 0.0)
-    if share > 0:
-        findings.append(f"{share:.1%} of the steps had no finite gradient and were skipped; if it goes on, {remedy}.")
-    return findings
+    return findings + about_skipped_steps(figures, remedy)
 
 
 def _gradient(figures: Mapping[str, float], clip_norm: float | None) -> list[str]:

@@ -28,7 +28,7 @@ from vqgan.metrics.codebook import entropy, norm_spread, perplexity, usage
 from vqgan.metrics.judge import Judge
 from vqgan.models import Autoencoder
 from vqgan.models.autoencoder import AutoencoderOutput
-from vqgan.quantizers.codebook_care import CodebookCare, CodebookCareConfig
+from vqgan.quantizers.codebook_care import CodebookCare, CodebookCareConfig, codebooks
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.distributed import gather_rows
 from vqgan.training.ema import EMA, EMAConfig
@@ -203,9 +203,8 @@ class AutoencoderTask:
         codes = gather_rows(self.accelerator, codes) if codes is not None else None
         self.care.observe(latents, codes)
         figures = {}
-        if look_ups := quantizer.look_ups(latents, codes):
-            spreads = [norm_spread(look_up.quantizer.codebook) for look_up in look_ups]
-            figures["code_norm_spread"] = torch.stack(spreads).mean()
+        if books := codebooks(quantizer):
+            figures["code_norm_spread"] = torch.stack([norm_spread(book.codebook) for book in books]).mean()
         if codes is not None:
             # Not `bincount`: on a GPU it waits for the device.
             hits = torch.zeros(quantizer.codebook_size, dtype=torch.int64, device=codes.device)

@@ -20,6 +20,7 @@ from vqgan.data.transforms import to_pil
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.distributed import gather_things
 from vqgan.training.ema import EMA, EMAConfig
+from vqgan.training.findings import about_skipped_steps
 from vqgan.training.micro_batches import accumulate, add_share
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
 
@@ -94,10 +95,7 @@ class ContrastiveTask:
         loss, guess = figures.get("loss"), math.log(self.pairs)
         if loss is not None and not math.isfinite(loss):
             findings.append(f"the loss is not finite; {remedy}.")
-        if (share := figures.get("skipped_share", 0.0)) > 0:
-            findings.append(
-                f"{share:.1%} of the steps had no finite gradient and were skipped; if it goes on, {remedy}."
-            )
+        findings += about_skipped_steps(figures, remedy)
         if loss is not None and loss >= guess and figures.get("run_share", 0.0) >= _LEARNS_BY:
             findings.append(
                 f"nothing is learned: the loss {loss:.3f} is no better than guessing among {self.pairs} pairs, "

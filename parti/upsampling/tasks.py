@@ -29,6 +29,7 @@ from vqgan.metrics.fidelity import psnr, ssim
 from vqgan.metrics.sums import MetricSums
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.ema import EMA, EMAConfig
+from vqgan.training.findings import about_skipped_steps
 from vqgan.training.micro_batches import accumulate, add_share
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
 
@@ -128,10 +129,7 @@ class UpsamplerTask:
         findings = []
         if lost := [name for name, value in figures.items() if not math.isfinite(value)]:
             findings.append(f"not finite: {', '.join(lost)}; {remedy}.")
-        if (share := figures.get("skipped_share", 0.0)) > 0:
-            findings.append(
-                f"{share:.1%} of the steps had no finite gradient and were skipped; if it goes on, {remedy}."
-            )
+        findings += about_skipped_steps(figures, remedy)
         return findings
 
     @torch.no_grad()
