@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vqgan.image_tokenizer import ImageTokenizer
 
+__all__ = ["ImageTokenizer", "load_tokenizer"]
+
 
 def load_tokenizer(folder: str | Path) -> "ImageTokenizer":
-    """The image tokenizer of a model folder or run folder, trained here or imported from another project.
+    """The image tokenizer of a model folder, run folder or Hub name, trained here or imported from another project.
 
-    Raises ModelFolderError when the folder holds none.
+    Raises ModelFolderError when there is none.
     """
     from vqgan.image_tokenizer import ImageTokenizer  # here, so that importing the package loads nothing heavy
 
     return ImageTokenizer.from_pretrained(folder)
+
+
+def __getattr__(name: str) -> object:
+    if name == "ImageTokenizer":
+        from vqgan.image_tokenizer import ImageTokenizer  # on use, likewise
+
+        return ImageTokenizer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,6 +4,8 @@ tokenizer = ImageTokenizer.from_pretrained("runs/vqgan-shapes/model")
 codes = tokenizer.encode(images)      # (B, N) int64
 images = tokenizer.decode(codes)      # (B, 3, H, W) in [-1, 1]
 
+A model folder, a run folder or a name on the Hugging Face Hub will do; `push_to_hub` puts one there.
+
 Other picture sizes than that of training: `decode(codes, grid=tokenizer.grid_of(height, width))`.
 """
 
@@ -14,6 +16,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vqgan.config import Config, validate
+from vqgan.hub import push_model
+from vqgan.model_card import image_tokenizer_card
 from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
 from vqgan.models import AUTOENCODERS, AnyAutoencoderConfig, Autoencoder, build_autoencoder
 from vqgan.models.autoencoder import Grid
@@ -109,11 +113,29 @@ class ImageTokenizer(nn.Module):
         config = self.autoencoder.config.model_dump(mode="json")
         save_model_folder(Path(folder), config, self.autoencoder.state_dict())
 
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str = "Upload image tokenizer",
+    ) -> str:
+        """Upload the model folder and a card to the Hugging Face Hub as `name` (owner/name); returns the address.
+
+        `private` matters for a new model; a card that is there stays. Raises what huggingface_hub raises.
+        """
+
+        def card(full_name: str) -> str:
+            return image_tokenizer_card(full_name, self.autoencoder, self.vocab_size, self.grid)
+
+        return push_model(name, self.save_pretrained, card, private=private, token=token, commit_message=commit_message)
+
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "ImageTokenizer":
-        """Read a model folder (`save_pretrained`) or the one in a run folder.
+        """Read a model folder (`save_pretrained`), the one in a run folder, or a Hub name (owner/name[@revision]).
 
-        Raises ModelFolderError when the folder holds no image tokenizer, ConfigError for a config that is none of ours.
+        Raises ModelFolderError when there is no image tokenizer, ConfigError for a config that is none of ours.
         """
         folder = find_model_folder(folder)
         values = read_model_config(folder)

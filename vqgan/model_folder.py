@@ -9,7 +9,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vqgan.hub import NotOnHubError, fetch_model, is_hub_name
+
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_DATA_FILES = ("*.json", "*.safetensors")
+"""What a model folder is made of, the image tokenizer's in a stage-2 folder included: the Hub's patterns look into
+folders."""
 
 
 class ModelFolderError(ValueError):
@@ -17,11 +22,20 @@ class ModelFolderError(ValueError):
 
 
 def find_model_folder(folder: str | Path) -> Path:
-    """`folder` itself if it is a model folder, else its `model/`: run folders may be given for models."""
-    folder = Path(folder)
-    if not (folder / CONFIG_FILE).is_file() and (folder / "model" / CONFIG_FILE).is_file():
-        return folder / "model"
-    return folder
+    """`folder` itself if it is a model folder, else its `model/`: run folders may be given for models.
+
+    A string that is no path here and has the form owner/name or owner/name@revision is looked up on the Hugging Face
+    Hub (vqgan/hub.py); a Path never is. Raises ModelFolderError where such a name gives no model.
+    """
+    found = Path(folder).expanduser()
+    if isinstance(folder, str) and is_hub_name(folder) and not found.exists():
+        try:
+            return fetch_model(folder, [WEIGHTS_FILE], beside=_DATA_FILES)
+        except NotOnHubError as error:
+            raise ModelFolderError(str(error)) from None
+    if not (found / CONFIG_FILE).is_file() and (found / "model" / CONFIG_FILE).is_file():
+        return found / "model"
+    return found
 
 
 def save_model_folder(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
