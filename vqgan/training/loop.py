@@ -140,7 +140,9 @@ class TrainingLoop:
     def _after_step(self, done: int, interrupted: bool, progress: Progress) -> None:
         last = done == self.config.steps
         if _due(done, self.config.evaluate_every) or last:
-            held_out = self.data.heldout_batches(self.accelerator.process_index, self.accelerator.num_processes)
+            processes = self.accelerator.num_processes
+            size = Share(0, processes, self.config.micro_batches).local_size(self.data.config.batch_size)
+            held_out = self.data.heldout_batches(self.accelerator.process_index, processes, size)
             figures = self.task.evaluate(map(self._received, held_out))
             self.trackers.log(figures, done, "heldout")
             progress.say(f"step {done} held out  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))

@@ -1,4 +1,4 @@
-"""Optimisers (from torch and timm) over parameter groups that are formed by what a parameter is, not by its name."""
+"""Optimisers over parameter groups that are formed by what a parameter is, not by its name."""
 
 from typing import Any, Literal
 
@@ -8,18 +8,20 @@ from torch import nn
 
 from vqgan.config import Config
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.training.adafactor import Adafactor
 from vqgan.training.schedule import ScheduleConfig, learning_rate_factor
 
 
 class OptimiserConfig(Config):
     """One player's optimiser."""
 
-    kind: Literal["adamw", "muon"] = "adamw"
-    """adamw, or muon: orthogonalised momentum for hidden matrices and Adam for all else (timm.optim.Muon)."""
+    kind: Literal["adafactor", "adamw", "muon"] = "adamw"
+    """adamw; adafactor: Parti's, with one byte of state a weight where adamw has eight; or muon: orthogonalised
+    momentum for hidden matrices and Adam for all else (timm.optim.Muon)."""
     learning_rate: float = Field(1e-4, gt=0)
     """Full learning rate, reached after the warm-up."""
     betas: tuple[float, float] = Field((0.9, 0.99), strict=False)
-    """Adam's decay rates of both moments."""
+    """Decay rates of both moments, Adam's or Adafactor's; Parti 0.9 and 0.96."""
     momentum: float = Field(0.95, ge=0, lt=1)
     """With muon: momentum of the matrices; short runs want 0.9."""
     nesterov: bool = False
@@ -101,6 +103,8 @@ def _build(config: OptimiserConfig, module: nn.Module) -> torch.optim.Optimizer:
     plain = {"params": others, "weight_decay": 0.0}
     if config.kind == "adamw":
         return torch.optim.AdamW([decayed, plain], lr=config.learning_rate, betas=config.betas, fused=True)
+    if config.kind == "adafactor":
+        return Adafactor([decayed, plain], lr=config.learning_rate, betas=config.betas)
 
     declare_missing_torchvision_ops()
     from timm.optim.muon import Muon
