@@ -1,39 +1,51 @@
 """From prompts to a folder of pictures: what `tools/sample.py` does once its options are read.
 
 The folder gets `0000-00.png` (number of the prompt, number of the sample), the best of several candidates where a
-reranker is given, enlarged where an upsampler is given, `grid.png` with captions, and `samples.json`. What an earlier
-call wrote there under the same names is replaced, other files stay; `grid.png` and `samples.json` tell of the last call
-alone.
+reranker is given, enlarged where an upsampler is given, `grid.png` with captions, and `samples.json`. Where a picture
+is completed, `given.png` shows what is given of it, and it stands on the sheet before the pictures of each prompt. What
+an earlier call wrote there under the same names is replaced, other files stay; `grid.png` and `samples.json` tell of
+the last call alone.
 """
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from PIL import Image
 from pydantic import Field, model_validator
+from torch import Tensor
 
-from parti.pipeline import Drawn, TextToImage, recommended_sampling
-from parti.reranking.rerank import draw_best
+from parti.completion import Completion, keep_black, keep_top
+from parti.pipeline import Drawn, OnRows, TextToImage, recommended_sampling
+from parti.reranking.rerank import best_of, candidate_seeds
 from parti.reranking.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
 from parti.upsampling.upsampler import Upsampler
 from vqgan.config import Config, ConfigError, validate
 from vqgan.contact_sheet import contact_sheet
+from vqgan.data.images import decode_image
+from vqgan.data.source import UnusableSample
+from vqgan.devices import usable_device
 
 _GRID_COLUMNS = 8
 _GRID_PICTURES = 256
 """More would be a sheet that no viewer opens; the first ones are shown."""
+_PAUSE = 0.5
+"""Seconds between two sheets of unfinished pictures: what is written is not drawn in the meantime."""
 
 
 class SampleConfig(Config):
     """What is drawn, and where it goes."""
 
     model: str
-    """Stage-2 run folder, or its model folder."""
+    """Stage-2 run folder, its model folder, or a Hub name (owner/name)."""
     prompts: tuple[str, ...] = Field(strict=False, min_length=1)
     """Texts to draw."""
     n: int = Field(4, gt=0)
@@ -46,10 +58,20 @@ class SampleConfig(Config):
     """Candidates drawn for each picture, at least 1, of which the reranker's favourite is kept; 1 is off."""
     reranker: str | None = None
     """What chooses: run folder of tools/train_reranker.py, or any CLIP or SigLIP (folder or Hub name)."""
+    image: str | None = None
+    """A picture to complete, its largest centred square. What stays of it stays as codes, so its pixels become the
+    image tokenizer's. The rest is drawn row by row and continues what is above and to the left; it sees nothing of
+    what stays below or to the right of it."""
+    keep_top: float | None = Field(None, gt=0, lt=1)
+    """With image: the upper share of it stays, between 0 and 1, in whole rows of codes."""
+    mask: str | None = None
+    """With image: a picture that is black where it stays and light where it is drawn."""
     upsample: str | None = None
     """Run folder of an upsampler (tools/train_upsampler.py), or its model folder: it enlarges every picture."""
     batch_size: int = Field(64, gt=0)
     """Pictures drawn at once, at least 1; changes memory and speed, not the pictures."""
+    watch: bool = False
+    """While drawing, OUT/unfinished.png shows the pictures as far as they are drawn; it is removed at the end."""
     device: str = "cpu"
     """Where the networks run: cpu, cuda, cuda:1, ..."""
     out: str
@@ -66,12 +88,22 @@ class SampleConfig(Config):
             raise ValueError("reranker is given and there is one candidate to choose from; give --rerank COUNT too")
         return self
 
+    @model_validator(mode="after")
+    def _check_completion(self) -> "SampleConfig":
+        what_stays = [name for name in ("keep_top", "mask") if getattr(self, name) is not None]
+        if self.image is None and what_stays:
+            raise ValueError(f"{what_stays[0]} says what stays of a picture, and none is given; give --image FILE too")
+        if self.image is not None and len(what_stays) != 1:
+            found = "both keep_top and mask say" if what_stays else "nothing says"
+            raise ValueError(f"image is given and {found} what stays of it; give --keep-top SHARE or --mask FILE")
+        return self
+
 
 def resolve(
     prompts: list[str],
     prompts_file: str | None,
     device: str | None,
-    sampling: dict[str, int | float | None],
+    sampling: dict[str, int | float | str | None],
     **given: Any,
 ) -> SampleConfig:
     """Options as they were typed -> complete settings; None and what is not given take their defaults.
@@ -87,7 +119,8 @@ def resolve(
     if not all(prompt.strip() for prompt in prompts):
         raise ConfigError("a prompt is blank; give some text after --prompt")
     values = {name: value for name, value in given.items() if value is not None}
-    values |= {"prompts": prompts, "device": usable_device(device)}
+    # Codes are drawn in float64, which not every device has.
+    values |= {"prompts": prompts, "device": str(usable_device(device, "--device", torch.float64))}
     values["sampling"] = recommended_sampling(given["model"]).overridden(**sampling).model_dump()
     return validate(SampleConfig, values, "command line")
 
@@ -106,24 +139,12 @@ def read_prompts(path: str) -> list[str]:
     return prompts
 
 
-def usable_device(name: str | None) -> str:
-    """`name`, or the best device where it is None. Raises ConfigError for one that this machine does not have."""
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name, dtype=torch.float64)  # codes are drawn in float64, which not every device has
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch asserts that it was built with CUDA
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"--device {name} cannot be used here: {reason[:200]}; cpu always can") from None
-    return name
-
-
 def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str, Any]]:
     """Draw, and write each picture as soon as it is there. Returns what samples.json holds.
 
     A prompt that is longer than the model reads gives a line on standard error.
-    Raises ModelFolderError for a folder without a stage-2 model, a reranker or an upsampler, ConfigError when
-    `config.out` cannot be written.
+    Raises ModelFolderError for a folder without a stage-2 model, a reranker or an upsampler, ConfigError for a picture
+    or mask that does not serve, and when `config.out` cannot be written.
     """
     model = TextToImage.from_pretrained(config.model).to(config.device)
     scorer = None
@@ -132,35 +153,42 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     upsampler = None
     if config.upsample is not None:
         upsampler = Upsampler.from_pretrained(config.upsample).to(config.device)
-    # Candidate j of picture i has seed + i * rerank + j.
-    wanted = [(prompt, config.seed + i * config.rerank) for prompt in config.prompts for i in range(config.n)]
+    completion = None
+    if config.image is not None:
+        completion = Completion(_read_picture("image", config.image), _what_stays(config, model.image_tokenizer.grid))
     for prompt, cut in zip(config.prompts, model.text_tokenizer.is_cut(config.prompts), strict=True):
         if cut:
             length = model.text_tokenizer.length
             sys.stderr.write(f"note: the model reads {length} tokens; the end of this prompt is not seen: {prompt}\n")
     folder = Path(config.out)
     records: list[dict[str, Any]] = []
-    shown: list[Image.Image] = []
+    shown: list[tuple[Image.Image, str]] = []
+    given = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for index, (drawn, score) in enumerate(_pictures(model, scorer, wanted, config, progress)):
-            name = f"{index // config.n:04d}-{index % config.n:02d}.png"
-            image = drawn.image
-            record: dict[str, Any] = {"file": name, "prompt": drawn.prompt, "seed": drawn.seed}
-            record["settings"] = config.sampling.model_dump(mode="json")
-            if score is not None:
-                record["rerank"] = {"model": config.reranker, "candidates": config.rerank, "score": score}
-            if upsampler is not None:
-                image = upsampler.enlarge(image)
-                record["upsample"] = {"model": config.upsample, "scale": upsampler.config.scale}
-            image.save(folder / name)
-            records.append(record)
-            if len(shown) < _GRID_PICTURES:
-                shown.append(image)
-        captions = [record["prompt"] for record in records[: len(shown)]]
-        # A row a prompt, where that makes a sheet of a usual shape.
-        columns = config.n if 2 <= config.n <= _GRID_COLUMNS else _GRID_COLUMNS
-        contact_sheet(shown, captions, columns=columns).save(folder / "grid.png")
+        if completion is not None:
+            picture = completion.shown(model.image_tokenizer, model.generator.device)
+            picture.save(folder / "given.png")
+            given = picture, f"given: {completion.share:.0%} of the codes"
+        with _watching(folder, config.watch) as on_rows:
+            for index, (drawn, score) in enumerate(_pictures(model, scorer, config, completion, on_rows, progress)):
+                image = drawn.image
+                record: dict[str, Any] = {"file": f"{index // config.n:04d}-{index % config.n:02d}.png"}
+                record |= {"prompt": drawn.prompt, "seed": drawn.seed}
+                record["settings"] = config.sampling.model_dump(mode="json")
+                if completion is not None:
+                    record["completion"] = config.model_dump(include={"image", "keep_top", "mask"}, exclude_none=True)
+                    record["completion"]["kept"] = completion.share
+                if score is not None:
+                    record["rerank"] = {"model": config.reranker, "candidates": config.rerank, "score": score}
+                if upsampler is not None:
+                    image = upsampler.enlarge(image)
+                    record["upsample"] = {"model": config.upsample, "scale": upsampler.config.scale}
+                image.save(folder / record["file"])
+                records.append(record)
+                if len(shown) < _GRID_PICTURES:
+                    shown.append((image, drawn.prompt))
+        _sheet(shown, config.n, given).save(folder / "grid.png")
         text = json.dumps(records, indent=2, ensure_ascii=False) + "\n"
         (folder / "samples.json").write_text(text, encoding="utf-8")
     except OSError as error:
@@ -169,13 +197,88 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
 
 
 def _pictures(
-    model: TextToImage, scorer: Scorer | None, wanted: Sequence[tuple[str, int]], config: SampleConfig, progress: bool
+    model: TextToImage,
+    scorer: Scorer | None,
+    config: SampleConfig,
+    completion: Completion | None,
+    on_rows: OnRows | None,
+    progress: bool,
 ) -> Iterator[tuple[Drawn, float | None]]:
     """Each picture; with a reranker the best candidate, which has a score and a seed of its own."""
-    if scorer is None:
-        for drawn in model.stream(wanted, config.sampling, batch_size=config.batch_size, progress=progress):
-            yield drawn, None
+    # Candidate j of picture i has seed + i * rerank + j.
+    wanted = [(prompt, config.seed + i * config.rerank) for prompt in config.prompts for i in range(config.n)]
+    candidates = model.stream(
+        candidate_seeds(wanted, config.rerank),
+        config.sampling,
+        completion=completion,
+        on_rows=on_rows,
+        batch_size=config.batch_size,
+        progress=progress,
+    )
+    while group := list(islice(candidates, config.rerank)):
+        if scorer is None:
+            yield group[0], None
+        else:
+            scores = scorer.score_pictures([one.image for one in group], [one.prompt for one in group])
+            best = int(best_of(scores, len(group)))
+            yield group[best], scores[best].item()
+
+
+def _sheet(shown: Sequence[tuple[Image.Image, str]], n: int, given: tuple[Image.Image, str] | None) -> Image.Image:
+    """Pictures with captions; what is given of a picture stands before the `n` of each prompt."""
+    cells, row = list(shown), n
+    if given is not None:
+        cell = given[0].resize(shown[0][0].size, Image.Resampling.NEAREST), given[1]
+        cells = [each for start in range(0, len(shown), n) for each in (cell, *shown[start : start + n])]
+        row += 1
+    # A row a prompt, where that makes a sheet of a usual shape.
+    columns = row if n > 1 and row <= _GRID_COLUMNS else _GRID_COLUMNS
+    return contact_sheet([image for image, _ in cells], [caption for _, caption in cells], columns=columns)
+
+
+@contextmanager
+def _watching(folder: Path, wanted: bool) -> Iterator[OnRows | None]:
+    """What keeps unfinished.png up to date: written aside and then put in place, so that a viewer reads a whole one."""
+    if not wanted:
+        yield None
         return
-    settings, size = config.sampling, config.batch_size
-    for kept in draw_best(model, scorer, wanted, config.rerank, settings, batch_size=size, progress=progress):
-        yield kept.drawn, kept.score
+    path, partial = folder / "unfinished.png", folder / ".unfinished.png"
+    due = 0.0
+
+    def show(drawn: list[Drawn], _rows: int) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            drawn = drawn[:_GRID_PICTURES]
+            sheet = contact_sheet([one.image for one in drawn], [one.prompt for one in drawn], columns=_GRID_COLUMNS)
+            sheet.save(partial, compress_level=1)
+            partial.replace(path)
+            due = time.monotonic() + _PAUSE
+
+    try:
+        yield show
+    finally:
+        for file in (partial, path):
+            file.unlink(missing_ok=True)
+
+
+def _read_picture(option: str, path: str) -> Image.Image:
+    try:
+        return decode_image(Path(path), path)
+    except UnusableSample as error:
+        raise ConfigError(f"{option} {error}; give another file") from None
+
+
+def _what_stays(config: SampleConfig, grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    if config.keep_top is not None:
+        return keep_top(grid, config.keep_top)
+    assert config.mask is not None  # SampleConfig has checked that one of both is given
+    keep = keep_black(_read_picture("mask", config.mask), grid)
+    if keep.all():
+        raise ConfigError(f"mask {config.mask} is black all over, so there is nothing to draw; make some of it white")
+    if not keep.any():
+        height, width = grid
+        raise ConfigError(
+            f"mask {config.mask} leaves none of {height}x{width} codes all black, so nothing stays of the picture; "
+            "make some of it black, or draw without --image"
+        )
+    return keep

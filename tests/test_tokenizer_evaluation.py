@@ -103,7 +103,8 @@ def settings(folder: Path, batch_size: int, lpips: tuple[PerceptualConfig, ...] 
 def test_one_pass_measures_what_the_parts_measure(tmp_path: Path) -> None:
     config = settings(tmp_path, 12, (SQUEEZE,))
     figures = {figure.name: figure for figure in measure_tokenizer(config).figures}
-    (images,) = ReferenceSet(config.data, "heldout", 0).batches()
+    (batch,) = ReferenceSet(config.data, "heldout", 0).batches()
+    images = batch.images
     tokenizer = ImageTokenizer.from_pretrained(config.model)
     made = tokenizer.decode(tokenizer.encode(images))
     rounded = ((made + 1) * 127.5).round() / 127.5 - 1

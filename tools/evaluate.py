@@ -1,43 +1,79 @@
 """Measure a trained model: every figure with the protocol that it was measured by.
 
 python tools/evaluate.py tokenizer --model runs/vqgan-shapes --out metrics.json [--section.field value ...]
+python tools/evaluate.py generator --model runs/parti-shapes --out metrics.json [--section.field value ...]
 
 tokenizer: PSNR, SSIM, LPIPS, rFID, inception score, codebook usage, perplexity and entropy, dead codes, and images/s,
 on the pictures of the run that the model comes from, or on others: --data.source '{kind: folder, path: pictures}'.
+generator: nats per image code on held-out pairs of the run, or of others likewise; pictures drawn for their captions:
+prompt accuracy where a judge is known, FID, inception score, CLIP score (--clip NAME); with --partiprompts FILE
+(PartiPrompts.tsv) pictures, a sheet a category, and CLIP scores by category and challenge.
 Where weights of a feature network are not there, its figures are null and say what to fetch.
 """
 
+import difflib
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+from parti.evaluation import generator
+from vqgan import evaluation as tokenizer
 from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import ConfigError, dump_config, format_help
-from vqgan.evaluation import TokenizerEvaluationConfig, load_evaluation, measure_tokenizer, write_report
+from vqgan.config import Config, ConfigError, dump_config, format_help
+from vqgan.metrics.report import MetricsReport, write_report
 
+
+class Evaluation(NamedTuple):
+    """What a first word stands for."""
+
+    config_type: type[Config]
+    load: Callable[[Sequence[str]], Any]
+    measure: Callable[[Any, bool], MetricsReport]
+
+
+EVALUATIONS = {
+    "tokenizer": Evaluation(
+        tokenizer.TokenizerEvaluationConfig, tokenizer.load_evaluation, tokenizer.measure_tokenizer
+    ),
+    "generator": Evaluation(
+        generator.GeneratorEvaluationConfig, generator.load_evaluation, generator.measure_generator
+    ),
+}
 WORDS = """\
   --print-config   print the resolved configuration and stop
-  --help           this text"""
+  --help           this text; after tokenizer or generator only its own settings"""
 
 
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
-        print_out(f"{(__doc__ or '').strip()}\n\n{WORDS}\n\n{format_help(TokenizerEvaluationConfig)}")
+        names = [word for word in argv[:1] if word in EVALUATIONS] or list(EVALUATIONS)
+        helps = [f"evaluate.py {name}\n\n{format_help(EVALUATIONS[name].config_type)}" for name in names]
+        print_out("\n\n".join([(__doc__ or "").strip(), WORDS, *helps]))
         return 0
     try:
-        if argv[:1] != ["tokenizer"]:
-            given = f"received {argv[0]!r}" if argv else "nothing was given"
-            raise ConfigError(f"the first word says what to evaluate: tokenizer; {given}")
+        evaluation = chosen(argv)
         words = [word for word in argv[1:] if word != "--print-config"]
-        config = load_evaluation(words)
+        config = evaluation.load(words)
         if len(words) < len(argv) - 1:
             print_out(dump_config(config).rstrip())
             return 0
-        report = measure_tokenizer(config, progress=True)
+        report = evaluation.measure(config, True)
         write_report(report, config.out)
         print_out(f"{report.text()}\n\n{config.out} holds every figure with its protocol")
         return 0
     except USER_ERRORS as error:
         print_error(error)
         return 2
+
+
+def chosen(argv: Sequence[str]) -> Evaluation:
+    """What the first word names. Raises ConfigError for another, with the nearest valid one."""
+    if argv and argv[0] in EVALUATIONS:
+        return EVALUATIONS[argv[0]]
+    given = f"received {argv[0]!r}" if argv else "nothing was given"
+    nearest = difflib.get_close_matches(argv[0], EVALUATIONS, 1) if argv else []
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    raise ConfigError(f"the first word says what to evaluate: {' or '.join(EVALUATIONS)}; {given}{hint}")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,8 @@ PSNR, SSIM, LPIPS, rFID, inception score, the codebook's figures and the rate, e
 """
 
 import json
-import platform
-import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +16,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from vqgan.config import Config, ConfigError, load_config, read_yaml
+from vqgan.config import Config, ConfigError, load_config
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
+from vqgan.devices import arithmetic, device_name, usable_device
+from vqgan.downloads import impatient
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
 from vqgan.losses.perceptual import weights_file as perceptual_weights_file
@@ -30,15 +28,15 @@ from vqgan.metrics.codebook import CodebookMeter, perplexity, usage
 from vqgan.metrics.fidelity import FidelityMeter, psnr, to_float, to_uint8
 from vqgan.metrics.inception import INCEPTION_FIGURES, InceptionMeter, InceptionV3
 from vqgan.metrics.judge import Judge
-from vqgan.metrics.protocol import AbsentMeter, Figure, Meter, Reconstructed, file_sha256, package, table
+from vqgan.metrics.protocol import AbsentMeter, Figure, Meter, Reconstructed, file_sha256, package
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
+from vqgan.metrics.report import MetricsReport, make_room
+from vqgan.metrics.run_defaults import as_words, data_of_run, find_model, option
 from vqgan.metrics.sums import MetricSums
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder
+from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder, read_model_config
 
 LPIPS_SMALLEST_PICTURE = 32
 """Least side in pixels that LPIPS' networks can pool down."""
-_PATIENCE = 20.0
-"""Seconds to wait for an answer of a server that weights are fetched from."""
 
 
 @torch.no_grad()
@@ -111,66 +109,39 @@ class TokenizerEvaluationConfig(Config):
         return self
 
 
-@dataclass(frozen=True)
-class TokenizerReport:
-    """All figures of a tokenizer, and what their protocols have in common."""
-
-    model: dict[str, Any]
-    shared: dict[str, Any]
-    figures: list[Figure]
-
-    def as_json(self) -> dict[str, Any]:
-        """What metrics.json holds: every figure with its whole protocol, so that it can be quoted alone."""
-        names = ("path", "weights_sha256", "image_size", "vocab_size", "codes_per_picture")
-        shared = self.shared | {"model": {name: self.model[name] for name in names}}
-        return {"model": self.model, "figures": {figure.name: figure.as_json(shared) for figure in self.figures}}
-
-    def text(self) -> str:
-        """A table for the console."""
-        reference, model = self.shared["reference"], self.model
-        limited = f", the first {reference['limit']}" if reference["limit"] else ""
-        head = [
-            f"{model['path']}: {model['codes_per_picture']} of {model['vocab_size']} codes a picture of "
-            f"{model['image_size']}x{model['image_size']}, weights sha256 {model['weights_sha256'][:16]}",
-            f"{reference['pictures']} pictures, split {reference['split']}{limited}, of {reference['source']}",
-            f"pixels sha256 {reference['pixels_sha256'][:16]}; crop {self.shared['crop']}; {self.shared['resize']}",
-            f"{self.shared['rounding']}; {self.shared['dtype']} on {self.shared['device']}",
-        ]
-        return "\n".join([*head, "", table(self.figures)])
-
-
 def load_evaluation(overrides: Sequence[str]) -> TokenizerEvaluationConfig:
     """Settings from command line words. What is not given of `data` is that of the run that the model comes from.
 
     The picture size follows the tokenizer. Raises ConfigError or ModelFolderError, one line.
     """
-    model = _option(overrides, "model")
+    model = option(overrides, "model")
     defaults: list[str] = []
     if model is not None:
         folder, run_config = find_model(model)
-        section = read_yaml(run_config).get("data", {}) if run_config is not None else {}
-        known = {name: section[name] for name in ReferenceSetConfig.model_fields if name in section}
-        defaults = [f"--data.{name}={json.dumps(value)}" for name, value in known.items()]
-        defaults.append(f"--data.transform.image_size={ImageTokenizer.from_pretrained(folder).image_size}")
+        defaults = [*as_words("data", data_of_run(run_config)), image_size_word(folder)]
     return load_config(TokenizerEvaluationConfig, None, [*defaults, *overrides])
 
 
-def find_model(folder: str | Path) -> tuple[Path, Path | None]:
-    """The model folder (`folder` itself, or its `model/`), and config.yaml of the run that it belongs to, if any."""
-    folder = find_model_folder(folder)
-    run_config = folder.resolve().parent / "config.yaml"
-    return folder, run_config if folder.resolve().name == "model" and run_config.is_file() else None
+def image_size_word(folder: Path) -> str:
+    """The setting that makes pictures as large as the tokenizer in `folder` reads them; no weights are read for it.
+
+    Raises ModelFolderError or ConfigError where it holds no tokenizer.
+    """
+    size = read_model_config(folder).get("image_size")
+    if not isinstance(size, int):
+        size = ImageTokenizer.from_pretrained(folder).image_size  # whose error says what the folder is
+    return f"--data.transform.image_size={size}"
 
 
 @torch.no_grad()
-def measure_tokenizer(config: TokenizerEvaluationConfig, progress: bool = False) -> TokenizerReport:
+def measure_tokenizer(config: TokenizerEvaluationConfig, progress: bool = False) -> MetricsReport:
     """All figures in one pass over the pictures. Where weights of a feature network are missing, its figures say so.
 
     Raises ConfigError, DataError or ModelFolderError, one line.
     """
     folder = find_model_folder(config.model)
-    _make_room(config.out)
-    device = _device(config.device)
+    make_room(config.out)
+    device = usable_device(config.device, "device:")
     tokenizer = ImageTokenizer.from_pretrained(folder).to(device)
     if config.data.transform.image_size != tokenizer.image_size:
         raise ConfigError(
@@ -182,15 +153,16 @@ def measure_tokenizer(config: TokenizerEvaluationConfig, progress: bool = False)
     meters = _meters(config, tokenizer, device)
     codes_per_picture = 0
     with tqdm(total=reference.expected, unit="image", desc="evaluating", disable=not progress) as bar:
-        for images in reference.batches():
-            codes, reconstructions = rate.reconstruct(images.to(device))
+        for batch in reference.batches():
+            images = batch.images.to(device)
+            codes, reconstructions = rate.reconstruct(images)
             if not reconstructions.isfinite().all():
                 raise ModelFolderError(
                     f"{folder} decodes to pixels that are no finite numbers: its weights are damaged"
                 )
-            batch = _rounded(images.to(device), reconstructions, codes)
+            rounded = _rounded(images, reconstructions, codes)
             for meter in meters:
-                meter.add(batch)
+                meter.add(rounded)
             codes_per_picture = codes.shape[1]
             bar.update(len(images))
     figures = [figure for meter in meters for figure in meter.figures()]
@@ -204,20 +176,25 @@ def measure_tokenizer(config: TokenizerEvaluationConfig, progress: bool = False)
     }
     shared = reference.protocol() | {
         "rounding": "originals and reconstructions clamped and rounded to uint8 before they are compared",
-        "dtype": _arithmetic(device),
-        "device": _device_name(device),
+        "dtype": arithmetic(device),
+        "device": device_name(device),
         "torch": torch.__version__,
     }
-    return TokenizerReport(model, shared, [*figures, *rate.figures()])
+    names = ("path", "weights_sha256", "image_size", "vocab_size", "codes_per_picture")
+    quoted = {"model": {name: model[name] for name in names}}
+    return MetricsReport(model, shared | quoted, [*figures, *rate.figures()], _head(model, shared))
 
 
-def write_report(report: TokenizerReport, out: str | Path) -> None:
-    """Write metrics.json. Raises ConfigError where it cannot be written."""
-    path = _make_room(out)
-    try:
-        path.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"out: {str(out)!r} cannot be written: {error.strerror or error}") from None
+def _head(model: Mapping[str, Any], shared: Mapping[str, Any]) -> list[str]:
+    reference = shared["reference"]
+    limited = f", the first {reference['limit']}" if reference["limit"] else ""
+    return [
+        f"{model['path']}: {model['codes_per_picture']} of {model['vocab_size']} codes a picture of "
+        f"{model['image_size']}x{model['image_size']}, weights sha256 {model['weights_sha256'][:16]}",
+        f"{reference['pictures']} pictures, split {reference['split']}{limited}, of {reference['source']}",
+        f"pixels sha256 {reference['pixels_sha256'][:16]}; crop {shared['crop']}; {shared['resize']}",
+        f"{shared['rounding']}; {shared['dtype']} on {shared['device']}",
+    ]
 
 
 class Rate:
@@ -306,13 +283,13 @@ def _meters(config: TokenizerEvaluationConfig, tokenizer: ImageTokenizer, device
             meters.append(AbsentMeter([name], method, f"{missing}{tokenizer.image_size}"))
             continue
         try:
-            with _impatient():
+            with impatient():
                 meters.append(PerceptualMeter(network, device))
         except ConfigError as error:
             # The message speaks of the training section; here the weights stand in the list of networks.
             meters.append(AbsentMeter([name], method, str(error).replace("perceptual.", "lpips.")))
     try:
-        with _impatient():
+        with impatient():
             meters.append(InceptionMeter(InceptionV3(config.inception_weights, device)))
     except ConfigError as error:
         meters.append(AbsentMeter(INCEPTION_FIGURES, "torch-fidelity's InceptionV3", str(error)))
@@ -323,59 +300,3 @@ def _meters(config: TokenizerEvaluationConfig, tokenizer: ImageTokenizer, device
 def _rounded(images: Tensor, reconstructions: Tensor, codes: Tensor) -> Reconstructed:
     originals, made = to_uint8(images), to_uint8(reconstructions)
     return Reconstructed(to_float(originals), to_float(made), originals, made, codes)
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """Downloads give up on a server that does not answer; torch.hub would wait for as long as the system does."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _make_room(out: str | Path) -> Path:
-    """The folder for a file. Called before the work too: an hour's figures shall not be lost to a wrong path."""
-    path = Path(out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out: {str(out)!r} cannot be written: {error.strerror or error}") from None
-    if path.is_dir():
-        raise ConfigError(f"out: {str(out)!r} is a folder; give the name of a file in it, such as metrics.json")
-    return path
-
-
-def _option(words: Sequence[str], name: str) -> str | None:
-    """The last value of an option among command line words, whatever else they hold."""
-    value = None
-    for position, word in enumerate(words):
-        if word == f"--{name}" and position + 1 < len(words):
-            value = words[position + 1]
-        elif word.startswith(f"--{name}="):
-            value = word.partition("=")[2]
-    return value
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"device: {name} cannot be used here: {reason[:200]}; cpu always can") from None
-    return device
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def _arithmetic(device: torch.device) -> str:
-    """Recent GPUs round what they convolve to TF32 unless told otherwise, which changes some codes."""
-    rounded = device.type == "cuda" and torch.backends.cudnn.allow_tf32
-    return "float32, convolutions in TF32" if rounded else "float32"

@@ -64,7 +64,7 @@ def render(report: Report) -> str:
         stage_2_charts=stage_2_charts(report.parti_records, int(report.metrics["codebook_size"])),
         chart=chart,
         shown=_shown_side(report.samples[0].image.width),
-        sampling=", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in sampling.items()),
+        sampling=", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in sampling.items()),
         training_rates=[
             images_per_second(report.vqgan_records, report.vqgan.data.batch_size),
             images_per_second(report.parti_records, report.parti.data.batch_size),
@@ -203,3 +203,7 @@ def _named(figures: Mapping[str, Points], **names: str) -> dict[str, Points]:
 
 def _present(*charts: LineChart | None) -> list[LineChart]:
     return [one for one in charts if one is not None]
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -153,7 +153,7 @@ def _ask_the_hub(name: str) -> None:
 
     _one_line(
         lambda: HfApi().model_info(name, timeout=_PATIENCE),
-        f"no reranker {name!r}: no such folder, not complete in the Hub's cache, and the Hub does not give it",
+        f"no CLIP or SigLIP {name!r}: no such folder, not complete in the Hub's cache, and the Hub does not give it",
     )
 
 

@@ -13,7 +13,14 @@ from scipy import linalg
 
 from vqgan.config import ConfigError
 from vqgan.metrics.fidelity import to_float
-from vqgan.metrics.inception import InceptionMeter, InceptionV3, frechet_distance, inception_score
+from vqgan.metrics.inception import (
+    DRAWN_FIGURES,
+    DrawnInceptionMeter,
+    InceptionMeter,
+    InceptionV3,
+    frechet_distance,
+    inception_score,
+)
 from vqgan.metrics.protocol import Figure, Reconstructed
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 
@@ -97,6 +104,24 @@ def test_small_sets_are_never_measured_silently() -> None:
     assert few["inception_score_std"].missing == "needs 10 pictures at least, one a split, received 3"
     one = measured(InceptionMeter(TinyNet()), levels(1, 0), levels(1, 1))
     assert one["rfid"].missing == "needs 2 pictures at least, received 1"
+
+
+def test_drawn_pictures_are_compared_with_a_real_set_of_another_size() -> None:
+    real, drawn, net = levels(9, 0), levels(14, 1), TinyNet()
+    meter = DrawnInceptionMeter(net)
+    for part in real.split(4):
+        meter.add_real(part)
+    for part in drawn.split(5):
+        meter.add_drawn(part)
+    figures = {figure.name: figure for figure in meter.figures()}
+    assert tuple(figures) == DRAWN_FIGURES
+    assert figures["fid"].value == pytest.approx(frechet_distance(net(drawn)[0], net(real)[0]))
+    assert figures["inception_score"].value == pytest.approx(inception_score(net(drawn)[1])[0])
+    assert figures["fid"].warning == "14 pictures: published figures have 30000, and FID falls as sets grow"
+    few = DrawnInceptionMeter(net)
+    few.add_real(real[:3])
+    few.add_drawn(drawn)
+    assert "singular covariance: 3 pictures for 4 features" in next(few.figures()).warning
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def shapes(split: EvaluatedSplit = "heldout", limit: int = 0, batch_size: int = 
 
 
 def read(reference: ReferenceSet) -> torch.Tensor:
-    return torch.cat(list(reference.batches()))
+    return torch.cat([batch.images for batch in reference.batches()])
 
 
 def test_batches_and_workers_change_nothing() -> None:
@@ -76,3 +76,22 @@ def test_no_usable_picture_is_an_error(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no picture")
     with pytest.raises(DataError, match="no usable picture in the all split; skipped 2"):
         read(folder(tmp_path))
+
+
+def test_captions_are_part_of_the_set_where_they_are_required(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (10, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    for number in (0, 2):
+        (tmp_path / f"{number}.txt").write_text(f"picture {number}", encoding="utf-8")
+    config = ReferenceSetConfig(source=FolderConfig(path=str(tmp_path)), transform=TransformConfig(image_size=8))
+    reference = ReferenceSet(config, "all", 0, require_captions=True)
+    captions = [text for batch in reference.batches() for text in batch.texts()]
+    assert sorted(captions) == ["picture 0", "picture 2"]
+    protocol = reference.protocol()["reference"]
+    assert protocol["pictures"] == 2
+    text = "".join(f"{caption}\n" for caption in captions)
+    assert protocol["captions_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+
+    without = ReferenceSet(config, "all", 0)
+    assert sum(map(len, without.batches())) == 3
+    assert "captions_sha256" not in without.protocol()["reference"]

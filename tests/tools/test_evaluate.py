@@ -142,8 +142,9 @@ def test_a_model_folder_alone_takes_pictures_from_anywhere(tmp_path: Path, capsy
 
 
 def test_each_mistake_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert error_of([], capsys) == "the first word says what to evaluate: tokenizer; nothing was given"
-    assert "received 'tokeniser'" in error_of(["tokeniser"], capsys)
+    first = "the first word says what to evaluate: tokenizer or generator; "
+    assert error_of([], capsys) == f"{first}nothing was given"
+    assert error_of(["tokeniser"], capsys) == f"{first}received 'tokeniser'; did you mean tokenizer?"
     assert "model is required" in error_of(["tokenizer", "--out", "m.json"], capsys)
     assert "config.json is missing" in error_of(["tokenizer", "--model", str(tmp_path)], capsys)
     assert "out is required" in error_of(["tokenizer", "--model", str(run)], capsys)
@@ -159,6 +160,9 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("--model", "--out", "--split", "--limit", "--lpips", "--inception_weights", "--data.batch_size"):
         assert f"{word}  " in text
     assert "--data.source" in text
+    assert main(["tokenizer", "--help"]) == 0
+    assert "--partiprompts" in text
+    assert "--partiprompts  " not in capsys.readouterr().out
 
 
 @pytest.mark.slow

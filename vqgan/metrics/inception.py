@@ -26,8 +26,11 @@ SPLITS = 10
 SHUFFLE_SEED = 2020
 """Order in which pictures are dealt into the splits: torch-fidelity's."""
 USUAL_PICTURES = 50_000
-"""Pictures behind published figures."""
+"""Pictures behind published figures of tokenizers."""
+USUAL_DRAWN_PICTURES = 30_000
+"""Pictures behind published figures of text-to-image models: as many captions of COCO."""
 INCEPTION_FIGURES = ("rfid", "inception_score", "inception_score_std")
+DRAWN_FIGURES = ("fid", "inception_score", "inception_score_std")
 RELEASED_SHA256 = "6726825d"
 """First digits of the released weights' SHA-256; the file's name ends in them."""
 
@@ -91,47 +94,72 @@ class InceptionMeter:
         self._logits.append(logits.cpu())
 
     def figures(self) -> Iterator[Figure]:
-        originals, reconstructions = torch.cat(self._originals), torch.cat(self._reconstructions)
-        count, width = originals.shape
-        yield self._rfid(originals, reconstructions, count, width)
-        yield from self._score(torch.cat(self._logits), count)
-
-    def _rfid(self, originals: Tensor, reconstructions: Tensor, count: int, width: int) -> Figure:
         method = "Fréchet distance between Inception features of reconstructions and of their originals"
-        details = {
-            **self._network.source,
-            "features": width,
-            "statistics": "float64",
-            "resize_inside": "to 299, as TF1",
-        }
-        if count < 2:
-            return Figure("rfid", None, "", method, details, missing=f"needs 2 pictures at least, received {count}")
-        warnings = [self._network.warning]
-        if count < width:
-            warnings.append(
-                f"singular covariance: {count} pictures for {width} features; the distance is biased by their number "
-                f"and compares only between sets of {count}"
-            )
-        elif count != USUAL_PICTURES:
-            warnings.append(f"{count} pictures: published figures have {USUAL_PICTURES}, and FID falls as sets grow")
-        value = frechet_distance(reconstructions, originals)
-        return Figure("rfid", value, "", method, details, warning="; ".join(filter(None, warnings)))
+        sets = torch.cat(self._reconstructions), torch.cat(self._originals)
+        yield _distance("rfid", method, self._network, sets, USUAL_PICTURES)
+        yield from _scores("the reconstructions", self._network, torch.cat(self._logits), USUAL_PICTURES)
 
-    def _score(self, logits: Tensor, count: int) -> Iterator[Figure]:
-        mean = f"exp of the mean KL(p(y|x) || p(y)) of the reconstructions, mean over {SPLITS} splits"
-        details = {**self._network.source, "splits": SPLITS, "shuffle_seed": SHUFFLE_SEED, "logits": "without bias"}
-        methods = {"inception_score": mean, "inception_score_std": f"standard deviation over the {SPLITS} splits"}
-        if count < SPLITS:
-            missing = f"needs {SPLITS} pictures at least, one a split, received {count}"
-            for name, method in methods.items():
-                yield Figure(name, None, "", method, details, missing=missing)
-            return
-        warnings = [self._network.warning]
-        if count != USUAL_PICTURES:
-            warnings.append(f"{count} pictures: published scores have {USUAL_PICTURES}, and the score rises with them")
-        warning = "; ".join(filter(None, warnings))
-        for (name, method), value in zip(methods.items(), inception_score(logits), strict=True):
-            yield Figure(name, value, "", method, details, warning=warning)
+
+class DrawnInceptionMeter:
+    """FID of drawn pictures against real ones, and the drawn ones' inception score. The sets may differ in number."""
+
+    def __init__(self, network: FeatureNet) -> None:
+        self._network = network
+        self._real: list[Tensor] = []
+        self._drawn: list[Tensor] = []
+        self._logits: list[Tensor] = []
+
+    def add_real(self, levels: UInt8[Tensor, "B 3 H W"]) -> None:
+        """Keep the features of real pictures."""
+        self._real.append(self._network(levels)[0].cpu())
+
+    def add_drawn(self, levels: UInt8[Tensor, "B 3 H W"]) -> None:
+        """Keep the features and logits of drawn pictures."""
+        features, logits = self._network(levels)
+        self._drawn.append(features.cpu())
+        self._logits.append(logits.cpu())
+
+    def figures(self) -> Iterator[Figure]:
+        """Both figures of all pictures so far."""
+        method = "Fréchet distance between Inception features of drawn pictures and of real ones"
+        sets = torch.cat(self._drawn), torch.cat(self._real)
+        yield _distance("fid", method, self._network, sets, USUAL_DRAWN_PICTURES)
+        yield from _scores("the drawn pictures", self._network, torch.cat(self._logits), USUAL_DRAWN_PICTURES)
+
+
+def _distance(name: str, method: str, network: FeatureNet, sets: tuple[Tensor, Tensor], usual: int) -> Figure:
+    """The Fréchet distance of a made set, which comes first, to its reference; small sets get a warning."""
+    (count, width), fewest = sets[0].shape, min(map(len, sets))
+    details = {**network.source, "features": width, "statistics": "float64", "resize_inside": "to 299, as TF1"}
+    if fewest < 2:
+        return Figure(name, None, "", method, details, missing=f"needs 2 pictures at least, received {fewest}")
+    warnings = [network.warning]
+    if fewest < width:
+        warnings.append(
+            f"singular covariance: {fewest} pictures for {width} features; the distance is biased by their number "
+            f"and compares only between sets of {fewest}"
+        )
+    elif count != usual:
+        warnings.append(f"{count} pictures: published figures have {usual}, and FID falls as sets grow")
+    return Figure(name, frechet_distance(*sets), "", method, details, warning="; ".join(filter(None, warnings)))
+
+
+def _scores(of: str, network: FeatureNet, logits: Tensor, usual: int) -> Iterator[Figure]:
+    count = len(logits)
+    mean = f"exp of the mean KL(p(y|x) || p(y)) of {of}, mean over {SPLITS} splits"
+    details = {**network.source, "splits": SPLITS, "shuffle_seed": SHUFFLE_SEED, "logits": "without bias"}
+    methods = {"inception_score": mean, "inception_score_std": f"standard deviation over the {SPLITS} splits"}
+    if count < SPLITS:
+        missing = f"needs {SPLITS} pictures at least, one a split, received {count}"
+        for name, method in methods.items():
+            yield Figure(name, None, "", method, details, missing=missing)
+        return
+    warnings = [network.warning]
+    if count != usual:
+        warnings.append(f"{count} pictures: published scores have {usual}, and the score rises with them")
+    warning = "; ".join(filter(None, warnings))
+    for (name, method), value in zip(methods.items(), inception_score(logits), strict=True):
+        yield Figure(name, value, "", method, details, warning=warning)
 
 
 def frechet_distance(features: Float[Tensor, "N F"], reference: Float[Tensor, "M F"]) -> float:

@@ -4,19 +4,18 @@ Two figures compare only if these agree. The set is the pictures as the tokenize
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vqgan.config import Config
+from vqgan.data.batch import Batch, Item
 from vqgan.data.hub import HubStream
-from vqgan.data.source import DataError, Source, Split, UnusableSample
+from vqgan.data.source import DataError, Sample, Source, Split, UnusableSample
 from vqgan.data.sources import SourceConfig, open_source
 from vqgan.data.transforms import ImageTransform, TransformConfig
 from vqgan.metrics.fidelity import to_uint8
@@ -43,16 +42,25 @@ class ReferenceSetConfig(Config):
 
 
 class ReferenceSet:
-    """One pass over the first `limit` usable pictures of a split, 0 for all. Raises DataError where there are none."""
+    """One pass over the first `limit` usable pictures of a split, 0 for all. Raises DataError where there are none.
 
-    def __init__(self, config: ReferenceSetConfig, split: EvaluatedSplit, limit: int) -> None:
+    With `require_captions` a picture without one is not usable, and the captions have a hash of their own.
+    """
+
+    def __init__(
+        self, config: ReferenceSetConfig, split: EvaluatedSplit, limit: int, *, require_captions: bool = False
+    ) -> None:
         self.config = config
+        self._require_captions = require_captions
         self._split = split
         self._limit = limit
         self._transform = ImageTransform(config.transform)
         size = config.transform.image_size
-        self._sources = [open_source(config.source, part, size) for part in _SPLITS[split]]
+        self._sources = [
+            open_source(config.source, part, size, require_captions=require_captions) for part in _SPLITS[split]
+        ]
         self._hash = hashlib.sha256()
+        self._captions: list[str] = []
         self._count = 0
         self._skipped = 0
 
@@ -64,13 +72,15 @@ class ReferenceSet:
             return self._limit or None
         return min(sum(lengths), self._limit or sum(lengths))
 
-    def batches(self) -> Iterator[Float[Tensor, "B 3 H W"]]:
-        """The pictures in [-1, 1], in the data set's order. Raises DataError where there is none."""
+    def batches(self) -> Iterator[Batch]:
+        """The pictures in the data set's order. Raises DataError where there is none."""
         pictures = islice(self._usable(), self._limit or None)
         while chunk := list(islice(pictures, self.config.batch_size)):
-            batch = torch.stack(chunk)
-            self._hash.update(to_uint8(batch).permute(0, 2, 3, 1).numpy().tobytes())
+            batch = Batch.of(chunk)
+            self._hash.update(to_uint8(batch.images).permute(0, 2, 3, 1).numpy().tobytes())
             self._count += len(batch)
+            if self._require_captions:
+                self._captions += batch.texts()
             yield batch
         if not self._count:
             raise DataError(f"no usable picture in the {self._split} split; skipped {self._skipped}")
@@ -81,6 +91,7 @@ class ReferenceSet:
         crop: dict[str, Any] = {"crop": "center" if transform.crop == "random" else transform.crop}
         if transform.crop == "pad":
             crop["background"] = transform.background
+        captions = {"captions_sha256": captions_sha256(self._captions)} if self._require_captions else {}
         return {
             "reference": {
                 "set": "the originals as given to the tokenizer",
@@ -91,27 +102,28 @@ class ReferenceSet:
                 "skipped": self._skipped,
                 "pixels_sha256": self._hash.hexdigest(),
                 "hashed": "RGB uint8, picture after picture, row by row",
+                **captions,
             },
             **crop,
             "resize": f"Pillow Lanczos to {transform.image_size}, antialiased; the right size is not resampled",
         }
 
-    def _usable(self) -> Iterator[Tensor]:
+    def _usable(self) -> Iterator[Item]:
         for source in self._sources:
-            for picture in self._pictures(source):
-                if isinstance(picture, UnusableSample):
+            for item in self._items(source):
+                if isinstance(item, UnusableSample) or (self._require_captions and not item.caption):
                     self._skipped += 1
                 else:
-                    yield picture
+                    yield item
 
-    def _pictures(self, source: Source | HubStream) -> Iterator[Tensor | UnusableSample]:
+    def _items(self, source: Source | HubStream) -> Iterator[Item | UnusableSample]:
         if isinstance(source, HubStream):
             for sample in source.samples(0, 0):
-                yield sample if isinstance(sample, UnusableSample) else self._transform(sample.image, None)
+                yield sample if isinstance(sample, UnusableSample) else _item(sample, self._transform)
             return
         # A loader draws a seed for its workers: from a generator of its own, to leave the global one alone.
         loader = DataLoader[Any](
-            _Pictures(source, self._transform),
+            _Items(source, self._transform),
             batch_size=None,
             num_workers=self.config.workers,
             generator=torch.Generator(),
@@ -119,8 +131,13 @@ class ReferenceSet:
         yield from loader
 
 
-class _Pictures(Dataset[Tensor | UnusableSample]):
-    """A source's pictures as tensors. What is unusable comes as a value: an exception would end the loader."""
+def captions_sha256(captions: Sequence[str]) -> str:
+    """SHA-256 of a list of captions: their order counts. Each is UTF-8 with a line feed at its end."""
+    return hashlib.sha256("".join(f"{caption}\n" for caption in captions).encode()).hexdigest()
+
+
+class _Items(Dataset[Item | UnusableSample]):
+    """A source's samples as tensors. What is unusable comes as a value: an exception would end the loader."""
 
     def __init__(self, source: Source, transform: ImageTransform) -> None:
         self._source = source
@@ -129,8 +146,12 @@ class _Pictures(Dataset[Tensor | UnusableSample]):
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Tensor | UnusableSample:
+    def __getitem__(self, index: int) -> Item | UnusableSample:
         try:
-            return self._transform(self._source[index].image, None)
+            return _item(self._source[index], self._transform)
         except UnusableSample as unusable:
             return unusable
+
+
+def _item(sample: Sample, transform: ImageTransform) -> Item:
+    return Item(transform(sample.image, None), sample.caption, sample.name)

@@ -67,8 +67,10 @@ def other_captions(captions: Sequence[str], seed: int = 0) -> list[str]:
         raise ValueError(f"random pairing needs captions of two meanings, received {len(captions)} captions of one")
     others = []
     for own in meanings:
-        different = [number for number, meaning in enumerate(meanings) if meaning != own]
-        others.append(captions[rng.choice(different)])
+        number = int(rng.integers(len(meanings)))
+        while meanings[number] == own:
+            number = int(rng.integers(len(meanings)))
+        others.append(captions[number])
     return others
 
 

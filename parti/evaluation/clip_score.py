@@ -1,0 +1,91 @@
+"""CLIP score of pictures and prompts, by a named backbone (Hessel et al., arXiv 2104.08718).
+
+The scale is torchmetrics': the mean of 100 cos, and 0 where that is negative; the paper's own is 2.5 max(cos, 0).
+Two backbones' scores do not compare, so each has its figure. A backbone that chose the pictures must not score them:
+nothing is reranked here.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from parti.reranking.scorer import Scorer
+from vqgan.metrics.protocol import Figure, package
+from vqgan.model_folder import ModelFolderError
+
+METHOD = "max(mean of 100 cos(picture, prompt), 0)"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A contrastive model by its name; `scorer` is None exactly where `missing` says what to fetch."""
+
+    name: str
+    scorer: Scorer | None
+    missing: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Its part of a protocol."""
+
+    def scores(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """100 cos of each picture and its prompt. Raises ValueError where the backbone is missing."""
+        if self.scorer is None:
+            raise ValueError(f"{self.name} cannot score: {self.missing}")
+        return (100 * self.scorer.score_pictures(pictures, prompts)).tolist()
+
+    def figure(self, scores: Sequence[float], prefix: str = "", details: Mapping[str, Any] | None = None) -> Figure:
+        """The CLIP score over `scores`; null where the backbone is missing."""
+        name = f"{prefix}clip_score({self.name})"
+        details = {**self.details, **(details or {})}
+        if self.scorer is None:
+            return Figure(name, None, "", METHOD, details, missing=self.missing)
+        value = max(sum(scores) / len(scores), 0.0)
+        count = f"{len(scores)} picture{'s' if len(scores) > 1 else ''}"
+        return Figure(name, value, "", f"{METHOD}; {count}", details | {"pictures": len(scores)})
+
+
+class ClipScoreMeter:
+    """The CLIP score of a set that comes in parts."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._scores: list[float] = []
+
+    def add(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> None:
+        """Take pictures into account."""
+        if self._backbone.scorer is not None:
+            self._scores += self._backbone.scores(pictures, prompts)
+
+    def figures(self) -> list[Figure]:
+        """The one figure."""
+        return [self._backbone.figure(self._scores)]
+
+
+def open_backbone(name: str, device: torch.device) -> Backbone:
+    """A CLIP or SigLIP folder, or a Hub name. One that cannot be had is a backbone that says so.
+
+    Raises ModelFolderError for a folder that is there and holds no such model.
+    """
+    details: dict[str, Any] = {"backbone": name, "evaluator": package("transformers"), "scale": "max(100 cos, 0)"}
+    try:
+        scorer = Scorer.from_pretrained(name).to(device)
+    except ModelFolderError as error:
+        if Path(name).expanduser().exists():
+            raise
+        remedy = f"fetch it where there is a network (hf download {name}) and give its folder: --clip FOLDER"
+        return Backbone(name, None, f"{error}; {remedy}", details)
+    details |= {"weights_sha256": _weights_sha256(scorer), "hashed": "every weight's name and fp32 values, by name"}
+    return Backbone(name, scorer, "", details | {"text_tokens": scorer.text_length})
+
+
+def _weights_sha256(scorer: Scorer) -> str:
+    """Of the weights themselves: one model comes in files of several formats."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(scorer.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,297 @@
+"""The full, comparable set of figures of a text-to-image model (SPEC H): what `tools/evaluate.py generator` measures.
+
+On held-out pairs: likelihood; pictures drawn for the captions, their prompt accuracy where a judge is known, FID,
+inception score and CLIP score. On PartiPrompts: pictures, sheets, and CLIP scores by category and challenge. Every
+figure stands with its protocol; where the weights of a network are missing, its figures are null and say what to fetch.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from tqdm import tqdm
+
+from parti.evaluation.clip_score import Backbone, ClipScoreMeter, open_backbone
+from parti.evaluation.drawn_set import (
+    DrawnMeter,
+    PromptAccuracyMeter,
+    RealismMeter,
+    draw_and_measure,
+    drawn_protocol,
+    wanted_pictures,
+)
+from parti.evaluation.likelihood import LikelihoodMeter
+from parti.evaluation.partiprompts import (
+    PartiPrompt,
+    draw_partiprompts,
+    partiprompts_figures,
+    partiprompts_protocol,
+    pictures_of,
+    read_partiprompts,
+    score_partiprompts,
+    spread,
+    write_sheets,
+)
+from parti.pipeline import TextToImage, recommended_sampling
+from parti.sampling.generate import SamplingConfig
+from vqgan.config import Config, ConfigError, load_config
+from vqgan.data.sources import SourceConfig
+from vqgan.devices import arithmetic, device_name, usable_device
+from vqgan.downloads import impatient
+from vqgan.evaluation import image_size_word
+from vqgan.metrics.fidelity import to_uint8
+from vqgan.metrics.inception import DRAWN_FIGURES, DrawnInceptionMeter, InceptionV3
+from vqgan.metrics.judge import caption_judge
+from vqgan.metrics.protocol import AbsentMeter, Figure, file_sha256
+from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
+from vqgan.metrics.report import MetricsReport, make_room
+from vqgan.metrics.run_defaults import as_words, data_of_run, find_model, option
+from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder
+
+IMAGE_TOKENIZER = "image_tokenizer"
+
+
+class GeneratorEvaluationConfig(Config):
+    """What to evaluate, on which pairs and prompts, with which networks."""
+
+    model: str
+    """Stage-2 run folder, or a model folder."""
+    out: str
+    """JSON file for the figures; its folder is made where missing."""
+    data: ReferenceSetConfig | None = None
+    """Pairs; by default those of the run that the model comes from. null: none, for PartiPrompts alone."""
+    split: EvaluatedSplit = "heldout"
+    """Which pairs: heldout, train, or all of them (for a data set that is a test set as a whole)."""
+    limit: int = Field(0, ge=0)
+    """Number of pairs, the first ones; 0 for all."""
+    samples: int | None = Field(None, ge=0)
+    """Pictures to draw for the captions; null: one a caption; 0: none. More than there are captions, and these come
+    again with other seeds."""
+    reference: SourceConfig | None = None
+    """Other real pictures for FID; null: those of the pairs."""
+    reference_split: EvaluatedSplit = "heldout"
+    """Which pictures of `reference`."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How codes are drawn; by default as the model's folder recommends."""
+    seed: int = Field(0, ge=0)
+    """Seed of the first picture of each set; the others count up."""
+    batch_size: int = Field(64, gt=0)
+    """Pictures drawn at once; changes memory and speed, not the pictures."""
+    inception_weights: str = "pretrained"
+    """`pretrained` (torch-fidelity's, from torch.hub's cache, downloaded on first use), a path to that file, or
+    `random` (untrained features: for tests and dry runs)."""
+    clip: tuple[str, ...] = Field(("openai/clip-vit-large-patch14",), strict=False)
+    """CLIP or SigLIP models for the CLIP score, folders or Hub names, [] for none. Not one that chose pictures."""
+    partiprompts: str | None = None
+    """PartiPrompts.tsv, with the columns Prompt, Category and Challenge; null: not drawn."""
+    partiprompts_limit: int = Field(0, ge=0)
+    """Number of its prompts, evenly from every category; 0 for all."""
+    partiprompts_images: int = Field(1, gt=0)
+    """Pictures of each of its prompts, at least 1."""
+    partiprompts_out: str | None = None
+    """Folder for its pictures, samples.json and sheets; null: `partiprompts` beside the figures. A picture that is
+    there with the same settings is not drawn again."""
+    device: str | None = None
+    """Where the networks run: cpu, cuda, cuda:1, ...; null for cuda if there is one, else cpu."""
+
+    @field_validator("clip", mode="before")
+    @classmethod
+    def _take_one_name(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_there_is_something_to_measure(self) -> "GeneratorEvaluationConfig":
+        if len(set(self.clip)) < len(self.clip):
+            raise ValueError(f"clip names a model twice: {', '.join(self.clip)}; each gives one figure, leave one out")
+        if self.data is None and self.partiprompts is None:
+            raise ValueError(
+                "there is nothing to measure on: the model comes from no run, or data is null; give --data.source, "
+                "such as '{kind: folder, path: pictures}', or --partiprompts FILE"
+            )
+        return self
+
+
+def load_evaluation(overrides: Sequence[str]) -> GeneratorEvaluationConfig:
+    """Settings from command line words. What is not given of `data` is that of the run that the model comes from, what
+    is not given of `sampling` is what the model recommends; the picture size follows its tokenizer.
+
+    Raises ConfigError or ModelFolderError, one line.
+    """
+    model = option(overrides, "model")
+    defaults: list[str] = []
+    if model is not None:
+        folder, run_config = find_model(model)
+        defaults = as_words("sampling", recommended_sampling(folder).model_dump(mode="json"))
+        data = data_of_run(run_config)
+        if data or any(word.startswith("--data.") for word in overrides):
+            defaults += [*as_words("data", data), image_size_word(folder / IMAGE_TOKENIZER)]
+    return load_config(GeneratorEvaluationConfig, None, [*defaults, *overrides])
+
+
+@torch.no_grad()
+def measure_generator(config: GeneratorEvaluationConfig, progress: bool = False) -> MetricsReport:
+    """All figures; PartiPrompts' pictures and sheets are written on the way.
+
+    Raises ConfigError, DataError or ModelFolderError, one line.
+    """
+    folder = find_model_folder(config.model)
+    make_room(config.out)
+    device = usable_device(config.device, "device:", torch.float64)  # codes are drawn in float64
+    model = TextToImage.from_pretrained(folder).to(device)
+    _check_size(config, model)
+    # Read before the long work begins: a wrong path is to be known at once.
+    rows = read_partiprompts(config.partiprompts) if config.partiprompts is not None else []
+    backbones = [open_backbone(name, device) for name in config.clip]
+    about = _about(folder, model)
+    figures: list[Figure] = []
+    if config.data is not None:
+        figures += _on_pairs(config, config.data, model, device, backbones, progress)
+    if config.partiprompts is not None:
+        figures += _on_partiprompts(config, config.partiprompts, rows, model, about, backbones, progress)
+    names = ("path", "weights_sha256", "image_tokenizer_sha256", "image_size", "vocab_size", "codes_per_picture")
+    shared = {
+        "model": {name: about[name] for name in names},
+        "dtype": arithmetic(device),
+        "device": device_name(device),
+        "torch": torch.__version__,
+    }
+    return MetricsReport(about, shared, figures, _head(config, about, shared, figures))
+
+
+def _on_pairs(
+    config: GeneratorEvaluationConfig,
+    data: ReferenceSetConfig,
+    model: TextToImage,
+    device: torch.device,
+    backbones: Sequence[Backbone],
+    progress: bool,
+) -> Iterator[Figure]:
+    """Likelihood of the pairs, and the figures of pictures drawn for their captions."""
+    inception = None
+    missing: list[Figure] = []
+    if config.samples != 0:
+        try:
+            with impatient():
+                inception = DrawnInceptionMeter(InceptionV3(config.inception_weights, device))
+        except ConfigError as error:
+            missing += AbsentMeter(DRAWN_FIGURES, "torch-fidelity's InceptionV3", str(error)).figures()
+
+    pairs = ReferenceSet(data, config.split, config.limit, require_captions=True)
+    likelihood = LikelihoodMeter(model)
+    captions: list[str] = []
+    with tqdm(total=pairs.expected, unit="pair", desc="pairs", disable=not progress) as bar:
+        for batch in pairs.batches():
+            likelihood.add(batch.to(device))
+            captions += batch.texts()
+            if inception is not None and config.reference is None:
+                inception.add_real(to_uint8(batch.images).to(device))
+            bar.update(len(batch))
+    nats = list(likelihood.figures())
+    if not all(math.isfinite(figure.value or 0.0) for figure in nats):
+        raise ModelFolderError(f"{config.model} gives logits that are no finite numbers: its weights are damaged")
+    yield from _with(nats, pairs.protocol())
+    if config.samples == 0:
+        return
+
+    real = pairs
+    if inception is not None and config.reference is not None:
+        real = ReferenceSet(data.model_copy(update={"source": config.reference}), config.reference_split, 0)
+        with tqdm(total=real.expected, unit="image", desc="real pictures", disable=not progress) as bar:
+            for batch in real.batches():
+                inception.add_real(to_uint8(batch.images).to(device))
+                bar.update(len(batch))
+    wanted = wanted_pictures(captions, config.samples or len(captions), config.seed)
+    judge = caption_judge(data.source)
+    meters: list[DrawnMeter] = []
+    if judge is not None:
+        meters.append(PromptAccuracyMeter(judge, [prompt for prompt, _ in wanted]))
+    if inception is not None:
+        meters.append(RealismMeter(inception, device))
+    meters += [ClipScoreMeter(backbone) for backbone in backbones]
+    drawn = draw_and_measure(model, wanted, config.sampling, meters, config.batch_size, progress)
+    protocol = drawn_protocol(wanted, config.sampling, len(captions))
+    yield from _with([*drawn, *missing], protocol | real.protocol())
+
+
+def _on_partiprompts(
+    config: GeneratorEvaluationConfig,
+    path: str,
+    rows: Sequence[PartiPrompt],
+    model: TextToImage,
+    about: Mapping[str, Any],
+    backbones: Sequence[Backbone],
+    progress: bool,
+) -> Iterator[Figure]:
+    """The figures of PartiPrompts; pictures, samples.json and sheets are in their folder before the first one."""
+    pictures = pictures_of(spread(rows, config.partiprompts_limit), len(rows), config.partiprompts_images, config.seed)
+    folder = partiprompts_folder(config)
+    weights = {name: about[name] for name in ("weights_sha256", "image_tokenizer_sha256")}
+    records = draw_partiprompts(model, pictures, config.sampling, weights, folder, config.batch_size, progress)
+    write_sheets(pictures, folder)
+    scores = score_partiprompts(pictures, backbones, folder, records, config.batch_size, progress)
+    drawn = {"sampling": config.sampling.model_dump(mode="json"), "first_seed": config.seed}
+    cut = sum(model.text_tokenizer.is_cut([picture.source.prompt for picture in pictures]))
+    protocol = partiprompts_protocol(path, pictures, len(rows)) | {"drawn": drawn | {"cut_prompts": cut}}
+    return partiprompts_figures(pictures, backbones, scores, protocol)
+
+
+def partiprompts_folder(config: GeneratorEvaluationConfig) -> Path:
+    """Where PartiPrompts' pictures go."""
+    return Path(config.partiprompts_out or Path(config.out).parent / "partiprompts")
+
+
+def _check_size(config: GeneratorEvaluationConfig, model: TextToImage) -> None:
+    size = model.image_tokenizer.image_size
+    if config.data is not None and config.data.transform.image_size != size:
+        raise ConfigError(
+            f"data.transform.image_size is {config.data.transform.image_size}, the image tokenizer in {config.model} "
+            f"reads {size}; leave it out or set it to that"
+        )
+
+
+def _about(folder: Path, model: TextToImage) -> dict[str, Any]:
+    tokens = model.generator.tokens
+    return {
+        "path": str(folder),
+        "weights_sha256": file_sha256(folder / WEIGHTS_FILE),
+        "image_tokenizer_sha256": file_sha256(folder / IMAGE_TOKENIZER / WEIGHTS_FILE),
+        "config": json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")),
+        "image_size": model.image_tokenizer.image_size,
+        "vocab_size": tokens.image_vocab_size,
+        "codes_per_picture": tokens.image_length,
+        "text_length": tokens.text_length,
+        "parameters": sum(parameter.numel() for parameter in model.generator.parameters()),
+    }
+
+
+def _with(figures: Iterable[Figure], protocol: Mapping[str, Any]) -> Iterator[Figure]:
+    """The figures with what their protocols have in common."""
+    for figure in figures:
+        yield replace(figure, details={**figure.details, **protocol})
+
+
+def _head(
+    config: GeneratorEvaluationConfig, about: Mapping[str, Any], shared: Mapping[str, Any], figures: Sequence[Figure]
+) -> list[str]:
+    """What stands above the table."""
+    size = about["image_size"]
+    lines = [
+        f"{about['path']}: {about['parameters']:,} weights, {about['codes_per_picture']} of {about['vocab_size']} "
+        f"codes a picture of {size}x{size}, weights sha256 {about['weights_sha256'][:16]}"
+    ]
+    if config.data is not None:
+        pairs = figures[0].details["reference"]
+        limited = f", the first {pairs['limit']}" if pairs["limit"] else ""
+        lines.append(f"{pairs['pictures']} pairs, split {pairs['split']}{limited}, of {pairs['source']}")
+        lines.append(f"pixels sha256 {pairs['pixels_sha256'][:16]}, captions sha256 {pairs['captions_sha256'][:16]}")
+        count = pairs["pictures"] if config.samples is None else config.samples
+        lines.append(f"{count} pictures drawn for the captions, seeds from {config.seed} on, none picked")
+    if config.partiprompts is not None:
+        lines.append(f"PartiPrompts: pictures and sheets in {partiprompts_folder(config)}")
+    sampling = ", ".join(f"{name} {value}" for name, value in config.sampling.model_dump().items())
+    return [*lines, f"sampling: {sampling}; {shared['dtype']} on {shared['device']}"]

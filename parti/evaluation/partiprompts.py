@@ -1,0 +1,297 @@
+"""PartiPrompts (arXiv 2206.10789, section 4 and appendix): pictures, sheets and scores by category and challenge.
+
+The paper's own evaluation is people who compare two pictures side by side. A CLIP score is a proxy of it, and says so.
+The prompts are read from the released TSV file: Prompt, Category, Challenge, Note.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from parti.evaluation.clip_score import Backbone
+from parti.evaluation.drawing import drawn_in_parts
+from parti.pipeline import TextToImage
+from parti.sampling.generate import SamplingConfig
+from vqgan.config import ConfigError
+from vqgan.contact_sheet import contact_sheet
+from vqgan.metrics.protocol import Figure, file_sha256
+from vqgan.metrics.reference_set import captions_sha256
+
+COLUMNS = ("Prompt", "Category", "Challenge")
+RECORDS_FILE = "samples.json"
+_SHEET_COLUMNS, _SHEET_PICTURES = 8, 120
+"""More on one sheet no viewer shows well; the next ones come on the next sheet."""
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+_PROXY = "a proxy: the paper's own figures are votes of people who see two pictures side by side"
+
+
+@dataclass(frozen=True)
+class PartiPrompt:
+    """One row of the file; `number` counts from 0."""
+
+    number: int
+    prompt: str
+    category: str
+    challenge: str
+
+
+@dataclass(frozen=True)
+class PartiPicture:
+    """A picture to draw and the file that it goes to."""
+
+    source: PartiPrompt
+    file: str
+    seed: int
+
+
+def read_partiprompts(path: str | Path) -> list[PartiPrompt]:
+    """All rows of the file. Raises ConfigError: cannot be read, a column is missing, or a row has no prompt."""
+    try:
+        # Quotation marks are text here: the file is no CSV with another separator.
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise ConfigError(f"partiprompts: {str(path)!r} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"partiprompts: {str(path)!r} is not text in UTF-8") from None
+    names = [name.strip() for name in lines[0].split("\t")] if lines else []
+    if lacking := [name for name in COLUMNS if name not in names]:
+        found = ", ".join(names)[:100] or "none"
+        raise ConfigError(f"partiprompts: {path} has no column {' and '.join(lacking)}; its first line has: {found}")
+    prompts = []
+    for number, line in enumerate(line for line in lines[1:] if line.strip()):
+        values = dict(zip(names, map(str.strip, line.split("\t")), strict=False))
+        if not all(values.get(name) for name in COLUMNS):
+            raise ConfigError(f"partiprompts: {path}: row {number} lacks one of {', '.join(COLUMNS)}: {line[:80]!r}")
+        prompts.append(PartiPrompt(number, *(values[name] for name in COLUMNS)))
+    if not prompts:
+        raise ConfigError(f"partiprompts: {path} holds no prompt")
+    return prompts
+
+
+def spread(prompts: Sequence[PartiPrompt], limit: int) -> list[PartiPrompt]:
+    """`limit` prompts, as evenly from the categories as those have prompts, and from all over each; 0 for all.
+
+    A larger limit keeps those of a smaller one. Their order is that of the file.
+    """
+    if not limit:
+        return list(prompts)
+    queues = []
+    for group in grouped(prompts, lambda prompt: prompt.category).values():
+        # Multiples of the golden ratio, without their whole part, lie evenly however many one takes.
+        order = sorted(range(len(group)), key=lambda place: place * _GOLDEN_RATIO % 1)
+        queues.append([group[place] for place in order])
+    rounds = zip_longest(*queues)  # each category gives one more, as long as it has one
+    in_turn = [prompt for one_each in rounds for prompt in one_each if prompt is not None]
+    return sorted(in_turn[:limit], key=lambda prompt: prompt.number)
+
+
+def pictures_of(prompts: Sequence[PartiPrompt], rows: int, images: int, seed: int) -> list[PartiPicture]:
+    """What to draw. Names and seeds stand on the number of the row (of `rows`) and of the picture alone: another
+    limit, or more pictures a prompt, leaves them as they are."""
+    return [
+        PartiPicture(prompt, f"{prompt.number:04d}-{number:02d}.png", seed + number * rows + prompt.number)
+        for prompt in prompts
+        for number in range(images)
+    ]
+
+
+def draw_partiprompts(
+    model: TextToImage,
+    pictures: Sequence[PartiPicture],
+    sampling: SamplingConfig,
+    weights: Mapping[str, str],
+    folder: Path,
+    batch_size: int,
+    progress: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Draw what `folder` does not hold yet of the same prompt, seed, settings and `weights` (hashes of the model's);
+    every record of samples.json, by file.
+
+    samples.json is written after every batch: an interrupted run goes on where it stopped. Raises ConfigError where
+    nothing can be written.
+    """
+    same = {"settings": sampling.model_dump(mode="json"), **weights}
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        records = _read_records(folder)
+        pending = []
+        for picture in pictures:
+            record = _record(picture, same)
+            if not _is_same(records.get(picture.file, {}), record) or not (folder / picture.file).is_file():
+                records.pop(picture.file, None)
+                pending.append((picture, record))
+        _write_records(folder, records)  # what is drawn anew is no longer what an old record says, whatever happens
+    wanted = [(picture.source.prompt, picture.seed) for picture, _ in pending]
+    todo = iter(pending)
+    for part in drawn_in_parts(model, wanted, sampling, batch_size, progress):
+        with _writing(folder):
+            for drawn, (picture, record) in zip(part, islice(todo, len(part)), strict=True):
+                drawn.image.save(folder / picture.file)
+                records[picture.file] = record
+            _write_records(folder, records)
+    return records
+
+
+def score_partiprompts(
+    pictures: Sequence[PartiPicture],
+    backbones: Sequence[Backbone],
+    folder: Path,
+    records: dict[str, dict[str, Any]],
+    batch_size: int,
+    progress: bool = False,
+) -> dict[str, list[float]]:
+    """100 cos of each picture by each backbone that is there, which samples.json gets too."""
+    scores: dict[str, list[float]] = {backbone.name: [] for backbone in backbones if backbone.scorer is not None}
+    if not scores:
+        return scores
+    with tqdm(total=len(pictures), unit="image", desc="scoring", disable=not progress) as bar:
+        for start in range(0, len(pictures), batch_size):
+            part = pictures[start : start + batch_size]
+            opened = [_opened(folder / picture.file) for picture in part]
+            for backbone in backbones:
+                if backbone.scorer is not None:
+                    scores[backbone.name] += backbone.scores(opened, [picture.source.prompt for picture in part])
+            bar.update(len(part))
+    for number, picture in enumerate(pictures):
+        cosines = {name: round(values[number], 4) for name, values in scores.items()}
+        records[picture.file]["clip_score"] = records[picture.file].get("clip_score", {}) | cosines
+    with _writing(folder):
+        _write_records(folder, records)
+    return scores
+
+
+def partiprompts_figures(
+    pictures: Sequence[PartiPicture],
+    backbones: Sequence[Backbone],
+    scores: Mapping[str, Sequence[float]],
+    details: Mapping[str, Any],
+) -> Iterator[Figure]:
+    """How many pictures there are; each backbone's CLIP score over all of them, and over those of each category and
+    challenge. A backbone that is missing has the one figure over all, which says what to fetch."""
+    keys: dict[str, Callable[[PartiPicture], str]] = {
+        "category": lambda picture: picture.source.category,
+        "challenge": lambda picture: picture.source.challenge,
+    }
+    cut = details["drawn"]["cut_prompts"]
+    warning = f"{cut} prompts are longer than the model reads; it did not see their ends" if cut else ""
+    method = "pictures drawn for PartiPrompts, in the folder above with samples.json and sheets"
+    yield Figure("partiprompts_pictures", len(pictures), "", method, details, warning=warning)
+    details = {**details, "proxy_for": "votes of people who see two pictures side by side"}
+    for backbone in backbones:
+        if backbone.scorer is None:
+            yield backbone.figure((), "partiprompts_", details)
+            continue
+        found = dict(zip((picture.file for picture in pictures), scores[backbone.name], strict=True))
+        yield replace(backbone.figure(list(found.values()), "partiprompts_", details), warning=_PROXY)
+        for name, key in keys.items():
+            for value, group in grouped(pictures, key).items():
+                part = [found[picture.file] for picture in group]
+                yield backbone.figure(part, f"partiprompts_{name}[{value}]_", {**details, name: value})
+
+
+def write_sheets(pictures: Sequence[PartiPicture], folder: Path) -> list[Path]:
+    """`sheet-CATEGORY.png` with the pictures of a category, prompts below; several where one would be too large.
+
+    Where all pictures fit on one sheet, `sheet.png` shows them category by category.
+    """
+    images = sum(picture.source == pictures[0].source for picture in pictures)
+    columns = images if 2 <= images <= _SHEET_COLUMNS else _SHEET_COLUMNS
+    size = _SHEET_PICTURES // columns * columns
+    groups = grouped(pictures, lambda picture: picture.source.category)
+    pages: dict[str, list[tuple[PartiPicture, str]]] = {}
+    for category, group in groups.items():
+        name = "sheet-" + re.sub(r"[^a-z0-9]+", "-", category.lower()).strip("-")
+        captioned = [(picture, picture.source.prompt) for picture in group]
+        for page, start in enumerate(range(0, len(group), size), 1):
+            pages[f"{name}-{page}" if len(group) > size else name] = captioned[start : start + size]
+    if len(pictures) <= size:
+        everything = [picture for group in groups.values() for picture in group]
+        pages["sheet"] = [(picture, f"{picture.source.category}: {picture.source.prompt}") for picture in everything]
+    for name, page_of in pages.items():
+        shown = [_opened(folder / picture.file) for picture, _ in page_of]
+        sheet = contact_sheet(shown, [caption for _, caption in page_of], columns=columns)
+        with _writing(folder):
+            sheet.save(folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in pages]
+
+
+def partiprompts_protocol(path: str | Path, pictures: Sequence[PartiPicture], rows: int) -> dict[str, Any]:
+    """Which prompts a figure is about."""
+    sources = list(dict.fromkeys(picture.source for picture in pictures))
+    return {
+        "prompts": {
+            "file": Path(path).name,
+            "file_sha256": file_sha256(Path(path)),
+            "rows": rows,
+            "chosen": len(sources),
+            "choice": "all" if len(sources) == rows else "evenly over the categories, spread over each",
+            "prompts_sha256": captions_sha256([source.prompt for source in sources]),
+            "images_per_prompt": len(pictures) // len(sources),
+            "seeds": "first seed + picture * rows + row",
+            "picked": "none: no reranking",
+        }
+    }
+
+
+def grouped(items: Sequence[Any], key: Callable[[Any], str]) -> dict[str, list[Any]]:
+    """Items by their key; keys in alphabetical order, items of each in their own."""
+    groups: dict[str, list[Any]] = {name: [] for name in sorted({key(item) for item in items})}
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
+
+
+def _record(picture: PartiPicture, same: Mapping[str, Any]) -> dict[str, Any]:
+    """What samples.json says of a picture, with what all of them share; equal records are equal pictures."""
+    source = picture.source
+    return {
+        "file": picture.file,
+        "prompt": source.prompt,
+        "category": source.category,
+        "challenge": source.challenge,
+        "seed": picture.seed,
+        **same,
+    }
+
+
+def _is_same(known: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether a record tells of the same picture. A setting that an earlier version did not know had its default."""
+    settings = SamplingConfig().model_dump(mode="json") | known.get("settings", {})
+    return {name: known.get(name) for name in record} | {"settings": settings} == record
+
+
+def _read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """What an earlier call left. A file that is no such list counts as none: all is drawn again."""
+    try:
+        records = json.loads((folder / RECORDS_FILE).read_text(encoding="utf-8"))
+        return {record["file"]: record for record in records}
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError):
+        return {}
+
+
+def _write_records(folder: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
+    text = json.dumps([records[file] for file in sorted(records)], indent=2, ensure_ascii=False) + "\n"
+    partial = folder / f"{RECORDS_FILE}.partial"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(folder / RECORDS_FILE)
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"partiprompts_out: cannot write to {str(folder)!r}: {error.strerror or error}") from None

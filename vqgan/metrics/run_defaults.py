@@ -1,0 +1,39 @@
+"""What an evaluation need not be told, because the run that the model comes from says it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vqgan.config import read_yaml
+from vqgan.metrics.reference_set import ReferenceSetConfig
+from vqgan.model_folder import find_model_folder
+
+
+def find_model(folder: str | Path) -> tuple[Path, Path | None]:
+    """The model folder (`folder` itself, or its `model/`), and config.yaml of the run that it belongs to, if any."""
+    folder = find_model_folder(folder)
+    run_config = folder.resolve().parent / "config.yaml"
+    return folder, run_config if folder.resolve().name == "model" and run_config.is_file() else None
+
+
+def data_of_run(run_config: Path | None) -> dict[str, Any]:
+    """The run's `data` section, as far as it says what is seen; empty without a run. Raises ConfigError."""
+    section = read_yaml(run_config).get("data", {}) if run_config is not None else {}
+    return {name: section[name] for name in ReferenceSetConfig.model_fields if name in section}
+
+
+def as_words(section: str, values: dict[str, Any]) -> list[str]:
+    """Values of a section as command line words, to stand before those of the user."""
+    return [f"--{section}.{name}={json.dumps(value)}" for name, value in values.items()]
+
+
+def option(words: Sequence[str], name: str) -> str | None:
+    """The last value of an option among command line words, whatever else they hold."""
+    value = None
+    for position, word in enumerate(words):
+        if word == f"--{name}" and position + 1 < len(words):
+            value = words[position + 1]
+        elif word.startswith(f"--{name}="):
+            value = word.partition("=")[2]
+    return value
