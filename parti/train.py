@@ -1,20 +1,26 @@
 """Stage 2 put together: config -> data, tokenizers, generator, task, loop. `tools/train_parti.py` calls `train`."""
 
-from pathlib import Path
+from typing import cast
 
 from accelerate import Accelerator
 from pydantic import Field, model_validator
 
 from parti.models import GENERATORS, EncoderDecoderConfig, GeneratorConfig
 from parti.tasks import NextTokenTask, NextTokenTaskConfig
-from parti.text import PretrainedTokenizerConfig, TextConfig, TextTokenizer, TextTokenizerConfig, build_text_tokenizer
-from parti.text.encoders import PretrainedTextEncoderConfig
-from parti.text.tokenizer import TEXT_TOKENIZER_FILE
+from parti.text import (
+    PretrainedTokenizerConfig,
+    SavedTokenizerConfig,
+    TextConfig,
+    TextTokenizer,
+    TextTokenizerConfig,
+)
+from parti.text.encoders import PretrainedTextEncoderConfig, TrainedTextEncoder, TrainedTextEncoderConfig
+from parti.text.run_vocabulary import run_vocabulary
+from parti.text.warm_start import warm_start
 from parti.tokenize import PairTokenizer, token_space
-from vqgan.config import Config, ConfigError, read_yaml, validate
+from vqgan.config import Config, ConfigError
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataConfig, DataPipeline
-from vqgan.data.source import DataError
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.judge import Judge, caption_judge
 from vqgan.training.distributed import build_accelerator
@@ -59,6 +65,14 @@ class TrainPartiConfig(Config):
                     f"model.text_encoder {encoder.name!r} was trained on the ids of its own tokenizer, but text is "
                     f"{self.text.kind} {name or ''}; set text.kind to pretrained and text.name to {encoder.name!r}"
                 )
+        if isinstance(encoder, TrainedTextEncoderConfig) and encoder.start is not None:
+            folder = self.text.folder if isinstance(self.text, SavedTokenizerConfig) else None
+            if folder != encoder.start:
+                raise ValueError(
+                    f"model.text_encoder.start {encoder.start!r} was trained on the ids of its own vocabulary, but "
+                    f"text is {self.text.kind} {folder or ''}; set text.kind to saved and text.folder to "
+                    f"{encoder.start!r}"
+                )
         return self
 
 
@@ -81,7 +95,7 @@ def train(config: TrainPartiConfig) -> bool:
     run = RunFolder(config.run_dir, config)
     if accelerator.is_main_process:
         run.create()
-    text_tokenizer = _text_tokenizer(config, data, run, accelerator)
+    text_tokenizer = run_vocabulary(config.text, data, run, accelerator)
     task = build_task(config, accelerator, text_tokenizer, image_tokenizer, caption_judge(config.data.source))
     trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
     return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="stage 2").run()
@@ -94,45 +108,14 @@ def build_task(
     image_tokenizer: ImageTokenizer,
     judge: Judge | None = None,
 ) -> NextTokenTask:
-    """The generator for these tokenizers, and the task of a run."""
+    """The generator for these tokenizers, and the task of a run. Raises what `warm_start` raises."""
     generator = GENERATORS[config.model.kind](config.model, token_space(text_tokenizer, image_tokenizer))
+    chosen = getattr(config.model, "text_encoder", None)
+    if isinstance(chosen, TrainedTextEncoderConfig) and chosen.start is not None:
+        warm_start(cast(TrainedTextEncoder, generator.text_encoder), chosen.start)
     merge_dropout = config.text.dropout if isinstance(config.text, TextTokenizerConfig) else 0.0
     tokenizers = PairTokenizer(text_tokenizer, image_tokenizer, merge_dropout)
     return NextTokenTask(config.task, generator, tokenizers, accelerator, config.loop.steps, config.seed, judge)
-
-
-def _text_tokenizer(
-    config: TrainPartiConfig, data: DataPipeline, run: RunFolder, accelerator: Accelerator
-) -> TextTokenizer:
-    """The run's own vocabulary: made once by the main process, read again by the others and when resuming."""
-    recorded = run.path / "config.yaml"
-    resuming = recorded.is_file() and (run.path / TEXT_TOKENIZER_FILE).is_file()
-    if resuming:
-        _check_same_text(config, recorded)
-    accelerator.wait_for_everyone()
-
-    def captions(count: int) -> list[str]:
-        found = list(data.captions(count))
-        if not found:
-            raise DataError("no caption in the training split; stage 2 needs captions")
-        return found
-
-    # A run whose config was not recorded yet has trained no step: its vocabulary may be of another config.
-    if accelerator.is_main_process and not resuming:
-        build_text_tokenizer(config.text, captions).save_pretrained(run.path)
-    accelerator.wait_for_everyone()
-    return TextTokenizer.from_pretrained(run.path)
-
-
-def _check_same_text(config: TrainPartiConfig, recorded: Path) -> None:
-    """Raises ConfigError where the run was started with another vocabulary: its weights know no other."""
-    values = read_yaml(recorded).get("text") or {}
-    same_kind = values.get("kind", "bpe") == config.text.kind  # the first version had no other kind
-    if not same_kind or validate(type(config.text), values, str(recorded)) != config.text:
-        raise ConfigError(
-            f"text: the run in {recorded.parent} was started with {values}, this config has "
-            f"{config.text.model_dump(mode='json')}; keep the run's, or choose another run_dir"
-        )
 
 
 def _preview_batch(config: TrainPartiConfig, data: DataPipeline) -> Batch:

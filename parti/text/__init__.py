@@ -6,10 +6,11 @@ from typing import Annotated
 from pydantic import Field
 
 from parti.text.pretrained_tokenizer import PretrainedTokenizerConfig, load_pretrained_tokenizer
+from parti.text.saved_tokenizer import SavedTokenizerConfig, load_saved_tokenizer
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig, UnigramConfig
 
 TextConfig = Annotated[
-    TextTokenizerConfig | UnigramConfig | PretrainedTokenizerConfig,
+    TextTokenizerConfig | UnigramConfig | PretrainedTokenizerConfig | SavedTokenizerConfig,
     Field(discriminator="kind"),
 ]
 
@@ -17,15 +18,18 @@ TextConfig = Annotated[
 def build_text_tokenizer(config: TextConfig, captions: Callable[[int], Iterable[str]]) -> TextTokenizer:
     """The text tokenizer of a config; `captions` gives so many for a vocabulary to be learned from.
 
-    Raises ConfigError for a pretrained one that cannot be had.
+    Raises ConfigError for a pretrained one that cannot be had, ModelFolderError for a saved one that is not there.
     """
     if isinstance(config, PretrainedTokenizerConfig):
         return load_pretrained_tokenizer(config)
+    if isinstance(config, SavedTokenizerConfig):
+        return load_saved_tokenizer(config)
     return TextTokenizer.train(captions(config.training_captions), config)
 
 
 __all__ = [
     "PretrainedTokenizerConfig",
+    "SavedTokenizerConfig",
     "TextConfig",
     "TextTokenizer",
     "TextTokenizerConfig",

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from parti.layers.attention import SelfAttention
 from parti.layers.feed_forward import feed_forward
+from parti.layers.norms import norm
+from parti.layers.options import TransformerOptions
 from parti.text.checkpoint import WEIGHT_FILES, find_checkpoint
 from vqgan.config import Config, ConfigError
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
@@ -35,11 +37,34 @@ class TextEncoder(nn.Module, ABC):
         """What is known of each position; positions outside the mask count for nothing, and hold anything."""
 
 
+class TextEncoderSizes(Config):
+    """What the shapes of a trained text encoder's weights follow from."""
+
+    vocab_size: int = Field(gt=0)
+    """Text tokens."""
+    length: int = Field(gt=0)
+    """Text positions T."""
+    depth: int = Field(gt=0)
+    """Blocks."""
+    width: int = Field(gt=0)
+    """Model width D."""
+    heads: int = Field(gt=0)
+    """Attention heads."""
+    mlp_width: int = Field(gt=0)
+    """Hidden width of each feed-forward."""
+    options: TransformerOptions = TransformerOptions()
+    """What its blocks do otherwise than Parti's; rotary is for image codes and means nothing here."""
+
+
 class TrainedTextEncoderConfig(Config):
     """A text encoder that learns with the decoder."""
 
     kind: Literal["trained"] = "trained"
     """Parti's: as many blocks as `encoder_depth` says, of the decoder's width."""
+    start: str | None = None
+    """Run or model folder of tools/train_text_encoder.py whose weights it starts from, with text.kind saved and
+    text.folder the same folder. null: random weights. Read when a run starts or resumes; a saved model needs it no
+    more."""
 
 
 class TrainedTextEncoder(TextEncoder):
@@ -48,17 +73,39 @@ class TrainedTextEncoder(TextEncoder):
     is_initialised = False
 
     def __init__(
-        self, vocab_size: int, length: int, depth: int, width: int, heads: int, mlp_width: int, dropout: float
+        self,
+        vocab_size: int,
+        length: int,
+        depth: int,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        dropout: float,
+        options: TransformerOptions = TransformerOptions(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
+        options = options.model_copy(update={"rotary": False})
+        self.sizes = TextEncoderSizes(
+            vocab_size=vocab_size,
+            length=length,
+            depth=depth,
+            width=width,
+            heads=heads,
+            mlp_width=mlp_width,
+            options=options,
+        )
         self.embedding = nn.Embedding(vocab_size, width)
         self.positions = nn.Parameter(torch.empty(length, width))
-        self.blocks = nn.ModuleList(EncoderBlock(width, heads, mlp_width, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(EncoderBlock(width, heads, mlp_width, dropout, options) for _ in range(depth))
+        self.norm = norm(width, options.norm)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        x = self.dropout(self.embedding(ids) + self.positions)
+        return self.read(self.embedding(ids), mask)
+
+    def read(self, embedded: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """`forward` from the embeddings on: the warm-up hides tokens behind a vector that is none of the vocabulary."""
+        x = self.dropout(embedded + self.positions)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
@@ -67,16 +114,16 @@ class TrainedTextEncoder(TextEncoder):
 class EncoderBlock(nn.Module):
     """Pre-LN self-attention over the text, then the feed-forward."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, options: TransformerOptions) -> None:
         super().__init__()
-        self.self_attention_norm = nn.LayerNorm(width)
-        self.self_attention = SelfAttention(width, heads)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = feed_forward(width, mlp_width)
+        self.self_attention_norm = norm(width, options.norm)
+        self.self_attention = SelfAttention(width, heads, options.qk_norm)
+        self.mlp_norm = norm(width, options.norm)
+        self.mlp = feed_forward(width, mlp_width, options.feed_forward or "relu")
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        x = x + self.dropout(self.self_attention(self.self_attention_norm(x), key_mask=mask))
+        x = x + self.dropout(self.self_attention(self.self_attention_norm(x), mask[:, None, None, :]))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 

@@ -11,6 +11,7 @@ from tiny_text_models import write_bert
 import parti.train
 from parti.pipeline import TextToImage
 from parti.text import PretrainedTokenizerConfig, UnigramConfig
+from parti.text.run_vocabulary import run_vocabulary
 from parti.train import TrainPartiConfig
 from vqgan.config import ConfigError, dump_config, load_config
 
@@ -76,7 +77,7 @@ def test_a_vocabulary_of_a_run_that_never_began_is_made_anew(image_tokenizer: Pa
     stale = stage_2(run, image_tokenizer, **SHORT, **{"text.length": 48})
     accelerator = parti.train.build_accelerator()
     data = parti.train.DataPipeline(stale.data, stale.seed, require_captions=True)
-    assert parti.train._text_tokenizer(stale, data, parti.train.RunFolder(run), accelerator).length == 48
+    assert run_vocabulary(stale.text, data, parti.train.RunFolder(run), accelerator).length == 48
     assert parti.train.train(stage_2(run, image_tokenizer, **SHORT))
     assert TextToImage.from_pretrained(run).text_tokenizer.length == 64
 

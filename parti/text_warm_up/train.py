@@ -1,0 +1,92 @@
+"""A warm-up put together: config -> data, vocabulary, network, task, loop. `tools/train_text_encoder.py` calls it."""
+
+from accelerate import Accelerator
+from pydantic import Field, model_validator
+
+from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
+from parti.text.run_vocabulary import run_vocabulary
+from parti.text_warm_up.network import TextWarmUp, TextWarmUpConfig
+from parti.text_warm_up.passages import Passages
+from parti.text_warm_up.tasks import TextWarmUpTask, TextWarmUpTaskConfig
+from vqgan.config import Config
+from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.training.distributed import build_accelerator
+from vqgan.training.host_memory import keep_freed_memory
+from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.run_folder import RunFolder
+from vqgan.training.seeding import seed_everything
+from vqgan.training.trackers import Trackers, TrackersConfig
+
+
+class TrainTextEncoderConfig(Config):
+    """A run that warms up the text encoder of stage 2."""
+
+    run_dir: str = "runs/text-encoder"
+    """Folder of the run. Running again with the same folder resumes."""
+    seed: int = Field(0, ge=0)
+    """Of initial weights, data order, augmentation and masks."""
+    data: DataConfig = DataConfig()
+    """Pictures and captions. Every pair of a batch is compared with all others: larger batches teach more."""
+    passages: str | None = None
+    """Text file, one passage a line: the masked tokens are then of its texts. null: of the captions."""
+    text: TextConfig = TextTokenizerConfig()
+    """The text vocabulary, which stage 2 takes over with text.kind saved."""
+    model: TextWarmUpConfig = TextWarmUpConfig()
+    """The text encoder, and what helps to train it."""
+    task: TextWarmUpTaskConfig = TextWarmUpTaskConfig()
+    """What is minimised, and how."""
+    loop: LoopConfig = LoopConfig()
+    """Length of the run and what happens when."""
+    trackers: TrackersConfig = TrackersConfig()
+    """Experiment trackers."""
+    preview_pictures: int = Field(12, gt=0)
+    """Held-out pictures in each preview."""
+
+    @model_validator(mode="after")
+    def _check_parts_fit(self) -> "TrainTextEncoderConfig":
+        image_size, patch_size = self.data.transform.image_size, self.model.patch_size
+        if image_size % patch_size:
+            raise ValueError(
+                f"data.transform.image_size {image_size} does not divide into patches of {patch_size}; set "
+                "model.patch_size to a divisor"
+            )
+        if self.data.batch_size // self.loop.micro_batches < 2:
+            raise ValueError(
+                f"data.batch_size {self.data.batch_size} in loop.micro_batches {self.loop.micro_batches} leaves no two "
+                "pairs to compare; raise the one or lower the other"
+            )
+        if isinstance(self.text, TextTokenizerConfig) and self.text.dropout:
+            raise ValueError(f"text.dropout {self.text.dropout}: a warm-up reads whole words; set it to 0")
+        return self
+
+
+def train(config: TrainTextEncoderConfig) -> bool:
+    """Run to the end, or until interrupted; True when complete. Resumes what is in `run_dir`.
+
+    Raises ConfigError, DataError or ModelFolderError with one line for the user.
+    """
+    keep_freed_memory()
+    accelerator = build_accelerator()
+    seed_everything(config.seed, accelerator.process_index)
+    data = DataPipeline(config.data, config.seed, require_captions=True)
+    preview = data.preview_batch(config.preview_pictures)
+    run = RunFolder(config.run_dir, config)
+    if accelerator.is_main_process:
+        run.create()
+    task = build_task(config, accelerator, run_vocabulary(config.text, data, run, accelerator))
+    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
+    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="text encoder").run()
+
+
+def build_task(config: TrainTextEncoderConfig, accelerator: Accelerator, tokenizer: TextTokenizer) -> TextWarmUpTask:
+    """The network for this vocabulary, and the task of a run. Raises DataError where the passages are not there."""
+    passages = None if config.passages is None else Passages(config.passages)
+    network = TextWarmUp(
+        config.model,
+        vocab_size=tokenizer.vocab_size,
+        length=tokenizer.length,
+        pad_id=tokenizer.pad_id,
+        image_size=config.data.transform.image_size,
+    )
+    pairs = config.data.batch_size // config.loop.micro_batches
+    return TextWarmUpTask(config.task, network, tokenizer, accelerator, config.loop.steps, config.seed, pairs, passages)

@@ -1,0 +1,27 @@
+"""What test_text_warm_up.py starts twice. Argument: a folder."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from tiny import pairs
+from tiny_warm_up import tiny_task, uneven_pairs
+
+from vqgan.data.batch import Batch
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
+    task = tiny_task(masking={"chosen": 0.5})
+    held_out = task.evaluate([[pairs(8), uneven_pairs()][rank]])
+    whole, own = uneven_pairs(), slice(4 * rank, 4 * rank + 4)
+    figures = task.train_step([Batch(whole.images[own], whole.captions[own], whole.names[own])], 3)
+    found = {"held_out": held_out, "figures": {name: figure.detach() for name, figure in figures.items()}}
+    torch.save(found, folder / f"found-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,17 @@
+"""Warm up the text encoder of stage 2: masked tokens, and the contrast of captions and pictures.
+
+accelerate launch tools/train_text_encoder.py --config configs/text_encoder/shapes.yaml [--section.field value ...]
+"""
+
+import sys
+
+from parti.text_warm_up.train import TrainTextEncoderConfig, train
+from vqgan.command_line import run_training
+
+
+def main(argv: list[str]) -> int:
+    return run_training(argv, TrainTextEncoderConfig, train, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
