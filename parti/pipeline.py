@@ -1,7 +1,11 @@
 """TextToImage: from a prompt to pictures, out of one folder.
 
-model = TextToImage.from_pretrained("runs/parti-shapes")
+model = TextToImage.from_pretrained("runs/parti-shapes")  # or a name on the Hugging Face Hub
 pictures = model("a small red circle above a large blue square", num_images=4, seed=0).images
+
+Given a picture and what of it stays, the rest is drawn:
+
+model("a small red circle above a large blue square", image=picture, keep=keep_top(model.image_tokenizer.grid, 0.5))
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from parti.completion import Completion
+from parti.model_card import text_to_image_card
 from parti.models import GENERATORS, Generator, GeneratorConfig, TokenSpace
 from parti.sampling.generate import SamplingConfig, generate_codes
 from parti.text.tokenizer import TextTokenizer
 from parti.tokenize import token_space
 from vqgan.config import Config, validate
 from vqgan.data.transforms import to_pil
+from vqgan.hub import push_model
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
 
@@ -56,6 +63,10 @@ class TextToImageOutput:
         return [drawn.image for drawn in self.drawn]
 
 
+OnRows = Callable[[list[Drawn], int], None]
+"""Gets a batch's pictures as far as they are drawn, and how many rows of codes that is."""
+
+
 class TextToImage:
     """A stage-2 model with both of its tokenizers, and the sampling settings that it recommends."""
 
@@ -78,9 +89,14 @@ class TextToImage:
         num_images: int = 1,
         seed: int = 0,
         guidance_scale: float | None = None,
+        guidance_schedule: str | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        precision: str | None = None,
+        image: Image.Image | None = None,
+        keep: Bool[Tensor, "h w"] | None = None,
+        on_rows: OnRows | None = None,
         batch_size: int = 64,
         progress: bool = False,
     ) -> TextToImageOutput:
@@ -88,26 +104,44 @@ class TextToImage:
 
         A setting that is None is the one in `self.sampling`; what switches it off is a value (guidance_scale 1,
         temperature 1, top_k 0, top_p 1). A picture depends on prompt, seed and settings alone, not on what else is
-        drawn. Raises ConfigError for settings out of range, ValueError for a blank prompt or no picture.
+        drawn. With `image` and `keep`, a mask on the code grid, the codes of `image` stay where `keep` is true.
+        `on_rows` gets each batch's pictures whenever a row of codes is complete.
+        Raises ConfigError for settings out of range, ValueError for a blank prompt, no picture, or a `keep` that does
+        not fit.
         """
         settings = self.sampling.overridden(
-            guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p
+            guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            precision=precision,
         )
+        if (image is None) != (keep is None):
+            raise ValueError("image and keep go together: a picture, and which of its codes stay")
+        completion = None if image is None or keep is None else Completion(image, keep)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if num_images < 1 or not prompts:
             raise ValueError(f"nothing to draw: {len(prompts)} prompts with num_images {num_images}; give 1 or more")
         wanted = [(prompt, seed + sample) for prompt in prompts for sample in range(num_images)]
-        return TextToImageOutput(list(self.stream(wanted, settings, batch_size=batch_size, progress=progress)))
+        drawn = self.stream(
+            wanted, settings, completion=completion, on_rows=on_rows, batch_size=batch_size, progress=progress
+        )
+        return TextToImageOutput(list(drawn))
 
     def stream(
         self,
         wanted: Sequence[tuple[str, int]],
         settings: SamplingConfig,
         *,
+        completion: Completion | None = None,
+        on_rows: OnRows | None = None,
         batch_size: int = 64,
         progress: bool = False,
     ) -> Iterator[Drawn]:
         """The pictures of (prompt, seed) pairs in their order, each as soon as its batch is done.
+
+        With `completion` each is its picture with the rest drawn anew.
 
         Raises ValueError for a blank prompt, a seed outside [0, 2**63) or an empty batch.
         """
@@ -122,7 +156,8 @@ class TextToImage:
         with tqdm(total=len(wanted) * length, unit="code", disable=not progress, desc="sampling") as bar:
             for start in range(0, len(wanted), batch_size):
                 part = wanted[start : start + batch_size]
-                images = self.draw(part, settings, on_position=partial(_advance, bar, len(part)))
+                watch = partial(self._watch, part, bar, on_rows)
+                images = self.draw(part, settings, completion=completion, on_codes=watch)
                 for image, (prompt, seed) in zip(to_pil(images), part, strict=True):
                     yield Drawn(image, prompt, seed)
 
@@ -130,16 +165,48 @@ class TextToImage:
         self,
         wanted: Sequence[tuple[str, int]],
         settings: SamplingConfig,
-        on_position: Callable[[int], None] | None = None,
+        *,
+        completion: Completion | None = None,
+        on_codes: Callable[[Int64[Tensor, "B n"]], None] | None = None,
     ) -> Float[Tensor, "B 3 H W"]:
-        """Pictures in [-1, 1] of (prompt, seed) pairs, as one batch."""
+        """Pictures in [-1, 1] of (prompt, seed) pairs, as one batch; `on_codes` gets the codes so far, one by one."""
         device = self.generator.device
         text_ids = self.text_tokenizer.encode([prompt for prompt, _ in wanted]).to(device)
-        seeds = [seed for _, seed in wanted]
+        given = None if completion is None else completion.given(self.image_tokenizer, len(wanted), device)
         codes = generate_codes(
-            self.generator, text_ids, self.text_tokenizer.null_ids, seeds, settings, on_position=on_position
+            self.generator,
+            text_ids,
+            self.text_tokenizer.null_ids,
+            [seed for _, seed in wanted],
+            settings,
+            given=given,
+            on_codes=on_codes,
         )
         return self.image_tokenizer.decode(codes)
+
+    def decode_begun(self, codes: Int64[Tensor, "B n"]) -> Float[Tensor, "B 3 H W"]:
+        """Pictures whose first rows of codes are there, grey below. The last row may still change a little: a decoder
+        looks around, and what comes below is not known yet."""
+        height, width = self.image_tokenizer.grid
+        rows = codes.shape[1] // width
+        known = codes[:, : rows * width]
+        rest = known[:, -width:].repeat(1, height - rows)  # as if it went on like this
+        pictures = self.image_tokenizer.decode(torch.cat([known, rest], dim=1))
+        pictures[:, :, rows * pictures.shape[2] // height :] = 0
+        return pictures
+
+    def _watch(
+        self,
+        wanted: Sequence[tuple[str, int]],
+        bar: "tqdm[Any]",
+        on_rows: OnRows | None,
+        codes: Int64[Tensor, "B n"],
+    ) -> None:
+        bar.update(len(wanted))
+        done, unfinished = divmod(codes.shape[1], self.image_tokenizer.grid[1])
+        if on_rows is not None and not unfinished:
+            pictures = to_pil(self.decode_begun(codes))
+            on_rows([Drawn(image, *pair) for image, pair in zip(pictures, wanted, strict=True)], done)
 
     def to(self, device: str | torch.device) -> "TextToImage":
         """Move both networks."""
@@ -159,9 +226,27 @@ class TextToImage:
         self.text_tokenizer.save_pretrained(folder)
         self.image_tokenizer.save_pretrained(folder / _IMAGE_TOKENIZER)
 
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str = "Upload text-to-image model",
+    ) -> str:
+        """Upload the model folder and a card to the Hugging Face Hub as `name` (owner/name); returns the address.
+
+        `private` matters for a new model; a card that is there stays. Raises what huggingface_hub raises.
+        """
+
+        def card(full_name: str) -> str:
+            return text_to_image_card(full_name, self.generator, self.image_tokenizer.image_size, self.sampling)
+
+        return push_model(name, self.save_pretrained, card, private=private, token=token, commit_message=commit_message)
+
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "TextToImage":
-        """Read a stage-2 model folder, or the run folder that has one in `model/`.
+        """Read a stage-2 model folder, the run folder that has one in `model/`, or a Hub name (owner/name[@revision]).
 
         Raises ModelFolderError when there is none, it is damaged or its parts do not fit, ConfigError when its
         config.json holds what no config admits.
@@ -206,7 +291,3 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _recommended(values: dict[str, Any], folder: Path) -> SamplingConfig:
     return validate(SamplingConfig, values.get("sampling") or {}, f"{folder}: sampling")
-
-
-def _advance(bar: "tqdm[Any]", count: int, _: int) -> None:
-    bar.update(count)

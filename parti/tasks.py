@@ -15,11 +15,12 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from parti.layers.gradient_scales import GradientScales
 from parti.models import Generator, Logits
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig
 from parti.tokenize import PairTokenizer, dropped_captions
-from vqgan.config import Config
+from vqgan.config import Config, ConfigError
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
@@ -46,8 +47,9 @@ class NextTokenTaskConfig(Config):
     """The generator's optimiser."""
     ema: EMAConfig = EMAConfig()
     """The averaged weights that are evaluated, sampled and shipped."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Arithmetic of the network in training; logits, loss and weights are fp32 in any case."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Arithmetic of the network in training; logits, loss and weights are fp32 in any case. fp16 scales the gradients
+    of each block, as DALL-E does (decoder_only alone): for GPUs without bf16."""
     sampling: SamplingConfig = SamplingConfig()
     """How previews and evaluated prompts are drawn; the shipped model recommends these settings."""
     sampled_prompts: int = Field(128, ge=0)
@@ -78,6 +80,7 @@ class NextTokenTask:
         # After the preparation, which gives every process the first one's weights.
         self.ema = EMA(config.ema, generator)
         self.optimiser = Optimiser(config.optimiser, generator, steps)
+        self.gradient_scales = _gradient_scales(generator) if config.precision == "fp16" else None
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
         metrics: dict[str, Tensor] = {}
@@ -102,6 +105,8 @@ class NextTokenTask:
             self.accelerator.backward(total / len(batches))
             figures = losses | {"cut_captions": torch.tensor(tokens.cut_share, device=total.device)}
             add_share(metrics, figures, 1 / len(batches))
+        if self.gradient_scales is not None:
+            metrics |= self.gradient_scales.unscale()
         metrics |= self.optimiser.step(step)
         self.ema.update(self.generator, step)
         return metrics
@@ -157,7 +162,8 @@ class NextTokenTask:
         return contact_sheet(pictures, prompts, marks=marks)
 
     def stateful(self) -> dict[str, Stateful]:
-        return {"generator": self.generator, "ema": self.ema, "optimiser": self.optimiser}
+        parts: dict[str, Stateful] = {"generator": self.generator, "ema": self.ema, "optimiser": self.optimiser}
+        return parts if self.gradient_scales is None else parts | {"gradient_scales": self.gradient_scales}
 
     def save_model(self, folder: Path) -> None:
         """Averaged weights and both tokenizers: one folder that samples."""
@@ -167,4 +173,15 @@ class NextTokenTask:
         return TextToImage(self.ema.module, self.tokenizers.text, self.tokenizers.image, self.config.sampling)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        dtype = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.accelerator.device.type, dtype, enabled=self.config.precision != "fp32")
+
+
+def _gradient_scales(generator: Generator) -> GradientScales:
+    branches = generator.branches()
+    if not branches:
+        raise ConfigError(
+            "task.precision fp16 needs a model whose blocks have gradient scales: model.kind decoder_only; "
+            "set task.precision to bf16 or fp32"
+        )
+    return GradientScales(branches)

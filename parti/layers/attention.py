@@ -1,84 +1,102 @@
-"""Attention with a key-value cache.
+"""Attention of the blocks: all positions at once, or one cached step.
 
-One legend: B batch, Q queries, K keys, S cache slots, D width, H heads, d head width.
+One legend: B batch, Q queries, K keys, D width, H heads, d head width.
 """
 
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from parti.layers.kv_cache import KeyValueCache
+from parti.layers.norms import HeadNorm
+from parti.layers.rotary import RotaryPositions
+from parti.layers.shared_text import SharedText, by_text
+from parti.layers.sparse_attention import SparsePattern, attend_sparse
 from vqgan.layers.attend import attend
 
 
-class KeyValueCache:
-    """Keys and values of every position so far, in tensors that are allocated once: (B, H, S, d) each."""
-
-    def __init__(self, batch: int, heads: int, slots: int, head_width: int, like: Tensor) -> None:
-        self.keys = like.new_empty(batch, heads, slots, head_width)
-        self.values = like.new_empty(batch, heads, slots, head_width)
-
-    def write(self, position: int, keys: Float[Tensor, "B H 1 d"], values: Float[Tensor, "B H 1 d"]) -> None:
-        """Store one position."""
-        self.keys[:, :, position : position + 1] = keys
-        self.values[:, :, position : position + 1] = values
-
-    def read(self, length: int) -> tuple[Float[Tensor, "B H K d"], Float[Tensor, "B H K d"]]:
-        """The first `length` positions."""
-        return self.keys[:, :, :length], self.values[:, :, :length]
-
-
 class SelfAttention(nn.Module):
-    """Multi-head self-attention: bidirectional with a key mask (text), causal (image), or one cached step."""
+    """Multi-head self-attention: bidirectional with a key mask (text), under a pattern (image), or one cached step.
 
-    def __init__(self, width: int, heads: int) -> None:
+    With `qk_norm` and `rotary` queries and keys are normalised and then turned by their place.
+    """
+
+    def __init__(self, width: int, heads: int, qk_norm: bool = False, rotary: RotaryPositions | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
+        self.query_norm = HeadNorm(width // heads) if qk_norm else None
+        self.key_norm = HeadNorm(width // heads) if qk_norm else None
+        self.rotary = rotary
 
-    def forward(
-        self, x: Float[Tensor, "B Q D"], key_mask: Bool[Tensor, "B Q"] | None = None, causal: bool = False
-    ) -> Float[Tensor, "B Q D"]:
-        """Attend over all positions of `x`: those where `key_mask` is true, or with `causal` the earlier ones."""
+    def forward(self, x: Float[Tensor, "B Q D"], mask: Bool[Tensor, "#B #1 #Q Q"]) -> Float[Tensor, "B Q D"]:
+        """Attend to all positions of `x` where `mask` is true."""
         q, k, v = self._project(x)
-        mask = key_mask[:, None, None, :] if key_mask is not None else None
-        return self._join(attend(q, k, v, mask, causal))
+        return self._join(attend(q, k, v, mask))
 
-    def step(self, x: Float[Tensor, "B 1 D"], cache: KeyValueCache, position: int) -> Float[Tensor, "B 1 D"]:
-        """The causal result at `position` alone; earlier keys and values come from the cache."""
+    def read_back(self, x: Float[Tensor, "B Q D"], pattern: SparsePattern) -> Float[Tensor, "B Q D"]:
+        """Attend to earlier positions as `pattern` says; `x` may be the first of its states."""
         q, k, v = self._project(x)
-        cache.write(position, k, v)
-        return self._join(attend(q, *cache.read(position + 1)))
+        return self._join(attend_sparse(q, k, v, pattern))
 
-    def new_cache(self, batch: int, slots: int) -> KeyValueCache:
-        """An empty cache for `slots` positions."""
-        width = self.out.in_features
-        return KeyValueCache(batch, self.heads, slots, width // self.heads, like=self.out.weight)
+    def step(self, x: Float[Tensor, "B D"], cache: KeyValueCache, position: int | Tensor) -> Float[Tensor, "B D"]:
+        """The result at `position` alone; what it reads of earlier ones is in the cache."""
+        queries = self._project_step(x, cache, position)[:, :, None]
+        keys, values, bias = cache.read(position)
+        mask = None if bias is None else bias[None, None, None]
+        return self.out(F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).flatten(1))
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(
+        self, x: Float[Tensor, "B Q D"]
+    ) -> tuple[Float[Tensor, "B H Q d"], Float[Tensor, "B H Q d"], Float[Tensor, "B H Q d"]]:
         q, k, v = rearrange(self.qkv(x), "b q (three h d) -> three b h q d", three=3, h=self.heads)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if self.rotary is not None:
+            q, k = self.rotary.rotate(q), self.rotary.rotate(k)
         return q, k, v
 
-    def _join(self, x: Tensor) -> Tensor:
+    def _project_step(
+        self, x: Float[Tensor, "B D"], cache: KeyValueCache, position: int | Tensor
+    ) -> Float[Tensor, "B H d"]:
+        """The queries of image position `position`; its keys and values go to the cache."""
+        qkv = self.qkv(x).view(len(x), 3, self.heads, -1).transpose(0, 1)  # (3, B, H, d)
+        q, both = qkv[0], qkv[1:]
+        if self.query_norm is not None and self.key_norm is not None:
+            q, both = self.query_norm(q), torch.stack([self.key_norm(both[0]), both[1]])
+        if self.rotary is not None:
+            q = self.rotary.rotate(q, position)
+            both = torch.stack([self.rotary.rotate(both[0], position), both[1]])
+        cache.write(position, both)
+        return q
+
+    def _join(self, x: Float[Tensor, "B H Q d"]) -> Float[Tensor, "B Q D"]:
         return self.out(rearrange(x, "b h q d -> b q (h d)"))
 
 
 class CrossAttention(nn.Module):
     """Attention from image positions to the text encoder's output."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
+        self.query_norm = HeadNorm(width // heads) if qk_norm else None
+        self.key_norm = HeadNorm(width // heads) if qk_norm else None
 
     def project_memory(
         self, memory: Float[Tensor, "B K D"]
     ) -> tuple[Float[Tensor, "B H K d"], Float[Tensor, "B H K d"]]:
         """Keys and values of the text: once per prompt, whatever the number of image tokens."""
         k, v = rearrange(self.key_value(memory), "b k (two h d) -> two b h k d", two=2, h=self.heads)
-        return k, v
+        return k if self.key_norm is None else self.key_norm(k), v
 
     def forward(
         self,
@@ -88,6 +106,14 @@ class CrossAttention(nn.Module):
         key_mask: Bool[Tensor, "B K"],
     ) -> Float[Tensor, "B Q D"]:
         """Attend to the projected text wherever `key_mask` is true."""
-        q = rearrange(self.query(x), "b q (h d) -> b h q d", h=self.heads)
+        q = self._queries(x).transpose(1, 2)
         attended = attend(q, keys, values, key_mask[:, None, None, :])
         return self.out(rearrange(attended, "b h q d -> b q (h d)"))
+
+    def step(self, x: Float[Tensor, "B D"], texts: Sequence[SharedText]) -> Float[Tensor, "B D"]:
+        """One position of each picture, which reads its own text."""
+        return self.out(by_text(texts, SharedText.read, self._queries(x)).flatten(1))
+
+    def _queries(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows H d"]:
+        q = self.query(x).unflatten(-1, (self.heads, -1))
+        return q if self.query_norm is None else self.query_norm(q)

@@ -5,13 +5,13 @@ wherever that is a state. So nothing looks ahead, and rows and kernels go on acr
 before or after. The paper shows the row's extent and its wrapping; of the convolutional mask it shows no border, and
 public re-implementations differ there.
 
-Legend: N = h * w image states, T text states, S = T + N, K states that one state reads.
+Legend: N = h * w image states, T text states, S = T + N.
 """
 
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 from torch import Tensor
 
 MaskKind = Literal["row", "column", "convolution", "full"]
@@ -61,19 +61,3 @@ def text_image_mask(text_length: int, image: Bool[Tensor, "N N"]) -> Bool[Tensor
     mask = torch.ones(length, length, dtype=torch.bool, device=image.device).tril()
     mask[text_length:, text_length:] = image
     return mask
-
-
-def visible_states(
-    kind: MaskKind, grid: tuple[int, int], kernel: int, state: int, device: torch.device | None = None
-) -> slice | Int64[Tensor, "K"]:
-    """The index, ascending, of the states that `state` reads: a slice where that is enough, so that nothing is copied
-    out of a cache."""
-    width = grid[1]
-    if kind == "row":
-        return slice(max(0, state - width), state + 1)
-    if kind == "column":
-        return slice(state % width, state + 1, width)
-    if kind == "full":
-        return slice(0, state + 1)
-    distances = distances_back(kind, grid, kernel)
-    return torch.tensor([state - distance for distance in reversed(distances) if distance <= state], device=device)

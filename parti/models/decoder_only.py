@@ -10,8 +10,7 @@ the text before it; an image state reads all text and, by the masks of `parti.la
 Padding is not masked out: each text slot has a learned embedding of its own for it. Nothing has to predict it.
 
 The paper prints no block layout and no head: blocks are pre-LN with GELU and biases, and text and image have a head
-each, because the position alone says which alphabet comes next. Departure: masked attention is dense in training,
-where the paper runs columns on transposed states for speed; the paper names no dropout.
+each, because the position alone says which alphabet comes next; the paper names no dropout.
 
 Legend: B batch, T text slots, N image codes, S = T + N states, V image vocabulary, W text vocabulary, D width.
 """
@@ -20,15 +19,23 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from parti.layers.attention import KeyValueCache
-from parti.layers.masked_attention import MaskedSelfAttention
-from parti.layers.sparse_masks import MaskKind, dalle_layer_kinds, image_mask, text_image_mask, visible_states
-from parti.models.generator import Generator, Logits, Memory
+from parti.layers.feed_forward import feed_forward
+from parti.layers.gradient_scales import Branch, BranchEnds
+from parti.layers.joint_attention import JointAttention
+from parti.layers.kv_cache import KeyValueCache
+from parti.layers.lookup import row_at
+from parti.layers.norms import norm
+from parti.layers.options import TransformerOptions
+from parti.layers.rotary import RotaryPositions
+from parti.layers.shared_text import SharedText
+from parti.layers.sparse_attention import SparsePattern
+from parti.layers.sparse_masks import MaskKind, dalle_layer_kinds
+from parti.models.generator import DecodingState, Generator, Logits, Memory
 from parti.models.token_space import TokenSpace
 from vqgan.config import Config
 
@@ -52,6 +59,8 @@ class DecoderOnlyConfig(Config):
     """With attention=sparse: odd side of the last layer's convolutional mask, in codes."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on every residual branch."""
+    options: TransformerOptions = TransformerOptions()
+    """What later transformers do otherwise; off."""
     checkpoint_activations: bool = False
     """Keep only each block's input and compute the rest again in the backward pass: less memory, a third more time."""
 
@@ -59,6 +68,7 @@ class DecoderOnlyConfig(Config):
     def _check_sizes(self) -> "DecoderOnlyConfig":
         if self.width % self.heads:
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads; choose a multiple")
+        self.options.check_heads(self.width, self.heads)
         if self.kernel % 2 == 0:
             raise ValueError(f"a kernel is centred on its state, so odd; received {self.kernel}, use {self.kernel + 1}")
         return self
@@ -86,33 +96,35 @@ class DecoderOnly(Generator):
         self.image_embedding = nn.Embedding(tokens.image_vocab_size + 1, width)
         self.row_positions = nn.Parameter(torch.empty(tokens.image_grid[0], width))
         self.column_positions = nn.Parameter(torch.empty(tokens.image_grid[1], width))
+        self.kernel = config.kernel
         self.layer_kinds: list[MaskKind] = (
             dalle_layer_kinds(config.depth) if config.attention == "sparse" else ["full"] * config.depth
         )
-        self.blocks: Sequence[Block] = cast(Sequence[Block], nn.ModuleList(Block(config) for _ in range(config.depth)))
-        self.norm = nn.LayerNorm(width)
+        rotary = None
+        if config.options.rotary:
+            rotary = RotaryPositions(tokens.image_grid, width // config.heads, tokens.text_length)
+        self.blocks: Sequence[Block] = cast(
+            Sequence[Block], nn.ModuleList(Block(config, rotary) for _ in range(config.depth))
+        )
+        self.norm = norm(width, config.options.norm)
         self.text_head = nn.Linear(width, tokens.text_vocab_size)
         self.image_head = nn.Linear(width, tokens.image_vocab_size)
         self.dropout = nn.Dropout(config.dropout)
         self._init_weights()
 
     def forward(self, text_ids: Int64[Tensor, "B T"], codes: Int64[Tensor, "B N"]) -> Logits:
-        text_length, length = self.tokens.text_length, codes.shape[1]
-        start = torch.full_like(codes[:, :1], self.tokens.image_vocab_size)
+        text_length = self.tokens.text_length
+        start = torch.full_like(codes[:, :1], self.start_code)
         positions = (self.row_positions[:, None] + self.column_positions).flatten(0, 1)
-        image = self.image_embedding(torch.cat([start, codes[:, :-1]], dim=1)) + positions[:length]
+        image = self.image_embedding(torch.cat([start, codes[:, :-1]], dim=1)) + positions[: codes.shape[1]]
         x = torch.cat([self._embed_text(text_ids), self.dropout(image)], dim=1)
 
-        grid, kernel = self.tokens.image_grid, self.config.kernel
-        masks = {
-            kind: text_image_mask(text_length, image_mask(kind, grid, kernel, codes.device)[:length, :length])
-            for kind in set(self.layer_kinds)
-        }
         for block, kind in zip(self.blocks, self.layer_kinds, strict=True):
+            pattern = SparsePattern(kind, self.tokens.image_grid, self.kernel, text_length)
             if self.config.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, masks[kind], use_reentrant=False)
+                x = checkpoint(block, x, pattern, use_reentrant=False)
             else:
-                x = block(x, masks[kind])
+                x = block(x, pattern)
         # fp32: small differences between thousands of logits decide what is sampled.
         with torch.autocast(x.device.type, enabled=False):
             x = self.norm(x.float())
@@ -127,24 +139,24 @@ class DecoderOnly(Generator):
         # Padding counts: it is read like any other text.
         return Memory(layers, torch.ones_like(text_ids, dtype=torch.bool))
 
-    def new_caches(self, batch: int) -> list[KeyValueCache]:
-        return [block.attention.new_cache(batch, self.tokens.image_length) for block in self.blocks]
-
-    def step(
-        self, previous: Int64[Tensor, "B"] | None, position: int, memory: Memory, caches: list[KeyValueCache]
-    ) -> Float[Tensor, "B V"]:
-        grid, kernel, device = self.tokens.image_grid, self.config.kernel, memory.mask.device
-        if previous is None:
-            previous = torch.full((len(memory.mask),), self.tokens.image_vocab_size, device=device)
-        row, column = divmod(position, grid[1])
-        x = (self.image_embedding(previous) + self.row_positions[row] + self.column_positions[column])[:, None]
-        visible = {kind: visible_states(kind, grid, kernel, position, device) for kind in set(self.layer_kinds)}
-        for block, kind, (keys, values), cache in zip(
-            self.blocks, self.layer_kinds, memory.layers, caches, strict=True
-        ):
-            x = block.step(x, keys, values, cache, position, visible[kind])
+    def step(self, previous: Int64[Tensor, "B"], position: int | Tensor, state: DecodingState) -> Float[Tensor, "B V"]:
+        columns = self.tokens.image_grid[1]
+        x = self.image_embedding(previous) + row_at(self.row_positions, position // columns)
+        x = x + row_at(self.column_positions, position % columns)
+        for block, cache, texts in zip(self.blocks, state.caches, state.texts, strict=True):
+            x = block.step(x, texts, cache, position)
         with torch.autocast(x.device.type, enabled=False):
-            return self.image_head(self.norm(x.float()))[:, 0]
+            return self.image_head(self.norm(x.float()))
+
+    def branches(self) -> list[Branch]:
+        """Every block's residual branches in their order, for gradient scales in fp16."""
+        return [branch for block in self.blocks for branch in block.branches()]
+
+    def stepped_layers(self) -> list[nn.Module]:
+        return list(self.blocks)
+
+    def image_head_layer(self) -> nn.Linear:
+        return self.image_head
 
     def _embed_text(self, text_ids: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         if text_ids.shape[1] != self.tokens.text_length:
@@ -175,34 +187,36 @@ class DecoderOnly(Generator):
 class Block(nn.Module):
     """Pre-LN self-attention over text and image, then the feed-forward."""
 
-    def __init__(self, config: DecoderOnlyConfig) -> None:
+    def __init__(self, config: DecoderOnlyConfig, rotary: RotaryPositions | None) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width)
-        self.attention = MaskedSelfAttention(config.width, config.heads)
-        self.mlp_norm = nn.LayerNorm(config.width)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.width, config.mlp_width), nn.GELU(), nn.Linear(config.mlp_width, config.width)
-        )
+        options = config.options
+        self.attention_norm = norm(config.width, options.norm)
+        self.attention = JointAttention(config.width, config.heads, options.qk_norm, rotary)
+        self.mlp_norm = norm(config.width, options.norm)
+        self.mlp = feed_forward(config.width, config.mlp_width, options.feed_forward or "gelu")
         self.dropout = nn.Dropout(config.dropout)
+        self.attention_ends, self.mlp_ends = BranchEnds(), BranchEnds()
 
-    def forward(self, x: Float[Tensor, "B S D"], mask: Bool[Tensor, "S S"]) -> Float[Tensor, "B S D"]:
-        return self._think(x + self.dropout(self.attention(self.attention_norm(x), mask)))
+    def forward(self, x: Float[Tensor, "B S D"], pattern: SparsePattern) -> Float[Tensor, "B S D"]:
+        attended = self.attention.read_back(self.attention_norm(self.attention_ends.enter(x)), pattern)
+        return self._think(x + self.attention_ends.leave(self.dropout(attended)))
 
     def read_text(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B T D"], Tensor, Tensor]:
         attended, keys, values = self.attention.read_text(self.attention_norm(x))
         return self._think(x + self.dropout(attended)), keys, values
 
     def step(
-        self,
-        x: Float[Tensor, "B 1 D"],
-        text_keys: Tensor,
-        text_values: Tensor,
-        cache: KeyValueCache,
-        position: int,
-        visible: slice | Tensor,
-    ) -> Float[Tensor, "B 1 D"]:
-        attended = self.attention.step(self.attention_norm(x), text_keys, text_values, cache, position, visible)
-        return self._think(x + self.dropout(attended))
+        self, x: Float[Tensor, "B D"], texts: Sequence[SharedText], cache: KeyValueCache, position: int | Tensor
+    ) -> Float[Tensor, "B D"]:
+        return self._think(x + self.attention.step_beside_text(self.attention_norm(x), texts, cache, position))
+
+    def branches(self) -> list[Branch]:
+        """Both residual branches, for gradient scales."""
+        attention = [*self.attention_norm.parameters(), *self.attention.parameters()]
+        return [
+            Branch(self.attention_ends, attention),
+            Branch(self.mlp_ends, [*self.mlp_norm.parameters(), *self.mlp.parameters()]),
+        ]
 
     def _think(self, x: Tensor) -> Tensor:
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return x + self.mlp_ends.leave(self.dropout(self.mlp(self.mlp_norm(self.mlp_ends.enter(x)))))

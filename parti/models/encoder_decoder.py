@@ -2,7 +2,8 @@
 
 Pre-LN blocks with ReLU feed-forwards and biases, learned positions on both sides, an extra LayerNorm at both
 outputs, an untied output head in fp32. The decoder reads a start token and then the codes, each one position late.
-Departure from the paper: the decoder's self-attention is full causal attention, not its convolution-shaped mask.
+The decoder's self-attention is full and causal by default; `attention: convolution` is the paper's convolution-shaped
+mask, whose kernel and borders it does not print (SPEC D.3 and C.2 say what is taken).
 
 Legend: B batch, T text positions, N image codes, V image vocabulary, D width.
 """
@@ -15,9 +16,17 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from parti.layers.attention import CrossAttention, KeyValueCache, SelfAttention
+from parti.layers.attention import CrossAttention, SelfAttention
 from parti.layers.feed_forward import feed_forward
-from parti.models.generator import Generator, Logits, Memory
+from parti.layers.kv_cache import KeyValueCache
+from parti.layers.lookup import row_at
+from parti.layers.norms import norm
+from parti.layers.options import TransformerOptions
+from parti.layers.rotary import RotaryPositions
+from parti.layers.shared_text import SharedText
+from parti.layers.sparse_attention import SparsePattern
+from parti.layers.sparse_masks import MaskKind
+from parti.models.generator import DecodingState, Generator, Logits, Memory
 from parti.models.token_space import TokenSpace
 from parti.text.encoders import (
     PretrainedTextEncoder,
@@ -47,13 +56,22 @@ class EncoderDecoderConfig(Config):
     """Attention heads; Parti keeps width / heads at 64."""
     mlp_width: int = Field(4096, gt=0)
     """Hidden width of each feed-forward."""
+    attention: Literal["full", "convolution"] = "full"
+    """Which codes a code reads. full: all before it; convolution: a kernel around it, as in the paper."""
+    kernel: int = Field(11, gt=0)
+    """With attention=convolution: odd side of the kernel, in codes."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout on every residual branch."""
+    options: TransformerOptions = TransformerOptions()
+    """What later transformers do otherwise; off."""
 
     @model_validator(mode="after")
-    def _check_heads(self) -> "EncoderDecoderConfig":
+    def _check_sizes(self) -> "EncoderDecoderConfig":
         if self.width % self.heads:
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads; choose a multiple")
+        self.options.check_heads(self.width, self.heads)
+        if self.kernel % 2 == 0:
+            raise ValueError(f"a kernel is centred on its state, so odd; received {self.kernel}, use {self.kernel + 1}")
         return self
 
 
@@ -73,24 +91,28 @@ class EncoderDecoder(Generator):
         if isinstance(self.text_encoder, PretrainedTextEncoder):
             config = config.model_copy(update={"text_encoder": self.text_encoder.config})
         self.config = config
+        self.layer_kinds: list[MaskKind] = [config.attention] * config.decoder_depth
+        self.kernel = config.kernel
         # One row more than there are codes: the last is the start token, which the head never emits.
         self.image_embedding = nn.Embedding(tokens.image_vocab_size + 1, width)
         self.image_positions = nn.Parameter(torch.empty(tokens.image_length, width))
+        rotary = RotaryPositions(tokens.image_grid, width // config.heads) if config.options.rotary else None
         self.decoder: Sequence[DecoderBlock] = cast(
-            Sequence[DecoderBlock], nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_depth))
+            Sequence[DecoderBlock], nn.ModuleList(DecoderBlock(config, rotary) for _ in range(config.decoder_depth))
         )
-        self.decoder_norm = nn.LayerNorm(width)
+        self.decoder_norm = norm(width, config.options.norm)
         self.head = nn.Linear(width, tokens.image_vocab_size)
         self.dropout = nn.Dropout(config.dropout)
         self._init_weights()
 
     def forward(self, text_ids: Int64[Tensor, "B T"], codes: Int64[Tensor, "B N"]) -> Logits:
         memory = self.encode_text(text_ids)
-        start = torch.full_like(codes[:, :1], self.tokens.image_vocab_size)
+        start = torch.full_like(codes[:, :1], self.start_code)
         x = self.image_embedding(torch.cat([start, codes[:, :-1]], dim=1)) + self.image_positions[: codes.shape[1]]
         x = self.dropout(x)
+        pattern = SparsePattern(self.config.attention, self.tokens.image_grid, self.kernel)
         for block, (keys, values) in zip(self.decoder, memory.layers, strict=True):
-            x = block(x, keys, values, memory.mask)
+            x = block(x, keys, values, memory.mask, pattern)
         return Logits(self._logits(x))
 
     def encode_text(self, text_ids: Int64[Tensor, "B T"]) -> Memory:
@@ -103,22 +125,19 @@ class EncoderDecoder(Generator):
         x = self.text_encoder(text_ids, mask)
         return Memory([block.cross_attention.project_memory(x) for block in self.decoder], mask)
 
-    def new_caches(self, batch: int) -> list[KeyValueCache]:
-        return [block.self_attention.new_cache(batch, self.tokens.image_length) for block in self.decoder]
+    def step(self, previous: Int64[Tensor, "B"], position: int | Tensor, state: DecodingState) -> Float[Tensor, "B V"]:
+        x = self.image_embedding(previous) + row_at(self.image_positions, position)
+        for block, cache, texts in zip(self.decoder, state.caches, state.texts, strict=True):
+            x = block.step(x, cache, texts, position)
+        return self._logits(x)
 
-    def step(
-        self, previous: Int64[Tensor, "B"] | None, position: int, memory: Memory, caches: list[KeyValueCache]
-    ) -> Float[Tensor, "B V"]:
-        if previous is None:
-            previous = torch.full(
-                (len(memory.mask),), self.tokens.image_vocab_size, dtype=torch.int64, device=memory.mask.device
-            )
-        x = (self.image_embedding(previous) + self.image_positions[position])[:, None]
-        for block, cache, (keys, values) in zip(self.decoder, caches, memory.layers, strict=True):
-            x = block.step(x, keys, values, memory.mask, cache, position)
-        return self._logits(x)[:, 0]
+    def stepped_layers(self) -> list[nn.Module]:
+        return list(self.decoder)
 
-    def _logits(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N V"]:
+    def image_head_layer(self) -> nn.Linear:
+        return self.head
+
+    def _logits(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         # fp32: small differences between thousands of logits decide what is sampled.
         with torch.autocast(x.device.type, enabled=False):
             return self.head(self.decoder_norm(x.float()))
@@ -143,37 +162,35 @@ class EncoderDecoder(Generator):
 class DecoderBlock(nn.Module):
     """Pre-LN causal self-attention, cross-attention to the text, then the feed-forward."""
 
-    def __init__(self, config: EncoderDecoderConfig) -> None:
+    def __init__(self, config: EncoderDecoderConfig, rotary: RotaryPositions | None) -> None:
         super().__init__()
-        self.self_attention_norm = nn.LayerNorm(config.width)
-        self.self_attention = SelfAttention(config.width, config.heads)
-        self.cross_attention_norm = nn.LayerNorm(config.width)
-        self.cross_attention = CrossAttention(config.width, config.heads)
-        self.mlp_norm = nn.LayerNorm(config.width)
-        self.mlp = feed_forward(config.width, config.mlp_width)
+        width, options = config.width, config.options
+        self.self_attention_norm = norm(width, options.norm)
+        self.self_attention = SelfAttention(width, config.heads, options.qk_norm, rotary)
+        self.cross_attention_norm = norm(width, options.norm)
+        self.cross_attention = CrossAttention(width, config.heads, options.qk_norm)
+        self.mlp_norm = norm(width, options.norm)
+        self.mlp = feed_forward(width, config.mlp_width, options.feed_forward or "relu")
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "B N D"], keys: Tensor, values: Tensor, mask: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, "B N D"]:
-        x = x + self.dropout(self.self_attention(self.self_attention_norm(x), causal=True))
-        return self._read_text_and_think(x, keys, values, mask)
-
-    def step(
         self,
-        x: Float[Tensor, "B 1 D"],
+        x: Float[Tensor, "B N D"],
         keys: Tensor,
         values: Tensor,
         mask: Bool[Tensor, "B T"],
-        cache: KeyValueCache,
-        position: int,
-    ) -> Float[Tensor, "B 1 D"]:
-        x = x + self.dropout(self.self_attention.step(self.self_attention_norm(x), cache, position))
-        return self._read_text_and_think(x, keys, values, mask)
-
-    def _read_text_and_think(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        pattern: SparsePattern,
+    ) -> Float[Tensor, "B N D"]:
+        x = x + self.dropout(self.self_attention.read_back(self.self_attention_norm(x), pattern))
         x = x + self.dropout(self.cross_attention(self.cross_attention_norm(x), keys, values, mask))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+    def step(
+        self, x: Float[Tensor, "B D"], cache: KeyValueCache, texts: Sequence[SharedText], position: int | Tensor
+    ) -> Float[Tensor, "B D"]:
+        x = x + self.self_attention.step(self.self_attention_norm(x), cache, position)
+        x = x + self.cross_attention.step(self.cross_attention_norm(x), texts)
+        return x + self.mlp(self.mlp_norm(x))
 
 
 def _build_text_encoder(config: EncoderDecoderConfig, tokens: TokenSpace) -> TextEncoder:
@@ -188,4 +205,5 @@ def _build_text_encoder(config: EncoderDecoderConfig, tokens: TokenSpace) -> Tex
         config.heads,
         config.mlp_width,
         config.dropout,
+        config.options,
     )

@@ -4,13 +4,17 @@ Legend: B batch, T text positions, N image codes, V image vocabulary, W text voc
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from parti.layers.attention import KeyValueCache
+from parti.layers.gradient_scales import Branch
+from parti.layers.kv_cache import CacheLayout, KeyValueCache, additive
+from parti.layers.shared_text import SharedText
+from parti.layers.sparse_masks import MaskKind
 from parti.models.token_space import TokenSpace
 from vqgan.config import Config
 
@@ -30,8 +34,28 @@ class Memory(NamedTuple):
     mask: Bool[Tensor, "B T"]
 
     def rows(self, index: Int64[Tensor, "R"]) -> "Memory":
-        """The text sides of these rows, in this order: a prompt that several pictures share is read once."""
+        """The text sides of these rows, in this order."""
         return Memory([(keys[index], values[index]) for keys, values in self.layers], self.mask[index])
+
+    def trimmed(self) -> "Memory":
+        """Without the positions at the end that count in no row."""
+        length = int(self.mask.any(0).nonzero().max()) + 1
+        layers = [(keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers]
+        return Memory(layers, self.mask[:, :length])
+
+
+class Prompts(NamedTuple):
+    """Texts of which each is drawn `pictures` times, in rows that stand next to each other."""
+
+    memory: Memory
+    pictures: int = 1
+
+
+class DecodingState(NamedTuple):
+    """What the steps of drawing carry from one to the next: every layer's cache, and the text as it reads it."""
+
+    caches: list[KeyValueCache]
+    texts: list[list[SharedText]]
 
 
 class Generator(nn.Module, ABC):
@@ -39,6 +63,10 @@ class Generator(nn.Module, ABC):
 
     config: Config
     tokens: TokenSpace
+    layer_kinds: list[MaskKind]
+    """Which image states the image states of each layer read."""
+    kernel: int
+    """Odd side of convolutional masks, in codes."""
 
     @abstractmethod
     def forward(self, text_ids: Int64[Tensor, "B T"], codes: Int64[Tensor, "B N"]) -> Logits:
@@ -49,14 +77,43 @@ class Generator(nn.Module, ABC):
         """Read the text once. Raises ValueError for another number of text positions than the model was built for."""
 
     @abstractmethod
-    def new_caches(self, batch: int) -> list[KeyValueCache]:
-        """One empty cache a layer for the codes of `batch` pictures."""
+    def step(self, previous: Int64[Tensor, "B"], position: int | Tensor, state: DecodingState) -> Float[Tensor, "B V"]:
+        """Logits (fp32) of the code at `position`, given the code before it (`start_code` at position 0) and what the
+        steps before left in `state`. As a tensor () `position` makes every step one of the same shapes. No dropout."""
 
     @abstractmethod
-    def step(
-        self, previous: Int64[Tensor, "B"] | None, position: int, memory: Memory, caches: list[KeyValueCache]
-    ) -> Float[Tensor, "B V"]:
-        """Logits (fp32) of the code at `position`, given the code before it (None at position 0) and the caches."""
+    def stepped_layers(self) -> list[nn.Module]:
+        """The modules whose weights each step reads, but for the head."""
+
+    @abstractmethod
+    def image_head_layer(self) -> nn.Linear:
+        """The layer that gives the logits of codes."""
+
+    def branches(self) -> list[Branch]:
+        """Residual branches whose gradients can be scaled one by one, for training in fp16; none where it cannot."""
+        return []
+
+    def start(self, prompts: Sequence[Prompts]) -> DecodingState:
+        """Empty caches, and the texts laid out for the steps of drawing; the rows of `prompts` follow each other."""
+        batch = sum(len(prompt.memory.mask) * prompt.pictures for prompt in prompts)
+        like = prompts[0].memory.layers[0][0]
+        layouts = {
+            kind: CacheLayout(kind, self.tokens.image_grid, self.kernel, like.device) for kind in set(self.layer_kinds)
+        }
+        caches = [KeyValueCache(layouts[kind], batch, like.shape[1], like) for kind in self.layer_kinds]
+        texts: list[list[SharedText]] = [[] for _ in self.layer_kinds]
+        for memory, pictures in prompts:
+            memory = memory.trimmed()
+            # Where all of it counts nothing is added: the kernels without a mask are faster.
+            bias = None if memory.mask.all() else additive(memory.mask)[:, None, None].to(like.dtype)
+            for layer, (keys, values) in zip(texts, memory.layers, strict=True):
+                layer.append(SharedText(keys.contiguous(), values.contiguous(), bias, pictures))
+        return DecodingState(caches, texts)
+
+    @property
+    def start_code(self) -> int:
+        """What stands before the first code; no head gives it."""
+        return self.tokens.image_vocab_size
 
     @property
     def device(self) -> torch.device:

@@ -1,7 +1,11 @@
-"""From logits to a distribution: guidance, temperature, top-k, top-p, in this order. Pure functions, fp32."""
+"""From logits to a distribution: guidance, temperature, top-k, top-p, in this order. Pure functions, fp32.
 
+On a CPU NumPy finds and orders values: with vector instructions, and without telling where each came from, it is up
+to forty times as fast as torch (docs/log.md, 2026-11-21).
+"""
+
+import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -13,8 +17,12 @@ def guide(conditional: Float[Tensor, "B V"], unconditional: Float[Tensor, "B V"]
 
 def keep_top_k(logits: Float[Tensor, "B V"], k: int) -> Float[Tensor, "B V"]:
     """Set all but the k largest logits to -inf; ties with the k-th stay."""
-    threshold = logits.topk(min(k, logits.shape[-1])).values[:, -1:]
-    return logits.masked_fill(logits < threshold, float("-inf"))
+    k = min(k, logits.shape[-1])
+    if logits.device.type == "cpu":
+        threshold = torch.from_numpy(np.partition(logits.numpy(force=True), -k)[:, -k])
+    else:
+        threshold = logits.topk(k).values[:, -1]
+    return logits.masked_fill(logits < threshold[:, None], float("-inf"))
 
 
 def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
@@ -24,10 +32,15 @@ def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
     """
     if p >= 1:
         return logits  # a rounded sum can reach 1 before the last code
-    ordered, order = logits.sort(descending=True, stable=True)
+    ordered = _descending(logits)
     cumulative = ordered.softmax(-1).cumsum(-1)
-    before = F.pad(cumulative[:, :-1], (1, 0))  # mass of the codes that are more likely
-    drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)
+    count = 1 + (cumulative[:, :-1] < p).sum(-1, keepdim=True)
+    least = ordered.gather(-1, count - 1)
+    drop = logits < least
+    surplus = logits.shape[-1] - drop.sum(-1, keepdim=True) - count  # of those that tie with the least
+    if logits.device.type != "cpu" or surplus.any():  # ties are rare, but asking a GPU would wait for it
+        tied = logits == least
+        drop |= tied & (tied.cumsum(-1) > tied.sum(-1, keepdim=True) - surplus)
     return logits.masked_fill(drop, float("-inf"))
 
 
@@ -40,3 +53,10 @@ def draw(logits: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int64[Ten
     # Scaled by the total, which rounding leaves a little off 1: never an index past the end.
     target = uniform.double()[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _descending(logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+    """Each row's values, largest first."""
+    if logits.device.type == "cpu":
+        return torch.from_numpy(np.sort(logits.numpy(force=True))).flip(-1)
+    return logits.sort(descending=True).values

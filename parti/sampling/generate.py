@@ -1,20 +1,30 @@
 """Draw image codes from a stage-2 model, one position after the other, with a key-value cache.
 
-Classifier-free guidance runs both sides as one batch; the unconditional text side is the same for every picture and
-is computed once. A picture is a function of (model, prompt, seed, settings): each has its own random numbers.
+Classifier-free guidance runs both sides as one batch; the unconditional text is the same for every picture and is read
+once, and so is a prompt that several pictures share. A picture is a function of (model, prompt, seed, settings): each
+has its own random numbers.
+
+Codes may be given for some positions, such as the top half of a picture or all but a hole: they are read like drawn
+ones. In raster order a code sees those before it and none after it. So the rest of a picture continues what is above
+and left of it, and fits what is below or right of it by chance alone: seams there are the model's nature, not a fault
+of the settings. A model of masked codes does better at holes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from parti.models.generator import Generator
+from parti.models.generator import Generator, Prompts
+from parti.sampling.cuda_graph import GraphedStep
 from parti.sampling.filters import draw, guide, keep_top_k, keep_top_p
-from vqgan.config import Config, validate
+from parti.sampling.prepared import Precision, prepared
+from vqgan.config import Config, ConfigError, validate
+from vqgan.training.schedule import cosine
 
 
 class SamplingConfig(Config):
@@ -22,17 +32,44 @@ class SamplingConfig(Config):
 
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Classifier-free guidance, at least 0; 1 is off, Parti reports 1.2."""
+    guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """From the first code to the last. constant: the same scale; linear, cosine: it grows from 1 to the scale, so that
+    a picture begins freely and its details follow the prompt."""
     temperature: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Divides the logits, at least 0; 1 is off, 0 takes the most likely code."""
     top_k: int = Field(0, ge=0)
     """Draw only from the k most likely codes; 0 is off."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Draw only from the most likely codes that together reach this probability, in (0, 1]; 1 is off."""
+    precision: Precision = "fp32"
+    """Of the weights that each step reads: fp32, bf16 (half the bytes), int8 (a quarter; on x86 CPUs). The fewer, the
+    faster; logits are fp32 in any case."""
 
-    def overridden(self, **given: int | float | None) -> "SamplingConfig":
+    cuda_graph: bool = False
+    """Replay each step as one CUDA graph: for GPUs, where launching a small model's kernels takes longer than they."""
+
+    def overridden(self, **given: int | float | str | None) -> "SamplingConfig":
         """These settings with the given ones in their place; None keeps. Raises ConfigError: unknown, out of range."""
         values = {name: value for name, value in given.items() if value is not None}
         return validate(SamplingConfig, self.model_dump() | values, "sampling settings")
+
+    def guidance_at(self, position: int, length: int) -> float:
+        """The guidance scale of the code at `position` of `length`."""
+        progress = position / max(1, length - 1)
+        match self.guidance_schedule:
+            case "constant":
+                return self.guidance_scale
+            case "linear":
+                return 1 + (self.guidance_scale - 1) * progress
+            case "cosine":
+                return cosine(1.0, self.guidance_scale, progress)
+
+
+class GivenCodes(NamedTuple):
+    """Codes that are not to be drawn: those where `kept` is true."""
+
+    codes: Int64[Tensor, "B N"]
+    kept: Bool[Tensor, "B N"]
 
 
 @torch.no_grad()
@@ -42,43 +79,57 @@ def generate_codes(
     null_ids: Int64[Tensor, "T"],
     seeds: Sequence[int],
     settings: SamplingConfig = SamplingConfig(),  # noqa: B008 - frozen
-    on_position: Callable[[int], None] | None = None,
+    *,
+    given: GivenCodes | None = None,
+    on_codes: Callable[[Int64[Tensor, "B n"]], None] | None = None,
 ) -> Int64[Tensor, "B N"]:
     """Codes of one picture per row of `text_ids`, row b drawn with `seeds[b]`.
 
-    `null_ids` is the empty caption of the unconditional side. `on_position` is called after each code with the
-    number of codes done. Raises ValueError when seeds and rows differ in number.
+    `null_ids` is the empty caption of the unconditional side. `on_codes` is called after each position with the codes
+    so far. Raises ValueError when seeds or given codes do not fit the rows, ConfigError for a precision or CUDA graphs
+    that this device does not have.
     """
-    batch, device = len(text_ids), text_ids.device
+    batch, length, device = len(text_ids), model.tokens.image_length, text_ids.device
     if len(seeds) != batch:
         raise ValueError(f"one seed a picture: received {len(seeds)} seeds for {batch} pictures")
+    if given is not None and not given.codes.shape == given.kept.shape == (batch, length):
+        raise ValueError(
+            f"given codes are {batch} x {length} with as many marks, received codes {tuple(given.codes.shape)} and "
+            f"marks {tuple(given.kept.shape)}"
+        )
+    if settings.cuda_graph and device.type != "cuda":
+        raise ConfigError(f"cuda_graph is for CUDA devices, this is {device.type}; leave it out")
     guided = settings.guidance_scale != 1.0
     with _evaluating(model):
-        # A prompt of several pictures is read once, and so is the empty one of the unconditional side.
-        asked = torch.cat([text_ids, null_ids[None].to(device)]) if guided else text_ids
-        distinct, row = torch.unique(asked, dim=0, return_inverse=True)
-        rows = torch.cat([row[:batch], row[-1:].expand(batch)]) if guided else row
-        memory = model.encode_text(distinct).rows(rows)
-        caches = model.new_caches(2 * batch if guided else batch)
-        length = model.tokens.image_length
-        uniforms = torch.stack([_uniforms(seed, length) for seed in seeds]).to(device)
+        fast = prepared(model, settings.precision)
+        prompts, order = _by_prompt(fast, text_ids)
+        if guided:
+            prompts.append(Prompts(fast.encode_text(null_ids[None].to(device)), batch))
+        state = fast.start(prompts)
+        step = GraphedStep(fast, state, 2 * batch if guided else batch) if settings.cuda_graph else None
+        back = order.argsort()
+        uniforms = torch.stack([_uniforms(seed, length) for seed in seeds]).to(device)[order]
+        taken = None if given is None else GivenCodes(given.codes.to(device)[order], given.kept.to(device)[order])
 
         codes = torch.empty(batch, length, dtype=torch.int64, device=device)
-        previous = None
+        previous = torch.full((batch,), model.start_code, device=device)
         for position in range(length):
-            logits = model.step(previous, position, memory, caches)
+            rows = previous.repeat(2) if guided else previous
+            logits = fast.step(rows, position, state) if step is None else step(rows, position)
             if guided:
                 conditional, unconditional = logits.chunk(2)
-                logits = guide(conditional, unconditional, settings.guidance_scale)
-            codes[:, position] = choose(logits, uniforms[:, position], settings)
-            previous = codes[:, position].repeat(2) if guided else codes[:, position]
-            if on_position is not None:
-                on_position(position + 1)
-        return codes
+                logits = guide(conditional, unconditional, settings.guidance_at(position, length))
+            previous = choose(logits, uniforms[:, position], settings)
+            if taken is not None:
+                previous = torch.where(taken.kept[:, position], taken.codes[:, position], previous)
+            codes[:, position] = previous
+            if on_codes is not None:
+                on_codes(codes[back, : position + 1])
+        return codes[back]
 
 
-def choose(logits: Tensor, uniform: Tensor, settings: SamplingConfig) -> Int64[Tensor, "B"]:
-    """One code a row from guided logits (B, V), by temperature, top-k and top-p, with one uniform number a row."""
+def choose(logits: Float[Tensor, "B V"], uniform: Float[Tensor, "B"], settings: SamplingConfig) -> Int64[Tensor, "B"]:
+    """One code a row from guided logits, by temperature, top-k and top-p, with one uniform number a row."""
     if settings.temperature == 0:
         return logits.argmax(-1)
     logits = logits / settings.temperature
@@ -87,6 +138,19 @@ def choose(logits: Tensor, uniform: Tensor, settings: SamplingConfig) -> Int64[T
     if settings.top_p < 1:
         logits = keep_top_p(logits, settings.top_p)
     return draw(logits, uniform)
+
+
+def _by_prompt(model: Generator, text_ids: Int64[Tensor, "B T"]) -> tuple[list[Prompts], Int64[Tensor, "B"]]:
+    """The distinct texts, each read once, and the order in which rows stand with their text.
+
+    Where all are drawn equally often their keys and values are shared, else each row has its own.
+    """
+    distinct, text, pictures = torch.unique(text_ids, dim=0, return_inverse=True, return_counts=True)
+    memory = model.encode_text(distinct)
+    order = text.argsort(stable=True)
+    if (pictures == pictures[0]).all():
+        return [Prompts(memory, int(pictures[0]))], order
+    return [Prompts(memory.rows(text[order]))], order
 
 
 @contextmanager

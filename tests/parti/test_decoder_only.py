@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from stepping import stepped
 from tiny import TOKENS, codes, text_ids
 from torch import Tensor, nn
 
@@ -45,16 +46,6 @@ def with_masks(model: DecoderOnly, kind: MaskKind) -> DecoderOnly:
 
 def image_codes(model: DecoderOnly, batch: int) -> Tensor:
     return codes(batch)[:, : model.tokens.image_length]
-
-
-def stepped(model: DecoderOnly, text: Tensor, image: Tensor) -> Tensor:
-    """Logits of every position (B, N, V), one cached step after the other; a slot that was never written is NaN."""
-    memory, caches = model.encode_text(text), model.new_caches(len(text))
-    for cache in caches:
-        cache.keys.fill_(math.nan)
-        cache.values.fill_(math.nan)
-    logits = [model.step(image[:, p - 1] if p else None, p, memory, caches) for p in range(image.shape[1])]
-    return torch.stack(logits, dim=1)
 
 
 def losses(model: DecoderOnly, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

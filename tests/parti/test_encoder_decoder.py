@@ -5,20 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from stepping import stepped
 from tiny import GENERATOR, TOKENS, codes, text_ids, tiny_generator
-from torch import Tensor
 
 from parti.models import EncoderDecoder, EncoderDecoderConfig, TokenSpace
 from vqgan.training.optimisation import hidden_matrices
 
 NULL_IDS = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0])
-
-
-def stepped(model: EncoderDecoder, text: Tensor, image: Tensor) -> Tensor:
-    """Logits of every position (B, N, V), one cached step after the other."""
-    memory, caches = model.encode_text(text), model.new_caches(len(text))
-    logits = [model.step(image[:, p - 1] if p else None, p, memory, caches) for p in range(image.shape[1])]
-    return torch.stack(logits, dim=1)
 
 
 def test_logits_are_fp32_of_every_code_also_under_autocast() -> None:

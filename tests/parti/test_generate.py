@@ -116,11 +116,11 @@ def test_dropout_is_off_while_drawing_and_the_mode_is_restored(training: bool) -
     assert torch.equal(generate_codes(model, text, NULL_IDS, [0, 1]), first)
     assert model.training is training
 
-    def fail(_done: int) -> None:
+    def fail(_codes: Tensor) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate_codes(model, text, NULL_IDS, [0, 1], on_position=fail)
+        generate_codes(model, text, NULL_IDS, [0, 1], on_codes=fail)
     assert model.training is training
 
 
@@ -128,10 +128,13 @@ def test_nothing_is_kept_for_gradients() -> None:
     assert not generate_codes(tiny_generator(), text_ids(1), NULL_IDS, [0]).requires_grad
 
 
-def test_on_position_counts_the_codes() -> None:
-    done: list[int] = []
-    generate_codes(tiny_generator(), text_ids(2), NULL_IDS, [0, 1], on_position=done.append)
-    assert done == list(range(1, 17))
+def test_on_codes_shows_the_codes_so_far_in_the_order_asked_for() -> None:
+    shown: list[Tensor] = []
+    text = text_ids(4)[[0, 1, 0, 2]]  # the second picture of the first text is drawn next to the first
+    codes = generate_codes(tiny_generator(), text, NULL_IDS, [0, 1, 2, 3], on_codes=shown.append)
+    assert len(shown) == 16
+    for done, so_far in enumerate(shown, 1):
+        assert torch.equal(so_far, codes[:, :done])
 
 
 def test_as_many_seeds_as_pictures() -> None:

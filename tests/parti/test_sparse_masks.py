@@ -1,4 +1,4 @@
-"""DALL-E's masks: against brute force by their definitions on the grid, the paper's counts, and their index form."""
+"""DALL-E's masks: against brute force by their definitions on the grid, the paper's counts."""
 
 from collections import Counter
 
@@ -12,7 +12,6 @@ from parti.layers.sparse_masks import (
     distances_back,
     image_mask,
     text_image_mask,
-    visible_states,
 )
 
 KINDS: list[MaskKind] = ["row", "column", "convolution", "full"]
@@ -53,19 +52,9 @@ def test_masks_are_those_of_the_definitions(kind: MaskKind, grid: tuple[int, int
         assert mask.diagonal().all()
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_index_form_names_the_states_of_the_mask(kind: MaskKind, grid: tuple[int, int]) -> None:
-    mask = image_mask(kind, grid, kernel=5)
-    states = torch.arange(len(mask))
-    for state in range(len(mask)):
-        assert torch.equal(states[visible_states(kind, grid, 5, state)], mask[state].nonzero()[:, 0]), state
-
-
 @pytest.mark.parametrize(("kind", "most"), [("row", 33), ("column", 32), ("convolution", 61), ("full", 1024)])
 def test_as_many_visible_states_as_in_the_paper(kind: MaskKind, most: int) -> None:
     assert image_mask(kind, *PAPER).sum(1).max() == most
-    assert max(len(torch.arange(1024)[visible_states(kind, *PAPER, state)]) for state in range(1024)) == most
 
 
 def test_the_convolution_reaches_165_states_back() -> None:

@@ -16,7 +16,7 @@ from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig, generate_codes
 from parti.tasks import NextTokenTask, NextTokenTaskConfig
 from parti.tokenize import PairTokenizer, dropped_captions, token_space
-from vqgan.config import describe_fields
+from vqgan.config import ConfigError, describe_fields
 from vqgan.data.batch import Batch
 from vqgan.metrics.judge import Judge
 from vqgan.training.distributed import build_accelerator
@@ -223,3 +223,31 @@ def test_a_model_that_learns_the_text_too_weighs_both_losses(share: float) -> No
     assert figures["loss_text"].item() == pytest.approx(math.log(text.vocab_size), rel=1e-5)
     assert seen[0] == pytest.approx(share * figures["loss_text"].item() + (1 - share) * figures["loss"].item())
     assert task.evaluate(iter([batch]))["nats_per_code"] > 0
+
+
+def decoder_only_task(precision: str) -> NextTokenTask:
+    text, image = tiny_text_tokenizer(), tiny_image_tokenizer()
+    torch.manual_seed(0)
+    model = DecoderOnly(DecoderOnlyConfig(depth=2, width=32, heads=2, mlp_width=64, kernel=3), token_space(text, image))
+    optimiser = OptimiserConfig(learning_rate=3e-3, schedule=ScheduleConfig(shape="constant"))
+    config = FP32.model_copy(update={"precision": precision, "optimiser": optimiser})
+    return NextTokenTask(config, model, PairTokenizer(text, image), build_accelerator(), 30, 0)
+
+
+def test_fp16_with_a_gradient_scale_for_each_branch_learns_as_fp32_does() -> None:
+    losses = {}
+    for precision in ("fp32", "fp16"):
+        task = decoder_only_task(precision)
+        figures = [task.train_step([pairs(8)], step) for step in range(30)]
+        losses[precision] = figures[-1]["loss"].item()
+        assert ("branches_left_out" in figures[-1]) is (precision == "fp16")
+        assert ("gradient_scales" in task.stateful()) is (precision == "fp16")
+    assert figures[-1]["branches_left_out"] == 0
+    assert figures[-1]["least_gradient_scale"] == pytest.approx(2**13 * 2 ** (30 / 1000), rel=1e-4)
+    assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.02)
+    assert losses["fp32"] < 2.5  # from ln 32 = 3.47
+
+
+def test_fp16_is_for_models_with_gradient_scales() -> None:
+    with pytest.raises(ConfigError, match=r"fp16 needs a model whose blocks have gradient scales: model\.kind decoder"):
+        task_of(FP32.model_copy(update={"precision": "fp16"}))

@@ -1,0 +1,96 @@
+"""What is given of a picture whose rest is to be drawn: codes, of which a mask on the code grid keeps some.
+
+Codes are drawn in raster order and see only those before them: a kept top half is continued, a kept bottom half is
+copied but not foreseen (see `parti.sampling.generate`).
+
+Legend: N codes on a grid (h, w).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from PIL import Image
+from torch import Tensor
+
+from parti.sampling.generate import GivenCodes
+from vqgan.data.images import decode_image
+from vqgan.data.transforms import ImageTransform, TransformConfig, to_pil
+from vqgan.image_tokenizer import ImageTokenizer
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A picture, whose largest centred square is taken, and which of its codes stay: true on the grid (h, w).
+
+    What stays are codes: there the result shows the image tokenizer's reconstruction, not the picture's own pixels.
+    """
+
+    image: Image.Image
+    keep: Bool[Tensor, "h w"]
+
+    @property
+    def share(self) -> float:
+        """Share of the codes that stays."""
+        return self.keep.float().mean().item()
+
+    def given(self, tokenizer: ImageTokenizer, pictures: int, device: torch.device) -> GivenCodes:
+        """The picture's codes and what stays of them, for each of `pictures` rows.
+
+        Raises ValueError where `keep` is not on the tokenizer's grid, or keeps everything or nothing, UnusableSample
+        for a picture without a sensible meaning.
+        """
+        if tuple(self.keep.shape) != tokenizer.grid:
+            raise ValueError(
+                f"keep says whether each code of the grid {tokenizer.grid} stays, received {tuple(self.keep.shape)}; "
+                "parti.completion.keep_top and keep_black make one"
+            )
+        if self.keep.all() or not self.keep.any():
+            what = "everything stays, there is nothing to draw" if self.keep.all() else "nothing stays of the picture"
+            raise ValueError(f"{what}; keep some codes and draw others")
+        transform = ImageTransform(TransformConfig(image_size=tokenizer.image_size))
+        pixels = transform(decode_image(self.image, "the given picture"), None)[None].to(device)
+        return GivenCodes(
+            tokenizer.encode(pixels).expand(pictures, -1), self.keep.flatten().to(device).expand(pictures, -1)
+        )
+
+    def shown(self, tokenizer: ImageTokenizer, device: torch.device) -> Image.Image:
+        """What is given, as its codes show it: grey where the rest is to be drawn. Raises what `given` raises."""
+        picture = tokenizer.decode(self.given(tokenizer, 1, device).codes)
+        rows, columns = (
+            torch.arange(side, device=device) * cells // side
+            for side, cells in zip(picture.shape[-2:], tokenizer.grid, strict=True)
+        )
+        kept = self.keep.to(device)[rows[:, None], columns]
+        return to_pil(torch.where(kept, picture, torch.zeros_like(picture)))[0]
+
+
+def keep_top(grid: tuple[int, int], share: float) -> Bool[Tensor, "h w"]:
+    """The upper `share` of the rows stays, in whole rows of codes: at least one, and not the last.
+
+    Raises ValueError outside (0, 1).
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"the share that stays lies between 0 and 1, received {share}")
+    rows = min(grid[0] - 1, max(1, round(share * grid[0])))
+    return (torch.arange(grid[0]) < rows)[:, None].expand(grid)
+
+
+def keep_black(mask: Image.Image, grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    """Codes all of whose pixels are black in `mask` stay; where it is lighter than half grey anywhere they are drawn.
+
+    The mask's largest centred square is taken, as of the picture; its size need not be the picture's. What is
+    transparent is light.
+    """
+    side = min(mask.size)
+    left, top = (mask.width - side) // 2, (mask.height - side) // 2
+    square = decode_image(mask, "the mask").convert("L").crop((left, top, left + side, top + side))
+    light = np.array(square) >= 128
+    rows, columns = ([_pixels(cell, cells, side) for cell in range(cells)] for cells in grid)
+    return torch.tensor([[not light[row, column].any() for column in columns] for row in rows])
+
+
+def _pixels(cell: int, cells: int, side: int) -> slice:
+    """Of `side` pixels those that one of `cells` equal parts of the side touches."""
+    return slice(cell * side // cells, -(-(cell + 1) * side // cells))
