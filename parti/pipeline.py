@@ -63,8 +63,9 @@ class TextToImageOutput:
         return [drawn.image for drawn in self.drawn]
 
 
-OnRows = Callable[[list[Drawn], int], None]
-"""Gets a batch's pictures as far as they are drawn, and how many rows of codes that is."""
+OnRows = Callable[[Callable[[], list[Drawn]], int], None]
+"""Gets what decodes a batch's pictures as far as they are drawn, which takes time, and how many rows of codes that
+is."""
 
 
 class TextToImage:
@@ -94,6 +95,7 @@ class TextToImage:
         top_k: int | None = None,
         top_p: float | None = None,
         precision: str | None = None,
+        cuda_graph: bool | None = None,
         image: Image.Image | None = None,
         keep: Bool[Tensor, "h w"] | None = None,
         on_rows: OnRows | None = None,
@@ -105,7 +107,7 @@ class TextToImage:
         A setting that is None is the one in `self.sampling`; what switches it off is a value (guidance_scale 1,
         temperature 1, top_k 0, top_p 1). A picture depends on prompt, seed and settings alone, not on what else is
         drawn. With `image` and `keep`, a mask on the code grid, the codes of `image` stay where `keep` is true.
-        `on_rows` gets each batch's pictures whenever a row of codes is complete.
+        `on_rows` may look at each batch's pictures whenever a row of codes is complete.
         Raises ConfigError for settings out of range, ValueError for a blank prompt, no picture, or a `keep` that does
         not fit.
         """
@@ -116,6 +118,7 @@ class TextToImage:
             top_k=top_k,
             top_p=top_p,
             precision=precision,
+            cuda_graph=cuda_graph,
         )
         if (image is None) != (keep is None):
             raise ValueError("image and keep go together: a picture, and which of its codes stay")
@@ -205,8 +208,11 @@ class TextToImage:
         bar.update(len(wanted))
         done, unfinished = divmod(codes.shape[1], self.image_tokenizer.grid[1])
         if on_rows is not None and not unfinished:
-            pictures = to_pil(self.decode_begun(codes))
-            on_rows([Drawn(image, *pair) for image, pair in zip(pictures, wanted, strict=True)], done)
+            on_rows(partial(self._begun, wanted, codes), done)
+
+    def _begun(self, wanted: Sequence[tuple[str, int]], codes: Int64[Tensor, "B n"]) -> list[Drawn]:
+        pictures = to_pil(self.decode_begun(codes))
+        return [Drawn(image, *pair) for image, pair in zip(pictures, wanted, strict=True)]
 
     def to(self, device: str | torch.device) -> "TextToImage":
         """Move both networks."""

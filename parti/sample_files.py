@@ -10,9 +10,8 @@ the last call alone.
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from parti.completion import Completion, keep_black, keep_top
 from parti.pipeline import Drawn, OnRows, TextToImage, recommended_sampling
-from parti.reranking.rerank import best_of, candidate_seeds
+from parti.reranking.rerank import draw_best
 from parti.reranking.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
 from parti.upsampling.upsampler import Upsampler
@@ -37,8 +36,9 @@ from vqgan.devices import usable_device
 _GRID_COLUMNS = 8
 _GRID_PICTURES = 256
 """More would be a sheet that no viewer opens; the first ones are shown."""
-_PAUSE = 0.5
-"""Seconds between two sheets of unfinished pictures: what is written is not drawn in the meantime."""
+_PAUSE, _REST = 0.5, 4
+"""Between two sheets of unfinished pictures: least seconds, and times as long as one takes, so that watching does not
+hold up drawing much."""
 
 
 class SampleConfig(Config):
@@ -207,21 +207,13 @@ def _pictures(
     """Each picture; with a reranker the best candidate, which has a score and a seed of its own."""
     # Candidate j of picture i has seed + i * rerank + j.
     wanted = [(prompt, config.seed + i * config.rerank) for prompt in config.prompts for i in range(config.n)]
-    candidates = model.stream(
-        candidate_seeds(wanted, config.rerank),
-        config.sampling,
-        completion=completion,
-        on_rows=on_rows,
-        batch_size=config.batch_size,
-        progress=progress,
-    )
-    while group := list(islice(candidates, config.rerank)):
-        if scorer is None:
-            yield group[0], None
-        else:
-            scores = scorer.score_pictures([one.image for one in group], [one.prompt for one in group])
-            best = int(best_of(scores, len(group)))
-            yield group[best], scores[best].item()
+    options: dict[str, Any] = {"completion": completion, "on_rows": on_rows, "batch_size": config.batch_size}
+    if scorer is None:
+        for drawn in model.stream(wanted, config.sampling, progress=progress, **options):
+            yield drawn, None
+        return
+    for kept in draw_best(model, scorer, wanted, config.rerank, config.sampling, progress=progress, **options):
+        yield kept.drawn, kept.score
 
 
 def _sheet(shown: Sequence[tuple[Image.Image, str]], n: int, given: tuple[Image.Image, str] | None) -> Image.Image:
@@ -245,14 +237,16 @@ def _watching(folder: Path, wanted: bool) -> Iterator[OnRows | None]:
     path, partial = folder / "unfinished.png", folder / ".unfinished.png"
     due = 0.0
 
-    def show(drawn: list[Drawn], _rows: int) -> None:
+    def show(begun: Callable[[], list[Drawn]], _rows: int) -> None:
         nonlocal due
-        if time.monotonic() >= due:
-            drawn = drawn[:_GRID_PICTURES]
+        started = time.monotonic()
+        if started >= due:
+            drawn = begun()[:_GRID_PICTURES]
             sheet = contact_sheet([one.image for one in drawn], [one.prompt for one in drawn], columns=_GRID_COLUMNS)
             sheet.save(partial, compress_level=1)
             partial.replace(path)
-            due = time.monotonic() + _PAUSE
+            now = time.monotonic()
+            due = now + max(_PAUSE, _REST * (now - started))
 
     try:
         yield show

@@ -5,6 +5,7 @@ python tools/sample.py --model runs/parti-shapes --prompt "a small red circle ab
 Writes OUT/0000-00.png (number of the prompt, number of the sample), OUT/grid.png with captions, and OUT/samples.json
 (file, prompt, seed and settings of each). A picture depends on model, prompt, seed and settings alone, and on the
 upsampler where one is given. With --rerank K it is the best of K by --reranker, and the seed is the one that won.
+With --image FILE and --keep-top SHARE or --mask FILE pictures are completed; OUT/given.png shows what is given.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from parti.sampling.generate import SamplingConfig
 from vqgan.command_line import USER_ERRORS, print_error, print_out
 from vqgan.config import ConfigError, dump_config
 
-SAMPLING = {"guidance_scale": float, "temperature": float, "top_k": int, "top_p": float}
+RECOMMENDED = "as the model recommends"
 
 
 def main(argv: list[str]) -> int:
@@ -63,12 +64,23 @@ def build_parser() -> Parser:
     parser.add_argument("--prompts-file", metavar="FILE", help="More prompts: one a line, blank lines are skipped")
     add("n", int, "COUNT")
     add("seed", int, "NUMBER")
-    for name, kind in SAMPLING.items():
-        add(name, kind, name[-1].upper() if kind is int else "NUMBER", SamplingConfig, "as the model recommends")
+    add("guidance_scale", float, "NUMBER", SamplingConfig, RECOMMENDED)
+    add("guidance_schedule", str, "constant|linear|cosine", SamplingConfig, RECOMMENDED)
+    add("temperature", float, "NUMBER", SamplingConfig, RECOMMENDED)
+    add("top_k", int, "K", SamplingConfig, RECOMMENDED)
+    add("top_p", float, "NUMBER", SamplingConfig, RECOMMENDED)
+    add("precision", str, "fp32|bf16|int8", SamplingConfig, RECOMMENDED)
     add("rerank", int, "COUNT")
     add("reranker", str, "FOLDER", default="none")
+    add("image", str, "FILE", default="none")
+    add("keep_top", float, "SHARE", default="none")
+    add("mask", str, "FILE", default="none")
     add("upsample", str, "FOLDER", default="pictures stay as drawn")
     add("batch_size", int, "COUNT")
+    graph = SamplingConfig.model_fields["cuda_graph"].description
+    parser.add_argument("--cuda-graph", action="store_const", const=True, help=f"{graph} [{RECOMMENDED}]")
+    watch = SampleConfig.model_fields["watch"].description
+    parser.add_argument("--watch", action="store_true", help=f"{watch} [off]")
     add("device", str, "NAME", default="cuda if there is one, else cpu")
     add("out", str, "FOLDER")
     parser.add_argument("--print-config", action="store_true", help="Print the resolved settings as YAML and stop")
@@ -90,7 +102,7 @@ def parse(argv: list[str]) -> dict[str, Any]:
         raise ConfigError(f"unknown option {word}; {hint}")
     options = vars(namespace)
     options["prompts"] = options.pop("prompt")
-    options["sampling"] = {name: options.pop(name) for name in SAMPLING}
+    options["sampling"] = {name: options.pop(name) for name in SamplingConfig.model_fields if name in options}
     return options
 
 

@@ -6,11 +6,11 @@ One legend: B batch, Q queries, K keys, D width, H heads, d head width.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from parti.layers.attend_one import attend_one
 from parti.layers.kv_cache import KeyValueCache
 from parti.layers.norms import HeadNorm
 from parti.layers.rotary import RotaryPositions
@@ -46,10 +46,8 @@ class SelfAttention(nn.Module):
 
     def step(self, x: Float[Tensor, "B D"], cache: KeyValueCache, position: int | Tensor) -> Float[Tensor, "B D"]:
         """The result at `position` alone; what it reads of earlier ones is in the cache."""
-        queries = self._project_step(x, cache, position)[:, :, None]
-        keys, values, bias = cache.read(position)
-        mask = None if bias is None else bias[None, None, None]
-        return self.out(F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).flatten(1))
+        queries = self._project_step(x, cache, position)
+        return self.out(attend_one(queries, *cache.read(position)).flatten(1))
 
     def _project(
         self, x: Float[Tensor, "B Q D"]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from parti.layers.attend_one import scores_of_one
 from parti.layers.attention import SelfAttention
 from parti.layers.kv_cache import KeyValueCache
 from parti.layers.shared_text import SharedText, by_text
@@ -30,12 +31,9 @@ class JointAttention(SelfAttention):
     ) -> Float[Tensor, "B D"]:
         """The image state at `position`, which reads all of its text and what the cache holds for it."""
         queries = self._project_step(x, cache, position)
-        queries = queries * queries.shape[-1] ** -0.5
         keys, values, bias = cache.read(position)
         # Scores of both sides are joined, not keys: with one query that moves d times less memory.
-        of_text = by_text(texts, SharedText.scores, queries)
-        of_image = (queries[:, :, None] @ keys.transpose(-1, -2))[:, :, 0]
-        of_image = of_image if bias is None else of_image + bias
+        of_text, of_image = by_text(texts, SharedText.scores, queries), scores_of_one(queries, keys, bias)
         weights = torch.cat([of_text, of_image], dim=-1).softmax(-1, dtype=torch.float32).to(values.dtype)
         text_weights, image_weights = weights.split([of_text.shape[-1], of_image.shape[-1]], dim=-1)
         read = by_text(texts, SharedText.mix, text_weights) + (image_weights[:, :, None] @ values)[:, :, 0]

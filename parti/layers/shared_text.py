@@ -34,8 +34,12 @@ class SharedText(NamedTuple):
         return rows.unflatten(0, (len(self.keys), self.pictures)).transpose(1, 2)
 
     def scores(self, queries: Float[Tensor, "R H d"]) -> Float[Tensor, "R H T"]:
-        """Of each row with its text's keys."""
-        return (self.group(queries) @ self.keys.transpose(-1, -2)).transpose(1, 2).flatten(0, 1)
+        """Of each row with its text's keys, over the root of d."""
+        return (
+            (self.group(queries * queries.shape[-1] ** -0.5) @ self.keys.transpose(-1, -2))
+            .transpose(1, 2)
+            .flatten(0, 1)
+        )
 
     def mix(self, weights: Float[Tensor, "R H T"]) -> Float[Tensor, "R H d"]:
         """Of its text's values for each row."""
@@ -43,6 +47,8 @@ class SharedText(NamedTuple):
 
     def read(self, queries: Float[Tensor, "R H d"]) -> Float[Tensor, "R H d"]:
         """Attention of each row to its text and nothing else."""
+        if self.keys.shape[2] == 1:  # such as the empty text: all weight is on its one position
+            return self.values[:, None, :, 0].expand(-1, self.pictures, -1, -1).flatten(0, 1)
         read = F.scaled_dot_product_attention(self.group(queries), self.keys, self.values, attn_mask=self.bias)
         return read.transpose(1, 2).flatten(0, 1)
 

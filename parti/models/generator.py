@@ -4,7 +4,7 @@ Legend: B batch, T text positions, N image codes, V image vocabulary, W text voc
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,12 @@ class Memory(NamedTuple):
 
     layers: list[tuple[Tensor, Tensor]]
     mask: Bool[Tensor, "B T"]
+
+    @staticmethod
+    def joined(memories: Sequence["Memory"]) -> "Memory":
+        """One after the other; all have as many text positions."""
+        layers = [(torch.cat(keys), torch.cat(values)) for keys, values in _by_layer(memories)]
+        return Memory(layers, torch.cat([memory.mask for memory in memories]))
 
     def rows(self, index: Int64[Tensor, "R"]) -> "Memory":
         """The text sides of these rows, in this order."""
@@ -95,6 +101,10 @@ class Generator(nn.Module, ABC):
 
     def start(self, prompts: Sequence[Prompts]) -> DecodingState:
         """Empty caches, and the texts laid out for the steps of drawing; the rows of `prompts` follow each other."""
+        prompts = [Prompts(prompt.memory.trimmed(), prompt.pictures) for prompt in prompts]
+        if len({(prompt.pictures, prompt.memory.mask.shape[1]) for prompt in prompts}) == 1:
+            # Sides of one shape are one side: half as many calls.
+            prompts = [Prompts(Memory.joined([prompt.memory for prompt in prompts]), prompts[0].pictures)]
         batch = sum(len(prompt.memory.mask) * prompt.pictures for prompt in prompts)
         like = prompts[0].memory.layers[0][0]
         layouts = {
@@ -103,7 +113,6 @@ class Generator(nn.Module, ABC):
         caches = [KeyValueCache(layouts[kind], batch, like.shape[1], like) for kind in self.layer_kinds]
         texts: list[list[SharedText]] = [[] for _ in self.layer_kinds]
         for memory, pictures in prompts:
-            memory = memory.trimmed()
             # Where all of it counts nothing is added: the kernels without a mask are faster.
             bias = None if memory.mask.all() else additive(memory.mask)[:, None, None].to(like.dtype)
             for layer, (keys, values) in zip(texts, memory.layers, strict=True):
@@ -119,3 +128,10 @@ class Generator(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+
+def _by_layer(memories: Sequence[Memory]) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+    """Of each layer the keys of all memories, and the values."""
+    for layers in zip(*(memory.layers for memory in memories), strict=True):
+        keys, values = zip(*layers, strict=True)
+        yield keys, values

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from parti.pipeline import Drawn, TextToImage
+from parti.completion import Completion
+from parti.pipeline import Drawn, OnRows, TextToImage
 from parti.reranking.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
 
@@ -48,16 +49,21 @@ def draw_best(
     candidates: int,
     settings: SamplingConfig,
     *,
+    completion: Completion | None = None,
+    on_rows: OnRows | None = None,
     batch_size: int = 64,
     progress: bool = False,
 ) -> Iterator[Kept]:
     """The best of `candidates` pictures for each (prompt, seed) pair, in their order; see `candidate_seeds`.
 
+    `completion` and `on_rows`, which gets candidates, are those of `TextToImage.stream`.
     Pictures of one prompt whose seeds are less than `candidates` apart share candidates. Raises what `stream` raises.
     """
     group: list[Drawn] = []
     asked = candidate_seeds(wanted, candidates)
-    for drawn in model.stream(asked, settings, batch_size=batch_size, progress=progress):
+    for drawn in model.stream(
+        asked, settings, completion=completion, on_rows=on_rows, batch_size=batch_size, progress=progress
+    ):
         group.append(drawn)
         if len(group) == candidates:
             scores = scorer.score_pictures([one.image for one in group], [one.prompt for one in group])

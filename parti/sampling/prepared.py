@@ -70,12 +70,15 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = linear.weight.detach().float()
         scale = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        self._weight = (weight / scale[:, None]).round().to(torch.int8)
+        # The product reads inputs by 16, past the end of a row that is no multiple: such a row ends in zeros.
+        self._padding = -weight.shape[1] % 16
+        self._weight = F.pad((weight / scale[:, None]).round().to(torch.int8), (0, self._padding))
         self._scale = scale.bfloat16()
         self._bias = None if linear.bias is None else linear.bias.detach().float()
 
     def forward(self, x: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
         rows = x.flatten(0, -2).bfloat16()
+        rows = F.pad(rows, (0, self._padding)) if self._padding else rows
         y = torch.ops.aten._weight_int8pack_mm(rows, self._weight, self._scale).float()
         y = y if self._bias is None else y + self._bias
         return y.unflatten(0, x.shape[:-1])

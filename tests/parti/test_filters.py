@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from parti.sampling.filters import draw, guide, keep_top_k, keep_top_p
@@ -84,6 +85,54 @@ def test_p_of_one_keeps_every_code_of_a_large_vocabulary() -> None:
     # In fp32 the running sum rounds to 1 long before the last code.
     logits = random_logits(8, 16_384) * 2
     assert keep_top_p(logits, 1.0).isfinite().all()
+
+
+def sorting_top_p(logits: Tensor, p: float) -> Tensor:
+    """The definition, by a stable sort of codes."""
+    ordered, order = logits.sort(descending=True, stable=True)
+    before = F.pad(ordered.softmax(-1).cumsum(-1)[:, :-1], (1, 0))
+    drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)
+    return logits.masked_fill(drop, -INF)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("levels", [0, 2, 50])
+def test_large_vocabularies_are_filtered_like_small_ones(scale: float, levels: int) -> None:
+    # From flat to peaked; in so many levels to a unit that most codes tie with others; with codes that cannot be drawn.
+    logits = torch.randn(4, 8192, generator=torch.Generator().manual_seed(0)) * scale
+    logits = (logits * levels).round() / levels if levels else logits
+    for given in (logits, keep_top_k(logits, 300)):
+        for p in (1e-9, 0.3, 0.9, 0.999, 1 - 1e-9):
+            assert torch.equal(keep_top_p(given, p), sorting_top_p(given, p))
+        for k in (1, 2, 100, 5000, 8191, 8192, 9000):
+            least = given.sort(descending=True).values[:, [min(k, 8192) - 1]]
+            assert torch.equal(keep_top_k(given, k), torch.where(given >= least, given, -INF))
+
+
+def test_filters_leave_their_input_alone() -> None:
+    logits = random_logits()
+    before = logits.clone()
+    keep_top_k(logits, 3)
+    keep_top_p(logits, 0.5)
+    assert torch.equal(logits, before)
+
+
+def test_off_the_cpu_filters_read_nothing_back_to_the_host() -> None:
+    logits, uniform = torch.empty(3, 64, device="meta"), torch.empty(3, device="meta", dtype=torch.float64)
+    assert choose(logits, uniform, SamplingConfig(top_k=9, top_p=0.9)).shape == (3,)
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(logits.any())  # what this test would see
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("levels", [0, 2])
+def test_filters_on_a_gpu_keep_the_same_codes(levels: int) -> None:
+    logits = torch.randn(4, 8192, generator=torch.Generator().manual_seed(0)) * 2
+    logits = (logits * levels).round() / levels if levels else logits
+    for p in (1e-9, 0.3, 0.9, 0.999):
+        assert torch.equal(keep_top_p(logits.cuda(), p).cpu(), keep_top_p(logits, p))
+    for k in (1, 100, 8191, 9000):
+        assert torch.equal(keep_top_k(logits.cuda(), k).cpu(), keep_top_k(logits, k))
 
 
 def test_guidance_is_the_formula() -> None:

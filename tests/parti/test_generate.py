@@ -1,15 +1,16 @@
 """Generation: equal to a slow sampler without a cache, and a function of (model, prompt, seed, settings) alone."""
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny import TOKENS, text_ids, tiny_generator
+from tiny import TOKENS, codes, text_ids, tiny_generator
 from torch import Tensor
 
 from parti.models import Generator
-from parti.sampling.generate import SamplingConfig, generate_codes
+from parti.sampling.generate import GivenCodes, SamplingConfig, generate_codes
 from vqgan.config import ConfigError
 
 NULL_IDS = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0])
@@ -18,17 +19,28 @@ EVERYTHING = SamplingConfig(guidance_scale=1.7, temperature=1.3, top_k=20, top_p
 
 
 @torch.no_grad()
-def slow_codes(model: Generator, text: Tensor, seed: int, settings: SamplingConfig) -> Tensor:
-    """One picture: a full forward for every code and each side, filters code by code, no cache, no batch."""
+def slow_codes(
+    model: Generator, text: Tensor, seed: int, settings: SamplingConfig, given: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """One picture: a full forward for every code and each side, filters code by code, no cache, no batch.
+
+    `given` are codes and which of them stay.
+    """
     uniforms = torch.rand(TOKENS.image_length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    codes = torch.zeros(1, TOKENS.image_length, dtype=torch.int64)
+    drawn = torch.zeros(1, TOKENS.image_length, dtype=torch.int64)
     for position in range(TOKENS.image_length):
-        logits = model(text[None], codes).image[0, position]
+        if given is not None and given[1][position]:
+            drawn[0, position] = given[0][position]
+            continue
+        logits = model(text[None], drawn).image[0, position]
         if settings.guidance_scale != 1:
-            unconditional = model(NULL_IDS[None], codes).image[0, position]
-            logits = unconditional + settings.guidance_scale * (logits - unconditional)
+            progress = position / (TOKENS.image_length - 1)
+            way = {"constant": 1.0, "linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2}
+            scale = 1 + way[settings.guidance_schedule] * (settings.guidance_scale - 1)
+            unconditional = model(NULL_IDS[None], drawn).image[0, position]
+            logits = unconditional + scale * (logits - unconditional)
         if settings.temperature == 0:
-            codes[0, position] = logits.argmax()
+            drawn[0, position] = logits.argmax()
             continue
         order = sorted(range(len(logits)), key=lambda code: (-logits[code].item(), code))
         order = order[: settings.top_k or None]
@@ -40,13 +52,20 @@ def slow_codes(model: Generator, text: Tensor, seed: int, settings: SamplingConf
             target -= left[code]
             if target < 0:
                 break
-        codes[0, position] = code
-    return codes[0]
+        drawn[0, position] = code
+    return drawn[0]
 
 
 @pytest.mark.parametrize(
     "settings",
-    [PLAIN, EVERYTHING, SamplingConfig(guidance_scale=2.0, temperature=0.0), SamplingConfig(top_k=5, top_p=0.8)],
+    [
+        PLAIN,
+        EVERYTHING,
+        SamplingConfig(guidance_scale=2.0, temperature=0.0),
+        SamplingConfig(top_k=5, top_p=0.8),
+        SamplingConfig(guidance_scale=4.0, guidance_schedule="linear"),
+        SamplingConfig(guidance_scale=4.0, guidance_schedule="cosine", top_p=0.9),
+    ],
 )
 def test_equals_a_slow_sampler_without_a_cache(settings: SamplingConfig) -> None:
     model, text = tiny_generator(), text_ids(3)
@@ -54,6 +73,73 @@ def test_equals_a_slow_sampler_without_a_cache(settings: SamplingConfig) -> None
     slow = torch.stack([slow_codes(model, row, seed, settings) for row, seed in zip(text, (5, 6, 7), strict=True)])
     assert fast.dtype == torch.int64
     assert torch.equal(fast, slow)
+
+
+def masks() -> dict[str, Tensor]:
+    """Which of 4 x 4 codes stay."""
+    rows = torch.arange(16) // 4
+    hole = torch.ones(4, 4, dtype=torch.bool)
+    hole[1:3, 1:3] = False
+    scattered = torch.rand(16, generator=torch.Generator().manual_seed(0)) < 0.5
+    return {
+        "top": rows < 2,
+        "bottom": rows >= 2,
+        "hole": hole.flatten(),
+        "scattered": scattered,
+        "all": rows < 4,
+        "none": rows < 0,
+    }
+
+
+@pytest.mark.parametrize("settings", [PLAIN, EVERYTHING])
+@pytest.mark.parametrize("name", masks())
+def test_given_codes_stay_and_the_rest_equals_a_slow_sampler_that_is_given_them(
+    name: str, settings: SamplingConfig
+) -> None:
+    model, text, seeds = tiny_generator(), text_ids(3)[[0, 1, 0]], [15, 16, 17]
+    wanted, kept = codes(3, seed=1), masks()[name].expand(3, -1)
+    drawn = generate_codes(model, text, NULL_IDS, seeds, settings, given=GivenCodes(wanted, kept))
+    assert torch.equal(drawn[kept], wanted[kept])
+    for row in range(3):
+        assert torch.equal(drawn[row], slow_codes(model, text[row], seeds[row], settings, (wanted[row], kept[row])))
+
+
+def test_each_picture_has_its_own_given_codes() -> None:
+    model, text, seeds = tiny_generator(), text_ids(4)[[3, 1, 3, 0]], [0, 1, 2, 3]
+    wanted = codes(4, seed=1)
+    kept = torch.rand(4, 16, generator=torch.Generator().manual_seed(1)) < 0.5
+    together = generate_codes(model, text, NULL_IDS, seeds, given=GivenCodes(wanted, kept))
+    assert torch.equal(together[kept], wanted[kept])
+    for row in range(4):
+        one = slice(row, row + 1)
+        given = GivenCodes(wanted[one], kept[one])
+        assert torch.equal(generate_codes(model, text[one], NULL_IDS, seeds[one], given=given), together[one])
+
+
+@pytest.mark.parametrize("name", masks())
+def test_codes_that_would_have_been_drawn_change_nothing_when_given(name: str) -> None:
+    # A position has its own random number, whether it is needed or not.
+    model, text = tiny_generator(), text_ids(2)
+    plain = generate_codes(model, text, NULL_IDS, [8, 9], EVERYTHING)
+    given = GivenCodes(plain, masks()[name].expand(2, -1))
+    assert torch.equal(generate_codes(model, text, NULL_IDS, [8, 9], EVERYTHING, given=given), plain)
+
+
+@pytest.mark.parametrize("shapes", [((2, 16), (3, 16)), ((3, 15), (3, 15)), ((3, 16), (3, 15)), ((1, 16), (1, 16))])
+def test_given_codes_of_another_shape_are_refused(shapes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    given = GivenCodes(torch.zeros(shapes[0], dtype=torch.int64), torch.ones(shapes[1], dtype=torch.bool))
+    with pytest.raises(ValueError, match="given codes are 3 x 16 with as many marks, received codes"):
+        generate_codes(tiny_generator(), text_ids(3), NULL_IDS, [0, 1, 2], given=given)
+
+
+@pytest.mark.parametrize("order", [[0, 0, 0, 0], [0, 1, 0, 1], [1, 0, 0, 1, 2, 2], [2, 0, 2, 1, 2, 0], [0, 1, 1]])
+@pytest.mark.parametrize("settings", [PLAIN, EVERYTHING])
+def test_pictures_of_one_prompt_are_those_that_it_gives_alone(settings: SamplingConfig, order: list[int]) -> None:
+    # Equal counts share the text's keys and values, unequal ones have copies.
+    model, text, seeds = tiny_generator(), text_ids(3)[order], list(range(len(order)))
+    together = generate_codes(model, text, NULL_IDS, seeds, settings)
+    for row, seed in enumerate(seeds):
+        assert torch.equal(generate_codes(model, text[row : row + 1], NULL_IDS, [seed], settings)[0], together[row])
 
 
 @pytest.mark.parametrize("settings", [PLAIN, EVERYTHING])
@@ -71,8 +157,8 @@ def test_prompt_and_seed_both_matter() -> None:
     model, text = tiny_generator(), text_ids(4)
     one_seed = generate_codes(model, text, NULL_IDS, [0] * 4)
     one_text = generate_codes(model, text[:1].expand(4, -1), NULL_IDS, [0, 1, 2, 3])
-    for codes in (one_seed, one_text):
-        assert all(not torch.equal(first, second) for first, second in pairwise(codes))
+    for drawn in (one_seed, one_text):
+        assert all(not torch.equal(first, second) for first, second in pairwise(drawn))
 
 
 def test_a_guidance_scale_of_one_is_no_guidance_at_all() -> None:
@@ -87,16 +173,42 @@ def test_a_guidance_scale_of_one_is_no_guidance_at_all() -> None:
     )
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_a_guidance_scale_of_one_is_none_with_any_schedule(schedule: str) -> None:
+    model, text = tiny_generator(), text_ids(4)
+    settings = PLAIN.overridden(guidance_scale=1.0, guidance_schedule=schedule)
+    plain = generate_codes(model, text, NULL_IDS, [0, 1, 2, 3])
+    assert torch.equal(generate_codes(model, text, NULL_IDS, [0, 1, 2, 3], settings), plain)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.2, 5.0])
+def test_guidance_schedules_are_their_formulas(scale: float) -> None:
+    settings = {
+        name: PLAIN.overridden(guidance_scale=scale, guidance_schedule=name)
+        for name in ("constant", "linear", "cosine")
+    }
+    for position in range(16):
+        progress = position / 15
+        assert settings["constant"].guidance_at(position, 16) == scale
+        assert settings["linear"].guidance_at(position, 16) == pytest.approx(1 + (scale - 1) * progress)
+        wave = 0.5 * (1 - math.cos(math.pi * progress))
+        assert settings["cosine"].guidance_at(position, 16) == pytest.approx(1 + (scale - 1) * wave)
+    for name in ("linear", "cosine"):
+        assert settings[name].guidance_at(0, 16) == pytest.approx(1)
+        assert settings[name].guidance_at(15, 16) == pytest.approx(scale)
+        assert settings[name].guidance_at(0, 1) == pytest.approx(1)  # the only code is the first
+
+
 def test_a_guidance_scale_of_zero_ignores_the_prompt() -> None:
     model, text = tiny_generator(), text_ids(3)
-    codes = generate_codes(model, text, NULL_IDS, [0, 1, 2], SamplingConfig(guidance_scale=0.0))
-    assert torch.equal(codes, generate_codes(model, NULL_IDS.expand(3, -1), NULL_IDS, [0, 1, 2]))
+    drawn = generate_codes(model, text, NULL_IDS, [0, 1, 2], SamplingConfig(guidance_scale=0.0))
+    assert torch.equal(drawn, generate_codes(model, NULL_IDS.expand(3, -1), NULL_IDS, [0, 1, 2]))
 
 
 def test_temperature_zero_does_not_depend_on_the_seed() -> None:
     model, text = tiny_generator(), text_ids(1)
-    codes = generate_codes(model, text.expand(4, -1), NULL_IDS, [0, 1, 2, 3], SamplingConfig(temperature=0.0))
-    assert (codes == codes[0]).all()
+    drawn = generate_codes(model, text.expand(4, -1), NULL_IDS, [0, 1, 2, 3], SamplingConfig(temperature=0.0))
+    assert (drawn == drawn[0]).all()
 
 
 def test_all_random_numbers_come_from_the_seeds() -> None:
@@ -131,10 +243,10 @@ def test_nothing_is_kept_for_gradients() -> None:
 def test_on_codes_shows_the_codes_so_far_in_the_order_asked_for() -> None:
     shown: list[Tensor] = []
     text = text_ids(4)[[0, 1, 0, 2]]  # the second picture of the first text is drawn next to the first
-    codes = generate_codes(tiny_generator(), text, NULL_IDS, [0, 1, 2, 3], on_codes=shown.append)
+    drawn = generate_codes(tiny_generator(), text, NULL_IDS, [0, 1, 2, 3], on_codes=shown.append)
     assert len(shown) == 16
     for done, so_far in enumerate(shown, 1):
-        assert torch.equal(so_far, codes[:, :done])
+        assert torch.equal(so_far, drawn[:, :done])
 
 
 def test_as_many_seeds_as_pictures() -> None:

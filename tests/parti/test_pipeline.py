@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny import CAPTIONS, tiny_image_tokenizer, tiny_text_to_image
 
-from parti.pipeline import TextToImage, recommended_sampling
+from parti.pipeline import Drawn, TextToImage, recommended_sampling
 from parti.sampling.generate import SamplingConfig
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
 from vqgan.config import ConfigError
@@ -27,6 +27,12 @@ def folder(tmp_path: Path) -> Path:
 
 def same(first: list[Image.Image], second: list[Image.Image]) -> bool:
     return len(first) == len(second) and all(map(np.array_equal, first, second))
+
+
+def first_row_distance(one: Drawn, other: Drawn) -> float:
+    """Between what two pictures show of their first row of codes."""
+    first, second = (np.array(drawn.image).astype(float)[:4] for drawn in (one, other))
+    return float(np.abs(first - second).mean())
 
 
 def edit_config(folder: Path, **sections: object) -> None:
@@ -70,6 +76,58 @@ def test_settings_that_are_not_given_are_the_models_own() -> None:
     assert not same(plain(CAPTIONS).images, recommended)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_any_precision_draws_pictures(precision: str) -> None:
+    model = tiny_text_to_image()
+    pictures = model(CAPTIONS, num_images=2, precision=precision, seed=1).images
+    assert [picture.size for picture in pictures] == [(16, 16)] * 16
+    assert same(model(CAPTIONS, num_images=2, precision=precision, seed=1).images, pictures)
+    assert same(
+        tiny_text_to_image(SamplingConfig(precision=precision))(CAPTIONS, num_images=2, seed=1).images, pictures
+    )
+    # Rounding moves few draws: most codes, and so most pictures' beginnings, are those of fp32.
+    exact = model(CAPTIONS, num_images=2, seed=1).images
+    assert sum(np.array_equal(one, other) for one, other in zip(pictures, exact, strict=True)) >= 4
+
+
+def test_guidance_schedules_are_settings_like_others(folder: Path) -> None:
+    model = TextToImage.from_pretrained(folder)
+    drawn = {name: model(CAPTIONS, guidance_schedule=name).images for name in ("constant", "linear", "cosine")}
+    assert same(drawn["constant"], model(CAPTIONS).images)
+    assert not same(drawn["linear"], drawn["constant"])
+    assert not same(drawn["linear"], drawn["cosine"])
+    plain = model(CAPTIONS, guidance_scale=1.0).images
+    assert same(model(CAPTIONS, guidance_scale=1.0, guidance_schedule="linear").images, plain)
+    scheduled = SamplingConfig(guidance_scale=2.0, guidance_schedule="linear", precision="bf16")
+    tiny_text_to_image(scheduled).save_pretrained(folder)
+    assert recommended_sampling(folder) == scheduled
+
+
+def test_on_rows_shows_each_batch_as_far_as_it_is_drawn() -> None:
+    model = tiny_text_to_image()
+    calls: list[tuple[list[Drawn], int]] = []
+    drawn = model(CAPTIONS[:5], seed=2, batch_size=3, on_rows=lambda begun, rows: calls.append((begun(), rows))).drawn
+    batches = [(size, rows) for size in (3, 2) for rows in (1, 2, 3, 4)]
+    assert [(len(begun), rows) for begun, rows in calls] == batches
+    for begun, rows in calls:
+        final = drawn[:3] if len(begun) == 3 else drawn[3:]
+        assert [(one.prompt, one.seed) for one in begun] == [(one.prompt, one.seed) for one in final]
+        for one, other in zip(begun, final, strict=True):
+            assert (np.array(one.image)[4 * rows :] == 128).all()
+            assert not (np.array(one.image)[: 4 * rows] == 128).all()
+            if rows == 4:
+                assert np.array_equal(one.image, other.image)
+    # The first row comes closer to what it will be as what surrounds it is drawn, and is its own from the beginning.
+    distances = [sum(map(first_row_distance, begun, drawn[:3])) for begun, _ in calls[:4]]
+    assert distances[0] > distances[2] > distances[3] == 0
+    assert distances[0] < sum(map(first_row_distance, calls[0][0], [*drawn[1:3], drawn[0]]))
+
+
+def test_watching_changes_no_picture() -> None:
+    model = tiny_text_to_image()
+    assert same(model(CAPTIONS, on_rows=lambda begun, _: begun()).images, model(CAPTIONS).images)
+
+
 def test_a_folder_without_recommended_settings_gets_plain_ones(folder: Path) -> None:
     values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     del values["sampling"]
@@ -91,6 +149,10 @@ def test_wrong_calls_are_errors() -> None:
         model("a cat", seed=-1)
     with pytest.raises(ConfigError, match=r"sampling settings: top_p: .* received 1\.5"):
         model("a cat", top_p=1.5)
+    with pytest.raises(ConfigError, match="precision: 'fp8' is not a choice; did you mean fp32"):
+        model("a cat", precision="fp8")
+    with pytest.raises(ConfigError, match="sampling settings: guidance_schedule: 'up' is not a choice"):
+        model("a cat", guidance_schedule="up")
     with pytest.raises(TypeError, match="unexpected keyword argument 'topk'"):
         model("a cat", topk=3)  # type: ignore[call-arg]
 

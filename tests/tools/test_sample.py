@@ -1,21 +1,29 @@
 """tools/sample.py from the command line: files, settings, and one line for each mistake."""
 
 import importlib.util
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from tiny import tiny_image_tokenizer, tiny_text_to_image
 
+from parti.completion import Completion, keep_top
 from parti.pipeline import TextToImage
+from parti.reranking.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
+from parti.upsampling.upsampler import Upsampler, UpsamplerConfig
+from vqgan.contact_sheet import contact_sheet
+from vqgan.data.images import decode_image
 
 RECOMMENDED = SamplingConfig(guidance_scale=2.0, top_p=0.9)
-SETTINGS = {"guidance_scale": 2.0, "temperature": 1.0, "top_k": 0, "top_p": 0.9}
+SETTINGS = RECOMMENDED.model_dump(mode="json")
 
 
 def load_main() -> Callable[[list[str]], int]:
@@ -71,10 +79,10 @@ def test_writes_pictures_a_sheet_and_what_they_were_drawn_from(
     # What samples.json says gives the picture again.
     pipeline = TextToImage.from_pretrained(model)
     for record in records:
-        (again,) = pipeline(record["prompt"], seed=record["seed"], **record["settings"]).images
+        (again,) = pipeline.stream([(record["prompt"], record["seed"])], SamplingConfig(**record["settings"]))
         with Image.open(out / record["file"]) as picture:
             assert picture.mode == "RGB"
-            assert np.array_equal(picture, again)
+            assert np.array_equal(picture, again.image)
     with Image.open(out / "grid.png") as grid:
         assert grid.width > 3 * 150
         assert grid.height > 2 * 150
@@ -92,7 +100,17 @@ def test_given_settings_are_used_and_written(model: str, tmp_path: Path) -> None
     words = ["--model", model, "--prompt", "a red cat", "--n", "1", "--out", str(tmp_path), "--guidance-scale", "1"]
     assert main([*words, "--temperature", "0.5", "--top-k", "9", "--top-p", "1"]) == 0
     (record,) = json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))
-    assert record["settings"] == {"guidance_scale": 1.0, "temperature": 0.5, "top_k": 9, "top_p": 1.0}
+    given = {"guidance_scale": 1.0, "temperature": 0.5, "top_k": 9, "top_p": 1.0}
+    assert record["settings"] == SETTINGS | given
+
+    words[-1] = "4"
+    assert main([*words, "--guidance-schedule", "cosine", "--precision", "int8"]) == 0
+    (record,) = json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))
+    assert record["settings"] == SETTINGS | {
+        "guidance_scale": 4.0,
+        "guidance_schedule": "cosine",
+        "precision": "int8",
+    }
 
 
 def test_prompts_from_a_file_follow_those_of_the_command_line(model: str, tmp_path: Path) -> None:
@@ -146,12 +164,209 @@ def test_print_config_shows_the_resolved_settings_and_draws_nothing(
         "sampling": SETTINGS | {"top_k": 5},
         "rerank": 1,
         "reranker": None,
+        "image": None,
+        "keep_top": None,
+        "mask": None,
         "upsample": None,
         "batch_size": 64,
+        "watch": False,
         "device": "cpu",
         "out": str(out),
     }
     assert not out.exists()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A wide picture with transparency."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 4), dtype=np.uint8)
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+class Darkness(Scorer):
+    """Likes dark pictures."""
+
+    def __init__(self) -> None:
+        pass
+
+    def to(self, _: object) -> "Darkness":
+        return self
+
+    def score_pictures(self, pictures: Sequence[Image.Image], *_: object) -> torch.Tensor:
+        return -torch.tensor([float(np.array(one).mean()) for one in pictures])
+
+
+def write_mask(path: Path, *boxes: tuple[int, int, int, int]) -> str:
+    """A mask of 32x32 pixels, which is 4x4 codes, black but for the boxes."""
+    mask = Image.new("L", (32, 32), 0)
+    for box in boxes:
+        mask.paste(255, box)
+    mask.save(path)
+    return str(path)
+
+
+def test_the_top_of_a_picture_is_completed(model: str, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--model", model, "--prompt", "a red cat", "--prompt", "a blue dog", "--n", "3", "--out", str(out)]
+    assert main([*words, "--image", str(picture), "--keep-top", "0.3", "--seed", "4"]) == 0
+    names = [f"000{prompt}-0{sample}.png" for prompt in (0, 1) for sample in (0, 1, 2)]
+    assert sorted(path.name for path in out.iterdir()) == [*names, "given.png", "grid.png", "samples.json"]
+    records = json.loads((out / "samples.json").read_text(encoding="utf-8"))
+    assert [record["seed"] for record in records] == [4, 5, 6] * 2
+    for record in records:  # a row of four
+        assert record["completion"] == {"image": str(picture), "keep_top": 0.3, "kept": 0.25}
+
+    pipeline = TextToImage.from_pretrained(model)
+    keep, opened = keep_top((4, 4), 0.3), decode_image(picture, "it")
+    again = pipeline(["a red cat", "a blue dog"], num_images=3, seed=4, image=opened, keep=keep).images
+    for record, expected in zip(records, again, strict=True):
+        with Image.open(out / record["file"]) as drawn:
+            assert np.array_equal(drawn, expected)
+    with Image.open(out / "given.png") as given, Image.open(out / "grid.png") as grid:
+        shown = np.array(given)
+        assert np.array_equal(shown, Completion(opened, keep).shown(pipeline.image_tokenizer, torch.device("cpu")))
+        assert (shown[4:] == 128).all()
+        # The sheet: what is given and three pictures for each prompt, each of 176 pixels.
+        scale = 176 // 16
+        sheet, enlarged = np.array(grid), shown.repeat(scale, 0).repeat(scale, 1)
+        assert grid.width == 2 * 24 + 4 * 176 + 3 * 20
+        assert np.array_equal(sheet[24 : 24 + 176, 24 : 24 + 176], enlarged)
+        second_row = [
+            top
+            for top in range(24 + 176, grid.height - 176)
+            if np.array_equal(sheet[top : top + 176, 24:200], enlarged)
+        ]
+        assert len(second_row) == 1
+
+
+def test_what_is_light_in_a_mask_is_drawn(model: str, picture: Path, tmp_path: Path) -> None:
+    mask = write_mask(tmp_path / "mask.png", (10, 10, 12, 12), (31, 0, 32, 1))  # one pixel is enough
+    out = tmp_path / "out"
+    words = ["--model", model, "--prompt", "a red cat", "--n", "1", "--image", str(picture), "--mask", mask]
+    assert main([*words, "--out", str(out)]) == 0
+    (record,) = json.loads((out / "samples.json").read_text(encoding="utf-8"))
+    assert record["completion"] == {"image": str(picture), "mask": mask, "kept": 14 / 16}
+    with Image.open(out / "given.png") as given:
+        grey = (np.array(given) == 128).all(-1)
+    expected = np.zeros((16, 16), dtype=bool)
+    expected[4:8, 4:8] = expected[:4, 12:] = True
+    assert np.array_equal(grey, expected)
+
+
+def test_completions_are_reranked_and_enlarged(
+    model: str, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Upsampler(UpsamplerConfig(scale=2, blocks=1, channels=8)).save_pretrained(tmp_path / "x2")
+    words = ["--model", model, "--prompt", "a red cat", "--image", str(picture), "--keep-top", "0.5"]
+    assert main([*words, "--n", "6", "--out", str(tmp_path / "all")]) == 0
+    monkeypatch.setattr(Scorer, "from_pretrained", lambda _: Darkness())
+    chosen = [*words, "--n", "2", "--rerank", "3", "--reranker", "dark", "--upsample", str(tmp_path / "x2"), "--watch"]
+    assert main([*chosen, "--batch-size", "4", "--out", str(tmp_path / "best")]) == 0
+    pictures = [np.array(Image.open(path)) for path in sorted((tmp_path / "all").glob("0000-*.png"))]
+    records = json.loads((tmp_path / "best" / "samples.json").read_text(encoding="utf-8"))
+    for number, record in enumerate(records):
+        group = [float(one.mean()) for one in pictures[3 * number : 3 * number + 3]]
+        assert record["seed"] == 3 * number + group.index(min(group))
+        assert record["rerank"] == {"model": "dark", "candidates": 3, "score": pytest.approx(-min(group))}
+        assert record["completion"]["kept"] == 0.5
+        with Image.open(tmp_path / "best" / record["file"]) as enlarged:
+            assert enlarged.size == (32, 32)
+            seen = Upsampler.from_pretrained(tmp_path / "x2").enlarge(Image.fromarray(pictures[record["seed"]]))
+            assert np.array_equal(enlarged, seen)
+    with Image.open(tmp_path / "best" / "given.png") as given:
+        assert given.size == (16, 16)
+
+
+def test_pictures_and_masks_that_do_not_serve(
+    model: str, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["--model", model, "--prompt", "a cat", "--out", str(out), "--image"]
+    text = tmp_path / "text.png"
+    text.write_text("no picture", encoding="utf-8")
+    message = error_of([*words, str(text), "--keep-top", "0.5"], capsys)
+    assert message.startswith(f"image {text}: not a picture in a known format")
+    message = error_of([*words, str(picture), "--mask", str(text)], capsys)
+    assert message.startswith(f"mask {text}: not a picture in a known format")
+    black = write_mask(tmp_path / "black.png")
+    message = error_of([*words, str(picture), "--mask", black], capsys)
+    assert message == f"mask {black} is black all over, so there is nothing to draw; make some of it white"
+    dots = [(8 * x, 8 * y, 8 * x + 1, 8 * y + 1) for x in range(4) for y in range(4)]
+    white = write_mask(tmp_path / "white.png", *dots)
+    message = error_of([*words, str(picture), "--mask", white], capsys)
+    assert message.startswith(f"mask {white} leaves none of 4x4 codes all black, so nothing stays of the picture; ")
+    assert not out.exists()
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes | None]:
+    """What OUT/unfinished.png is, just before each time that it may be written."""
+    contents: list[bytes | None] = []
+    decode_begun, path = TextToImage.decode_begun, tmp_path / "out" / "unfinished.png"
+
+    def look(self: TextToImage, codes: torch.Tensor) -> torch.Tensor:
+        contents.append(path.read_bytes() if path.exists() else None)
+        return decode_begun(self, codes)
+
+    monkeypatch.setattr(TextToImage, "decode_begun", look)
+    return contents
+
+
+def test_unfinished_pictures_can_be_watched(
+    model: str, tmp_path: Path, seen: list[bytes | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    words = ["--model", model, "--prompt", "a red cat", "--n", "3", "--batch-size", "2", "--out", str(out)]
+    assert main(words) == 0
+    assert seen == []  # nothing is decoded for nobody
+    finished = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    monkeypatch.setattr("parti.sample_files._PAUSE", 0)
+    monkeypatch.setattr("parti.sample_files._REST", 0)
+    assert main([*words, "--watch"]) == 0
+    assert len(seen) == 8  # four rows of two batches
+    assert seen[0] is None
+    sheets = [Image.open(io.BytesIO(one)) for one in seen[1:] if one is not None]
+    assert [sheet.width for sheet in sheets] == [2 * 24 + 2 * 176 + 20] * 4 + [2 * 24 + 176] * 3
+    assert len(set(seen)) == 8  # each shows more
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == finished
+
+
+def test_unfinished_pictures_are_written_now_and_then(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheets = []
+
+    def count(*given: Any, **options: Any) -> Image.Image:
+        sheets.append(given)
+        return contact_sheet(*given, **options)
+
+    monkeypatch.setattr("parti.sample_files.contact_sheet", count)
+    words = ["--model", model, "--prompt", "a red cat", "--n", "1", "--watch", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert len(sheets) == 2  # the first row and grid.png: all of it takes less than half a second
+
+
+def test_an_interrupted_call_leaves_no_unfinished_picture(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, sheets = tmp_path / "out", []
+
+    def interrupt(drawn: list[Image.Image], *_: object, **__: object) -> Image.Image:
+        if sheets:
+            assert (out / "unfinished.png").exists()
+            raise KeyboardInterrupt
+        sheets.append(drawn)
+        return drawn[0]
+
+    monkeypatch.setattr("parti.sample_files._PAUSE", 0)
+    monkeypatch.setattr("parti.sample_files._REST", 0)
+    monkeypatch.setattr("parti.sample_files.contact_sheet", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main(["--model", model, "--prompt", "a red cat", "--n", "1", "--watch", "--out", str(out)])
+    assert list(out.iterdir()) == []
 
 
 def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +374,12 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[
     text = " ".join(capsys.readouterr().out.split())
     for option in ("model", "prompt", "prompts-file", "n", "seed", "guidance-scale", "temperature", "top-k", "top-p"):
         assert f"--{option} " in text
+    for name in ("guidance_schedule", "precision"):
+        choices = "|".join(get_args(SamplingConfig.model_fields[name].annotation))
+        assert f"--{name.replace('_', '-')} {choices} " in text
+    for option in ("image FILE", "keep-top SHARE", "mask FILE", "watch"):
+        assert f"--{option} " in text
+    assert "its pixels become the image tokenizer's" in text
     for phrase in ("--batch-size COUNT", "[64]", "at least 1. [4]", "[as the model recommends]", "0 is off", "(0, 1]"):
         assert phrase in text
 
@@ -179,6 +400,18 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[
         (["--temperature", "nan"], "sampling settings: temperature: "),
         (["--top-k", "-5"], "sampling settings: top_k: input should be greater than or equal to 0, received -5"),
         (["--top-p", "0"], "sampling settings: top_p: input should be greater than 0, received 0.0"),
+        (["--guidance-schedule", "up"], "sampling settings: guidance_schedule: 'up' is not a choice"),
+        (["--precision", "fp8"], "sampling settings: precision: 'fp8' is not a choice; did you mean fp32?"),
+        (["--image", "a.png"], "command line: image is given and nothing says what stays of it; give --keep-top SHARE"),
+        (["--keep-top", "0.5"], "command line: keep_top says what stays of a picture, and none is given; give --image"),
+        (["--mask", "m.png"], "command line: mask says what stays of a picture, and none is given; give --image FILE"),
+        (
+            ["--image", "a.png", "--keep-top", "0.5", "--mask", "m.png"],
+            "command line: image is given and both keep_top and mask say what stays of it; give --keep-top SHARE or",
+        ),
+        (["--image", "a.png", "--keep-top", "1"], "command line: keep_top: input should be less than 1, received 1.0"),
+        (["--image", "a.png", "--keep-top", "0"], "command line: keep_top: input should be greater than 0, received"),
+        (["--image", "nowhere.png", "--keep-top", "0.5"], "image nowhere.png: the file is missing; give another file"),
         (["--device", "toaster"], "--device toaster cannot be used here: "),
         (["--rerank", "0"], "command line: rerank: input should be greater than 0, received 0"),
         (["--rerank", "4"], "command line: rerank is 4 and nothing chooses among the candidates; give --reranker"),
