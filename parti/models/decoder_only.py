@@ -28,6 +28,7 @@ from parti.layers.feed_forward import feed_forward
 from parti.layers.gradient_scales import Branch, BranchEnds
 from parti.layers.joint_attention import JointAttention
 from parti.layers.kv_cache import KeyValueCache
+from parti.layers.logits import fp32_logits
 from parti.layers.lookup import row_at
 from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
@@ -125,10 +126,9 @@ class DecoderOnly(Generator):
                 x = checkpoint(block, x, pattern, use_reentrant=False)
             else:
                 x = block(x, pattern)
-        # fp32: small differences between thousands of logits decide what is sampled.
-        with torch.autocast(x.device.type, enabled=False):
-            x = self.norm(x.float())
-            return Logits(image=self.image_head(x[:, text_length:]), text=self.text_head(x[:, :text_length]))
+        x = self.norm(x.float())
+        image, text = fp32_logits(self.image_head, x[:, text_length:]), fp32_logits(self.text_head, x[:, :text_length])
+        return Logits(image=image, text=text)
 
     def encode_text(self, text_ids: Int64[Tensor, "B T"]) -> Memory:
         x = self._embed_text(text_ids)
@@ -145,8 +145,7 @@ class DecoderOnly(Generator):
         x = x + row_at(self.column_positions, position % columns)
         for block, cache, texts in zip(self.blocks, state.caches, state.texts, strict=True):
             x = block.step(x, texts, cache, position)
-        with torch.autocast(x.device.type, enabled=False):
-            return self.image_head(self.norm(x.float()))
+        return fp32_logits(self.image_head, self.norm(x.float()))
 
     def branches(self) -> list[Branch]:
         """Every block's residual branches in their order, for gradient scales in fp16."""

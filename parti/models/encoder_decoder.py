@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from parti.layers.attention import CrossAttention, SelfAttention
 from parti.layers.feed_forward import feed_forward
 from parti.layers.kv_cache import KeyValueCache
+from parti.layers.logits import fp32_logits
 from parti.layers.lookup import row_at
 from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
@@ -138,9 +139,7 @@ class EncoderDecoder(Generator):
         return self.head
 
     def _logits(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-        # fp32: small differences between thousands of logits decide what is sampled.
-        with torch.autocast(x.device.type, enabled=False):
-            return self.head(self.decoder_norm(x.float()))
+        return fp32_logits(self.head, self.decoder_norm(x.float()))
 
     def _init_weights(self) -> None:
         initialised = set(self.text_encoder.modules()) if self.text_encoder.is_initialised else set()
