@@ -1,9 +1,9 @@
 """The layer that gives logits: fp32 sums and results, at the speed that the run's precision allows.
 
-Thousands of logits decide what is drawn and how a model learns, so they are never rounded to 16 bits (Parti, arXiv
-2206.10789, section 4: "softmax and outputs in fp32"). In a run in fp32 that is all. In one in bf16 or fp16 the factors may
-be rounded as everywhere else, while products are summed and given in fp32: on a GPU that is its fast 16-bit product, on
-a CPU oneDNN's, which takes half as long as torch's own fp32 product (docs/log.md, 2026-11-21).
+Thousands of logits decide what is drawn and how a model learns, so they are never rounded to 16 bits (Parti's outputs
+are fp32 too, SPEC D.4). In a run in fp32 that is all. In one in bf16 or fp16 the factors may be rounded as everywhere
+else, while products are summed and given in fp32: on a GPU that is its fast 16-bit product, on a CPU oneDNN's, which
+takes half as long as torch's own fp32 product (docs/log.md, 2026-11-21).
 
 Legend: D width, V vocabulary.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 def fp32_logits(head: nn.Module, states: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows V"]:
-    """`head` of fp32 `states`, fp32. Where autocast is on, and `head` is a plain linear layer, factors may be rounded."""
+    """`head` of fp32 `states`, in fp32. Where autocast is on and `head` is a plain layer, factors may be rounded."""
     device = states.device.type
     if not (torch.is_autocast_enabled(device) and type(head) is nn.Linear and head.bias is not None):
         with torch.autocast(device, enabled=False):
