@@ -1,9 +1,10 @@
 """The layer that gives logits: fp32 sums and results, at the speed that the run's precision allows.
 
 Thousands of logits decide what is drawn and how a model learns, so they are never rounded to 16 bits (Parti's outputs
-are fp32 too, SPEC D.4). In a run in fp32 that is all. In one in bf16 or fp16 the factors may be rounded as everywhere
-else, while products are summed and given in fp32: on a GPU that is its fast 16-bit product, on a CPU oneDNN's, which
-takes half as long as torch's own fp32 product (docs/log.md, 2026-11-21).
+are fp32 too, SPEC D.4). In a run in bf16 the factors may be rounded as everywhere else, while products are summed and
+given in fp32: on a GPU that is its fast 16-bit product, on a CPU oneDNN's, which takes half as long as torch's own fp32
+product (docs/log.md, 2026-11-21). In fp32 runs, and in fp16, which has no room for a head's gradients, it is a plain
+layer.
 
 Legend: D width, V vocabulary.
 """
@@ -18,36 +19,34 @@ from torch import Tensor, nn
 
 
 def fp32_logits(head: nn.Module, states: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows V"]:
-    """`head` of fp32 `states`, in fp32. Where autocast is on and `head` is a plain layer, factors may be rounded."""
+    """`head` of fp32 `states`, in fp32; under bf16 autocast factors may be rounded where `head` is a plain layer."""
     device = states.device.type
-    if not (torch.is_autocast_enabled(device) and type(head) is nn.Linear and head.bias is not None):
-        with torch.autocast(device, enabled=False):
-            return head(states)
-    dtype = torch.get_autocast_dtype(device)
+    in_bf16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.bfloat16
     with torch.autocast(device, enabled=False):
-        rows = _RoundedFactors.apply(states.flatten(0, -2), head.weight, head.bias, dtype)
+        if not (in_bf16 and type(head) is nn.Linear and head.bias is not None):
+            return head(states)
+        rows = _RoundedFactors.apply(states.flatten(0, -2), head.weight, head.bias)
         return rows.unflatten(0, states.shape[:-1])
 
 
 class _RoundedFactors(torch.autograd.Function):
-    """x W^T + b and its gradients, all in fp32, from factors that may be rounded to a 16-bit `dtype`."""
+    """x W^T + b and its gradients, all in fp32, from factors that may be rounded to bf16."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.dtype = dtype
-        return _product(x, weight.t(), dtype) + bias
+        return _product(x, weight.t()) + bias
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
-        return _product(gradient, weight, ctx.dtype), _product(gradient.t(), x, ctx.dtype), gradient.sum(0), None
+        return _product(gradient, weight), _product(gradient.t(), x), gradient.sum(0)
 
 
-def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+def _product(a: Tensor, b: Tensor) -> Tensor:
     if a.device.type == "cuda":
-        return torch.mm(a.to(dtype), b.to(dtype), out_dtype=torch.float32)
+        return torch.mm(a.bfloat16(), b.bfloat16(), out_dtype=torch.float32)
     with _onednn_may_round():
         return a @ b
 
@@ -55,7 +54,7 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 @contextmanager
 def _onednn_may_round() -> Iterator[None]:
     """Fp32 products by oneDNN, which rounds factors to bf16 where the CPU has matrix units for that."""
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set up when the package is imported
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:
