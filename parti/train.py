@@ -1,6 +1,6 @@
 """Stage 2 put together: config -> data, tokenizers, generator, task, loop. `tools/train_parti.py` calls `train`."""
 
-from typing import cast
+from typing import Literal, cast
 
 from accelerate import Accelerator
 from pydantic import Field, model_validator
@@ -34,6 +34,8 @@ from vqgan.training.trackers import Trackers, TrackersConfig
 class TrainPartiConfig(Config):
     """A stage-2 run."""
 
+    objective: Literal["next_token"] = "next_token"
+    """What is trained; tools/train_parti.py picks the config and the run by it."""
     run_dir: str = "runs/parti"
     """Folder of the run. Running again with the same folder resumes."""
     seed: int = Field(0, ge=0)

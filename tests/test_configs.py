@@ -14,7 +14,7 @@ from vqgan.train import TrainVQGANConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGE_1 = sorted((CONFIGS / "vqgan").glob("*.yaml"))
-STAGE_2 = sorted((CONFIGS / "parti").glob("*.yaml"))
+STAGE_2 = sorted(path for path in (CONFIGS / "parti").glob("*.yaml") if not path.name.startswith("fused_"))
 SMALLEST_PERCEPTUAL_PICTURE = 32
 
 

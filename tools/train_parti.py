@@ -1,16 +1,25 @@
-"""Train a text-to-image transformer (stage 2) on the codes of a trained image tokenizer.
+"""Train a text-to-image model (stage 2): a transformer on the codes of a trained image tokenizer.
 
 accelerate launch tools/train_parti.py --config configs/parti/shapes.yaml [--section.field value ...]
+
+A config whose `objective` is another (fused_inpainting, fused_captioning, fused_synthesis) trains that, with options of
+its own: --help beside --config lists them.
 """
 
 import sys
 
-from parti.train import TrainPartiConfig, train
-from vqgan.command_line import run_training
+from parti.objectives import choose_objective
+from vqgan.command_line import print_error, run_training
+from vqgan.config import ConfigError
 
 
 def main(argv: list[str]) -> int:
-    return run_training(argv, TrainPartiConfig, train, __doc__)
+    try:
+        objective = choose_objective(argv)
+    except ConfigError as error:
+        print_error(error)
+        return 2
+    return run_training(argv, objective.config_type, objective.train, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,175 @@
+"""Where picture and text read each other: one affinity between every position and every token, used both ways.
+
+As drawn, for 32 x 32 x 256 beside 30 x 768: a narrow pair (image 1x1 to 256, text to 768) multiplies into the affinity;
+the affinity times the wide image branch (512) gives 30 x 1536, which the text takes in; times the wide text branch
+(1536) it gives 32 x 32 x 512, which the picture takes in. Each side is concatenated with what it read, brought back to
+its own width and added to itself.
+
+Read so that every drawn width holds: heads of h = text_width / text_heads channels (64), image_channels / h of them on
+the image side (4), values twice as wide. Each pair of heads has an affinity, so flattening (position, head) makes this
+ordinary cross-attention between P * n and T * m vectors of width h. Departures from the drawing, which names none of
+these: norms before the narrow and wide branches, the scale 1 / sqrt(h), a softmax each way, and padding that is never
+attended to. The last layers start at zero: a fresh fusion is the identity, and a pretrained BERT stays what it was.
+
+Legend: B batch, C image channels, H W the row's grid, P = H * W, n image heads, T text positions, m text heads,
+h head width, D text width.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+Normalisation = Literal["softmax", "count"]
+"""What the drawing leaves open. softmax: over what is read, each way; count: the bare products, divided by how many
+vectors are read (the literal drawing, whose values would grow with the map)."""
+
+_GROUPS, _LEAST_IN_GROUP = 32, 4
+
+
+class _ImageReadsText(nn.Module):
+    """What both fusions have: the narrow pair, the wide text branch, and the picture's way back."""
+
+    def __init__(
+        self, image_channels: int, text_width: int, text_heads: int, normalisation: Normalisation = "softmax"
+    ) -> None:
+        super().__init__()
+        if text_width % text_heads:
+            raise ValueError(f"text width {text_width} does not divide into {text_heads} heads; choose a multiple")
+        self.head_width = text_width // text_heads
+        self.image_heads = max(1, image_channels // self.head_width)
+        self.text_heads = text_heads
+        self.normalisation: Normalisation = normalisation
+        narrow = self.image_heads * self.head_width
+        self.image_norm = group_norm(image_channels)
+        self.text_norm = nn.LayerNorm(text_width)
+        self.image_key = nn.Conv2d(image_channels, narrow, 1)
+        self.text_key = nn.Linear(text_width, text_width)
+        self.text_value = nn.Linear(text_width, 2 * text_width)
+        self.image_read = nn.Conv2d(2 * narrow, 2 * narrow, 1)
+        self.image_last = nn.Conv2d(image_channels + 2 * narrow, image_channels, 1)
+        _start_at_zero(self.image_last)
+
+    def _image_heads(self, x: Float[Tensor, "B c H W"]) -> Float[Tensor, "B Pn d"]:
+        return rearrange(x, "b (n d) y x -> b (y x n) d", n=self.image_heads)
+
+    def _text_heads(self, x: Float[Tensor, "B T d"]) -> Float[Tensor, "B Tm e"]:
+        return rearrange(x, "b t (m d) -> b (t m) d", m=self.text_heads)
+
+    def _into_image(self, image: Float[Tensor, "B C H W"], read: Float[Tensor, "B Pn d"]) -> Float[Tensor, "B C H W"]:
+        height, width = image.shape[-2:]
+        read = rearrange(read, "b (y x n) d -> b (n d) y x", y=height, x=width)
+        return image + self.image_last(torch.cat([image, self.image_read(read.to(image.dtype))], dim=1))
+
+
+class TextToImageFusion(_ImageReadsText):
+    """One way: the picture reads the text, which stays as it is."""
+
+    def forward(
+        self, image: Float[Tensor, "B C H W"], text: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "B C H W"]:
+        """The picture with what it read; `mask` is true where there is text."""
+        normed = self.text_norm(text)
+        read = attend(
+            self._image_heads(self.image_key(self.image_norm(image))),
+            self._text_heads(self.text_key(normed)),
+            self._text_heads(self.text_value(normed)),
+            repeat(mask, "b t -> b (t m)", m=self.text_heads),
+            self.normalisation,
+        )
+        return self._into_image(image, read)
+
+
+class Fusion(_ImageReadsText):
+    """Both ways, as drawn. At C = 256 beside 30 x 768 it has 6.56M parameters, at C = 512 8.53M."""
+
+    def __init__(
+        self, image_channels: int, text_width: int, text_heads: int, normalisation: Normalisation = "softmax"
+    ) -> None:
+        super().__init__(image_channels, text_width, text_heads, normalisation)
+        self.image_value = nn.Conv2d(image_channels, 2 * self.image_heads * self.head_width, 1)
+        self.text_read = nn.Linear(2 * text_width, 2 * text_width)
+        self.text_last = nn.Linear(3 * text_width, text_width)
+        _start_at_zero(self.text_last)
+
+    def forward(
+        self, image: Float[Tensor, "B C H W"], text: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B T D"]]:
+        """Both with what they read; `mask` is true where there is text. Padding is left as it is."""
+        image_normed, text_normed = self.image_norm(image), self.text_norm(text)
+        to_image, to_text = exchange(
+            self._image_heads(self.image_key(image_normed)),
+            self._text_heads(self.text_key(text_normed)),
+            self._image_heads(self.image_value(image_normed)),
+            self._text_heads(self.text_value(text_normed)),
+            repeat(mask, "b t -> b (t m)", m=self.text_heads),
+            self.normalisation,
+        )
+        read = self.text_read(rearrange(to_text, "b (t m) d -> b t (m d)", m=self.text_heads).to(text.dtype))
+        change = self.text_last(torch.cat([text, read], dim=-1))
+        return self._into_image(image, to_image), text + change * mask[..., None]
+
+
+def exchange(
+    image_keys: Float[Tensor, "B Pn h"],
+    text_keys: Float[Tensor, "B Tm h"],
+    image_values: Float[Tensor, "B Pn d"],
+    text_values: Float[Tensor, "B Tm d"],
+    mask: Bool[Tensor, "B Tm"],
+    normalisation: Normalisation,
+) -> tuple[Float[Tensor, "B Pn d"], Float[Tensor, "B Tm d"]]:
+    """What the image vectors read of the text where `mask` is true, and what the text reads of the picture."""
+    if normalisation == "softmax" and image_keys.device.type == "cpu":
+        # One affinity for both ways; the fused kernel's backward pass is slow on a CPU. fp32: it is exponentiated.
+        with torch.autocast("cpu", enabled=False):
+            affinity = _scaled(image_keys.float()) @ text_keys.float().transpose(1, 2)
+            hidden = torch.zeros(mask.shape).masked_fill_(~mask, -math.inf)[:, None]
+            to_image = torch.softmax(affinity + hidden, dim=2) @ text_values.float()
+            to_text = torch.softmax(affinity, dim=1).transpose(1, 2) @ image_values.float()
+        return to_image, to_text
+    # The affinity twice, by a kernel that never stores it: at 64 x 64 and above it would not fit.
+    to_image = attend(image_keys, text_keys, text_values, mask, normalisation)
+    return to_image, attend(text_keys, image_keys, image_values, None, normalisation)
+
+
+def attend(
+    queries: Float[Tensor, "B Q h"],
+    keys: Float[Tensor, "B K h"],
+    values: Float[Tensor, "B K d"],
+    mask: Bool[Tensor, "B K"] | None,
+    normalisation: Normalisation,
+) -> Float[Tensor, "B Q d"]:
+    """One way of `exchange`: what the queries read of the values whose keys `mask` lets them see."""
+    if normalisation == "softmax":
+        # One head. The kernel's softmax accumulates in fp32 whatever the inputs.
+        seen = None if mask is None else mask[:, None, None]
+        return F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], attn_mask=seen)[:, 0]
+    with torch.autocast(queries.device.type, enabled=False):
+        # Without a softmax the products may be taken in the other order, which is (h x d) small.
+        keys = keys.float()
+        count: float | Tensor = keys.shape[1]
+        if mask is not None:
+            keys, count = keys * mask[..., None], mask.sum(1)[:, None, None]
+        return _scaled(queries.float()) @ (keys.transpose(1, 2) @ values.float()) / count
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Of 32 groups, or as many as divide the channels and leave at least four in each.
+
+    A group of one channel would lose its mean: a picture's colour, and what a caption says of all of it.
+    """
+    most = max(1, min(_GROUPS, channels // _LEAST_IN_GROUP))
+    return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
+
+
+def _scaled(x: Float[Tensor, "B Q h"]) -> Float[Tensor, "B Q h"]:
+    return x * x.shape[-1] ** -0.5
+
+
+def _start_at_zero(layer: nn.Conv2d | nn.Linear) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

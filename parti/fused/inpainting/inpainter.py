@@ -1,0 +1,87 @@
+"""A trained network of the pretraining task with its vocabulary: one folder that completes pictures and captions."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from parti.fused.inpainting.blanks import BlankReader
+from parti.fused.inpainting.corruption import emptied
+from parti.fused.inpainting.network import InpaintingNetwork, composite
+from parti.fused.rows import TrunkConfig
+from parti.fused.text_side import text_space
+from parti.text.tokenizer import TextTokenizer
+from vqgan.config import validate
+from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
+
+KIND = "fused_inpainting"
+"""What config.json of such a folder says."""
+
+
+class Filled(NamedTuple):
+    """Pictures (B, 3, H, W) in [-1, 1] without holes, ids (B, T) without hidden tokens."""
+
+    images: Float[Tensor, "B 3 H W"]
+    ids: Int64[Tensor, "B T"]
+
+
+class Inpainter:
+    """Fills holes by the caption and words by the picture, in one pass."""
+
+    def __init__(self, network: InpaintingNetwork, tokenizer: TextTokenizer) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.blanks = BlankReader(tokenizer, text_space(tokenizer))
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures in pixels."""
+        return self.network.trunk.config.image_size
+
+    @torch.no_grad()
+    def fill(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        holes: Bool[Tensor, "B 1 H W"],
+        ids: Int64[Tensor, "B T"],
+        blanks: Bool[Tensor, "B T"],
+    ) -> Filled:
+        """Pictures with what belongs into `holes`, ids with the likeliest word of the vocabulary where `blanks` is."""
+        self.network.eval()
+        completed = self.network(emptied(images, holes), ids, blanks)
+        # Padding and the hidden token are no words.
+        logits = completed.logits.clone()
+        logits[:, [self.tokenizer.pad_id, self.tokenizer.vocab_size]] = -torch.inf
+        told = ids.clone()
+        told[blanks] = logits.argmax(-1)
+        return Filled(composite(completed.images, images, holes), told)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors and text_tokenizer.json."""
+        trunk = self.network.trunk.config.model_dump(mode="json")
+        trunk["text"]["bert"] = None  # its weights are in the folder
+        save_model_folder(Path(folder), {"kind": KIND, "trunk": trunk}, self.network.state_dict())
+        self.tokenizer.save_pretrained(Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: torch.device | None = None) -> "Inpainter":
+        """Read a model folder, or the run folder that has one in `model/`; frozen.
+
+        Raises ModelFolderError when the folder holds no such model or a damaged one, ConfigError when its config.json
+        holds what the config does not admit.
+        """
+        folder = find_model_folder(folder)
+        values = read_model_config(folder)
+        if values.get("kind") != KIND:
+            raise ModelFolderError(
+                f"{folder} holds no inpainting model; give the folder of a run of configs/parti/fused_inpainting*.yaml"
+            )
+        tokenizer = TextTokenizer.from_pretrained(folder)
+        config = validate(TrunkConfig, values.get("trunk") or {}, str(folder))
+        network = InpaintingNetwork(config, text_space(tokenizer))
+        load_weights(network, folder)
+        frozen: nn.Module = network.eval().requires_grad_(False)
+        frozen.to(device or torch.device("cpu"))
+        return cls(network, tokenizer)

@@ -1,0 +1,108 @@
+"""A run of the pretraining task put together: config -> data, vocabulary, network, task, loop."""
+
+from typing import Literal
+
+from accelerate import Accelerator
+from pydantic import Field, model_validator
+
+from parti.fused.inpainting.inpainting_tasks import InpaintingTask, InpaintingTaskConfig
+from parti.fused.inpainting.network import InpaintingNetwork
+from parti.fused.rows import TrunkConfig
+from parti.fused.text_side import text_space
+from parti.fused.transfer import start_from
+from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
+from parti.text.run_vocabulary import run_vocabulary
+from vqgan.config import Config
+from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.data.shapes import ShapesConfig
+from vqgan.training.distributed import build_accelerator
+from vqgan.training.host_memory import keep_freed_memory
+from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.run_folder import RunFolder
+from vqgan.training.seeding import seed_everything
+from vqgan.training.trackers import Trackers, TrackersConfig
+
+
+class TrainInpaintingConfig(Config):
+    """A run that pretrains the fused trunk: image inpainting and language completion."""
+
+    objective: Literal["fused_inpainting"] = "fused_inpainting"
+    """What is trained."""
+    run_dir: str = "runs/fused-inpainting"
+    """Folder of the run. Running again with the same folder resumes."""
+    seed: int = Field(0, ge=0)
+    """Of initial weights, data order, augmentation, holes and hidden words."""
+    data: DataConfig = DataConfig()
+    """Pictures and captions."""
+    text: TextConfig = TextTokenizerConfig(length=30)
+    """The text vocabulary."""
+    model: TrunkConfig = TrunkConfig()
+    """The trunk."""
+    start: str | None = None
+    """Run or model folder of another fused model whose parts this one starts from, with text.kind saved and
+    text.folder the same folder. null: random weights, or those of model.text.bert."""
+    task: InpaintingTaskConfig = InpaintingTaskConfig()
+    """What is minimised, and how."""
+    loop: LoopConfig = LoopConfig()
+    """Length of the run and what happens when."""
+    trackers: TrackersConfig = TrackersConfig()
+    """Experiment trackers."""
+    preview_pictures: int = Field(12, gt=0)
+    """Held-out pairs in each preview."""
+
+    @model_validator(mode="after")
+    def _check_parts_fit(self) -> "TrainInpaintingConfig":
+        if self.data.transform.image_size != self.model.image_size:
+            raise ValueError(
+                f"data.transform.image_size is {self.data.transform.image_size}, model.image_size "
+                f"{self.model.image_size}; set both to the same"
+            )
+        check_vocabulary(self.text, self.model, self.start)
+        return self
+
+
+def check_vocabulary(text: TextConfig, model: TrunkConfig, start: str | None) -> None:
+    """Raises ValueError where weights would meet ids that they were not trained on."""
+    name, folder, bert = getattr(text, "name", None), getattr(text, "folder", None), model.text.bert
+    if start is not None and folder != start:
+        raise ValueError(
+            f"start {start!r} was trained on the ids of its own vocabulary, but text is {text.kind} {folder or ''}; "
+            f"set text.kind to saved and text.folder to {start!r}"
+        )
+    if start is not None and bert is not None:
+        raise ValueError(f"start {start!r} and model.text.bert {bert!r} both give the text side; set one to null")
+    if bert is not None and name != bert:
+        raise ValueError(
+            f"model.text.bert {bert!r} was trained on the ids of its own tokenizer, but text is {text.kind} "
+            f"{name or ''}; set text.kind to pretrained and text.name to {bert!r}"
+        )
+
+
+def train(config: TrainInpaintingConfig) -> bool:
+    """Run to the end, or until interrupted; True when complete. Resumes what is in `run_dir`.
+
+    Raises ConfigError, DataError or ModelFolderError with one line for the user.
+    """
+    keep_freed_memory()
+    accelerator = build_accelerator()
+    seed_everything(config.seed, accelerator.process_index)
+    data = DataPipeline(config.data, config.seed, require_captions=True)
+    preview = data.preview_batch(config.preview_pictures)
+    run = RunFolder(config.run_dir, config)
+    if accelerator.is_main_process:
+        run.create()
+    task = build_task(config, accelerator, run_vocabulary(config.text, data, run, accelerator))
+    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
+    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="inpainting").run()
+
+
+def build_task(config: TrainInpaintingConfig, accelerator: Accelerator, tokenizer: TextTokenizer) -> InpaintingTask:
+    """The network for this vocabulary, and the task of a run.
+
+    Raises ConfigError or ModelFolderError where what it starts from is not there or does not fit.
+    """
+    network = InpaintingNetwork(config.model, text_space(tokenizer))
+    if config.start is not None:
+        start_from(network, config.start)
+    shapes = isinstance(config.data.source, ShapesConfig)
+    return InpaintingTask(config.task, network, tokenizer, accelerator, config.loop.steps, config.seed, shapes)

@@ -1,0 +1,54 @@
+"""Starting one fused model from another: every part that both have, by its row's number.
+
+What that is follows from the drawings: rows 3 to 11 and BertLayers 1 to 11 go from the pretraining trunk to synthesis,
+convolutions 1 to 11 and BertLayers 4 to 14 to captioning.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from vqgan.config import ConfigError
+from vqgan.model_folder import WEIGHTS_FILE, ModelFolderError, find_model_folder, read_model_config
+
+KIND_PREFIX = "fused_"
+"""How the `kind` in the config.json of a fused model begins: fused_inpainting, fused_captioning, fused_synthesis."""
+_PARTS = "parts."
+
+T = TypeVar("T")
+
+
+def start_from(model: nn.Module, start: str | Path) -> list[str]:
+    """Fill what `model` has below a module called `parts` (a `RowParts`) from the same names in the folder `start`.
+
+    Returns the names of the weights that were taken. Raises ModelFolderError where there is no fused model in the
+    folder, ConfigError where a part of the same name has another size.
+    """
+    folder = find_model_folder(start)
+    if not str(read_model_config(folder).get("kind", "")).startswith(KIND_PREFIX):
+        raise ModelFolderError(f"{folder} holds no fused model to start from; give the folder of such a run")
+    try:
+        theirs = _by_part(load_file(folder / WEIGHTS_FILE))
+    except (OSError, SafetensorError) as error:
+        raise ModelFolderError(f"{folder / WEIGHTS_FILE} cannot be read: {error}") from None
+    state = model.state_dict()
+    taken = []
+    for part, name in _by_part({name: name for name in state}).items():
+        if part not in theirs:
+            continue
+        if theirs[part].shape != state[name].shape:
+            raise ConfigError(
+                f"start: {part} in {folder} has the shape {tuple(theirs[part].shape)}, this model's has "
+                f"{tuple(state[name].shape)}; set model.trunk to that model's sizes"
+            )
+        state[name].copy_(theirs[part])
+        taken.append(name)
+    return taken
+
+
+def _by_part(named: dict[str, T]) -> dict[str, T]:
+    """By what stands behind "parts.": two models may keep theirs under different names."""
+    return {name.partition(_PARTS)[2]: value for name, value in named.items() if _PARTS in name}

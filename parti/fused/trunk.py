@@ -1,0 +1,123 @@
+"""The trunk by its parts: convolution rows, BertLayers and fusions, each under its row's number.
+
+The three tasks put the same parts together in their own ways; a part that two of them have has the same name in both,
+so that one can start from the other (`parti.fused.transfer`).
+
+Row k: the image step and BertLayer k read row k - 1 in parallel, then they are fused where it is drawn.
+
+Legend: B batch, C image channels, H W the row's grid, T text positions, D text width.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from parti.fused.fusion import Fusion, group_norm
+from parti.fused.rows import LAST_ROW, TrunkConfig
+from parti.fused.text_side import TextEmbeddings, TextLayer, TextSpace, start_from_bert
+
+FUSED_ROWS = range(3, 12)
+"""Rows that are marked "fusion" in the drawings of the pretraining task and of captioning."""
+
+
+class RowState(NamedTuple):
+    """Picture (B, C, H, W) and text (B, T, D) at the end of a row."""
+
+    row: int
+    image: Tensor
+    text: Tensor
+
+
+class RowParts(nn.Module):
+    """The parts of the named rows; numbers of rows that `config` leaves out are passed over.
+
+    Raises ConfigError where the text side is to start from a BERT that cannot be had or does not fit.
+    """
+
+    def __init__(
+        self,
+        config: TrunkConfig,
+        tokens: TextSpace,
+        image_rows: Sequence[int],
+        text_rows: Sequence[int],
+        fused_rows: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = tokens
+        text, there = config.text, config.rows
+        self.embeddings = TextEmbeddings(text, tokens)
+        self.image = nn.ModuleDict({str(row): _image_step(config, row) for row in image_rows if row in there})
+        self.text = nn.ModuleDict({str(row): TextLayer(text) for row in text_rows if row in there})
+        self.fusions = nn.ModuleDict(
+            {
+                str(row): Fusion(config.width(row), text.width, text.heads, config.normalisation)
+                for row in fused_rows
+                if row in there
+            }
+        )
+        layers = cast(list[TextLayer], list(self.text.values()))
+        # A task whose first rows have no BertLayer starts further up in the BERT.
+        passed_over = next((place for place, row in enumerate(there) if str(row) in self.text), 0)
+        start_from_bert(self.embeddings, layers, text, tokens, passed_over)
+
+    def image_step(self, row: int, image: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:
+        """The convolution into `row`."""
+        return self.image[str(row)](image)
+
+    def text_step(self, row: int, text: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """BertLayer `row`."""
+        return self.text[str(row)](text, mask)
+
+    def fuse(
+        self, row: int, image: Float[Tensor, "B C H W"], text: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B T D"]]:
+        """Both after the fusion of `row`, or as they are where it has none."""
+        if str(row) not in self.fusions:
+            return image, text
+        return self.fusions[str(row)](image, text, mask)
+
+
+class Trunk(nn.Module):
+    """The drawing of the pretraining task: 14 rows from pictures and ids to pictures and states."""
+
+    def __init__(self, config: TrunkConfig, tokens: TextSpace) -> None:
+        super().__init__()
+        self.config = config
+        self.parts = RowParts(config, tokens, config.rows, config.rows, FUSED_ROWS)
+
+    def forward(
+        self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B T D"]]:
+        """Row 14: a picture before its tanh, and the text's states."""
+        *_, last = self.walk(images, ids)
+        return last.image, last.text
+
+    def walk(self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"]) -> Iterator[RowState]:
+        """Every row in turn, from row 1."""
+        parts, mask = self.parts, self.parts.tokens.seen(ids)
+        image, text = images, parts.embeddings(ids)
+        behind: dict[int, Tensor] = {}
+        for row in self.config.rows:
+            image, text = parts.image_step(row, image), parts.text_step(row, text, mask)
+            mirror = self.config.mirror(row)
+            if self.config.skips and mirror is not None and mirror in behind:
+                image = image + behind[mirror]
+            image, text = parts.fuse(row, image, text, mask)
+            if self.config.goes_down(row):
+                behind[row] = image
+            yield RowState(row, image, text)
+
+
+def _image_step(config: TrunkConfig, row: int) -> nn.Sequential:
+    """3x3, stride 2, down or up, then GroupNorm and SiLU: neither depends on the batch. Row 14 is a bare picture."""
+    before, after = config.width(config.before(row)), config.width(row)
+    step: nn.Module
+    if config.goes_down(row):
+        step = nn.Conv2d(before, after, 3, stride=2, padding=1)
+    else:
+        # The output padding alone makes stride 2 double exactly.
+        step = nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1)
+    return nn.Sequential(step) if row == LAST_ROW else nn.Sequential(step, group_norm(after), nn.SiLU())

@@ -1,0 +1,49 @@
+"""What `tools/train_parti.py` can train, by the `objective` of a config; without one, the next token."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import parti.fused.captioning.captioning_train
+import parti.fused.inpainting.inpainting_train
+import parti.fused.synthesis.synthesis_train
+import parti.train
+from vqgan.command_line import split_arguments
+from vqgan.config import Config, ConfigError, parse_overrides, read_yaml
+
+
+class Objective(NamedTuple):
+    """A run's config, and what runs it: true when complete, false when interrupted."""
+
+    config_type: type[Config]
+    train: Callable[[Any], bool]
+
+
+DEFAULT = "next_token"
+OBJECTIVES = {
+    "next_token": Objective(parti.train.TrainPartiConfig, parti.train.train),
+    "fused_inpainting": Objective(
+        parti.fused.inpainting.inpainting_train.TrainInpaintingConfig, parti.fused.inpainting.inpainting_train.train
+    ),
+    "fused_captioning": Objective(
+        parti.fused.captioning.captioning_train.TrainCaptioningConfig, parti.fused.captioning.captioning_train.train
+    ),
+    "fused_synthesis": Objective(
+        parti.fused.synthesis.synthesis_train.TrainSynthesisConfig, parti.fused.synthesis.synthesis_train.train
+    ),
+}
+
+
+def choose_objective(argv: list[str]) -> Objective:
+    """The one that the config file among the words names, or the option `--objective`.
+
+    Raises ConfigError for an unknown one, or for a file that cannot be read.
+    """
+    path, overrides, _ = split_arguments([word for word in argv if word not in ("--help", "-h")])
+    given = {} if path is None else read_yaml(path)
+    name = dict(parse_overrides(overrides)).get("objective", given.get("objective", DEFAULT))
+    if name not in OBJECTIVES:
+        nearest = difflib.get_close_matches(str(name), OBJECTIVES, 1, 0.5)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        raise ConfigError(f"objective: {name!r} is not a choice; {hint}one of: {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]

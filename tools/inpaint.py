@@ -1,0 +1,55 @@
+"""Complete a picture and its caption with a fused inpainting model: holes by the caption, words by the picture.
+
+python tools/inpaint.py --model runs/fused-inpainting-shapes --image picture.png --mask mask.png \\
+    --caption "a small [MASK] circle above a large blue square" --out out
+
+Prints the caption with the words that were filled in brackets; writes OUT/completed.png, and OUT/sheet.png with what
+was given, the mask and the result.
+"""
+
+import argparse
+import sys
+from typing import NoReturn
+
+from parti.fused.inpainting.inpaint_files import InpaintConfig, inpaint
+from vqgan.command_line import USER_ERRORS, print_error, print_out
+from vqgan.config import ConfigError, validate
+
+
+def main(argv: list[str]) -> int:
+    try:
+        options = vars(build_parser().parse_args(argv))
+        if options.pop("help"):
+            print_out(build_parser().format_help().rstrip())
+            return 0
+        given = {name: value for name, value in options.items() if value is not None}
+        config = validate(InpaintConfig, given, "the command line")
+        print_out(inpaint(config).caption)
+        return 0
+    except USER_ERRORS as error:
+        print_error(error)
+        return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are ConfigErrors: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def build_parser() -> Parser:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser("inpaint.py", description=__doc__, formatter_class=layout, allow_abbrev=False, add_help=False)
+    placeholders = {"model": "FOLDER", "image": "FILE", "mask": "FILE", "caption": "TEXT", "device": "NAME"}
+    for name, field in InpaintConfig.model_fields.items():
+        shown = "required" if field.is_required() else field.default or "none"
+        parser.add_argument(
+            f"--{name}", metavar=placeholders.get(name, "FOLDER"), help=f"{field.description} [{shown}]"
+        )
+    parser.add_argument("--help", "-h", action="store_true", help="This text")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
