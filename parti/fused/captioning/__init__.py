@@ -1,0 +1,1 @@
+"""Partially autoregressive captions from the fused trunk."""

@@ -1,0 +1,91 @@
+"""A captioning run put together: config -> data, vocabulary, captioner, task, loop. `tools/train_parti.py` calls it."""
+
+from typing import Literal
+
+from accelerate import Accelerator
+from pydantic import Field, model_validator
+
+from parti.fused.captioning.captioner import Captioner, CaptionerConfig
+from parti.fused.captioning.captioning_tasks import CaptioningTask, CaptioningTaskConfig
+from parti.fused.inpainting.inpainting_train import check_vocabulary
+from parti.fused.transfer import start_from
+from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
+from parti.text.run_vocabulary import run_vocabulary
+from vqgan.config import Config
+from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.metrics.judge import Judge, caption_judge
+from vqgan.training.distributed import build_accelerator
+from vqgan.training.host_memory import keep_freed_memory
+from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.run_folder import RunFolder
+from vqgan.training.seeding import seed_everything
+from vqgan.training.trackers import Trackers, TrackersConfig
+
+
+class TrainCaptioningConfig(Config):
+    """A run that trains a captioner."""
+
+    objective: Literal["fused_captioning"] = "fused_captioning"
+    """What is trained: partially autoregressive captioning by a fused U-Net and BERT."""
+    run_dir: str = "runs/fused-captioning"
+    """Folder of the run. Running again with the same folder resumes."""
+    seed: int = Field(0, ge=0)
+    """Of initial weights, data order, augmentation and drafts."""
+    start: str | None = None
+    """Run or model folder of a fused model to start from, e.g. of objective fused_inpainting: every part that both
+    have. Its vocabulary must be the same (text.kind saved). null: from scratch, or from model.text.bert."""
+    data: DataConfig = DataConfig()
+    """Pictures and captions."""
+    text: TextConfig = TextTokenizerConfig(length=30)
+    """The text vocabulary; its length includes a start and an end token."""
+    model: CaptionerConfig = CaptionerConfig()
+    """The captioner."""
+    task: CaptioningTaskConfig = CaptioningTaskConfig()
+    """What is minimised, and how."""
+    loop: LoopConfig = LoopConfig()
+    """Length of the run and what happens when."""
+    trackers: TrackersConfig = TrackersConfig()
+    """Experiment trackers."""
+    preview_pictures: int = Field(12, gt=0)
+    """Held-out pictures in each preview."""
+
+    @model_validator(mode="after")
+    def _check_parts_fit(self) -> "TrainCaptioningConfig":
+        if self.data.transform.image_size != self.model.image_size:
+            raise ValueError(
+                f"data.transform.image_size {self.data.transform.image_size} and model.image_size "
+                f"{self.model.image_size} differ; set both to the same size"
+            )
+        check_vocabulary(self.text, self.model, self.start)
+        if isinstance(self.text, TextTokenizerConfig) and self.text.dropout:
+            raise ValueError(f"text.dropout {self.text.dropout}: a captioner tells whole words; set it to 0")
+        return self
+
+
+def train(config: TrainCaptioningConfig) -> bool:
+    """Run to the end, or until interrupted; True when complete. Resumes what is in `run_dir`.
+
+    Raises ConfigError, DataError or ModelFolderError with one line for the user.
+    """
+    keep_freed_memory()
+    accelerator = build_accelerator()
+    seed_everything(config.seed, accelerator.process_index)
+    data = DataPipeline(config.data, config.seed, require_captions=True)
+    preview = data.preview_batch(config.preview_pictures)
+    run = RunFolder(config.run_dir, config)
+    if accelerator.is_main_process:
+        run.create()
+    tokenizer = run_vocabulary(config.text, data, run, accelerator)
+    task = build_task(config, accelerator, tokenizer, caption_judge(config.data.source))
+    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
+    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="captioning").run()
+
+
+def build_task(
+    config: TrainCaptioningConfig, accelerator: Accelerator, tokenizer: TextTokenizer, judge: Judge | None = None
+) -> CaptioningTask:
+    """The captioner for this vocabulary, and the task of a run. Raises what `start_from` raises."""
+    captioner = Captioner(config.model, tokenizer)
+    if config.start is not None:
+        start_from(captioner, config.start)
+    return CaptioningTask(config.task, captioner, accelerator, config.loop.steps, config.seed, judge)

@@ -1,0 +1,60 @@
+"""What tells words of the captioning model's text rows: an LSTM behind a row, and the projection on the vocabulary.
+
+A row's state at position t is of the whole draft; the LSTM reads it together with the word before, so that the words
+that are told fit each other (SPEC E.4: input [row; word before], as wide as two text rows; 7.08M parameters at 768).
+The projection is tied to the word embeddings, as BERT's (arXiv 1810.04805; Press and Wolf, 1608.05859).
+
+Legend: B captions, T text positions, D text width, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from parti.fused.captioning.show_attend_tell import Mind
+
+
+class LSTMHead(nn.Module):
+    """One LSTM over the positions of a text row, left to right. Its state begins at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.lstm = nn.LSTM(2 * width, width, batch_first=True)
+
+    def forward(self, row: Float[Tensor, "B T D"], before: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """States that tell the words; `before` at position t is the embedding of the word before word t."""
+        # In fp32 whatever the autocast: rounding errors add up over the words.
+        with torch.autocast(row.device.type, enabled=False):
+            states, _ = self.lstm(torch.cat([row.float(), before.float()], dim=-1))
+        return states
+
+    def start(self, row: Float[Tensor, "B T D"]) -> Mind:
+        """The state before the first word."""
+        zero = torch.zeros(len(row), self.width, device=row.device)
+        return Mind(zero, zero)
+
+    def step(self, row: Float[Tensor, "B D"], before: Float[Tensor, "B D"], mind: Mind) -> Mind:
+        """One position of `forward`; the new state's h tells its word."""
+        with torch.autocast(row.device.type, enabled=False):
+            read = torch.cat([row.float(), before.float()], dim=-1)[:, None]
+            _, (h, c) = self.lstm(read, (mind.h[None], mind.c[None]))
+        return Mind(h[0], c[0])
+
+
+class WordProjection(nn.Module):
+    """Logits of the words, in fp32 whatever the autocast: normed states times the word embeddings, and a bias.
+
+    The norm is that of BERT's head. An LSTM's state has no entry above 1 and most far below: without it, logits stay
+    small until the embeddings have grown.
+    """
+
+    def __init__(self, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, states: Float[Tensor, "*B D"], word_embeddings: Float[Tensor, "V D"]) -> Float[Tensor, "*B V"]:
+        with torch.autocast(states.device.type, enabled=False):
+            return F.linear(self.norm(states.float()), word_embeddings.float(), self.bias)

@@ -1,0 +1,62 @@
+"""Tell what pictures show, with a captioner.
+
+python tools/caption.py --model runs/fused-captioning-shapes picture.png other.png --heatmaps looks
+
+Prints each file with its caption. A draft is refined up to --refine times; --exit 7 or 11 tells earlier and faster.
+With --heatmaps DIR, DIR/NAME.png shows where the model looked for each word.
+"""
+
+import argparse
+import sys
+from typing import Any, NoReturn
+
+from parti.fused.captioning.caption_files import CaptionConfig, caption_files
+from vqgan.command_line import USER_ERRORS, print_error, print_out
+from vqgan.config import ConfigError, validate
+
+
+def main(argv: list[str]) -> int:
+    try:
+        options = vars(build_parser().parse_args(argv))
+        if options.pop("help"):
+            print_out(build_parser().format_help().rstrip())
+            return 0
+        given = {name: value for name, value in options.items() if value is not None}
+        for caption in caption_files(validate(CaptionConfig, given, "the command line")):
+            print_out(f"{caption.file}: {caption.text}")
+        return 0
+    except USER_ERRORS as error:
+        print_error(error)
+        return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are ConfigErrors: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def build_parser() -> Parser:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser("caption.py", description=__doc__, formatter_class=layout, allow_abbrev=False, add_help=False)
+
+    def add(name: str, kind: type[Any], metavar: str, default: str = "") -> None:
+        field = CaptionConfig.model_fields[name]
+        shown = default or ("required" if field.is_required() else field.default)
+        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=f"{field.description} [{shown}]")
+
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help=CaptionConfig.model_fields["images"].description)
+    add("model", str, "FOLDER")
+    add("refine", int, "ROUNDS")
+    add("exit", int, "7|11|14")
+    add("temperature", float, "NUMBER")
+    add("seed", int, "NUMBER")
+    add("heatmaps", str, "FOLDER", "none")
+    add("device", str, "NAME", "cuda if there is one, else cpu")
+    parser.add_argument("--help", "-h", action="store_true", help="This text")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
