@@ -22,8 +22,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from parti.completion import Completion, keep_black, keep_top
-from parti.pipeline import Drawn, OnRows, TextToImage, recommended_sampling
-from parti.reranking.rerank import draw_best
+from parti.fused.synthesis.synthesis_pipeline import ProgressiveTextToImage
+from parti.pipeline import Drawn, OnRows, recommended_sampling
+from parti.pipelines import Pipeline, pipeline_of
+from parti.reranking.rerank import candidate_seeds, keep_best
 from parti.reranking.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
 from parti.upsampling.upsampler import Upsampler
@@ -52,8 +54,10 @@ class SampleConfig(Config):
     """Pictures of each prompt, at least 1."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of each prompt's first picture, at least 0; the following ones count up, candidate by candidate."""
-    sampling: SamplingConfig = SamplingConfig()
-    """How codes are drawn."""
+    sampling: SamplingConfig | None = SamplingConfig()
+    """How codes are drawn; null for a model that draws none."""
+    all_scales: bool = False
+    """Each picture at all scales side by side, of a model that draws several at once (fused_synthesis)."""
     rerank: int = Field(1, gt=0)
     """Candidates drawn for each picture, at least 1, of which the reranker's favourite is kept; 1 is off."""
     reranker: str | None = None
@@ -89,6 +93,13 @@ class SampleConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _check_one_scale_where_one_is_wanted(self) -> "SampleConfig":
+        wanted = [name for name, given in (("rerank", self.rerank > 1), ("upsample", self.upsample)) if given]
+        if self.all_scales and wanted:
+            raise ValueError(f"{wanted[0]} wants one picture, and all_scales makes it three; leave one of both out")
+        return self
+
+    @model_validator(mode="after")
     def _check_completion(self) -> "SampleConfig":
         what_stays = [name for name in ("keep_top", "mask") if getattr(self, name) is not None]
         if self.image is None and what_stays:
@@ -121,8 +132,25 @@ def resolve(
     values = {name: value for name, value in given.items() if value is not None}
     # Codes are drawn in float64, which not every device has.
     values |= {"prompts": prompts, "device": str(usable_device(device, "--device", torch.float64))}
-    values["sampling"] = recommended_sampling(given["model"]).overridden(**sampling).model_dump()
+    if pipeline_of(given["model"]) is ProgressiveTextToImage:
+        _check_options_mean_something(sampling, values)
+        values["sampling"] = None
+    elif values.get("all_scales"):
+        raise ConfigError(f"--all-scales: {given['model']} draws pictures of one size; leave the option out")
+    else:
+        values["sampling"] = recommended_sampling(given["model"]).overridden(**sampling).model_dump()
     return validate(SampleConfig, values, "command line")
+
+
+def _check_options_mean_something(sampling: dict[str, int | float | str | None], values: dict[str, Any]) -> None:
+    """Raises ConfigError for an option about codes, of a model that draws whole pictures in one pass."""
+    settings = [name for name, value in sampling.items() if value is not None]
+    settings += [name for name in ("image", "keep_top", "mask", "watch") if values.get(name)]
+    if settings:
+        raise ConfigError(
+            f"--{settings[0].replace('_', '-')} says how codes are drawn, one after the other; {values['model']} draws "
+            "whole pictures in one pass, so leave the option out"
+        )
 
 
 def read_prompts(path: str) -> list[str]:
@@ -146,7 +174,7 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     Raises ModelFolderError for a folder without a stage-2 model, a reranker or an upsampler, ConfigError for a picture
     or mask that does not serve, and when `config.out` cannot be written.
     """
-    model = TextToImage.from_pretrained(config.model).to(config.device)
+    model = pipeline_of(config.model).from_pretrained(config.model).to(config.device)
     scorer = None
     if config.reranker is not None:
         scorer = Scorer.from_pretrained(config.reranker).to(config.device)
@@ -154,7 +182,7 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     if config.upsample is not None:
         upsampler = Upsampler.from_pretrained(config.upsample).to(config.device)
     completion = None
-    if config.image is not None:
+    if config.image is not None and not isinstance(model, ProgressiveTextToImage):
         completion = Completion(_read_picture("image", config.image), _what_stays(config, model.image_tokenizer.grid))
     for prompt, cut in zip(config.prompts, model.text_tokenizer.is_cut(config.prompts), strict=True):
         if cut:
@@ -166,7 +194,7 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     given = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if completion is not None:
+        if completion is not None and not isinstance(model, ProgressiveTextToImage):
             picture = completion.shown(model.image_tokenizer, model.generator.device)
             picture.save(folder / "given.png")
             given = picture, f"given: {completion.share:.0%} of the codes"
@@ -175,7 +203,8 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
                 image = drawn.image
                 record: dict[str, Any] = {"file": f"{index // config.n:04d}-{index % config.n:02d}.png"}
                 record |= {"prompt": drawn.prompt, "seed": drawn.seed}
-                record["settings"] = config.sampling.model_dump(mode="json")
+                if config.sampling is not None:
+                    record["settings"] = config.sampling.model_dump(mode="json")
                 if completion is not None:
                     record["completion"] = config.model_dump(include={"image", "keep_top", "mask"}, exclude_none=True)
                     record["completion"]["kept"] = completion.share
@@ -197,7 +226,7 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
 
 
 def _pictures(
-    model: TextToImage,
+    model: Pipeline,
     scorer: Scorer | None,
     config: SampleConfig,
     completion: Completion | None,
@@ -207,12 +236,23 @@ def _pictures(
     """Each picture; with a reranker the best candidate, which has a score and a seed of its own."""
     # Candidate j of picture i has seed + i * rerank + j.
     wanted = [(prompt, config.seed + i * config.rerank) for prompt in config.prompts for i in range(config.n)]
-    options: dict[str, Any] = {"completion": completion, "on_rows": on_rows, "batch_size": config.batch_size}
+    asked = wanted if scorer is None else candidate_seeds(wanted, config.rerank)
+    if isinstance(model, ProgressiveTextToImage):
+        candidates = model.stream(asked, all_scales=config.all_scales, batch_size=config.batch_size, progress=progress)
+    else:
+        candidates = model.stream(
+            asked,
+            config.sampling or model.sampling,
+            completion=completion,
+            on_rows=on_rows,
+            batch_size=config.batch_size,
+            progress=progress,
+        )
     if scorer is None:
-        for drawn in model.stream(wanted, config.sampling, progress=progress, **options):
+        for drawn in candidates:
             yield drawn, None
         return
-    for kept in draw_best(model, scorer, wanted, config.rerank, config.sampling, progress=progress, **options):
+    for kept in keep_best(candidates, scorer, config.rerank):
         yield kept.drawn, kept.score
 
 

@@ -6,6 +6,7 @@ Writes OUT/0000-00.png (number of the prompt, number of the sample), OUT/grid.pn
 (file, prompt, seed and settings of each). A picture depends on model, prompt, seed and settings alone, and on the
 upsampler where one is given. With --rerank K it is the best of K by --reranker, and the seed is the one that won.
 With --image FILE and --keep-top SHARE or --mask FILE pictures are completed; OUT/given.png shows what is given.
+A model that draws at several scales at once (fused_synthesis) draws its largest, with --all-scales all side by side.
 """
 
 import argparse
@@ -79,8 +80,9 @@ def build_parser() -> Parser:
     add("batch_size", int, "COUNT")
     graph = SamplingConfig.model_fields["cuda_graph"].description
     parser.add_argument("--cuda-graph", action="store_const", const=True, help=f"{graph} [{RECOMMENDED}]")
-    watch = SampleConfig.model_fields["watch"].description
-    parser.add_argument("--watch", action="store_true", help=f"{watch} [off]")
+    for flag in ("all_scales", "watch"):
+        about = SampleConfig.model_fields[flag].description
+        parser.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=f"{about} [off]")
     add("device", str, "NAME", default="cuda if there is one, else cpu")
     add("out", str, "FOLDER")
     parser.add_argument("--print-config", action="store_true", help="Print the resolved settings as YAML and stop")

@@ -4,7 +4,7 @@ DALL-E showed the best of 512 by CLIP, Parti the best of 16 by CoCa (arXiv 2102.
 section 2.3). What was kept is a fact about the number of candidates too: say it wherever the pictures go.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,14 +59,20 @@ def draw_best(
     `completion` and `on_rows`, which gets candidates, are those of `TextToImage.stream`.
     Pictures of one prompt whose seeds are less than `candidates` apart share candidates. Raises what `stream` raises.
     """
-    group: list[Drawn] = []
     asked = candidate_seeds(wanted, candidates)
-    for drawn in model.stream(
+    drawn = model.stream(
         asked, settings, completion=completion, on_rows=on_rows, batch_size=batch_size, progress=progress
-    ):
-        group.append(drawn)
+    )
+    return keep_best(drawn, scorer, candidates)
+
+
+def keep_best(drawn: Iterable[Drawn], scorer: Scorer, candidates: int) -> Iterator[Kept]:
+    """The best of every `candidates` pictures in a row, which are of one prompt."""
+    group: list[Drawn] = []
+    for one in drawn:
+        group.append(one)
         if len(group) == candidates:
-            scores = scorer.score_pictures([one.image for one in group], [one.prompt for one in group])
+            scores = scorer.score_pictures([each.image for each in group], [each.prompt for each in group])
             best = int(best_of(scores, candidates))
             yield Kept(group[best], scores[best].item())
             group = []

@@ -162,6 +162,7 @@ def test_print_config_shows_the_resolved_settings_and_draws_nothing(
         "n": 4,
         "seed": 0,
         "sampling": SETTINGS | {"top_k": 5},
+        "all_scales": False,
         "rerank": 1,
         "reranker": None,
         "image": None,

@@ -1,0 +1,1 @@
+"""Progressive text to image from the fused trunk."""

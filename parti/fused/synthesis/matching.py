@@ -1,0 +1,77 @@
+"""Whether a drawn picture fits its caption better than those of the others: the contrastive term of synthesis.
+
+joint: in the space of the discriminators' own features, which learn it on real pictures at the same time (XMC-GAN,
+arXiv 2101.04702, section 4). clip: in that of a frozen CLIP, such as a run of tools/train_reranker.py (as AttnGAN has
+its DAMSM, arXiv 1711.10485). Either way the loss is CLIP's own.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from parti.reranking.contrastive import Contrast, contrastive_loss
+from parti.reranking.scorer import Scorer
+from vqgan.config import Config
+
+
+class JointMatchingConfig(Config):
+    """By the discriminators' features."""
+
+    kind: Literal["joint"] = "joint"
+    """Learnt with the discriminators, at every scale."""
+    weight: float = Field(1.0, gt=0)
+    """Weight for both players."""
+
+
+class ClipMatchingConfig(Config):
+    """By a frozen CLIP."""
+
+    kind: Literal["clip"] = "clip"
+    """A dual encoder that is there already; it judges the largest pictures."""
+    folder: str
+    """Run folder of tools/train_reranker.py, or any CLIP (folder or Hub name)."""
+    weight: float = Field(5.0, gt=0)
+    """Weight of the generator's term. AttnGAN has 5 on birds and 50 on COCO, for its own encoder."""
+
+
+MatchingConfig = Annotated[JointMatchingConfig | ClipMatchingConfig, Field(discriminator="kind")]
+
+
+class ClipMatcher:
+    """A frozen CLIP. Raises ModelFolderError where there is none."""
+
+    def __init__(self, folder: str, device: torch.device) -> None:
+        self._scorer = Scorer.from_pretrained(folder).to(device)
+        self._scorer.model.requires_grad_(False).eval()
+        prepared = self._scorer.processor.image_processor
+        size = dict(prepared.size)
+        self._resized = int(size.get("shortest_edge") or size["height"])
+        self._cropped = (
+            int(prepared.crop_size["height"]) if getattr(prepared, "do_center_crop", False) else self._resized
+        )
+        self._mean = torch.tensor(prepared.image_mean, device=device).view(3, 1, 1)
+        self._deviation = torch.tensor(prepared.image_std, device=device).view(3, 1, 1)
+
+    def __call__(
+        self, pictures: Float[Tensor, "B 3 H W"], captions: Sequence[str], accelerator: Accelerator
+    ) -> Contrast:
+        """Of pictures in [-1, 1]; differentiable in them."""
+        model, tokens = self._scorer.model, self._scorer.tokens(captions)
+        found = model(pixel_values=self.pixels(pictures), **tokens)
+        images, texts = (F.normalize(part.float(), dim=-1) for part in (found.image_embeds, found.text_embeds))
+        return contrastive_loss(images, texts, tokens["input_ids"], model.logit_scale.exp().detach(), accelerator)
+
+    def pixels(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+        """What the CLIP's own preparation makes of them, without its rounding to 256 levels."""
+        if pictures.shape[-1] != self._resized:
+            size = (self._resized, self._resized)
+            pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True).clamp(-1, 1)
+        edge = (self._resized - self._cropped) // 2
+        pictures = pictures[:, :, edge : edge + self._cropped, edge : edge + self._cropped]
+        return ((pictures + 1) / 2 - self._mean) / self._deviation

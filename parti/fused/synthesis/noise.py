@@ -1,0 +1,49 @@
+"""What makes two pictures of one caption differ: a small map of noise that enters at the deepest row.
+
+SPEC E.5: z ~ N(0, 1) of 32 x 2 x 2 goes through two 3x3 convolutions to the row's own shape and is added to it. (The
+drawing gives both as 2x2x512: a sum keeps the row's width, where putting both side by side would double it.)
+
+Legend: B pictures, Z channels of the noise, C of the row, h w the row's grid.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from parti.fused.fusion import group_norm
+from vqgan.config import Config
+
+
+class NoiseConfig(Config):
+    """The noise and its branch; the defaults are drawn."""
+
+    channels: int = Field(32, gt=0)
+    """Channels of the noise; its sides are those of the deepest row."""
+    hidden_channels: int = Field(128, gt=0)
+    """Channels between the two convolutions."""
+
+
+class NoiseBranch(nn.Module):
+    """From noise to what is added to the row: 3x3, GroupNorm, SiLU, 3x3."""
+
+    def __init__(self, config: NoiseConfig, row_channels: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv2d(config.channels, config.hidden_channels, 3, padding=1),
+            group_norm(config.hidden_channels),
+            nn.SiLU(),
+            nn.Conv2d(config.hidden_channels, row_channels, 3, padding=1),
+        )
+
+    def forward(self, noise: Float[Tensor, "B Z h w"]) -> Float[Tensor, "B C h w"]:
+        return self.network(noise)
+
+
+def seeded_noise(keys: Sequence[tuple[int, ...]], shape: tuple[int, int, int]) -> Float[Tensor, "B Z h w"]:
+    """One N(0, 1) map a key, a function of that key alone, whatever the device and the batch."""
+    maps = [np.random.default_rng(key).standard_normal(shape, dtype=np.float32) for key in keys]
+    return torch.from_numpy(np.stack(maps))

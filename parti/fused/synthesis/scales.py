@@ -1,0 +1,37 @@
+"""Pictures at several scales at once (StackGAN++, arXiv 1710.10916): real ones to compare with, drawn ones to show."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from vqgan.data.transforms import to_pil
+
+
+def at_scales(images: Float[Tensor, "B 3 H W"], sides: Sequence[int]) -> list[Float[Tensor, "B 3 _ _"]]:
+    """The same pictures at each of `sides` pixels: means over squares of pixels, which leave no aliasing (SPEC H).
+
+    Raises ValueError for a side that does not divide the pictures'.
+    """
+    found = []
+    for side in sides:
+        if images.shape[-1] % side:
+            raise ValueError(f"{images.shape[-1]} pixels do not divide into {side}; choose scales that halve them")
+        factor = images.shape[-1] // side
+        found.append(F.avg_pool2d(images, factor) if factor > 1 else images)
+    return found
+
+
+def side_by_side(scales: Sequence[Float[Tensor, "B 3 _ _"]]) -> list[Image.Image]:
+    """Each picture once at every scale, from left to right, all enlarged to the largest without smoothing."""
+    side = max(pictures.shape[-1] for pictures in scales)
+    columns = [[picture.resize((side, side), Image.Resampling.NEAREST) for picture in to_pil(part)] for part in scales]
+    rows = []
+    for row in zip(*columns, strict=True):
+        sheet = Image.new("RGB", (side * len(row), side))
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (side * column, 0))
+        rows.append(sheet)
+    return rows

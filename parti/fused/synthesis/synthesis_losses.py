@@ -1,0 +1,74 @@
+"""What both sides of progressive text-to-image generation minimise, of logits alone (SPEC E.5).
+
+As in AttnGAN, `code/miscc/losses.py`, with its sigmoid and cross-entropy as one function of logits. Letters of the
+terms: R real, F drawn (fake), W real with the caption of another picture; u unconditional, c conditional.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Logits = Float[Tensor, "B"]
+Scalar = Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Game:
+    """What a logit costs, one by one: the discriminator where the picture is real or not, and the generator."""
+
+    real: Callable[[Tensor], Tensor]
+    fake: Callable[[Tensor], Tensor]
+    generator: Callable[[Tensor], Tensor]
+
+
+GAMES = {
+    "logistic": Game(lambda x: F.softplus(-x), F.softplus, lambda x: F.softplus(-x)),
+    "hinge": Game(lambda x: F.relu(1 - x), lambda x: F.relu(1 + x), lambda x: -x),
+}
+"""By the name that a config uses. logistic is the cross-entropy of AttnGAN, non-saturating for the generator."""
+
+
+class DiscriminatorTerms(NamedTuple):
+    """Means over a scale's pictures."""
+
+    real_unconditional: Scalar
+    real_conditional: Scalar
+    fake_unconditional: Scalar
+    fake_conditional: Scalar
+    wrong_conditional: Scalar
+
+    def total(self) -> Scalar:
+        """(R_u + R_c) / 2 + (F_u + F_c + W_c) / 3."""
+        real = (self.real_unconditional + self.real_conditional) / 2
+        return real + (self.fake_unconditional + self.fake_conditional + self.wrong_conditional) / 3
+
+
+def discriminator_terms(
+    game: Game,
+    real: tuple[Logits, Logits],
+    fake: tuple[Logits, Logits],
+    wrong: Logits,
+    wrong_counts: Bool[Tensor, "B"],
+) -> DiscriminatorTerms:
+    """Of (unconditional, conditional) logits, in fp32.
+
+    `wrong` are conditional logits of real pictures with the caption of another; where `wrong_counts` is false both
+    captions are the same, and nothing is wrong. The mean is over those that count, and 0 where none does.
+    """
+    wrong_losses = game.fake(wrong.float()) * wrong_counts
+    return DiscriminatorTerms(
+        game.real(real[0].float()).mean(),
+        game.real(real[1].float()).mean(),
+        game.fake(fake[0].float()).mean(),
+        game.fake(fake[1].float()).mean(),
+        wrong_losses.sum() / wrong_counts.sum().clamp(min=1),
+    )
+
+
+def generator_loss(game: Game, fake: tuple[Logits, Logits]) -> Scalar:
+    """u + c of one scale; the generator's loss is the sum over the scales."""
+    return game.generator(fake[0].float()).mean() + game.generator(fake[1].float()).mean()

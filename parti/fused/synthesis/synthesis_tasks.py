@@ -1,0 +1,351 @@
+"""What progressive text-to-image generation minimises: the generator's game with a discriminator at every scale.
+
+All scales learn at once (StackGAN++), and the discriminators tell right captions from wrong ones (AttnGAN; SPEC E.5).
+Beside the game: a contrastive term between pictures and captions, and the distance of a drawn picture to the caption's
+own (pix2pix, arXiv 1611.07004), for captions that say nearly everything there is to see. Both are optional.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float, Int64
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from parti.fused.synthesis.generator import SynthesisGenerator
+from parti.fused.synthesis.matching import ClipMatcher, ClipMatchingConfig, JointMatchingConfig, MatchingConfig
+from parti.fused.synthesis.noise import seeded_noise
+from parti.fused.synthesis.scales import at_scales, side_by_side
+from parti.fused.synthesis.synthesis_diagnosis import diagnose_synthesis
+from parti.fused.synthesis.synthesis_discriminators import Discriminators, Opinions
+from parti.fused.synthesis.synthesis_losses import GAMES, discriminator_terms, generator_loss
+from parti.fused.synthesis.synthesis_pipeline import ProgressiveTextToImage
+from parti.fused.two_rates import TwoRates
+from parti.reranking.contrastive import Contrast, contrastive_loss
+from parti.text.tokenizer import TextTokenizer
+from vqgan.config import Config
+from vqgan.contact_sheet import contact_sheet
+from vqgan.data.batch import Batch
+from vqgan.data.transforms import to_pil
+from vqgan.image_losses import ImageLosses, ImageLossesConfig, PerceptualTermConfig
+from vqgan.losses.adversarial import r1_penalty
+from vqgan.metrics.judge import Judge
+from vqgan.metrics.sums import MetricSums
+from vqgan.training.checkpoint import Stateful
+from vqgan.training.ema import EMA, EMAConfig
+from vqgan.training.micro_batches import accumulate, add_share
+from vqgan.training.optimisation import Optimiser, OptimiserConfig
+from vqgan.training.schedule import ScheduleConfig, Span, in_steps, ramp
+
+_ADAM = OptimiserConfig(
+    learning_rate=2e-4, betas=(0.5, 0.999), weight_decay=0.0, schedule=ScheduleConfig(shape="constant")
+)
+"""AttnGAN's `code/trainer.py`, for both players."""
+_SHOWN = 128
+"""Pixels of a small picture in previews, where three stand side by side."""
+_NO_DISTANCE = ImageLossesConfig(l2_weight=0.0, perceptual=PerceptualTermConfig(weight=0.0))
+
+
+class GameConfig(Config):
+    """The game of generator and discriminators."""
+
+    loss: Literal["logistic", "hinge"] = "logistic"
+    """Form of both players' losses: logistic is AttnGAN's cross-entropy."""
+    weight: float = Field(1.0, gt=0)
+    """Weight in the generator's loss."""
+    start: Span = 0
+    """When the discriminators join: steps, or a share of the run such as 25%. Until then the distance teaches alone."""
+    warmup: Span = 0
+    """How long the weights of game and matching then grow to their full values, for the generator."""
+    r1_gamma: float = Field(0.0, ge=0)
+    """R1 penalty at the largest scale: gamma / 2 times the squared gradient at real pictures; 0 none."""
+    r1_every: int = Field(16, gt=0)
+    """Steps between R1 penalties, each scaled by this number (lazy regularisation)."""
+
+
+class SynthesisTaskConfig(Config):
+    """The game, what is played beside it, and how both players learn."""
+
+    game: GameConfig = GameConfig()
+    """The game."""
+    matching: MatchingConfig | None = None
+    """Contrastive term between pictures and captions; null: none."""
+    distance: ImageLossesConfig = _NO_DISTANCE
+    """Distance to the caption's own picture, summed over the scales; weights of 0: none."""
+    distance_until: Span | None = None
+    """When the distance is gone: its weight falls in a straight line from the start of the game to there. What is
+    between all pictures of a caption is none of them, and in the end holds the game back. null: the weight stays."""
+    optimiser: OptimiserConfig = _ADAM
+    """The generator's optimiser."""
+    bert_ratio: float = Field(1.0, gt=0)
+    """Learning rate of the generator's embeddings and BertLayers, as a share of that of all else of it."""
+    discriminator_optimiser: OptimiserConfig = _ADAM
+    """The discriminators' optimiser."""
+    ema: EMAConfig = EMAConfig()
+    """The averaged generator that is evaluated, previewed and shipped."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the networks in training; logits, losses, pictures and weights are fp32 in any case."""
+    sampled_prompts: int = Field(128, gt=0)
+    """Held-out captions drawn in each evaluation."""
+
+    @model_validator(mode="after")
+    def _check_something_teaches_from_the_first_step(self) -> "SynthesisTaskConfig":
+        start, distance = self.game.start, self.distance
+        if start not in (0, "0%") and not (distance.l1_weight or distance.l2_weight or distance.perceptual.weight):
+            raise ValueError(
+                f"game.start is {start}, and until then nothing is minimised; give distance a weight, or set "
+                "game.start to 0"
+            )
+        return self
+
+
+class _Part(NamedTuple):
+    """What both players see of a micro-batch of this process."""
+
+    captions: list[str]
+    ids: Int64[Tensor, "B T"]
+    noise: Float[Tensor, "B Z h w"]
+    real: list[Tensor]
+
+
+class SynthesisTask:
+    """Trains a generator against the discriminators of its scales."""
+
+    def __init__(
+        self,
+        config: SynthesisTaskConfig,
+        generator: SynthesisGenerator,
+        discriminators: Discriminators,
+        tokenizer: TextTokenizer,
+        accelerator: Accelerator,
+        steps: int,
+        seed: int,
+        judge: Judge | None = None,
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.tokenizer = tokenizer
+        self._seed = seed
+        self._judge = judge
+        device = accelerator.device
+        self.generator = generator.to(device).train()
+        self._parallel_generator = accelerator.prepare_model(generator)
+        self.discriminators = discriminators.to(device).train()
+        self._parallel_discriminators = accelerator.prepare_model(discriminators)
+        # After the preparation, which gives every process the first one's weights.
+        self.ema = EMA(config.ema, generator)
+        parts = generator.parts
+        self.optimiser = TwoRates(config.optimiser, generator, [parts.embeddings, parts.text], config.bert_ratio, steps)
+        self.discriminator_optimiser = Optimiser(config.discriminator_optimiser, discriminators, steps)
+        self.losses = ImageLosses(config.distance, device, config.precision)
+        self.clip: ClipMatcher | None = None
+        if isinstance(config.matching, ClipMatchingConfig):
+            self.clip = ClipMatcher(config.matching.folder, device)
+        self._game = GAMES[config.game.loss]
+        self._steps = steps
+
+    def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        metrics: dict[str, Tensor] = {}
+        parts = self._parts(batches, step)
+        share = 1 / len(parts)
+        playing = ramp(step, self._steps, self.config.game.start, self.config.game.warmup) > 0
+        opinions: list[Opinions] = []
+
+        # 1. The generator. What the discriminators say of its pictures serves them again below.
+        for _, part in accumulate(self.accelerator, self._parallel_generator, parts):
+            with self._autocast():
+                drawn = self._parallel_generator(part.ids, part.noise)
+            pictures = [picture.detach().requires_grad_() for picture in drawn]
+            terms = self._distances(pictures, part, step)
+            if playing:
+                with self._autocast():
+                    opinions.append(self.discriminators(pictures, part.ids))
+                terms |= self._game_losses(pictures, part, opinions[-1], step)
+            loss = torch.stack(list(terms.values())).sum()
+            # To the pictures alone, not into the discriminators' weights, and from there into the generator's.
+            gradients = torch.autograd.grad(loss, pictures, retain_graph=True)
+            self.accelerator.backward(_with_gradients(drawn, gradients) * share)
+            add_share(metrics, {"loss": loss} | {f"loss_{name}": value for name, value in terms.items()}, share)
+        metrics |= self.optimiser.step(step)
+        if not metrics["skipped"]:
+            self.ema.update(self.generator, step)
+
+        # 2. The discriminators, on real pictures and on those that the generator has just drawn.
+        if not playing:
+            return metrics
+        for number, part in accumulate(self.accelerator, self._parallel_discriminators, parts):
+            with self._autocast():
+                real = self._parallel_discriminators(part.real, part.ids, wrong=True)
+            losses, figures = self._discriminator_losses(real, opinions[number], part, step)
+            loss = torch.stack(list(losses.values())).sum()
+            self.accelerator.backward(loss * share)
+            figures |= {f"loss_discriminator_{name}": value for name, value in losses.items()}
+            add_share(metrics, {"loss_discriminator": loss} | figures, share)
+        opinions.clear()
+        skipped_or_not = self.discriminator_optimiser.step(step)
+        self.discriminators.limit_matching_scale()
+        return metrics | {f"discriminator_{name}": value for name, value in skipped_or_not.items()}
+
+    def diagnose(self, figures: Mapping[str, float]) -> list[str]:
+        """What is going wrong, in plain words, by the figures of a stretch of training."""
+        game_steps = figures.get("step", 0.0) - in_steps(self.config.game.start, self._steps)
+        return diagnose_synthesis(figures, self.generator.config.sides, game_steps)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Of the averaged weights, on held-out captions.
+
+        diversity: mean absolute difference between two pictures of a caption, in [0, 1]. Where a judge is known,
+        prompt_accuracy, the share of right pictures, and random_pairing_accuracy, by the caption of the next picture.
+        """
+        model, sums = self._pipeline(), MetricSums(self.accelerator)
+        processes = self.accelerator.num_processes
+        left = -(-self.config.sampled_prompts // processes)  # at least one each
+        seed = 0
+        for batch in batches:
+            prompts = batch.texts()[:left]
+            left -= len(prompts)
+            if not prompts:
+                break
+            first, second = (
+                model.draw([(prompt, start + index) for index, prompt in enumerate(prompts)])[-1]
+                for start in (seed, seed + self.config.sampled_prompts)
+            )
+            seed += len(prompts)
+            counts = torch.tensor(float(len(prompts)), device=first.device)
+            sums.add("diversity", torch.stack([(first - second).abs().mean() / 2 * counts, counts]))
+            if self._judge is not None:
+                pictures = to_pil(first)
+                for name, asked in (("prompt", prompts), ("random_pairing", prompts[1:] + prompts[:1])):
+                    right = torch.tensor(float(sum(map(self._judge, pictures, asked))), device=first.device)
+                    sums.add(f"{name}_accuracy", torch.stack([right, counts]))
+        totals = sums.totals()
+        if not totals:
+            raise ValueError("no held-out caption to draw; give at least one batch")
+        return {name: (total[0] / total[1]).item() for name, total in totals.items()}
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> Image.Image:
+        """Pictures drawn for the batch's captions, every scale side by side."""
+        prompts = batch.texts()
+        scales = self._pipeline().draw([(prompt, 0) for prompt in prompts])
+        marks = list(map(self._judge, to_pil(scales[-1]), prompts)) if self._judge else None
+        scale = max(1, _SHOWN // self.generator.config.sides[-1])
+        return contact_sheet(side_by_side(scales), prompts, columns=3, scale=scale, marks=marks)
+
+    def stateful(self) -> dict[str, Stateful]:
+        return {
+            "generator": self.generator,
+            "ema": self.ema,
+            "optimiser": self.optimiser,
+            "discriminators": self.discriminators,
+            "discriminator_optimiser": self.discriminator_optimiser,
+        }
+
+    def save_model(self, folder: Path) -> None:
+        """The averaged generator and its vocabulary: one folder that samples."""
+        self._pipeline().save_pretrained(folder)
+
+    def _pipeline(self) -> ProgressiveTextToImage:
+        return ProgressiveTextToImage(self.ema.module, self.tokenizer)
+
+    def _parts(self, batches: Sequence[Batch], step: int) -> list[_Part]:
+        """Noise depends on the picture's place in the run, not on how it is divided."""
+        config = self.generator.config
+        rank, processes, local = self.accelerator.process_index, self.accelerator.num_processes, len(batches[0])
+        parts = []
+        for number, batch in enumerate(batches):
+            start = (number * processes + rank) * local
+            keys = [(self._seed, step, start + index) for index in range(len(batch))]
+            ids = self.tokenizer.encode(batch.texts()).to(batch.images.device)
+            noise = seeded_noise(keys, config.noise_shape).to(batch.images.device)
+            parts.append(_Part(batch.texts(), ids, noise, at_scales(batch.images, config.sides)))
+        return parts
+
+    def _distances(self, pictures: Sequence[Tensor], part: _Part, step: int) -> dict[str, Float[Tensor, ""]]:
+        """The weighted terms, each summed over the scales."""
+        begin, factor = in_steps(self.config.game.start, self._steps), 1.0
+        if self.config.distance_until is not None:
+            end = in_steps(self.config.distance_until, self._steps)
+            factor = min(1.0, max(0.0, (end - step) / max(1.0, end - begin)))
+        scales = [self.losses(drawn, real) for drawn, real in zip(pictures, part.real, strict=True)]
+        return {name: factor * torch.stack([terms[name] for terms in scales]).sum() for name in scales[0]}
+
+    def _game_losses(
+        self, pictures: Sequence[Tensor], part: _Part, opinions: Opinions, step: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The weighted terms of game and matching, each summed over the scales."""
+        config = self.config
+        factor = ramp(step, self._steps, config.game.start, config.game.warmup)
+        games = [generator_loss(self._game, (one.unconditional, one.conditional)) for one in opinions.scales]
+        terms = {"adversarial": factor * config.game.weight * torch.stack(games).sum()}
+        if config.matching is not None:
+            terms["matching"] = factor * config.matching.weight * self._matching(pictures[-1], part, opinions).loss
+        return terms
+
+    def _matching(self, largest: Tensor, part: _Part, opinions: Opinions) -> Contrast:
+        if self.clip is not None:
+            return self.clip(largest, part.captions, self.accelerator)
+        return self._joint_matching(part, opinions)
+
+    def _joint_matching(self, part: _Part, opinions: Opinions) -> Contrast:
+        """Summed over the scales; the accuracy is that of the largest."""
+        scale = self.discriminators.matching_scale()
+        found = [
+            contrastive_loss(one.embedding, opinions.sentence, part.ids, scale, self.accelerator)
+            for one in opinions.scales
+            if one.embedding is not None
+        ]
+        return Contrast(torch.stack([one.loss for one in found]).sum(), found[-1].accuracy)
+
+    def _discriminator_losses(
+        self, real: Opinions, drawn: Opinions, part: _Part, step: int
+    ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Tensor]]:
+        """The weighted terms, and figures of the largest scale."""
+        config = self.config
+        counts = (part.ids != part.ids.roll(1, 0)).any(1)
+        losses = {}
+        for side, seen, faked in zip(self.generator.config.sides, real.scales, drawn.scales, strict=True):
+            assert seen.wrong is not None
+            ours, theirs = (seen.unconditional, seen.conditional), (faked.unconditional, faked.conditional)
+            losses[str(side)] = discriminator_terms(self._game, ours, theirs, seen.wrong, counts).total()
+        seen, faked = real.scales[-1], drawn.scales[-1]
+        assert seen.wrong is not None
+        figures = {
+            "real_accuracy": (seen.unconditional > 0).float().mean(),
+            "fake_accuracy": (faked.unconditional < 0).float().mean(),
+            # A right caption above the wrong one, of the same real picture.
+            "caption_accuracy": ((seen.conditional > seen.wrong) & counts).sum() / counts.sum().clamp(min=1),
+        }
+        if isinstance(config.matching, JointMatchingConfig):
+            contrast = self._joint_matching(part, real)
+            losses["matching"] = config.matching.weight * contrast.loss
+            figures["matched_real"] = contrast.accuracy
+        if config.game.r1_gamma and step % config.game.r1_every == 0:
+            penalty = self._r1(part)
+            losses["r1"] = config.game.r1_gamma / 2 * config.game.r1_every * penalty
+            figures["r1_penalty"] = penalty
+        return losses, figures
+
+    def _r1(self, part: _Part) -> Float[Tensor, ""]:
+        """Of both logits together, at real pictures of the largest scale with their captions."""
+        network = self.discriminators.networks[-1]
+        sentence = self.discriminators.reader(part.ids).detach()
+
+        def logits(images: Tensor) -> Tensor:
+            features = network(images)
+            return network.unconditional(features) + network.conditional(features, sentence)
+
+        return r1_penalty(logits, part.real[-1])
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+def _with_gradients(drawn: Sequence[Tensor], gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """A number whose gradient at each of `drawn` is the one given."""
+    return torch.stack([(one * gradient).sum() for one, gradient in zip(drawn, gradients, strict=True)]).sum()

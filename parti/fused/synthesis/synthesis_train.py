@@ -1,0 +1,115 @@
+"""A run of progressive text-to-image generation put together: config -> data, vocabulary, networks, task, loop."""
+
+from typing import Literal
+
+from accelerate import Accelerator
+from pydantic import Field, model_validator
+
+from parti.fused.inpainting.inpainting_train import check_vocabulary
+from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
+from parti.fused.synthesis.matching import JointMatchingConfig
+from parti.fused.synthesis.synthesis_discriminators import Discriminators, DiscriminatorsConfig
+from parti.fused.synthesis.synthesis_tasks import SynthesisTask, SynthesisTaskConfig
+from parti.fused.text_side import text_space
+from parti.fused.transfer import start_from
+from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
+from parti.text.run_vocabulary import run_vocabulary
+from vqgan.config import Config
+from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.metrics.judge import Judge, caption_judge
+from vqgan.training.distributed import build_accelerator
+from vqgan.training.host_memory import keep_freed_memory
+from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.run_folder import RunFolder
+from vqgan.training.seeding import seed_everything
+from vqgan.training.trackers import Trackers, TrackersConfig
+
+
+class TrainSynthesisConfig(Config):
+    """A run that trains a generator of pictures at three scales against a discriminator for each."""
+
+    objective: Literal["fused_synthesis"] = "fused_synthesis"
+    """What is trained."""
+    run_dir: str = "runs/fused-synthesis"
+    """Folder of the run. Running again with the same folder resumes."""
+    seed: int = Field(0, ge=0)
+    """Of initial weights, data order, augmentation and noise."""
+    data: DataConfig = DataConfig()
+    """Pictures and captions, of the largest scale's size."""
+    text: TextConfig = TextTokenizerConfig(length=30)
+    """The text vocabulary."""
+    model: SynthesisConfig = SynthesisConfig()
+    """The generator."""
+    discriminators: DiscriminatorsConfig = DiscriminatorsConfig()
+    """The other side."""
+    start: str | None = None
+    """Run or model folder of another fused model whose parts the generator starts from, with text.kind saved and
+    text.folder the same folder. null: random weights, or those of model.trunk.text.bert."""
+    task: SynthesisTaskConfig = SynthesisTaskConfig()
+    """What is minimised, and how."""
+    loop: LoopConfig = LoopConfig()
+    """Length of the run and what happens when."""
+    trackers: TrackersConfig = TrackersConfig()
+    """Experiment trackers."""
+    preview_pictures: int = Field(12, gt=0)
+    """Held-out captions drawn in each preview."""
+
+    @model_validator(mode="after")
+    def _check_parts_fit(self) -> "TrainSynthesisConfig":
+        trunk = self.model.trunk
+        if self.data.transform.image_size != trunk.image_size:
+            raise ValueError(
+                f"data.transform.image_size is {self.data.transform.image_size}, model.trunk.image_size "
+                f"{trunk.image_size}; set both to the same"
+            )
+        smallest = self.model.sides[0]
+        if smallest < 8 or smallest.bit_count() != 1:
+            raise ValueError(
+                f"the smallest pictures have {smallest} pixels, and a discriminator reads a power of two from 8 on; "
+                "set model.trunk.image_size and data.transform.image_size to a power of two from 32 on"
+            )
+        if self.data.batch_size // self.loop.micro_batches < 2:
+            raise ValueError(
+                f"data.batch_size {self.data.batch_size} in loop.micro_batches {self.loop.micro_batches} leaves no "
+                "second caption that would be a wrong one; raise the one or lower the other"
+            )
+        check_vocabulary(self.text, trunk, self.start)
+        return self
+
+
+def train(config: TrainSynthesisConfig) -> bool:
+    """Run to the end, or until interrupted; True when complete. Resumes what is in `run_dir`.
+
+    Raises ConfigError, DataError or ModelFolderError with one line for the user.
+    """
+    keep_freed_memory()
+    accelerator = build_accelerator()
+    seed_everything(config.seed, accelerator.process_index)
+    data = DataPipeline(config.data, config.seed, require_captions=True)
+    preview = data.preview_batch(config.preview_pictures)
+    run = RunFolder(config.run_dir, config)
+    if accelerator.is_main_process:
+        run.create()
+    tokenizer = run_vocabulary(config.text, data, run, accelerator)
+    task = build_task(config, accelerator, tokenizer, caption_judge(config.data.source))
+    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
+    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="synthesis").run()
+
+
+def build_task(
+    config: TrainSynthesisConfig, accelerator: Accelerator, tokenizer: TextTokenizer, judge: Judge | None = None
+) -> SynthesisTask:
+    """The networks for this vocabulary, and the task of a run.
+
+    Raises ConfigError or ModelFolderError where what they start from is not there or does not fit.
+    """
+    tokens = text_space(tokenizer)
+    generator = SynthesisGenerator(config.model, tokens)
+    if config.start is not None:
+        start_from(generator, config.start)
+    joint = isinstance(config.task.matching, JointMatchingConfig)
+    text, sides = config.model.trunk.text, config.model.sides
+    discriminators = Discriminators(config.discriminators, text, tokens, sides, matching=joint)
+    return SynthesisTask(
+        config.task, generator, discriminators, tokenizer, accelerator, config.loop.steps, config.seed, judge
+    )

@@ -1,0 +1,29 @@
+"""Which pipeline draws from a model folder: a literal table by what its config.json says it holds."""
+
+from pathlib import Path
+
+from parti.fused.synthesis.synthesis_pipeline import KIND as SYNTHESIS
+from parti.fused.synthesis.synthesis_pipeline import ProgressiveTextToImage
+from parti.models import GENERATORS
+from parti.pipeline import TextToImage
+from vqgan.model_folder import ModelFolderError, find_model_folder, read_model_config
+
+Pipeline = TextToImage | ProgressiveTextToImage
+
+PIPELINES: dict[str, type[Pipeline]] = {**dict.fromkeys(GENERATORS, TextToImage), SYNTHESIS: ProgressiveTextToImage}
+"""By the kind of model."""
+
+
+def pipeline_of(folder: str | Path) -> type[Pipeline]:
+    """The pipeline for a model folder, the run folder that has one in `model/`, or a Hub name.
+
+    Raises ModelFolderError where there is none, or one that draws no pictures of prompts.
+    """
+    folder = find_model_folder(folder)
+    values = read_model_config(folder)
+    model = values.get("model")
+    kind = values.get("kind", model.get("kind") if isinstance(model, dict) else None)
+    if kind not in PIPELINES:
+        found = f", of kind {kind!r}," if kind else ""
+        raise ModelFolderError(f"{folder}{found} holds no text-to-image model; give the folder of a stage-2 run")
+    return PIPELINES[kind]
