@@ -23,12 +23,10 @@ from vqgan.data.batch import Batch
 from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.judge import Judge, caption_judge
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.host_memory import keep_freed_memory
-from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.loop import LoopConfig
+from vqgan.training.run import begin, run_to_end
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.seeding import seed_everything
-from vqgan.training.trackers import Trackers, TrackersConfig
+from vqgan.training.trackers import TrackersConfig
 
 
 class TrainPartiConfig(Config):
@@ -83,9 +81,7 @@ def train(config: TrainPartiConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    keep_freed_memory()
-    accelerator = build_accelerator()
-    seed_everything(config.seed, accelerator.process_index)
+    accelerator = begin(config.seed)
     image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
     if config.data.transform.image_size != image_tokenizer.image_size:
         raise ConfigError(
@@ -99,8 +95,7 @@ def train(config: TrainPartiConfig) -> bool:
         run.create()
     text_tokenizer = run_vocabulary(config.text, data, run, accelerator)
     task = build_task(config, accelerator, text_tokenizer, image_tokenizer, caption_judge(config.data.source))
-    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
-    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="stage 2").run()
+    return run_to_end(config, task, data, run, accelerator, preview, title="stage 2")
 
 
 def build_task(

@@ -6,13 +6,13 @@ Prints each file with its caption. A draft is refined up to --refine times; --ex
 With --heatmaps DIR, DIR/NAME.png shows where the model looked for each word.
 """
 
-import argparse
 import sys
-from typing import Any, NoReturn
+from functools import partial
 
 from parti.fused.captioning.caption_files import CaptionConfig, caption_files
 from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import ConfigError, validate
+from vqgan.config import validate
+from vqgan.option_parser import OptionParser
 
 
 def main(argv: list[str]) -> int:
@@ -30,22 +30,9 @@ def main(argv: list[str]) -> int:
         return 2
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors are ConfigErrors: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
-def build_parser() -> Parser:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser("caption.py", description=__doc__, formatter_class=layout, allow_abbrev=False, add_help=False)
-
-    def add(name: str, kind: type[Any], metavar: str, default: str = "") -> None:
-        field = CaptionConfig.model_fields[name]
-        shown = default or ("required" if field.is_required() else field.default)
-        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=f"{field.description} [{shown}]")
-
+def build_parser() -> OptionParser:
+    parser = OptionParser("caption.py", __doc__)
+    add = partial(parser.add_field, CaptionConfig)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help=CaptionConfig.model_fields["images"].description)
     add("model", str, "FOLDER")
     add("refine", int, "ROUNDS")
@@ -54,7 +41,7 @@ def build_parser() -> Parser:
     add("seed", int, "NUMBER")
     add("heatmaps", str, "FOLDER", "none")
     add("device", str, "NAME", "cuda if there is one, else cpu")
-    parser.add_argument("--help", "-h", action="store_true", help="This text")
+    parser.add_help_flag()
     return parser
 
 

@@ -5,16 +5,14 @@ python tools/export_checkpoint.py --model runs/vqgan-mine --format taming --out 
 Writes the checkpoint, {"state_dict": ...}, and its YAML beside it.
 """
 
-import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from vqgan import load_tokenizer
 from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import ConfigError
 from vqgan.foreign.formats import EXPORTS, export_checkpoint
 from vqgan.foreign.reading import ForeignCheckpointError
+from vqgan.option_parser import OptionParser
 
 
 def main(argv: list[str]) -> int:
@@ -28,16 +26,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors are ConfigErrors: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
-def build_parser() -> Parser:
-    text, layout = __doc__ or "", argparse.RawDescriptionHelpFormatter
-    parser = Parser("export_checkpoint.py", description=text, formatter_class=layout, allow_abbrev=False)
+def build_parser() -> OptionParser:
+    parser = OptionParser("export_checkpoint.py", __doc__, add_help=True)
     parser.add_argument("--model", required=True, metavar="FOLDER", help="A model folder or run folder of stage 1")
     parser.add_argument("--format", required=True, choices=EXPORTS, help="The project that shall read it")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="The checkpoint to write")

@@ -6,15 +6,13 @@ No pickle is executed: files are read as data, and one that asks for more than w
 `vqgan.load_tokenizer("tokenizers/f16")` loads the result, and stage 2 takes it: `--image_tokenizer tokenizers/f16`.
 """
 
-import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import ConfigError
 from vqgan.foreign.formats import IMPORTS, import_checkpoint
 from vqgan.foreign.reading import ForeignCheckpointError
+from vqgan.option_parser import OptionParser
 
 
 def main(argv: list[str]) -> int:
@@ -36,16 +34,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors are ConfigErrors: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
-def build_parser() -> Parser:
-    text, layout = __doc__ or "", argparse.RawDescriptionHelpFormatter
-    parser = Parser("import_checkpoint.py", description=text, formatter_class=layout, allow_abbrev=False)
+def build_parser() -> OptionParser:
+    parser = OptionParser("import_checkpoint.py", __doc__, add_help=True)
     parser.add_argument("--format", required=True, choices=IMPORTS, help="The project that the file comes from")
     parser.add_argument(
         "--checkpoint",

@@ -7,13 +7,12 @@ Prints the caption with the words that were filled in brackets; writes OUT/compl
 was given, the mask and the result.
 """
 
-import argparse
 import sys
-from typing import NoReturn
 
 from parti.fused.inpainting.inpaint_files import InpaintConfig, inpaint
 from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import ConfigError, validate
+from vqgan.config import validate
+from vqgan.option_parser import OptionParser
 
 
 def main(argv: list[str]) -> int:
@@ -31,23 +30,13 @@ def main(argv: list[str]) -> int:
         return 2
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors are ConfigErrors: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
-def build_parser() -> Parser:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser("inpaint.py", description=__doc__, formatter_class=layout, allow_abbrev=False, add_help=False)
+def build_parser() -> OptionParser:
+    parser = OptionParser("inpaint.py", __doc__)
     placeholders = {"model": "FOLDER", "image": "FILE", "mask": "FILE", "caption": "TEXT", "device": "NAME"}
     for name, field in InpaintConfig.model_fields.items():
-        shown = "required" if field.is_required() else field.default or "none"
-        parser.add_argument(
-            f"--{name}", metavar=placeholders.get(name, "FOLDER"), help=f"{field.description} [{shown}]"
-        )
-    parser.add_argument("--help", "-h", action="store_true", help="This text")
+        shown = "" if field.is_required() or field.default else "none"
+        parser.add_field(InpaintConfig, name, str, placeholders.get(name, "FOLDER"), shown)
+    parser.add_help_flag()
     return parser
 
 

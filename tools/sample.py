@@ -9,15 +9,16 @@ With --image FILE and --keep-top SHARE or --mask FILE pictures are completed; OU
 A model that draws at several scales at once (fused_synthesis) draws its largest, with --all-scales all side by side.
 """
 
-import argparse
 import difflib
 import sys
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any
 
 from parti.sample_files import SampleConfig, resolve, write_samples
 from parti.sampling.generate import SamplingConfig
 from vqgan.command_line import USER_ERRORS, print_error, print_out
 from vqgan.config import ConfigError, dump_config
+from vqgan.option_parser import OptionParser
 
 RECOMMENDED = "as the model recommends"
 
@@ -41,23 +42,9 @@ def main(argv: list[str]) -> int:
         return 2
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors are ConfigErrors: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
-def build_parser() -> Parser:
-    text, layout = __doc__ or "", argparse.RawDescriptionHelpFormatter
-    parser = Parser("sample.py", description=text, formatter_class=layout, allow_abbrev=False, add_help=False)
-
-    def add(name: str, kind: type, metavar: str, owner: type[Any] = SampleConfig, default: str = "") -> None:
-        field = owner.model_fields[name]
-        shown = default or ("required" if field.is_required() else field.default)
-        option, help_text = f"--{name.replace('_', '-')}", f"{field.description} [{shown}]"
-        parser.add_argument(option, type=kind, metavar=metavar, help=help_text)
-
+def build_parser() -> OptionParser:
+    parser = OptionParser("sample.py", __doc__)
+    add, add_sampling = partial(parser.add_field, SampleConfig), partial(parser.add_field, SamplingConfig)
     add("model", str, "FOLDER")
     parser.add_argument(
         "--prompt", action="append", default=[], metavar="TEXT", help="Text to draw; as often as wanted"
@@ -65,12 +52,12 @@ def build_parser() -> Parser:
     parser.add_argument("--prompts-file", metavar="FILE", help="More prompts: one a line, blank lines are skipped")
     add("n", int, "COUNT")
     add("seed", int, "NUMBER")
-    add("guidance_scale", float, "NUMBER", SamplingConfig, RECOMMENDED)
-    add("guidance_schedule", str, "constant|linear|cosine", SamplingConfig, RECOMMENDED)
-    add("temperature", float, "NUMBER", SamplingConfig, RECOMMENDED)
-    add("top_k", int, "K", SamplingConfig, RECOMMENDED)
-    add("top_p", float, "NUMBER", SamplingConfig, RECOMMENDED)
-    add("precision", str, "fp32|bf16|int8", SamplingConfig, RECOMMENDED)
+    add_sampling("guidance_scale", float, "NUMBER", RECOMMENDED)
+    add_sampling("guidance_schedule", str, "constant|linear|cosine", RECOMMENDED)
+    add_sampling("temperature", float, "NUMBER", RECOMMENDED)
+    add_sampling("top_k", int, "K", RECOMMENDED)
+    add_sampling("top_p", float, "NUMBER", RECOMMENDED)
+    add_sampling("precision", str, "fp32|bf16|int8", RECOMMENDED)
     add("rerank", int, "COUNT")
     add("reranker", str, "FOLDER", default="none")
     add("image", str, "FILE", default="none")
@@ -86,7 +73,7 @@ def build_parser() -> Parser:
     add("device", str, "NAME", default="cuda if there is one, else cpu")
     add("out", str, "FOLDER")
     parser.add_argument("--print-config", action="store_true", help="Print the resolved settings as YAML and stop")
-    parser.add_argument("--help", "-h", action="store_true", help="This text")
+    parser.add_help_flag()
     return parser
 
 

@@ -11,13 +11,11 @@ from vqgan.metrics.judge import caption_judge
 from vqgan.models import AnyAutoencoderConfig, Autoencoder, build_autoencoder
 from vqgan.models.vit_vqgan import ViTVQGANConfig
 from vqgan.tasks import AutoencoderTask, AutoencoderTaskConfig
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.host_memory import keep_freed_memory
-from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.loop import LoopConfig
+from vqgan.training.run import begin, run_to_end
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.schedule import in_steps
-from vqgan.training.seeding import seed_everything
-from vqgan.training.trackers import Trackers, TrackersConfig
+from vqgan.training.trackers import TrackersConfig
 
 
 class TrainVQGANConfig(Config):
@@ -71,18 +69,14 @@ def train(config: TrainVQGANConfig) -> bool:
 
     Raises ConfigError, DataError or ValueError with one line for the user.
     """
-    keep_freed_memory()
-    accelerator = build_accelerator()
-    seed_everything(config.seed, accelerator.process_index)
+    accelerator = begin(config.seed)
     data = DataPipeline(config.data, config.seed)
     preview = data.preview_batch(config.preview_pictures)
     task = build_task(config, accelerator)
     run = RunFolder(config.run_dir, config)
     if accelerator.is_main_process:
         run.create()
-    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
-    loop = TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="stage 1")
-    return loop.run()
+    return run_to_end(config, task, data, run, accelerator, preview, title="stage 1")
 
 
 def build_task(config: TrainVQGANConfig, accelerator: Accelerator) -> AutoencoderTask:

@@ -10,12 +10,10 @@ from parti.reranking.tasks import ContrastiveTask, ContrastiveTaskConfig
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
 from vqgan.config import Config, ConfigError, read_yaml, validate
 from vqgan.data.loader import DataConfig, DataPipeline
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.host_memory import keep_freed_memory
-from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.loop import LoopConfig
+from vqgan.training.run import begin, run_to_end
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.seeding import seed_everything
-from vqgan.training.trackers import Trackers, TrackersConfig
+from vqgan.training.trackers import TrackersConfig
 
 
 class TrainRerankerConfig(Config):
@@ -60,9 +58,7 @@ def train(config: TrainRerankerConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    keep_freed_memory()
-    accelerator = build_accelerator()
-    seed_everything(config.seed, accelerator.process_index)
+    accelerator = begin(config.seed)
     data = DataPipeline(config.data, config.seed, require_captions=True)
     preview = data.preview_batch(config.preview_pictures)
     run = RunFolder(config.run_dir, config)
@@ -70,8 +66,7 @@ def train(config: TrainRerankerConfig) -> bool:
         run.create()
     _vocabulary(config, data, run, accelerator)
     task = build_task(config, accelerator, build_processor(config.model, run.path))
-    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
-    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="reranker").run()
+    return run_to_end(config, task, data, run, accelerator, preview, title="reranker")
 
 
 def build_task(config: TrainRerankerConfig, accelerator: Accelerator, processor: Any) -> ContrastiveTask:

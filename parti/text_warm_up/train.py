@@ -1,21 +1,20 @@
 """A warm-up put together: config -> data, vocabulary, network, task, loop. `tools/train_text_encoder.py` calls it."""
 
+from functools import partial
+
 from accelerate import Accelerator
 from pydantic import Field, model_validator
 
+from parti.captioned_run import train_on_captions
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
-from parti.text.run_vocabulary import run_vocabulary
 from parti.text_warm_up.network import TextWarmUp, TextWarmUpConfig
 from parti.text_warm_up.passages import Passages
 from parti.text_warm_up.tasks import TextWarmUpTask, TextWarmUpTaskConfig
 from vqgan.config import Config
-from vqgan.data.loader import DataConfig, DataPipeline
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.host_memory import keep_freed_memory
-from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.data.loader import DataConfig
+from vqgan.training.loop import LoopConfig
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.seeding import seed_everything
-from vqgan.training.trackers import Trackers, TrackersConfig
+from vqgan.training.trackers import TrackersConfig
 
 
 class TrainTextEncoderConfig(Config):
@@ -65,17 +64,8 @@ def train(config: TrainTextEncoderConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    keep_freed_memory()
-    accelerator = build_accelerator()
-    seed_everything(config.seed, accelerator.process_index)
-    data = DataPipeline(config.data, config.seed, require_captions=True)
-    preview = data.preview_batch(config.preview_pictures)
-    run = RunFolder(config.run_dir, config)
-    if accelerator.is_main_process:
-        run.create()
-    task = build_task(config, accelerator, run_vocabulary(config.text, data, run, accelerator))
-    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
-    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="text encoder").run()
+    build = partial(build_task, config)
+    return train_on_captions(config, RunFolder(config.run_dir, config), build, title="text encoder")
 
 
 def build_task(config: TrainTextEncoderConfig, accelerator: Accelerator, tokenizer: TextTokenizer) -> TextWarmUpTask:

@@ -7,12 +7,10 @@ from parti.upsampling.upsampler import Upsampler, UpsamplerConfig
 from vqgan.config import Config, ConfigError
 from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.host_memory import keep_freed_memory
-from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.loop import LoopConfig
+from vqgan.training.run import begin, run_to_end
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.seeding import seed_everything
-from vqgan.training.trackers import Trackers, TrackersConfig
+from vqgan.training.trackers import TrackersConfig
 
 
 class TrainUpsamplerConfig(Config):
@@ -43,9 +41,7 @@ def train(config: TrainUpsamplerConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    keep_freed_memory()
-    accelerator = build_accelerator()
-    seed_everything(config.seed, accelerator.process_index)
+    accelerator = begin(config.seed)
     image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
     large = config.model.scale * image_tokenizer.image_size
     if config.data.transform.image_size != large:
@@ -61,5 +57,4 @@ def train(config: TrainUpsamplerConfig) -> bool:
     run = RunFolder(config.run_dir, config)
     if accelerator.is_main_process:
         run.create()
-    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
-    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="upsampler").run()
+    return run_to_end(config, task, data, run, accelerator, preview, title="upsampler")

@@ -14,6 +14,7 @@ from parti.text import PretrainedTokenizerConfig, UnigramConfig
 from parti.text.run_vocabulary import run_vocabulary
 from parti.train import TrainPartiConfig
 from vqgan.config import ConfigError, dump_config, load_config
+from vqgan.training.distributed import build_accelerator
 
 SHORT = {"loop.steps": 2, "loop.save_every": 1, "task.sampled_prompts": 0}
 
@@ -75,7 +76,7 @@ def test_a_changed_text_section_in_the_same_folder_is_one_clear_error(image_toke
 def test_a_vocabulary_of_a_run_that_never_began_is_made_anew(image_tokenizer: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     stale = stage_2(run, image_tokenizer, **SHORT, **{"text.length": 48})
-    accelerator = parti.train.build_accelerator()
+    accelerator = build_accelerator()
     data = parti.train.DataPipeline(stale.data, stale.seed, require_captions=True)
     assert run_vocabulary(stale.text, data, parti.train.RunFolder(run), accelerator).length == 48
     assert parti.train.train(stage_2(run, image_tokenizer, **SHORT))

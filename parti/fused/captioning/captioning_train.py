@@ -5,21 +5,18 @@ from typing import Literal
 from accelerate import Accelerator
 from pydantic import Field, model_validator
 
+from parti.captioned_run import train_on_captions
 from parti.fused.captioning.captioner import Captioner, CaptionerConfig
 from parti.fused.captioning.captioning_tasks import CaptioningTask, CaptioningTaskConfig
 from parti.fused.inpainting.inpainting_train import check_vocabulary
 from parti.fused.transfer import start_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
-from parti.text.run_vocabulary import run_vocabulary
 from vqgan.config import Config
-from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.data.loader import DataConfig
 from vqgan.metrics.judge import Judge, caption_judge
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.host_memory import keep_freed_memory
-from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.loop import LoopConfig
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.seeding import seed_everything
-from vqgan.training.trackers import Trackers, TrackersConfig
+from vqgan.training.trackers import TrackersConfig
 
 
 class TrainCaptioningConfig(Config):
@@ -67,18 +64,12 @@ def train(config: TrainCaptioningConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    keep_freed_memory()
-    accelerator = build_accelerator()
-    seed_everything(config.seed, accelerator.process_index)
-    data = DataPipeline(config.data, config.seed, require_captions=True)
-    preview = data.preview_batch(config.preview_pictures)
-    run = RunFolder(config.run_dir, config)
-    if accelerator.is_main_process:
-        run.create()
-    tokenizer = run_vocabulary(config.text, data, run, accelerator)
-    task = build_task(config, accelerator, tokenizer, caption_judge(config.data.source))
-    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
-    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="captioning").run()
+    judge = caption_judge(config.data.source)
+
+    def build(accelerator: Accelerator, tokenizer: TextTokenizer) -> CaptioningTask:
+        return build_task(config, accelerator, tokenizer, judge)
+
+    return train_on_captions(config, RunFolder(config.run_dir, config), build, title="captioning")
 
 
 def build_task(

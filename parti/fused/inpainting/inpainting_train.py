@@ -1,26 +1,24 @@
 """A run of the pretraining task put together: config -> data, vocabulary, network, task, loop."""
 
+from functools import partial
 from typing import Literal
 
 from accelerate import Accelerator
 from pydantic import Field, model_validator
 
+from parti.captioned_run import train_on_captions
 from parti.fused.inpainting.inpainting_tasks import InpaintingTask, InpaintingTaskConfig
 from parti.fused.inpainting.network import InpaintingNetwork
 from parti.fused.rows import TrunkConfig
 from parti.fused.text_side import text_space
 from parti.fused.transfer import start_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
-from parti.text.run_vocabulary import run_vocabulary
 from vqgan.config import Config
-from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.data.loader import DataConfig
 from vqgan.data.shapes import ShapesConfig
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.host_memory import keep_freed_memory
-from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.loop import LoopConfig
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.seeding import seed_everything
-from vqgan.training.trackers import Trackers, TrackersConfig
+from vqgan.training.trackers import TrackersConfig
 
 
 class TrainInpaintingConfig(Config):
@@ -83,17 +81,8 @@ def train(config: TrainInpaintingConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    keep_freed_memory()
-    accelerator = build_accelerator()
-    seed_everything(config.seed, accelerator.process_index)
-    data = DataPipeline(config.data, config.seed, require_captions=True)
-    preview = data.preview_batch(config.preview_pictures)
-    run = RunFolder(config.run_dir, config)
-    if accelerator.is_main_process:
-        run.create()
-    task = build_task(config, accelerator, run_vocabulary(config.text, data, run, accelerator))
-    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
-    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="inpainting").run()
+    build = partial(build_task, config)
+    return train_on_captions(config, RunFolder(config.run_dir, config), build, title="inpainting")
 
 
 def build_task(config: TrainInpaintingConfig, accelerator: Accelerator, tokenizer: TextTokenizer) -> InpaintingTask:

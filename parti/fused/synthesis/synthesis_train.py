@@ -5,6 +5,7 @@ from typing import Literal
 from accelerate import Accelerator
 from pydantic import Field, model_validator
 
+from parti.captioned_run import train_on_captions
 from parti.fused.inpainting.inpainting_train import check_vocabulary
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
 from parti.fused.synthesis.matching import JointMatchingConfig
@@ -13,16 +14,12 @@ from parti.fused.synthesis.synthesis_tasks import SynthesisTask, SynthesisTaskCo
 from parti.fused.text_side import text_space
 from parti.fused.transfer import start_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
-from parti.text.run_vocabulary import run_vocabulary
 from vqgan.config import Config
-from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.data.loader import DataConfig
 from vqgan.metrics.judge import Judge, caption_judge
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.host_memory import keep_freed_memory
-from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.loop import LoopConfig
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.seeding import seed_everything
-from vqgan.training.trackers import Trackers, TrackersConfig
+from vqgan.training.trackers import TrackersConfig
 
 
 class TrainSynthesisConfig(Config):
@@ -82,18 +79,12 @@ def train(config: TrainSynthesisConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    keep_freed_memory()
-    accelerator = build_accelerator()
-    seed_everything(config.seed, accelerator.process_index)
-    data = DataPipeline(config.data, config.seed, require_captions=True)
-    preview = data.preview_batch(config.preview_pictures)
-    run = RunFolder(config.run_dir, config)
-    if accelerator.is_main_process:
-        run.create()
-    tokenizer = run_vocabulary(config.text, data, run, accelerator)
-    task = build_task(config, accelerator, tokenizer, caption_judge(config.data.source))
-    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
-    return TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title="synthesis").run()
+    judge = caption_judge(config.data.source)
+
+    def build(accelerator: Accelerator, tokenizer: TextTokenizer) -> SynthesisTask:
+        return build_task(config, accelerator, tokenizer, judge)
+
+    return train_on_captions(config, RunFolder(config.run_dir, config), build, title="synthesis")
 
 
 def build_task(
