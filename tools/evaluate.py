@@ -2,12 +2,17 @@
 
 python tools/evaluate.py tokenizer --model runs/vqgan-shapes --out metrics.json [--section.field value ...]
 python tools/evaluate.py generator --model runs/parti-shapes --out metrics.json [--section.field value ...]
+python tools/evaluate.py captioner --model runs/fused-captioning-shapes --out metrics.json [--section.field value ...]
+python tools/evaluate.py inpainter --model runs/fused-inpainting-shapes --out metrics.json [--section.field value ...]
 
 tokenizer: PSNR, SSIM, LPIPS, rFID, inception score, codebook usage, perplexity and entropy, dead codes, and images/s,
 on the pictures of the run that the model comes from, or on others: --data.source '{kind: folder, path: pictures}'.
 generator: nats per image code on held-out pairs of the run, or of others likewise; pictures drawn for their captions:
 prompt accuracy where a judge is known, FID, inception score, CLIP score (--clip NAME); with --partiprompts FILE
-(PartiPrompts.tsv) pictures, a sheet a category, and CLIP scores by category and challenge.
+(PartiPrompts.tsv) pictures, a sheet a category, and CLIP scores by category and challenge. A model that draws in one
+pass (fused_synthesis) has all of it but the nats.
+captioner: right captions behind each row and round where a judge is known, nats a word, BLEU, CIDEr, METEOR.
+inpainter: holes filled with the right and a wrong caption, words told with and without the picture.
 Where weights of a feature network are not there, its figures are null and say what to fetch.
 """
 
@@ -16,7 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from parti.evaluation import generator
+from parti.evaluation import fused_pairs, generator
 from vqgan import evaluation as tokenizer
 from vqgan.command_line import USER_ERRORS, print_error, print_out
 from vqgan.config import Config, ConfigError, dump_config, format_help
@@ -38,10 +43,16 @@ EVALUATIONS = {
     "generator": Evaluation(
         generator.GeneratorEvaluationConfig, generator.load_evaluation, generator.measure_generator
     ),
+    "captioner": Evaluation(
+        fused_pairs.CaptionerEvaluationConfig, fused_pairs.load_captioner_evaluation, fused_pairs.measure_captioner
+    ),
+    "inpainter": Evaluation(
+        fused_pairs.InpainterEvaluationConfig, fused_pairs.load_inpainter_evaluation, fused_pairs.measure_inpainter
+    ),
 }
 WORDS = """\
   --print-config   print the resolved configuration and stop
-  --help           this text; after tokenizer or generator only its own settings"""
+  --help           this text; after one of the four words only its own settings"""
 
 
 def main(argv: list[str]) -> int:

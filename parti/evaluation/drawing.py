@@ -4,16 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
-from parti.pipeline import Drawn, TextToImage
-from parti.sampling.generate import SamplingConfig
+from parti.evaluation.subject import Draw
+from parti.pipeline import Drawn
 
 
 def drawn_in_parts(
-    model: TextToImage,
-    wanted: Sequence[tuple[str, int]],
-    settings: SamplingConfig,
-    batch_size: int,
-    progress: bool = False,
+    draw: Draw, wanted: Sequence[tuple[str, int]], batch_size: int, progress: bool = False
 ) -> Iterator[list[Drawn]]:
     """The pictures of (prompt, seed) pairs, `batch_size` at a time.
 
@@ -22,5 +18,5 @@ def drawn_in_parts(
     with tqdm(total=len(wanted), unit="image", desc="drawing", disable=not (progress and wanted)) as bar:
         for start in range(0, len(wanted), batch_size):
             part = wanted[start : start + batch_size]
-            yield list(model.stream(part, settings, batch_size=batch_size))
+            yield list(draw(part, batch_size))
             bar.update(len(part))

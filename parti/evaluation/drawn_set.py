@@ -3,7 +3,7 @@
 Nothing is kept but what the figures need: thirty thousand pictures do not lie in memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from parti.evaluation.drawing import drawn_in_parts
 from parti.evaluation.judging import other_captions
-from parti.pipeline import TextToImage
-from parti.sampling.generate import SamplingConfig
+from parti.evaluation.subject import Draw
 from vqgan.metrics.inception import DrawnInceptionMeter
 from vqgan.metrics.judge import Judge
 from vqgan.metrics.protocol import Figure
@@ -101,15 +100,14 @@ def wanted_pictures(captions: Sequence[str], count: int, seed: int) -> list[tupl
 
 
 def draw_and_measure(
-    model: TextToImage,
+    draw: Draw,
     wanted: Sequence[tuple[str, int]],
-    settings: SamplingConfig,
     meters: Sequence[DrawnMeter],
     batch_size: int,
     progress: bool = False,
 ) -> Iterator[Figure]:
     """Draw every wanted picture once, and what the meters find."""
-    for part in drawn_in_parts(model, wanted, settings, batch_size, progress):
+    for part in drawn_in_parts(draw, wanted, batch_size, progress):
         pictures, prompts = [one.image for one in part], [one.prompt for one in part]
         for meter in meters:
             meter.add(pictures, prompts)
@@ -117,7 +115,7 @@ def draw_and_measure(
         yield from meter.figures()
 
 
-def drawn_protocol(wanted: Sequence[tuple[str, int]], settings: SamplingConfig, distinct: int) -> dict[str, Any]:
+def drawn_protocol(wanted: Sequence[tuple[str, int]], sampling: Mapping[str, Any], distinct: int) -> dict[str, Any]:
     """How the pictures of a set were drawn; `distinct` captions were there to draw."""
     return {
         "drawn": {
@@ -127,7 +125,7 @@ def drawn_protocol(wanted: Sequence[tuple[str, int]], settings: SamplingConfig, 
             "hashed": "prompt after prompt, UTF-8, each with a line feed",
             "first_seed": wanted[0][1],
             "seeds": "counting up, one a picture",
-            "sampling": settings.model_dump(mode="json"),
+            "sampling": dict(sampling),
             "picked": "none: one picture a prompt, no reranking",
             "rounding": "to uint8, as a PNG holds it",
         }

@@ -5,7 +5,6 @@ inception score and CLIP score. On PartiPrompts: pictures, sheets, and CLIP scor
 figure stands with its protocol; where the weights of a network are missing, its figures are null and say what to fetch.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +24,6 @@ from parti.evaluation.drawn_set import (
     drawn_protocol,
     wanted_pictures,
 )
-from parti.evaluation.likelihood import LikelihoodMeter
 from parti.evaluation.partiprompts import (
     PartiPrompt,
     draw_partiprompts,
@@ -37,23 +35,20 @@ from parti.evaluation.partiprompts import (
     spread,
     write_sheets,
 )
-from parti.pipeline import TextToImage, recommended_sampling
+from parti.evaluation.subject import Subject, defaults_of, open_subject
 from parti.sampling.generate import SamplingConfig
 from vqgan.config import Config, ConfigError, load_config
 from vqgan.data.sources import SourceConfig
 from vqgan.devices import arithmetic, device_name, usable_device
 from vqgan.downloads import impatient
-from vqgan.evaluation import image_size_word
 from vqgan.metrics.fidelity import to_uint8
 from vqgan.metrics.inception import DRAWN_FIGURES, DrawnInceptionMeter, InceptionV3
 from vqgan.metrics.judge import caption_judge
-from vqgan.metrics.protocol import AbsentMeter, Figure, file_sha256
+from vqgan.metrics.protocol import AbsentMeter, Figure
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
 from vqgan.metrics.report import MetricsReport, make_room
 from vqgan.metrics.run_defaults import as_words, data_of_run, find_model, option
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder
-
-IMAGE_TOKENIZER = "image_tokenizer"
+from vqgan.model_folder import ModelFolderError, find_model_folder
 
 
 class GeneratorEvaluationConfig(Config):
@@ -76,8 +71,8 @@ class GeneratorEvaluationConfig(Config):
     """Other real pictures for FID; null: those of the pairs."""
     reference_split: EvaluatedSplit = "heldout"
     """Which pictures of `reference`."""
-    sampling: SamplingConfig = SamplingConfig()
-    """How codes are drawn; by default as the model's folder recommends."""
+    sampling: SamplingConfig | None = None
+    """How codes are drawn; null: as the model's folder recommends. A model that draws in one pass has none."""
     seed: int = Field(0, ge=0)
     """Seed of the first picture of each set; the others count up."""
     batch_size: int = Field(64, gt=0)
@@ -126,10 +121,11 @@ def load_evaluation(overrides: Sequence[str]) -> GeneratorEvaluationConfig:
     defaults: list[str] = []
     if model is not None:
         folder, run_config = find_model(model)
-        defaults = as_words("sampling", recommended_sampling(folder).model_dump(mode="json"))
+        sampling, image_size = defaults_of(folder)
+        defaults = as_words("sampling", sampling)
         data = data_of_run(run_config)
         if data or any(word.startswith("--data.") for word in overrides):
-            defaults += [*as_words("data", data), image_size_word(folder / IMAGE_TOKENIZER)]
+            defaults += [*as_words("data", data), image_size]
     return load_config(GeneratorEvaluationConfig, None, [*defaults, *overrides])
 
 
@@ -142,36 +138,34 @@ def measure_generator(config: GeneratorEvaluationConfig, progress: bool = False)
     folder = find_model_folder(config.model)
     make_room(config.out)
     device = usable_device(config.device, "device:", torch.float64)  # codes are drawn in float64
-    model = TextToImage.from_pretrained(folder).to(device)
-    _check_size(config, model)
+    subject = open_subject(folder, config.sampling, device)
+    _check_size(config, subject)
     # Read before the long work begins: a wrong path is to be known at once.
     rows = read_partiprompts(config.partiprompts) if config.partiprompts is not None else []
     backbones = [open_backbone(name, device) for name in config.clip]
-    about = _about(folder, model)
     figures: list[Figure] = []
     if config.data is not None:
-        figures += _on_pairs(config, config.data, model, device, backbones, progress)
+        figures += _on_pairs(config, config.data, subject, device, backbones, progress)
     if config.partiprompts is not None:
-        figures += _on_partiprompts(config, config.partiprompts, rows, model, about, backbones, progress)
-    names = ("path", "weights_sha256", "image_tokenizer_sha256", "image_size", "vocab_size", "codes_per_picture")
+        figures += _on_partiprompts(config, config.partiprompts, rows, subject, backbones, progress)
     shared = {
-        "model": {name: about[name] for name in names},
+        "model": subject.quoted,
         "dtype": arithmetic(device),
         "device": device_name(device),
         "torch": torch.__version__,
     }
-    return MetricsReport(about, shared, figures, _head(config, about, shared, figures))
+    return MetricsReport(subject.about, shared, figures, _head(config, subject, shared, figures))
 
 
 def _on_pairs(
     config: GeneratorEvaluationConfig,
     data: ReferenceSetConfig,
-    model: TextToImage,
+    subject: Subject,
     device: torch.device,
     backbones: Sequence[Backbone],
     progress: bool,
 ) -> Iterator[Figure]:
-    """Likelihood of the pairs, and the figures of pictures drawn for their captions."""
+    """Likelihood of the pairs where the model has one, and the figures of pictures drawn for their captions."""
     inception = None
     missing: list[Figure] = []
     if config.samples != 0:
@@ -182,16 +176,16 @@ def _on_pairs(
             missing += AbsentMeter(DRAWN_FIGURES, "torch-fidelity's InceptionV3", str(error)).figures()
 
     pairs = ReferenceSet(data, config.split, config.limit, require_captions=True)
-    likelihood = LikelihoodMeter(model)
     captions: list[str] = []
     with tqdm(total=pairs.expected, unit="pair", desc="pairs", disable=not progress) as bar:
         for batch in pairs.batches():
-            likelihood.add(batch.to(device))
+            if subject.likelihood is not None:
+                subject.likelihood.add(batch.to(device))
             captions += batch.texts()
             if inception is not None and config.reference is None:
                 inception.add_real(to_uint8(batch.images).to(device))
             bar.update(len(batch))
-    nats = list(likelihood.figures())
+    nats = list(subject.likelihood.figures()) if subject.likelihood is not None else []
     if not all(math.isfinite(figure.value or 0.0) for figure in nats):
         raise ModelFolderError(f"{config.model} gives logits that are no finite numbers: its weights are damaged")
     yield from _with(nats, pairs.protocol())
@@ -213,8 +207,8 @@ def _on_pairs(
     if inception is not None:
         meters.append(RealismMeter(inception, device))
     meters += [ClipScoreMeter(backbone) for backbone in backbones]
-    drawn = draw_and_measure(model, wanted, config.sampling, meters, config.batch_size, progress)
-    protocol = drawn_protocol(wanted, config.sampling, len(captions))
+    drawn = draw_and_measure(subject.draw, wanted, meters, config.batch_size, progress)
+    protocol = drawn_protocol(wanted, subject.sampling, len(captions))
     yield from _with([*drawn, *missing], protocol | real.protocol())
 
 
@@ -222,20 +216,18 @@ def _on_partiprompts(
     config: GeneratorEvaluationConfig,
     path: str,
     rows: Sequence[PartiPrompt],
-    model: TextToImage,
-    about: Mapping[str, Any],
+    subject: Subject,
     backbones: Sequence[Backbone],
     progress: bool,
 ) -> Iterator[Figure]:
     """The figures of PartiPrompts; pictures, samples.json and sheets are in their folder before the first one."""
     pictures = pictures_of(spread(rows, config.partiprompts_limit), len(rows), config.partiprompts_images, config.seed)
     folder = partiprompts_folder(config)
-    weights = {name: about[name] for name in ("weights_sha256", "image_tokenizer_sha256")}
-    records = draw_partiprompts(model, pictures, config.sampling, weights, folder, config.batch_size, progress)
+    records = draw_partiprompts(subject, pictures, folder, config.batch_size, progress)
     write_sheets(pictures, folder)
     scores = score_partiprompts(pictures, backbones, folder, records, config.batch_size, progress)
-    drawn = {"sampling": config.sampling.model_dump(mode="json"), "first_seed": config.seed}
-    cut = sum(model.text_tokenizer.is_cut([picture.source.prompt for picture in pictures]))
+    drawn = {"sampling": dict(subject.sampling), "first_seed": config.seed}
+    cut = sum(subject.text_tokenizer.is_cut([picture.source.prompt for picture in pictures]))
     protocol = partiprompts_protocol(path, pictures, len(rows)) | {"drawn": drawn | {"cut_prompts": cut}}
     return partiprompts_figures(pictures, backbones, scores, protocol)
 
@@ -245,28 +237,13 @@ def partiprompts_folder(config: GeneratorEvaluationConfig) -> Path:
     return Path(config.partiprompts_out or Path(config.out).parent / "partiprompts")
 
 
-def _check_size(config: GeneratorEvaluationConfig, model: TextToImage) -> None:
-    size = model.image_tokenizer.image_size
+def _check_size(config: GeneratorEvaluationConfig, subject: Subject) -> None:
+    size = subject.image_size
     if config.data is not None and config.data.transform.image_size != size:
         raise ConfigError(
-            f"data.transform.image_size is {config.data.transform.image_size}, the image tokenizer in {config.model} "
-            f"reads {size}; leave it out or set it to that"
+            f"data.transform.image_size is {config.data.transform.image_size}, the model in {config.model} draws "
+            f"{size}; leave it out or set it to that"
         )
-
-
-def _about(folder: Path, model: TextToImage) -> dict[str, Any]:
-    tokens = model.generator.tokens
-    return {
-        "path": str(folder),
-        "weights_sha256": file_sha256(folder / WEIGHTS_FILE),
-        "image_tokenizer_sha256": file_sha256(folder / IMAGE_TOKENIZER / WEIGHTS_FILE),
-        "config": json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")),
-        "image_size": model.image_tokenizer.image_size,
-        "vocab_size": tokens.image_vocab_size,
-        "codes_per_picture": tokens.image_length,
-        "text_length": tokens.text_length,
-        "parameters": sum(parameter.numel() for parameter in model.generator.parameters()),
-    }
 
 
 def _with(figures: Iterable[Figure], protocol: Mapping[str, Any]) -> Iterator[Figure]:
@@ -276,15 +253,11 @@ def _with(figures: Iterable[Figure], protocol: Mapping[str, Any]) -> Iterator[Fi
 
 
 def _head(
-    config: GeneratorEvaluationConfig, about: Mapping[str, Any], shared: Mapping[str, Any], figures: Sequence[Figure]
+    config: GeneratorEvaluationConfig, subject: Subject, shared: Mapping[str, Any], figures: Sequence[Figure]
 ) -> list[str]:
     """What stands above the table."""
-    size = about["image_size"]
-    lines = [
-        f"{about['path']}: {about['parameters']:,} weights, {about['codes_per_picture']} of {about['vocab_size']} "
-        f"codes a picture of {size}x{size}, weights sha256 {about['weights_sha256'][:16]}"
-    ]
-    if config.data is not None:
+    lines = [subject.head]
+    if config.data is not None and figures:
         pairs = figures[0].details["reference"]
         limited = f", the first {pairs['limit']}" if pairs["limit"] else ""
         lines.append(f"{pairs['pictures']} pairs, split {pairs['split']}{limited}, of {pairs['source']}")
@@ -293,5 +266,5 @@ def _head(
         lines.append(f"{count} pictures drawn for the captions, seeds from {config.seed} on, none picked")
     if config.partiprompts is not None:
         lines.append(f"PartiPrompts: pictures and sheets in {partiprompts_folder(config)}")
-    sampling = ", ".join(f"{name} {value}" for name, value in config.sampling.model_dump().items())
+    sampling = ", ".join(f"{name} {value}" for name, value in subject.sampling.items()) or "none, one pass"
     return [*lines, f"sampling: {sampling}; {shared['dtype']} on {shared['device']}"]

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from parti.evaluation.clip_score import Backbone
 from parti.evaluation.drawing import drawn_in_parts
-from parti.pipeline import TextToImage
+from parti.evaluation.subject import Subject
 from parti.sampling.generate import SamplingConfig
 from vqgan.config import ConfigError
 from vqgan.contact_sheet import contact_sheet
@@ -104,21 +104,19 @@ def pictures_of(prompts: Sequence[PartiPrompt], rows: int, images: int, seed: in
 
 
 def draw_partiprompts(
-    model: TextToImage,
+    subject: Subject,
     pictures: Sequence[PartiPicture],
-    sampling: SamplingConfig,
-    weights: Mapping[str, str],
     folder: Path,
     batch_size: int,
     progress: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Draw what `folder` does not hold yet of the same prompt, seed, settings and `weights` (hashes of the model's);
-    every record of samples.json, by file.
+    """Draw what `folder` does not hold yet of the same prompt, seed, settings and weights. Returns every record of
+    samples.json, by file.
 
     samples.json is written after every batch: an interrupted run goes on where it stopped. Raises ConfigError where
     nothing can be written.
     """
-    same = {"settings": sampling.model_dump(mode="json"), **weights}
+    same = {"settings": dict(subject.sampling), **subject.identity}
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         records = _read_records(folder)
@@ -131,7 +129,7 @@ def draw_partiprompts(
         _write_records(folder, records)  # what is drawn anew is no longer what an old record says, whatever happens
     wanted = [(picture.source.prompt, picture.seed) for picture, _ in pending]
     todo = iter(pending)
-    for part in drawn_in_parts(model, wanted, sampling, batch_size, progress):
+    for part in drawn_in_parts(subject.draw, wanted, batch_size, progress):
         with _writing(folder):
             for drawn, (picture, record) in zip(part, islice(todo, len(part)), strict=True):
                 drawn.image.save(folder / picture.file)
@@ -264,7 +262,8 @@ def _record(picture: PartiPicture, same: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_same(known: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
     """Whether a record tells of the same picture. A setting that an earlier version did not know had its default."""
-    settings = SamplingConfig().model_dump(mode="json") | known.get("settings", {})
+    defaults = SamplingConfig().model_dump(mode="json") if record["settings"] else {}
+    settings = defaults | known.get("settings", {})
     return {name: known.get(name) for name in record} | {"settings": settings} == record
 
 

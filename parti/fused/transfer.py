@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from parti.text import TextConfig
 from vqgan.config import ConfigError
 from vqgan.model_folder import WEIGHTS_FILE, ModelFolderError, find_model_folder, read_model_config
 
@@ -52,3 +53,23 @@ def start_from(model: nn.Module, start: str | Path) -> list[str]:
 def _by_part(named: dict[str, T]) -> dict[str, T]:
     """By what stands behind "parts.": two models may keep theirs under different names."""
     return {name.partition(_PARTS)[2]: value for name, value in named.items() if _PARTS in name}
+
+
+def check_vocabulary(text: TextConfig, start: str | None, bert: str | None, bert_key: str) -> None:
+    """Of a run that starts from the folder `start` or takes the weights of `bert`, whose key is `bert_key`.
+
+    Raises ValueError where weights would meet ids that they were not trained on.
+    """
+    name, folder = getattr(text, "name", None), getattr(text, "folder", None)
+    if start is not None and folder != start:
+        raise ValueError(
+            f"start {start!r} was trained on the ids of its own vocabulary, but text is {text.kind} {folder or ''}; "
+            f"set text.kind to saved and text.folder to {start!r}"
+        )
+    if start is not None and bert is not None:
+        raise ValueError(f"start {start!r} and {bert_key} {bert!r} both give the text side; set one to null")
+    if bert is not None and name != bert:
+        raise ValueError(
+            f"{bert_key} {bert!r} was trained on the ids of its own tokenizer, but text is {text.kind} "
+            f"{name or ''}; set text.kind to pretrained and text.name to {bert!r}"
+        )

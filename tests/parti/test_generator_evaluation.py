@@ -265,7 +265,7 @@ def test_every_figure_of_a_set_with_its_protocol(
     texts = [text for batch in batches for text in batch.texts()]
     assert sorted(texts) == sorted(captions)
     wanted = wanted_pictures(texts, 13, 5)
-    made = levels([drawn.image for drawn in pipeline.stream(wanted, config.sampling)])
+    made = levels([drawn.image for drawn in pipeline.stream(wanted, SamplingConfig())])
     real = torch.cat([((batch.images + 1) * 127.5).round() for batch in batches])
     distance = frechet_distance(TinyInception()(made)[0], TinyInception()(real)[0])
     assert figures["fid"]["value"] == pytest.approx(distance, rel=1e-4)
@@ -292,7 +292,7 @@ def test_settings_that_cannot_be_met(model: Path, captioned: Path, tmp_path: Pat
     config = settings(model, captioned, tmp_path)
     assert config.data is not None
     other = config.data.model_copy(update={"transform": TransformConfig(image_size=64)})
-    with pytest.raises(ConfigError, match=r"image_size is 64, the image tokenizer in .* reads 16"):
+    with pytest.raises(ConfigError, match=r"image_size is 64, the model in .* draws 16"):
         measure_generator(config.model_copy(update={"data": other}))
     with pytest.raises(ConfigError, match="device: nonsense cannot be used here"):
         measure_generator(config.model_copy(update={"device": "nonsense"}))

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from parti.evaluation.partiprompts import (
     spread,
     write_sheets,
 )
+from parti.evaluation.subject import Subject
 from parti.pipeline import Drawn, TextToImage
 from parti.reranking.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
@@ -82,6 +83,21 @@ class Brightness(Scorer):
     def score_pictures(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> torch.Tensor:
         assert len(pictures) == len(prompts)
         return torch.tensor([np.array(picture).mean() / 255 for picture in pictures])
+
+
+def subject(model: Counting, sampling: SamplingConfig = PLAIN, weights: Mapping[str, str] = WEIGHTS) -> Subject:
+    def draw(wanted: Sequence[tuple[str, int]], batch_size: int) -> Iterator[Drawn]:
+        return model.stream(wanted, sampling, batch_size=batch_size)
+
+    return Subject(
+        draw=draw,
+        sampling=sampling.model_dump(mode="json"),
+        text_tokenizer=model.text_tokenizer,
+        image_size=16,
+        about={},
+        identity=weights,
+        head="",
+    )
 
 
 BRIGHT = Backbone("bright", Brightness())
@@ -143,12 +159,12 @@ def test_names_and_seeds_stand_on_the_row_alone(rows: list[PartiPrompt]) -> None
 def test_a_second_call_draws_nothing_twice(rows: list[PartiPrompt], tmp_path: Path) -> None:
     model, out = Counting(), tmp_path / "out"
     some = pictures_of(rows[1:4], 6, 1, 0)
-    draw_partiprompts(model, some, PLAIN, WEIGHTS, out, 2)
+    draw_partiprompts(subject(model), some, out, 2)
     assert model.drawn == [(picture.source.prompt, picture.seed) for picture in some]
     first = {picture.file: (out / picture.file).read_bytes() for picture in some}
 
     everything = pictures_of(rows, 6, 2, 0)
-    records = draw_partiprompts(model, everything, PLAIN, WEIGHTS, out, 4)
+    records = draw_partiprompts(subject(model), everything, out, 4)
     assert sorted(model.drawn) == sorted((picture.source.prompt, picture.seed) for picture in everything)
     assert all((out / name).read_bytes() == content for name, content in first.items())
     assert json.loads((out / "samples.json").read_text(encoding="utf-8")) == [records[name] for name in sorted(records)]
@@ -162,14 +178,14 @@ def test_a_second_call_draws_nothing_twice(rows: list[PartiPrompt], tmp_path: Pa
     for record in records.values():
         record["settings"].pop("top_k", None)  # as if that came with a later version
     (out / "samples.json").write_text(json.dumps(list(records.values())), encoding="utf-8")
-    draw_partiprompts(model, everything, PLAIN, WEIGHTS, out, 4)
+    draw_partiprompts(subject(model), everything, out, 4)
     assert len(model.drawn) == 12
 
 
 @pytest.mark.parametrize("change", ["sampling", "weights", "file", "records"])
 def test_what_is_not_the_same_is_drawn_again(change: str, rows: list[PartiPrompt], tmp_path: Path) -> None:
     model, pictures = Counting(), pictures_of(rows, 6, 1, 0)
-    draw_partiprompts(model, pictures, PLAIN, WEIGHTS, tmp_path, 6)
+    draw_partiprompts(subject(model), pictures, tmp_path, 6)
     sampling, weights, again = PLAIN, WEIGHTS, 6
     match change:
         case "sampling":
@@ -181,21 +197,21 @@ def test_what_is_not_the_same_is_drawn_again(change: str, rows: list[PartiPrompt
             again = 1
         case _:
             (tmp_path / "samples.json").write_text("[1, 2", encoding="utf-8")
-    draw_partiprompts(model, pictures, sampling, weights, tmp_path, 6)
+    draw_partiprompts(subject(model, sampling, weights), pictures, tmp_path, 6)
     assert len(model.drawn) == 6 + again
 
 
 def test_an_interrupted_call_goes_on_where_it_stopped(rows: list[PartiPrompt], tmp_path: Path) -> None:
     pictures = pictures_of(rows, 6, 1, 0)
-    draw_partiprompts(Counting(), pictures, SamplingConfig(top_k=2), WEIGHTS, tmp_path, 2)
+    draw_partiprompts(subject(Counting(), SamplingConfig(top_k=2), WEIGHTS), pictures, tmp_path, 2)
     stopped = Counting(patience=3)
     with pytest.raises(KeyboardInterrupt):
-        draw_partiprompts(stopped, pictures, PLAIN, WEIGHTS, tmp_path, 2)
+        draw_partiprompts(subject(stopped), pictures, tmp_path, 2)
     # One batch of two is complete. Nothing claims any longer to hold a picture of the earlier settings.
     records = json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))
     assert [record["file"] for record in records] == ["0000-00.png", "0001-00.png"]
     second = Counting()
-    draw_partiprompts(second, pictures, PLAIN, WEIGHTS, tmp_path, 2)
+    draw_partiprompts(subject(second), pictures, tmp_path, 2)
     assert [prompt for prompt, _ in second.drawn] == [row[0] for row in ROWS[2:]]
 
 

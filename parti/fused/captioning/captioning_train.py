@@ -8,8 +8,7 @@ from pydantic import Field, model_validator
 from parti.captioned_run import train_on_captions
 from parti.fused.captioning.captioner import Captioner, CaptionerConfig
 from parti.fused.captioning.captioning_tasks import CaptioningTask, CaptioningTaskConfig
-from parti.fused.inpainting.inpainting_train import check_vocabulary
-from parti.fused.transfer import start_from
+from parti.fused.transfer import check_vocabulary, start_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
 from vqgan.config import Config
 from vqgan.data.loader import DataConfig
@@ -53,7 +52,7 @@ class TrainCaptioningConfig(Config):
                 f"data.transform.image_size {self.data.transform.image_size} and model.image_size "
                 f"{self.model.image_size} differ; set both to the same size"
             )
-        check_vocabulary(self.text, self.model, self.start)
+        check_vocabulary(self.text, self.start, self.model.text.bert, "model.text.bert")
         if isinstance(self.text, TextTokenizerConfig) and self.text.dropout:
             raise ValueError(f"text.dropout {self.text.dropout}: a captioner tells whole words; set it to 0")
         return self

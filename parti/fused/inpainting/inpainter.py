@@ -13,6 +13,7 @@ from parti.fused.inpainting.network import InpaintingNetwork, composite
 from parti.fused.rows import TrunkConfig
 from parti.fused.text_side import text_space
 from parti.text.tokenizer import TextTokenizer
+from parti.text_warm_up.masked import Words
 from vqgan.config import validate
 from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
 
@@ -34,6 +35,7 @@ class Inpainter:
         self.network = network
         self.tokenizer = tokenizer
         self.blanks = BlankReader(tokenizer, text_space(tokenizer))
+        self.words = Words(tokenizer)
 
     @property
     def image_size(self) -> int:

@@ -16,29 +16,26 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from parti.fused.inpainting.corruption import CorruptionConfig, Holed, corrupt, emptied, hidden_behind
+from parti.fused.inpainting.corruption import CorruptionConfig, Holed, emptied, hidden_behind
 from parti.fused.inpainting.inpainter import Inpainter
+from parti.fused.inpainting.inpainting_evaluation import HELD_OUT_STEP, evaluate_inpainter, lose
 from parti.fused.inpainting.inpainting_losses import hole_distances
 from parti.fused.inpainting.network import InpaintingNetwork, composite
-from parti.fused.inpainting.shapes_probe import colour_words, first_objects, hole_colours, tellable
 from parti.fused.two_rates import TwoRates
 from parti.text.tokenizer import TextTokenizer
-from parti.text_warm_up.masked import Words, tell
+from parti.text_warm_up.masked import tell
 from vqgan.adversary import Adversary, AdversaryConfig
 from vqgan.config import Config
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
 from vqgan.image_losses import ImageLosses, ImageLossesConfig, PerceptualTermConfig
-from vqgan.metrics.sums import MetricSums
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.ema import EMA, EMAConfig
 from vqgan.training.findings import about_skipped_steps
 from vqgan.training.micro_batches import accumulate, add_share
 from vqgan.training.optimisation import OptimiserConfig
 
-_HELD_OUT_STEP = 0
-"""Held-out pairs lose what they would at this step, at every evaluation."""
 _MARKS = ("[", "]")
 """Around words that were told, in previews."""
 
@@ -85,7 +82,6 @@ class InpaintingTask:
         self.accelerator = accelerator
         self.tokenizer = tokenizer
         self._seed = seed
-        self._words = Words(tokenizer)
         # Channels last: convolutions take less time on a CPU.
         network = network.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: InpaintingNetwork = network.train()
@@ -98,9 +94,10 @@ class InpaintingTask:
         distances = ImageLossesConfig(l2_weight=0.0, perceptual=config.perceptual)
         self.losses = ImageLosses(distances, accelerator.device, config.precision)
         self.adversary: Adversary | None = None
-        self._image_size = network.trunk.config.image_size
         if config.adversarial.weight:
-            self.adversary = Adversary(config.adversarial, self._image_size, accelerator, steps, config.precision)
+            self.adversary = Adversary(
+                config.adversarial, self.inpainter.image_size, accelerator, steps, config.precision
+            )
         self._shapes = shapes
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
@@ -108,10 +105,7 @@ class InpaintingTask:
         adversary = self.adversary if self.adversary is not None and self.adversary.factor(step) > 0 else None
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         local, share = len(batches[0]), 1 / len(batches)
-        lost = [
-            self._lose(batch, config.corruption, step, (part * processes + rank) * local)
-            for part, batch in enumerate(batches)
-        ]
+        lost = [self._lose(batch, step, (part * processes + rank) * local) for part, batch in enumerate(batches)]
         # Every word of the step counts alike, wherever it is read: gradients are averaged over the processes.
         asked = torch.stack([one.text.chosen.sum() for one in lost]).sum()
         per_word = processes / self._sum(asked).clamp(min=1)
@@ -158,28 +152,14 @@ class InpaintingTask:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Of the averaged weights, each side filled in with and without the other.
-
-        hole_l1: mean absolute difference in large holes, pictures in [0, 1], with the picture's caption and with that
-        of another picture. word_accuracy: long spans, with the picture and with a grey one. With `shapes` also
-        hole_colour (a cut-out object has its colour again), colour_words (told, each hidden alone) and
-        both_colour_words (hidden at once).
-        """
-        sums = MetricSums(self.accelerator)
-        for batch in batches:
-            self._evaluate_holes(batch, sums)
-            self._evaluate_words(batch, sums)
-            if self._shapes:
-                self._evaluate_shapes(batch, sums)
-        totals = sums.totals()
-        if not totals:
-            raise ValueError("no held-out picture to evaluate on; give at least one batch")
-        return {name: (total[0] / total[1].clamp(min=1)).item() for name, total in totals.items()}
+        """The figures of `evaluate_inpainter`, of the averaged weights."""
+        corruption = self.config.corruption
+        return evaluate_inpainter(self.inpainter, batches, self.accelerator, corruption, self._seed, self._shapes)
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Image.Image:
         """What is given beside what is made of it: pictures with holes, captions with blanks."""
-        holes, text = self._lose(batch, self.config.corruption, _HELD_OUT_STEP, 0)
+        holes, text = self._lose(batch, HELD_OUT_STEP, 0)
         mask_id = self.network.trunk.parts.tokens.mask_id
         # Words that were exchanged or left in their place are asked for in training alone.
         ids = torch.where(text.hidden, mask_id, text.whole)
@@ -200,38 +180,8 @@ class InpaintingTask:
         """The averaged network with its vocabulary, as a model folder."""
         self.inpainter.save_pretrained(folder)
 
-    def _evaluate_holes(self, batch: Batch, sums: MetricSums) -> None:
-        holes, text = self._lose(batch, _only(self.config.corruption, mostly_picture=1.0), _HELD_OUT_STEP, 0)
-        nothing = torch.zeros_like(text.chosen)
-        for name, ids in (("hole_l1", text.whole), ("hole_l1_wrong_caption", text.whole.roll(1, 0))):
-            filled = self.inpainter.fill(batch.images, holes, ids, nothing).images
-            distance = hole_distances(filled, batch.images, holes).hole * batch.images.numel()
-            sums.add(name, torch.stack([distance, holes.sum() * 3.0]))
-
-    def _evaluate_words(self, batch: Batch, sums: MetricSums) -> None:
-        _, text = self._lose(batch, _only(self.config.corruption, mostly_caption=1.0), _HELD_OUT_STEP, 0)
-        ids = hidden_behind(text, self.network.trunk.parts.tokens.mask_id)
-        grey = torch.zeros_like(batch.images)
-        for name, images in (("word_accuracy", batch.images), ("word_accuracy_without_picture", grey)):
-            told = tell(self.ema.module.eval()(images, ids, text.chosen).logits, text)
-            sums.add(name, torch.stack([told.right, told.asked]))
-
-    def _evaluate_shapes(self, batch: Batch, sums: MetricSums) -> None:
-        captions, objects = batch.texts(), first_objects(batch)
-        for name, texts in (("hole_colour", captions), ("hole_colour_wrong_caption", captions[-1:] + captions[:-1])):
-            sums.add(name, torch.stack(hole_colours(self.inpainter, batch, texts, objects)))
-        if not tellable(self.inpainter.blanks):
-            return
-        grey = torch.zeros_like(batch.images)
-        for name, images in (("colour_words", batch.images), ("colour_words_without_picture", grey)):
-            sums.add(name, torch.stack(colour_words(self.inpainter, batch, images)))
-        both = colour_words(self.inpainter, batch, batch.images, alone=False)
-        sums.add("both_colour_words", torch.stack(both))
-
-    def _lose(self, batch: Batch, config: CorruptionConfig, step: int, start: int) -> Holed:
-        ids = self.tokenizer.encode(batch.texts())
-        lost = corrupt(ids, self._image_size, self._words, config, seed=self._seed, step=step, start=start)
-        return lost.to(batch.images.device)
+    def _lose(self, batch: Batch, step: int, start: int) -> Holed:
+        return lose(self.inpainter, batch, self.config.corruption, self._seed, step, start)
 
     def _sum(self, count: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:
@@ -240,8 +190,3 @@ class InpaintingTask:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-
-def _only(config: CorruptionConfig, mostly_picture: float = 0.0, mostly_caption: float = 0.0) -> CorruptionConfig:
-    """`config` with one kind of loss alone."""
-    return config.model_copy(update={"mostly_picture": mostly_picture, "mostly_caption": mostly_caption})

@@ -11,7 +11,7 @@ from parti.fused.inpainting.inpainting_tasks import InpaintingTask, InpaintingTa
 from parti.fused.inpainting.network import InpaintingNetwork
 from parti.fused.rows import TrunkConfig
 from parti.fused.text_side import text_space
-from parti.fused.transfer import start_from
+from parti.fused.transfer import check_vocabulary, start_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
 from vqgan.config import Config
 from vqgan.data.loader import DataConfig
@@ -55,25 +55,8 @@ class TrainInpaintingConfig(Config):
                 f"data.transform.image_size is {self.data.transform.image_size}, model.image_size "
                 f"{self.model.image_size}; set both to the same"
             )
-        check_vocabulary(self.text, self.model, self.start)
+        check_vocabulary(self.text, self.start, self.model.text.bert, "model.text.bert")
         return self
-
-
-def check_vocabulary(text: TextConfig, model: TrunkConfig, start: str | None) -> None:
-    """Raises ValueError where weights would meet ids that they were not trained on."""
-    name, folder, bert = getattr(text, "name", None), getattr(text, "folder", None), model.text.bert
-    if start is not None and folder != start:
-        raise ValueError(
-            f"start {start!r} was trained on the ids of its own vocabulary, but text is {text.kind} {folder or ''}; "
-            f"set text.kind to saved and text.folder to {start!r}"
-        )
-    if start is not None and bert is not None:
-        raise ValueError(f"start {start!r} and model.text.bert {bert!r} both give the text side; set one to null")
-    if bert is not None and name != bert:
-        raise ValueError(
-            f"model.text.bert {bert!r} was trained on the ids of its own tokenizer, but text is {text.kind} "
-            f"{name or ''}; set text.kind to pretrained and text.name to {bert!r}"
-        )
 
 
 def train(config: TrainInpaintingConfig) -> bool:

@@ -117,15 +117,20 @@ class ProgressiveTextToImage:
         holds what the config does not admit.
         """
         folder = find_model_folder(folder)
+        config = cls.config_of(folder)
+        tokenizer = TextTokenizer.from_pretrained(folder)
+        generator = SynthesisGenerator(config, text_space(tokenizer))
+        load_weights(generator, folder)
+        generator.eval()
+        return cls(generator, tokenizer)
+
+    @staticmethod
+    def config_of(folder: Path) -> SynthesisConfig:
+        """The network's settings in a model folder, without its weights. Raises what `from_pretrained` raises."""
         values = read_model_config(folder)
         if values.get("kind") != KIND:
             raise ModelFolderError(
                 f"{folder} holds no progressive text-to-image model; give the folder of a run of "
                 "configs/parti/fused_synthesis*.yaml"
             )
-        tokenizer = TextTokenizer.from_pretrained(folder)
-        config = validate(SynthesisConfig, values.get("model") or {}, str(folder))
-        generator = SynthesisGenerator(config, text_space(tokenizer))
-        load_weights(generator, folder)
-        generator.eval()
-        return cls(generator, tokenizer)
+        return validate(SynthesisConfig, values.get("model") or {}, str(folder))

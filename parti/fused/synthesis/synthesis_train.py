@@ -6,13 +6,12 @@ from accelerate import Accelerator
 from pydantic import Field, model_validator
 
 from parti.captioned_run import train_on_captions
-from parti.fused.inpainting.inpainting_train import check_vocabulary
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
 from parti.fused.synthesis.matching import JointMatchingConfig
 from parti.fused.synthesis.synthesis_discriminators import Discriminators, DiscriminatorsConfig
 from parti.fused.synthesis.synthesis_tasks import SynthesisTask, SynthesisTaskConfig
 from parti.fused.text_side import text_space
-from parti.fused.transfer import start_from
+from parti.fused.transfer import check_vocabulary, start_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
 from vqgan.config import Config
 from vqgan.data.loader import DataConfig
@@ -70,7 +69,7 @@ class TrainSynthesisConfig(Config):
                 f"data.batch_size {self.data.batch_size} in loop.micro_batches {self.loop.micro_batches} leaves no "
                 "second caption that would be a wrong one; raise the one or lower the other"
             )
-        check_vocabulary(self.text, trunk, self.start)
+        check_vocabulary(self.text, self.start, trunk.text.bert, "model.trunk.text.bert")
         return self
 
 

@@ -23,6 +23,7 @@ from parti.fused.captioning.captioner import Captioner, CaptionerConfig
 from parti.fused.captioning.captioning_losses import uneven_attention, weighted, word_nats
 from parti.fused.captioning.captioning_tasks import CaptioningTask, CaptioningTaskConfig
 from parti.fused.captioning.captioning_train import TrainCaptioningConfig, build_task, train
+from parti.fused.captioning.read_captions import read_captions
 from parti.fused.inpainting.inpainter import Inpainter
 from parti.fused.inpainting.network import InpaintingNetwork
 from parti.fused.rows import TrunkConfig
@@ -101,12 +102,13 @@ def test_the_words_of_a_step_count_alike_in_whatever_parts_they_are_read() -> No
 
 
 def test_drafts_are_a_function_of_seed_step_and_row() -> None:
-    task, whole = tiny_task(), captioned()
-    first = task._read(whole, 8, 5, 0)
-    second = task._read(part(whole, HALVES[1]), 8, 5, 4)
+    tokens, whole = tiny_task().captioner.tokens, captioned()
+    first = read_captions(tokens, whole, 0, 5, 8, 0)
+    second = read_captions(tokens, part(whole, HALVES[1]), 0, 5, 8, 4)
     for one, two in zip(first.noise, second.noise, strict=True):
         assert torch.equal(one[4:], two)
-    assert not torch.equal(first.noise.words, task._read(whole, 8, 6, 0).noise.words)
+    for seed, step in ((0, 6), (1, 5)):
+        assert not torch.equal(first.noise.words, read_captions(tokens, whole, seed, step, 8, 0).noise.words)
     assert first.cut_share == 0
 
 
@@ -230,7 +232,7 @@ def test_held_out_nats_are_a_words_mean_and_texts_are_compared_with_the_truth() 
     figures = task.evaluate(batches)
     nats, words, captions = 0.0, 0, []
     for batch in batches:
-        read = task._read(batch, len(batch), 0, 0)
+        read = read_captions(task.captioner.tokens, batch, task._seed, 0, len(batch), 0)
         asked = task.captioner.tokens.told(read.ids)
         with torch.no_grad():
             logits = task.ema.module.eval()(batch.images, read.ids, read.noise).logits[3]

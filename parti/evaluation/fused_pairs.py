@@ -1,0 +1,212 @@
+"""Held-out figures of the fused models that read pictures and captions: `tools/evaluate.py captioner` and `inpainter`.
+
+They are the figures of training's own evaluations, by the same functions, on any pairs and each with its protocol.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import Field
+from torch import nn
+from tqdm import tqdm
+
+from parti.fused.captioning.caption_decoding import MOST_ROUNDS
+from parti.fused.captioning.caption_metrics import can_compare_texts
+from parti.fused.captioning.captioner import Captioner
+from parti.fused.captioning.captioning_evaluation import evaluate_captioner
+from parti.fused.inpainting.corruption import CorruptionConfig
+from parti.fused.inpainting.inpainter import Inpainter
+from parti.fused.inpainting.inpainting_evaluation import evaluate_inpainter
+from vqgan.config import Config, ConfigError, load_config, read_yaml
+from vqgan.data.batch import Batch
+from vqgan.data.shapes import ShapesConfig
+from vqgan.devices import arithmetic, device_name, usable_device
+from vqgan.metrics.judge import caption_judge
+from vqgan.metrics.protocol import AbsentMeter, Figure, file_sha256, package
+from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
+from vqgan.metrics.report import MetricsReport, make_room
+from vqgan.metrics.run_defaults import as_words, data_of_run, find_model, option
+from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder, read_model_config
+from vqgan.training.distributed import build_accelerator
+
+ConfigT = TypeVar("ConfigT", bound="PairsEvaluationConfig")
+
+
+class PairsEvaluationConfig(Config):
+    """What to evaluate, on which pairs."""
+
+    model: str
+    """Run folder or model folder."""
+    out: str
+    """JSON file for the figures; its folder is made where missing."""
+    data: ReferenceSetConfig
+    """Pictures and captions; by default those of the run that the model comes from."""
+    split: EvaluatedSplit = "heldout"
+    """Which pairs: heldout, train, or all of them (for a data set that is a test set as a whole)."""
+    limit: int = Field(0, ge=0)
+    """Number of pairs, the first ones; 0 for all."""
+    seed: int = Field(0, ge=0)
+    """Of what is hidden or drafted; by default that of the run."""
+    device: str | None = None
+    """Where the network runs: cpu, cuda, cuda:1, ...; null for cuda if there is one, else cpu."""
+
+
+class CaptionerEvaluationConfig(PairsEvaluationConfig):
+    """A captioner's."""
+
+    rounds: int = Field(2, ge=0, le=MOST_ROUNDS)
+    """Rounds of refinement; each has its figure."""
+
+
+class InpainterEvaluationConfig(PairsEvaluationConfig):
+    """An inpainter's."""
+
+    corruption: CorruptionConfig = CorruptionConfig()
+    """Holes and hidden words; by default those of the run."""
+
+
+_CAPTIONER_METHODS = {
+    "exact_row_": "share of pictures that the caption behind this row describes, unrefined, by a checker of pixels",
+    "exact_round_": "the same behind row 14 after so many rounds of refinement",
+    "nats_row_": "mean cross-entropy of a word behind this row, given the picture, the draft and the words before",
+    "bleu_": "corpus BLEU with the data set's caption as the one reference, lower-cased words",
+    "cider": "mean CIDEr-D with the data set's caption as the one reference",
+    "meteor_like": "mean METEOR without synonyms, with the data set's caption as the one reference",
+}
+_INPAINTER_METHODS = {
+    "hole_l1": "mean absolute difference in large holes, pictures in [0, 1], filled by the picture's caption",
+    "hole_l1_wrong_caption": "the same with the caption of another picture",
+    "word_accuracy": "share of the words of long hidden spans that are told beside the picture",
+    "word_accuracy_without_picture": "the same beside a grey picture",
+    "hole_colour": "share of objects, cut out, that have their colour again",
+    "hole_colour_wrong_caption": "the same, filled by the caption of another picture",
+    "colour_words": "share of hidden colour words that are told, each hidden alone",
+    "colour_words_without_picture": "the same beside a grey picture",
+    "both_colour_words": "the same beside the picture, both of a caption hidden at once",
+}
+
+
+def load_captioner_evaluation(overrides: Sequence[str]) -> CaptionerEvaluationConfig:
+    """Settings from command line words; what is not given is as in the run. Raises ConfigError, ModelFolderError."""
+    return _load(CaptionerEvaluationConfig, overrides, {"rounds": "rounds"})
+
+
+def load_inpainter_evaluation(overrides: Sequence[str]) -> InpainterEvaluationConfig:
+    """Settings from command line words; what is not given is as in the run. Raises ConfigError, ModelFolderError."""
+    return _load(InpainterEvaluationConfig, overrides, {"corruption": "corruption"})
+
+
+def measure_captioner(config: CaptionerEvaluationConfig, progress: bool = False) -> MetricsReport:
+    """All figures. Raises ConfigError, DataError or ModelFolderError, one line."""
+    folder, device = _prepared(config)
+    captioner = Captioner.from_pretrained(folder).to(device)
+    pairs = _pairs(config, folder, captioner.config.image_size)
+    batches = _batches(pairs, device, progress)
+    judge = caption_judge(config.data.source)
+    values = evaluate_captioner(captioner, batches, build_accelerator(), config.rounds, config.seed, judge)
+    details: dict[str, Any] = {"rounds": config.rounds, "seed": config.seed}
+    figures = list(_figures(values, _CAPTIONER_METHODS, details))
+    if not can_compare_texts():
+        lack = "the libraries of the extra `captions` are not installed: pip install 'parti-toolkit[captions]'"
+        texts = AbsentMeter(
+            ("bleu_1", "bleu_4", "cider", "meteor_like"), "shared words with the data set's caption", lack
+        )
+        figures += texts.figures()
+    return _report(config, folder, captioner, pairs, figures, device)
+
+
+def measure_inpainter(config: InpainterEvaluationConfig, progress: bool = False) -> MetricsReport:
+    """All figures. Raises ConfigError, DataError or ModelFolderError, one line."""
+    folder, device = _prepared(config)
+    inpainter = Inpainter.from_pretrained(folder, device)
+    pairs = _pairs(config, folder, inpainter.image_size)
+    batches = _batches(pairs, device, progress)
+    shapes = isinstance(config.data.source, ShapesConfig)
+    values = evaluate_inpainter(inpainter, batches, build_accelerator(), config.corruption, config.seed, shapes)
+    details = {"corruption": config.corruption.model_dump(mode="json"), "seed": config.seed}
+    figures = list(_figures(values, _INPAINTER_METHODS, details))
+    return _report(config, folder, inpainter.network, pairs, figures, device)
+
+
+def _load(kind: type[ConfigT], overrides: Sequence[str], of_task: Mapping[str, str]) -> ConfigT:
+    """`of_task`: settings of the run's task that are settings here."""
+    model = option(overrides, "model")
+    defaults: list[str] = []
+    if model is not None:
+        folder, run_config = find_model(model)
+        defaults = as_words("data", data_of_run(run_config))
+        run = read_yaml(run_config) if run_config is not None else {}
+        task = run.get("task") or {}
+        known = {name: task[key] for name, key in of_task.items() if key in task}
+        known |= {"seed": run["seed"]} if "seed" in run else {}
+        defaults += [f"--{name}={json.dumps(value)}" for name, value in known.items()]
+        values = read_model_config(folder)
+        size = values.get("image_size", (values.get("trunk") or {}).get("image_size"))
+        defaults += [f"--data.transform.image_size={size}"] if isinstance(size, int) else []
+    return load_config(kind, None, [*defaults, *overrides])
+
+
+def _prepared(config: PairsEvaluationConfig) -> tuple[Path, torch.device]:
+    folder = find_model_folder(config.model)
+    make_room(config.out)
+    return folder, usable_device(config.device, "device:")
+
+
+def _pairs(config: PairsEvaluationConfig, folder: Path, image_size: int) -> ReferenceSet:
+    size = config.data.transform.image_size
+    if size != image_size:
+        raise ConfigError(
+            f"data.transform.image_size is {size}, the model in {folder} reads {image_size}; leave it out or set it to "
+            "that"
+        )
+    return ReferenceSet(config.data, config.split, config.limit, require_captions=True)
+
+
+def _batches(pairs: ReferenceSet, device: torch.device, progress: bool) -> Iterator[Batch]:
+    with tqdm(total=pairs.expected, unit="pair", desc="evaluating", disable=not progress) as bar:
+        for batch in pairs.batches():
+            yield batch.to(device)
+            bar.update(len(batch))
+
+
+def _figures(values: Mapping[str, float], methods: Mapping[str, str], details: Mapping[str, Any]) -> Iterable[Figure]:
+    """In the order of `methods`; a method's key is the whole name, or its beginning before the number."""
+    for key, method in methods.items():
+        for name, value in values.items():
+            if name == key or name.rstrip("0123456789") == key:
+                own = {"evaluator": package("pycocoevalcap")} if key in ("bleu_", "cider") else {}
+                unit = "nats" if name.startswith("nats") else ""
+                yield Figure(name, value, unit, method, {**details, **own})
+
+
+def _report(
+    config: PairsEvaluationConfig,
+    folder: Path,
+    network: nn.Module,
+    pairs: ReferenceSet,
+    figures: Sequence[Figure],
+    device: torch.device,
+) -> MetricsReport:
+    weights = file_sha256(folder / WEIGHTS_FILE)
+    size = config.data.transform.image_size
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    about = {"path": str(folder), "weights_sha256": weights, "image_size": size}
+    shared = pairs.protocol() | {
+        "model": about,
+        "dtype": arithmetic(device),
+        "device": device_name(device),
+        "torch": torch.__version__,
+    }
+    reference = shared["reference"]
+    limited = f", the first {reference['limit']}" if reference["limit"] else ""
+    head = [
+        f"{folder}: {parameters:,} weights, pictures of {size}x{size}, weights sha256 {weights[:16]}",
+        f"{reference['pictures']} pairs, split {reference['split']}{limited}, of {reference['source']}",
+        f"pixels sha256 {reference['pixels_sha256'][:16]}, captions sha256 {reference['captions_sha256'][:16]}; "
+        f"{shared['dtype']} on {shared['device']}",
+    ]
+    network_config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    return MetricsReport(about | {"config": network_config, "parameters": parameters}, shared, figures, head)
