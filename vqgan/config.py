@@ -293,6 +293,10 @@ def _resolve(
         if inside is None and isinstance(part, str) and field is not None and _is_union(field.annotation):
             continue  # pydantic's name for the member of a union of plain types
         path.append(str(part))
+        if isinstance(part, int) and field is not None and get_origin(field.annotation) in (list, tuple):
+            options = _variants(get_args(field.annotation)[0])  # a list of sections
+            inside = options[0] if len(options) == 1 else None
+            continue
         owner = inside
         if owner is not None:
             field = owner.model_fields.get(str(part))

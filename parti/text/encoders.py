@@ -21,6 +21,7 @@ from parti.layers.attention import SelfAttention
 from parti.layers.feed_forward import feed_forward
 from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
+from parti.layers.recomputation import recomputed
 from parti.text.checkpoint import WEIGHT_FILES, find_checkpoint
 from vqgan.config import Config, ConfigError
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
@@ -31,6 +32,10 @@ class TextEncoder(nn.Module, ABC):
 
     is_initialised: bool
     """Whether the weights are set when it is built, so that nobody else must."""
+
+    @abstractmethod
+    def stacked_layers(self) -> list[nn.Module]:
+        """Its stack, as `Generator.stacked_layers`."""
 
     @abstractmethod
     def forward(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
@@ -82,8 +87,10 @@ class TrainedTextEncoder(TextEncoder):
         mlp_width: int,
         dropout: float,
         options: TransformerOptions = TransformerOptions(),  # noqa: B008 - frozen
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpoint_activations = checkpoint_activations
         options = options.model_copy(update={"rotary": False})
         self.sizes = TextEncoderSizes(
             vocab_size=vocab_size,
@@ -107,8 +114,11 @@ class TrainedTextEncoder(TextEncoder):
         """`forward` from the embeddings on: the warm-up hides tokens behind a vector that is none of the vocabulary."""
         x = self.dropout(embedded + self.positions)
         for block in self.blocks:
-            x = block(x, mask)
+            x = recomputed(block, self.checkpoint_activations)(x, mask)
         return self.norm(x)
+
+    def stacked_layers(self) -> list[nn.Module]:
+        return list(self.blocks)
 
 
 class EncoderBlock(nn.Module):
@@ -182,6 +192,10 @@ class PretrainedTextEncoder(TextEncoder):
         ids = ids.masked_fill(~mask, self._pad_id)
         return self.network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
+    def stacked_layers(self) -> list[nn.Module]:
+        """The elements of the outermost lists of modules, as transformers builds its stacks."""
+        return _elements_of_lists(self.network)
+
     def train(self, mode: bool = True) -> "PretrainedTextEncoder":
         """As of every module, but a frozen network has no dropout at any time."""
         super().train(mode)
@@ -194,6 +208,12 @@ TextEncoderConfig = Annotated[
     TrainedTextEncoderConfig | PretrainedTextEncoderConfig,
     Field(discriminator="kind"),
 ]
+
+
+def _elements_of_lists(module: nn.Module) -> list[nn.Module]:
+    if isinstance(module, nn.ModuleList):
+        return list(module)
+    return [layer for child in module.children() for layer in _elements_of_lists(child)]
 
 
 def _load(name: str) -> Any:

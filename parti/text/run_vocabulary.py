@@ -9,6 +9,7 @@ from parti.text.tokenizer import TEXT_TOKENIZER_FILE
 from vqgan.config import ConfigError, read_yaml, validate
 from vqgan.data.loader import DataPipeline
 from vqgan.data.source import DataError
+from vqgan.training.durable import writing
 from vqgan.training.run_folder import RunFolder
 
 
@@ -32,7 +33,9 @@ def run_vocabulary(text: TextConfig, data: DataPipeline, run: RunFolder, acceler
 
     # A run whose config was not recorded yet has trained no step: its vocabulary may be of another config.
     if accelerator.is_main_process and not resuming:
-        build_text_tokenizer(text, captions).save_pretrained(run.path)
+        tokenizer = build_text_tokenizer(text, captions)
+        with writing(run.path):
+            tokenizer.save_pretrained(run.path)
     accelerator.wait_for_everyone()
     return TextTokenizer.from_pretrained(run.path)
 

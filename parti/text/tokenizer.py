@@ -4,6 +4,7 @@ Captions become exactly `length` ids: longer ones are cut (and counted), shorter
 guidance and missing captions need, is never a row of padding alone: nobody could attend to it.
 """
 
+import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -64,6 +65,13 @@ class TokenizedText(NamedTuple):
 
     ids: Int64[Tensor, "B T"]
     cut: list[bool]
+
+
+class TokenCount(NamedTuple):
+    """Tokens of a whole caption, special ones included, and how many of them stand for text outside the vocabulary."""
+
+    tokens: int
+    unknown: int
 
 
 class TextTokenizer:
@@ -127,6 +135,12 @@ class TextTokenizer:
         """Which captions are longer than T tokens."""
         return self.tokenize(captions).cut
 
+    def count_tokens(self, captions: Sequence[str]) -> list[TokenCount]:
+        """Of each caption, before it is cut or padded."""
+        encodings = self._whole.encode_batch(list(captions))
+        unknown = -1 if self._unknown_id is None else self._unknown_id
+        return [TokenCount(len(encoding.ids), encoding.ids.count(unknown)) for encoding in encodings]
+
     def decode(self, ids: Int64[Tensor, "B T"]) -> list[str]:
         """The text of each row, without padding and other special tokens."""
         return [text.strip() for text in self._tokenizer.decode_batch(ids.tolist(), skip_special_tokens=True)]
@@ -155,6 +169,22 @@ class TextTokenizer:
             return cls(tokenizer, truncation["max_length"], pad)
         except ValueError as error:
             raise ModelFolderError(f"{path} is damaged: {error}") from None
+
+    @cached_property
+    def _whole(self) -> Tokenizer:
+        """The same without a length."""
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    @cached_property
+    def _unknown_id(self) -> int | None:
+        """The id of what is outside the vocabulary; None where nothing is, as with bytes."""
+        model = json.loads(self._tokenizer.to_str())["model"]
+        token = model.get("unk_token")
+        return model.get("unk_id") if token is None else self._tokenizer.token_to_id(token)
 
     @cached_property
     def _merge_dropout(self) -> MergeDropout:

@@ -30,7 +30,7 @@ def both(root: Path, *, require_captions: bool = False) -> dict[str, str | None]
     found = {}
     for split in ("train", "heldout"):
         source = Folder(FolderConfig(path=str(root)), split, require_captions=require_captions)
-        assert all(source.caption(index) == source[index].caption for index in range(len(source)))
+        assert all(source.captions(index) == source[index].captions for index in range(len(source)))
         found |= {sample.name: sample.caption for sample in map(source.__getitem__, range(len(source)))}
     return found
 
@@ -125,7 +125,7 @@ def test_odd_rows_cost_only_themselves(tmp_path: Path) -> None:
     draw(tmp_path / "test" / "a.png")
     rows = [
         {"file_name": "a.png", "text": "a cat"},
-        {"file_name": "a.png", "text": ["a", "b"]},
+        {"file_name": "a.png", "text": {"en": "a"}},
         {"file_name": None, "text": "x"},
         {"file_name": "x" * 5000, "text": "x"},
         {"file_name": "nul\0.png", "text": "x"},

@@ -1,18 +1,23 @@
 """The `dataset` source on local files: columns, broken rows, hold-out, streams. Nothing here touches the network."""
 
 import io
-import types
+import tarfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+import pyarrow.parquet
 import pytest
-import torch
 from PIL import Image
 
-from vqgan.data.hub import DatasetConfig, HubDataset, HubStream
+from vqgan.data.hub import DatasetConfig, HubDataset, HubStream, _HubLane
+from vqgan.data.loader import DataConfig, DataPipeline, Share
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
+from vqgan.data.stream import Undecoded
+from vqgan.data.transforms import TransformConfig
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +63,21 @@ def captions(source: HubDataset) -> list[str]:
     return [str(source[index].caption) for index in range(len(source))]
 
 
-def streamed(stream: HubStream, epoch: int = 0, seed: int = 0) -> list[str]:
-    return [str(item.caption) if isinstance(item, Sample) else item.cause for item in stream.samples(epoch, seed)]
+def streamed(items: Iterator[Undecoded]) -> list[str]:
+    """The captions of items, or why they are not usable."""
+    found = []
+    for item in items:
+        try:
+            found.append(str(item.load().caption))
+        except UnusableSample as unusable:
+            found.append(unusable.cause)
+    return found
+
+
+def epochs(stream: HubStream, count: int, length: int, lanes: int = 1, lane: int = 0, seed: int = 0) -> list[list[str]]:
+    """The first epochs of a lane that holds `length` items."""
+    items = streamed(islice(stream.lane(lane, lanes, seed), count * length))
+    return [items[start : start + length] for start in range(0, len(items), length)]
 
 
 def shade(sample: Sample) -> int:
@@ -91,7 +109,7 @@ def test_local_files_and_folders(tmp_path: Path, kind: str, streaming: bool) -> 
         datasets.DatasetDict({"train": table(40), "validation": table(7)}).save_to_disk(str(path))
     config = DatasetConfig(name=str(path), heldout_count=8)
     if streaming:
-        train, heldout = (streamed(HubStream(config, split)) for split in ("train", "heldout"))
+        train, heldout = (streamed(HubStream(config, split).in_order()) for split in ("train", "heldout"))
         assert heldout == [f"shade {number}" for number in range(8)]
     else:
         sources = [HubDataset(config, split) for split in ("train", "heldout")]
@@ -108,7 +126,7 @@ def test_a_named_held_out_split(tmp_path: Path, streaming: bool) -> None:
     datasets.DatasetDict({"train": table(9), "validation": table(5, start=100)}).save_to_disk(str(tmp_path / "saved"))
     config = DatasetConfig(name=str(tmp_path / "saved"), heldout_split="validation")
     for split, expected in (("train", range(9)), ("heldout", range(100, 105))):
-        found = streamed(HubStream(config, split)) if streaming else captions(HubDataset(config, split))
+        found = streamed(HubStream(config, split).in_order()) if streaming else captions(HubDataset(config, split))
         assert sorted(found) == sorted(f"shade {number}" for number in expected)
 
 
@@ -151,54 +169,120 @@ def test_broken_rows_cost_only_themselves(tmp_path: Path) -> None:
 
 def test_broken_rows_do_not_end_a_stream(tmp_path: Path) -> None:
     config = DatasetConfig(name=broken(tmp_path / "a.parquet"), heldout_split="train")
-    items = list(HubStream(config, "heldout", require_captions=True).samples(0, 0))
-    assert isinstance(items[0], Sample)
-    for item, cause in zip(items[1:], CAUSES, strict=True):
-        assert isinstance(item, UnusableSample)
-        assert cause in item.cause
+    items = streamed(HubStream(config, "heldout", require_captions=True).in_order())
+    assert items[0] == "shade 0"
+    assert all(cause in item for item, cause in zip(items[1:], CAUSES, strict=True))
 
 
-def test_a_stream_is_shuffled_by_seed_and_epoch_except_held_out(tmp_path: Path) -> None:
+def test_a_lane_is_shuffled_anew_every_epoch(tmp_path: Path) -> None:
     config = DatasetConfig(name=parquet(tmp_path / "a.parquet"), heldout_count=5)
     train, heldout = HubStream(config, "train"), HubStream(config, "heldout")
-    first = streamed(train, 0, 0)
-    assert first == streamed(train, 0, 0)
-    orders = {tuple(first), tuple(streamed(train, 1, 0)), tuple(streamed(train, 0, 1)), tuple(sorted(first))}
+    first, second = epochs(train, 2, length=35)
+    assert [first, second] == epochs(train, 2, length=35)
+    orders = {tuple(order) for order in (first, second, *epochs(train, 1, 35, seed=1), sorted(first))}
     assert len(orders) == 4
-    assert len({tuple(sorted(order)) for order in orders}) == 1
-    assert streamed(heldout, 0, 0) == streamed(heldout, 3, 4) == [f"shade {number}" for number in range(5)]
+    assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(f"shade {number}" for number in range(5, 40)))}
+    assert streamed(heldout.in_order()) == [f"shade {number}" for number in range(5)]
 
 
-class _Captions(torch.utils.data.IterableDataset):
-    def __init__(self, stream: HubStream) -> None:
-        self.stream = stream
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(streamed(self.stream))
-
-
-def test_the_workers_of_a_loader_never_see_a_held_out_row(tmp_path: Path) -> None:
-    for number in range(4):
-        parquet(tmp_path / "data" / f"train-{number}.parquet", 10, start=10 * number)
-    config = DatasetConfig(name=str(tmp_path / "data"), heldout_count=7)
-    loader = torch.utils.data.DataLoader(_Captions(HubStream(config, "train")), batch_size=None, num_workers=2)
-    seen = list(loader)
-    assert len(seen) == len(set(seen))
-    assert not set(seen) & set(streamed(HubStream(config, "heldout")))
-    assert len(seen) >= 40 - 2 * 7
+@pytest.mark.parametrize("files", [1, 4, 7])
+def test_lanes_divide_the_rows_among_them_whatever_the_number_of_files(tmp_path: Path, files: int) -> None:
+    count = 42 // files
+    for number in range(files):
+        parquet(tmp_path / "data" / f"train-{number}.parquet", count, start=count * number)
+    train = HubStream(DatasetConfig(name=str(tmp_path / "data"), heldout_count=2), "train")
+    seen: list[str] = []
+    for lane in range(3):
+        (mine,) = epochs(train, 1, len(list(_HubLane(train, lane, 3).epoch(np.random.default_rng(0), 0)[1])), 3, lane)
+        assert 8 <= len(mine) <= 18
+        seen += mine
+    assert sorted(seen) == sorted(f"shade {number}" for number in range(2, files * count))
 
 
-def test_held_out_rows_at_the_front_have_one_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = parquet(tmp_path / "a.parquet", 9)
-    front = HubStream(DatasetConfig(name=name, heldout_count=3), "heldout")
-    for workers, works in ((1, True), (2, False)):
-        info = types.SimpleNamespace(num_workers=workers, id=0)
-        monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda info=info: info)
-        if works:
-            assert len(streamed(front)) == 3
+def test_the_workers_of_a_loader_read_all_rows_once_and_no_held_out_one(tmp_path: Path) -> None:
+    parquet(tmp_path / "data" / "train-0.parquet", 12)
+    parquet(tmp_path / "data" / "train-1.parquet", 8, start=12)
+    source = DatasetConfig(name=str(tmp_path / "data"), heldout_count=4, streaming=True)
+    transform = TransformConfig(image_size=4)
+    seen = []
+    for workers in (0, 2):
+        config = DataConfig(source=source, transform=transform, batch_size=4, lanes=4, workers=workers)
+        batches = DataPipeline(config, seed=0).training_batches(0, 4, Share())
+        seen.append([str(caption) for (batch,) in batches for caption in batch.captions])
+    assert seen[0] == seen[1]
+    assert sorted(seen[0]) == sorted(f"shade {number}" for number in range(4, 20))
+
+
+def with_a_broken_row_group(path: Path) -> Path:
+    """Forty rows in four row groups, of which the third cannot be read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table(40).to_parquet(str(path), batch_size=10)
+    groups = pyarrow.parquet.ParquetFile(path).metadata
+    assert groups.num_row_groups == 4
+    content = bytearray(path.read_bytes())
+    start = groups.row_group(2).column(0).data_page_offset
+    content[start : start + 200] = b"\xff" * 200
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_broken_row_group_costs_its_rows_each_named(tmp_path: Path, folder: bool) -> None:
+    path = with_a_broken_row_group(tmp_path / "data" / "train.parquet")
+    config = DatasetConfig(name=str(path.parent if folder else path), heldout_split="train")
+    source = HubDataset(config, "train")
+    assert len(source) == 40
+    for index in range(40):
+        if index // 10 == 2:
+            for read in (source.__getitem__, source.captions):
+                with pytest.raises(
+                    UnusableSample, match=rf"row {index}: row group 2 of train\.parquet cannot be read: "
+                ):
+                    read(index)
         else:
-            with pytest.raises(DataError, match="2 workers would each read"):
-                streamed(front)
+            assert source[index].caption == f"shade {index}" == f"shade {shade(source[index])}"
+    parquet(path, 30)
+    assert len(HubDataset(config, "train")) == 30, "a mended file is read anew"
+    if folder:
+        parquet(path.parent / "train-2.parquet", 5)
+        path.write_bytes(b"PAR1 no longer")
+        found = HubDataset(config, "train")
+        lost = []
+        for index in range(len(found)):
+            try:
+                found.captions(index)
+            except UnusableSample as unusable:
+                lost.append(unusable.cause)
+        assert len(found) == 6
+        assert [cause.partition(":")[0] for cause in lost] == ["train.parquet cannot be opened"]
+
+
+def test_a_broken_row_group_of_a_stream_costs_its_rows_and_is_named(tmp_path: Path) -> None:
+    path = with_a_broken_row_group(tmp_path / "a.parquet")
+    stream = HubStream(DatasetConfig(name=str(path), heldout_split="train"), "train")
+    for items in (list(stream.in_order()), list(islice(stream.lane(0, 1, 0), 31))):
+        found = streamed(iter(items))
+        assert sorted(text for text in found if text.startswith("shade")) == sorted(
+            f"shade {number}" for number in range(40) if number // 10 != 2
+        )
+        (lost,) = (item.name for item, text in zip(items, found, strict=True) if not text.startswith("shade"))
+        assert lost.endswith("a.parquet row group 2")
+
+
+def test_a_broken_file_that_has_no_row_groups_costs_its_rest(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as file:
+        for number in range(9):
+            for ending, content in (("png", encoded(number)), ("txt", f"shade {number}".encode())):
+                member = tarfile.TarInfo(f"{number}.{ending}")
+                member.size = len(content)
+                file.addfile(member, io.BytesIO(content))
+    content = path.read_bytes()
+    path.write_bytes(content[: 2 * 1024 * 6 + 512 + 20])
+    config = DatasetConfig(name=str(path), image_column="png", caption_column="txt", heldout_split="train")
+    found = streamed(HubStream(config, "train").in_order())
+    assert found[:-1] == [f"shade {number}" for number in range(6)]
+    assert "the rest of the file is lost: " in found[-1]
 
 
 def test_what_a_caption_may_be(tmp_path: Path) -> None:
@@ -208,7 +292,7 @@ def test_what_a_caption_may_be(tmp_path: Path) -> None:
         config = DatasetConfig(name=source, caption_column=column, heldout_split="train")
         dataset = HubDataset(config, "heldout")
         sample = dataset[1]
-        assert dataset.caption(1) == sample.caption
+        assert dataset.captions(1) == sample.captions
         return sample.caption
 
     assert caption("text") == "shade 1"
@@ -230,9 +314,8 @@ def test_paths_and_plain_bytes_as_pictures(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.parquet"):
         config = DatasetConfig(name=str(tmp_path / name), heldout_split="train")
         assert shade(HubDataset(config, "heldout")[0]) == 7
-        (item,) = HubStream(config, "heldout").samples(0, 0)
-        assert isinstance(item, Sample)
-        assert shade(item) == 7
+        (item,) = HubStream(config, "heldout").in_order()
+        assert shade(item.load()) == 7
 
 
 @pytest.mark.parametrize("kind", [HubDataset, HubStream])

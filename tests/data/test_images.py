@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 
+from vqgan.data import images
 from vqgan.data.images import decode_image, parse_colour
 from vqgan.data.source import UnusableSample
+from vqgan.data.transforms import ImageTransform, TransformConfig
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -296,3 +299,73 @@ def test_colours_are_read_and_checked() -> None:
     for wrong in ("#ffff", "transparent?", "", "12"):
         with pytest.raises(ValueError, match="not an opaque colour"):
             parse_colour(wrong)
+
+
+# --- large JPEGs, and what would take minutes ---------------------------------------------------------------------
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """Detail of every size, like a photograph's."""
+    rng = np.random.default_rng(0)
+    total = np.full((height, width), 128.0)
+    for cells in (4, 8, 16, 32, 64, 128):
+        coarse = Image.fromarray(rng.normal(0, 80 / cells, (cells, cells)).astype(np.float32))
+        total += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    total += rng.normal(0, 6, total.shape)
+    return Image.fromarray(np.stack([total, total[::-1], total[:, ::-1]], axis=2).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("at_least", "size"), [(96, (128, 96)), (97, (256, 192)), (48, (64, 48)), (400, (512, 384))])
+def test_a_large_jpeg_is_decoded_smaller_as_far_as_allowed(at_least: int, size: tuple[int, int]) -> None:
+    data = encode(photograph(512, 384), "JPEG", quality=90)
+    assert decode_image(data, "a", at_least=at_least).size == size
+    assert decode_image(data, "a").size == (512, 384)
+
+
+def test_other_formats_and_turned_jpegs_with_a_least_side() -> None:
+    assert decode_image(encode(noise(), "PNG"), "a", at_least=8).size == (64, 64)
+    assert decode_image(noise(), "a", at_least=8).size == (64, 64)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode_image(encode(noise(64, 32), "JPEG", exif=exif), "a", at_least=16).size == (16, 32)
+    assert decode_image(encode(noise().convert("CMYK"), "JPEG"), "a", at_least=16).size == (16, 16)
+
+
+@pytest.mark.parametrize("quality", [75, 97])
+def test_a_jpeg_decoded_smaller_ends_as_the_same_picture(quality: int) -> None:
+    """Halved or quartered to twice the size that is wanted, then resized: 45 dB beside resizing the whole picture."""
+    config = TransformConfig(image_size=64)
+    for side in (256, 512):
+        data = encode(photograph(side * 2, side), "JPEG", quality=quality)
+        smaller = decode_image(data, "a", at_least=config.ample_side)
+        assert smaller.height == 128
+        shown = [ImageTransform(config)(image, None) for image in (decode_image(data, "a"), smaller)]
+        error = float(torch.mean((shown[0] - shown[1]) ** 2))
+        assert 10 * np.log10(4 / error) > 45
+
+
+def test_slow_formats_have_a_lower_limit() -> None:
+    assert "slow format: 5000x4000" in cause(b"qoif" + struct.pack(">IIBB", 5000, 4000, 3, 0) + bytes(100))
+    assert "slow format" in cause(b"P3\n5000 4000\n255\n" + b"1 " * 100)
+    assert "slow format" in cause(b"P6\n5000 4000\n1000\n" + bytes(100))
+    assert "truncated" in cause(b"P6\n5000 4000\n255\n" + bytes(100)), "the ordinary one is not slow"
+
+
+def test_a_progressive_jpeg_of_thousands_of_scans_is_refused() -> None:
+    data = encode(noise(1000, 1000), "JPEG", progressive=True, quality=30)
+    end = data.rindex(b"\xff\xd9")
+    assert decode_image(data, "a").size == (1000, 1000)
+    repeated = data[:end] + b"\xff\xda" * 6000 + data[end:]
+    assert re.search(r"1000x1000 pixels in 60\d\d scans; save it again", cause(repeated))
+
+
+def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(noise(), "PNG"))
+    assert re.search(r"too large: a file of 1\d,\d+ bytes is more than the limit of 1,000", cause(path))
+
+
+def test_an_error_without_words_is_named() -> None:
+    looping_exif = struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 256, 3, 1, 8, 0)
+    assert re.search(r"cannot be decoded: \w+ \S|not a picture", cause(looping_exif))

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from vqgan.data import loader as loader_module
 from vqgan.data.batch import Batch, Item
-from vqgan.data.hub import HubStream
 from vqgan.data.loader import DataConfig, DataPipeline, Share
 from vqgan.data.shapes import ShapesConfig
 from vqgan.data.source import DataError, Sample, UnusableSample
+from vqgan.data.stream import LanePart, Undecoded, endless
 from vqgan.data.transforms import TransformConfig
 
 CROPS = TransformConfig(image_size=8, crop="random", smallest_crop=0.5, flip=True)
@@ -39,18 +40,33 @@ class Numbers:
             raise UnusableSample(str(self.first + index), "truncated")
         return sample(self.first + index)
 
+    def undecoded(self, index: int) -> Undecoded:
+        return Undecoded(str(self.first + index), lambda: self[index])
 
-class Stream(HubStream):
-    """The same without an index; every epoch begins one item later."""
+
+class Lane(LanePart):
+    """Numbers l, l + L, ... of `numbers`; every epoch begins one later."""
+
+    def __init__(self, numbers: Numbers, lane: int, lanes: int) -> None:
+        self.numbers, self.mine = numbers, range(numbers.count)[lane::lanes]
+
+    def epoch(self, order: np.random.Generator, skip: int) -> tuple[int, Iterator[Undecoded]]:
+        passed, turn = min(skip, len(self.mine)), int(order.integers(max(1, len(self.mine))))
+        turned = [self.mine[(slot + turn) % len(self.mine)] for slot in range(passed, len(self.mine))]
+        return passed, map(self.numbers.undecoded, turned)
+
+
+class Strided:
+    """The same without an index."""
 
     def __init__(self, count: int, broken: Callable[[int], bool] = lambda _: False, first: int = 0) -> None:
-        self.count, self.broken, self.first = count, broken, first
+        self.numbers = Numbers(count, broken, first)
 
-    def samples(self, epoch: int, seed: int) -> Iterator[Sample | UnusableSample]:  # noqa: ARG002
-        for slot in range(self.count):
-            index = (slot + epoch) % self.count
-            broken = self.broken(index)
-            yield UnusableSample(str(self.first + index), "truncated") if broken else sample(self.first + index)
+    def lane(self, lane: int, lanes: int, seed: int, start: int = 0) -> Iterator[Undecoded]:
+        return endless(Lane(self.numbers, lane, lanes), lane, seed, start, buffer=3)
+
+    def in_order(self) -> Iterator[Undecoded]:
+        return (self.numbers.undecoded(index) for index in range(self.numbers.count))
 
 
 @pytest.fixture
@@ -80,7 +96,7 @@ def assert_same(one: list[list[Batch]], other: list[list[Batch]]) -> None:
             assert batch.captions == expected.captions
 
 
-SOURCES = [Numbers, Stream]
+SOURCES = [Numbers, Strided]
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -122,13 +138,18 @@ def test_resuming_at_a_step_gives_the_rest(source: Any, first: int, pipeline: Ca
 def test_the_processes_parts_and_micro_batches_make_up_the_global_batch(
     source: Any, pipeline: Callable[..., DataPipeline]
 ) -> None:
-    data = pipeline(source(11), batch_size=8)
-    whole = [batch for (batch,) in batches(data)]
+    data = pipeline(source(11), batch_size=8, lanes=2)
     shares = [batches(data, share=Share(rank, processes=2, micro_batches=2)) for rank in range(2)]
-    for step, batch in enumerate(whole):
+    for step, (batch,) in enumerate(batches(data)):
         parts = [shares[rank][step][micro] for micro in range(2) for rank in range(2)]
-        assert [name for part in parts for name in part.names] == batch.names
-        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+        names, images = [name for part in parts for name in part.names], torch.cat([part.images for part in parts])
+        order = list(range(8))
+        if source is Strided:  # of a stream, every micro-batch takes from every lane: the same batch in another order
+            assert names != batch.names
+            order = [index for lane in range(2) for micro in range(2) for index in (4 * micro + 2 * lane,) * 2]
+            order = [index + place % 2 for place, index in enumerate(order)]
+        assert [names[index] for index in order] == batch.names
+        assert torch.equal(images[order], batch.images)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -143,7 +164,7 @@ def test_workers_change_nothing(source: Any, pipeline: Callable[..., DataPipelin
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_broken_items_are_replaced_and_named(source: Any, pipeline: Callable[..., DataPipeline]) -> None:
-    steps = batches(pipeline(source(10, broken=lambda index: index in (3, 7))))
+    steps = batches(pipeline(source(10, broken=lambda index: index in (3, 7)), lanes=2))
     assert all(len(batch) == len(batch.names) == 4 for (batch,) in steps)
     assert not {"3", "7"} & {name for (batch,) in steps for name in batch.names}
     skipped = [str(item) for (batch,) in steps for item in batch.skipped]
@@ -156,7 +177,7 @@ def test_nothing_but_broken_items_is_one_clear_error(
     source: Any, workers: int, pipeline: Callable[..., DataPipeline]
 ) -> None:
     data = pipeline(source(10, broken=lambda _: True), workers=workers)
-    with pytest.raises(DataError, match=r"10.*the first: .*truncated") as caught:
+    with pytest.raises(DataError, match=r"^\d+ unusable items in a row.*the first: .*truncated") as caught:
         batches(data)
     assert "\n" not in str(caught.value)
 
@@ -164,7 +185,8 @@ def test_nothing_but_broken_items_is_one_clear_error(
 def test_less_data_than_a_batch_is_one_clear_error(pipeline: Callable[..., DataPipeline]) -> None:
     with pytest.raises(DataError, match=r"holds 3 pictures, fewer than one batch of 4; lower data\.batch_size"):
         pipeline(Numbers(3))
-    assert batches(pipeline(Stream(3)))[0][0].names == ["0", "1", "2", "1"], "a stream's length is not known"
+    names = batches(pipeline(Strided(3), lanes=1))[0][0].names
+    assert set(names) == {"0", "1", "2"}, "a stream's length is not known"
 
 
 def test_a_batch_that_does_not_divide_is_one_clear_error(pipeline: Callable[..., DataPipeline]) -> None:
@@ -204,8 +226,8 @@ def test_captions_for_the_text_tokenizer(source: Any, pipeline: Callable[..., Da
 
 def test_captions_alone_are_read_where_the_source_can(pipeline: Callable[..., DataPipeline]) -> None:
     class Labelled(Numbers):
-        def caption(self, index: int) -> str | None:
-            return None if index == 2 else f"label {index}"
+        def captions(self, index: int) -> tuple[str, ...]:
+            return () if index == 2 else (f"label {index}",)
 
         def __getitem__(self, index: int) -> Sample:
             raise AssertionError("no picture is needed")

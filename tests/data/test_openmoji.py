@@ -39,7 +39,7 @@ def test_a_drawing_and_its_caption() -> None:
     source, index = next((s, names(s).index("1F600")) for s in sources if "1F600" in names(s))
     sample = source[index]
     assert (sample.name, sample.caption) == ("1F600", "grinning face")
-    assert source.caption(index) == sample.caption
+    assert source.captions(index) == (sample.caption,)
     assert sample.image.size == (64, 64)
     assert sample.image.mode == "RGB"
     pixels = np.asarray(sample.image).astype(int)

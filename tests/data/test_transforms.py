@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from vqgan.data.area import shrink_by_area
 from vqgan.data.transforms import ImageTransform, TransformConfig, to_pil
 
 
@@ -62,7 +63,7 @@ def test_center_pad_and_stretch_show_what_they_say() -> None:
     assert (shown["stretch"][0] == shown["stretch"][29]).all()
 
 
-@pytest.mark.parametrize("crop", ["center", "random", "pad", "stretch"])
+@pytest.mark.parametrize("crop", ["center", "random", "dalle_tokenizer", "dalle_transformer", "pad", "stretch"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (7, 3), (33, 32)])
 def test_any_shape_of_picture_fits(crop: str, size: tuple[int, int]) -> None:
     transform = ImageTransform(TransformConfig.model_validate({"image_size": 16, "crop": crop, "flip": True}))
@@ -78,10 +79,20 @@ def test_shrinking_is_antialiased() -> None:
     assert tensor.abs().max() < 0.05, "a fine checkerboard seen from afar is grey"
 
 
-def test_evaluation_is_deterministic_and_centred() -> None:
-    image = noise(75, 32)
-    evaluated = ImageTransform(TransformConfig(image_size=32, crop="random", flip=True))(image, None)
-    assert torch.equal(evaluated, ImageTransform(TransformConfig(image_size=32))(image, None))
+@pytest.mark.parametrize("size", [(64, 64), (100, 70), (31, 200), (20, 24)])
+def test_resizing_is_pillows_lanczos(size: tuple[int, int]) -> None:
+    image = noise(*size)
+    shown = levels(ImageTransform(TransformConfig(image_size=32, crop="stretch"))(image, None)).astype(int)
+    assert np.abs(shown - np.asarray(image.resize((32, 32), Image.Resampling.LANCZOS))).max() <= 2
+
+
+@pytest.mark.parametrize("crop", ["random", "dalle_tokenizer", "dalle_transformer"])
+def test_evaluation_is_deterministic_and_centred(crop: str) -> None:
+    image = noise(75, 40)
+    config = TransformConfig.model_validate({"image_size": 32, "crop": crop, "flip": True})
+    assert torch.equal(ImageTransform(config)(image, None), ImageTransform(TransformConfig(image_size=32))(image, None))
+    assert config.evaluation_crop == "center"
+    assert TransformConfig(crop="pad").evaluation_crop == "pad"
 
 
 def test_random_crops_differ_reproducibly_and_reach_both_ends() -> None:
@@ -93,6 +104,119 @@ def test_random_crops_differ_reproducibly_and_reach_both_ends() -> None:
     assert min(left_edges) < -0.9
     assert max(float(picture[0, 0, -1]) for picture in once) > 0.9
     assert len(set(left_edges)) > 20
+
+
+# --- DALL-E's crops (arXiv 2102.12092, listings 1 and 2) ----------------------------------------------------------
+
+
+def gradients(width: int, height: int) -> Image.Image:
+    """Red grows by 2 a pixel to the right, green by 2 a pixel downwards: the corners of a crop tell where it was."""
+    y, x = np.indices((height, width))
+    return Image.fromarray(np.stack([2 * x, 2 * y, 0 * x], axis=2).astype(np.uint8))
+
+
+def extents(crop: str, image: Image.Image, size: int, count: int = 600) -> np.ndarray:
+    """(left, right, top, bottom) in pixels of the picture for many random crops of `size`."""
+    transform = ImageTransform(TransformConfig.model_validate({"image_size": size, "crop": crop}))
+    found = []
+    for number in range(count):
+        shown = levels(transform(image, np.random.default_rng((5, number)))).astype(float) / 2
+        half_step_x, half_step_y = (shown[0, -1, 0] - shown[0, 0, 0], shown[-1, 0, 1] - shown[0, 0, 1])
+        half_step_x, half_step_y = half_step_x / (size - 1) / 2, half_step_y / (size - 1) / 2
+        found.append(
+            (
+                shown[0, 0, 0] + 0.5 - half_step_x,
+                shown[0, -1, 0] + 0.5 + half_step_x,
+                shown[0, 0, 1] + 0.5 - half_step_y,
+                shown[-1, 0, 1] + 0.5 + half_step_y,
+            )
+        )
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("crop", "least", "most"), [("dalle_tokenizer", 9 / 8, 12 / 8), ("dalle_transformer", 1, 9 / 8)]
+)
+def test_dalle_crops_shrink_by_what_the_listing_says(crop: str, least: float, most: float) -> None:
+    size, shorter = 32, 90
+    left, right, top, bottom = extents(crop, gradients(120, shorter), size).T
+    shown = right - left
+    assert np.abs(shown - (bottom - top)).max() < 1.5, "the picture keeps its proportions"
+    sides = shorter * size / shown  # of the shrunken square
+    assert sides.min() == pytest.approx(least * size, abs=0.6)
+    assert sides.max() == pytest.approx(most * size, abs=0.6)
+    assert sides.mean() == pytest.approx((least + most) / 2 * size, abs=0.5), "uniform"
+
+
+def test_the_tokenizer_sees_all_of_the_picture_and_the_transformer_its_middle() -> None:
+    wide = gradients(120, 40)
+    left, right, top, bottom = extents("dalle_tokenizer", wide, 32).T
+    assert (left.min(), top.min()) == pytest.approx((0, 0), abs=0.6)
+    assert (right.max(), bottom.max()) == pytest.approx((120, 40), abs=0.6)
+    left, right, top, bottom = extents("dalle_transformer", wide, 32).T
+    # The square's offset is in 30 ... 49 of 80; the crop is at most an eighth smaller.
+    assert left.min() == pytest.approx(30, abs=0.6)
+    assert right.max() == pytest.approx(49 + 40, abs=0.6)
+    assert (top.min(), bottom.max()) == pytest.approx((0, 40), abs=0.6)
+
+
+def test_a_dalle_crop_is_the_listings_steps_one_after_the_other() -> None:
+    """With the draws taken out: crop, shrink the whole square by area, round, crop again."""
+    image = noise(70, 50)
+
+    class Draws(np.random.Generator):
+        def __init__(self) -> None:
+            super().__init__(np.random.PCG64(0))
+            self.values = iter([9, 0, 36, 3, 4])  # left, top, side, then left and top of the second crop
+            self.ranges: list[tuple[int, int]] = []
+
+        def integers(self, low: int, high: int | None = None) -> int:  # type: ignore[override]
+            self.ranges.append((0, low) if high is None else (low, high))
+            return next(self.values)
+
+    draws = Draws()
+    transform = ImageTransform(TransformConfig(image_size=32, crop="dalle_tokenizer"))
+    shown = levels(transform(image, draws))
+    assert draws.ranges == [(0, 21), (0, 1), (36, 49), (0, 5), (0, 5)]
+    square = np.asarray(image)[0:50, 9:59]
+    shrunk = shrink_by_area(square, 36, 0, 0, 36).transpose(1, 2, 0)
+    assert np.abs(shown.astype(int) - shrunk[4:36, 3:35]).max() <= 1
+
+
+@pytest.mark.parametrize("crop", ["dalle_tokenizer", "dalle_transformer"])
+def test_dalle_crops_of_small_pictures(crop: str) -> None:
+    transform = ImageTransform(TransformConfig.model_validate({"image_size": 32, "crop": crop}))
+    # As large as the model's picture: the listings leave it as it is.
+    image = noise(32, 32)
+    assert np.array_equal(levels(transform(image, np.random.default_rng(0))), np.asarray(image))
+    # A little larger: never enlarged, so the tokenizer's is cropped without being shrunk.
+    image = noise(34, 34)
+    if crop == "dalle_tokenizer":
+        shown = levels(transform(image, np.random.default_rng(0)))
+        parts = [np.asarray(image)[y : y + 32, x : x + 32] for y in range(3) for x in range(3)]
+        assert any(np.array_equal(shown, part) for part in parts)
+    # Smaller, where the paper's code fails: the whole square, enlarged to the size.
+    small = noise(20, 20)
+    whole = ImageTransform(TransformConfig(image_size=32))(small, None)
+    assert torch.equal(transform(small, np.random.default_rng(0)), whole)
+
+
+# --- large JPEGs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("crop", "side"),
+    [
+        ("center", 512),
+        ("stretch", 512),
+        ("pad", 512),
+        ("random", 640),
+        ("dalle_tokenizer", 768),
+        ("dalle_transformer", 576),
+    ],
+)
+def test_the_ample_side_is_twice_what_the_crop_needs(crop: str, side: int) -> None:
+    assert TransformConfig.model_validate({"crop": crop, "smallest_crop": 0.8}).ample_side == side
 
 
 def test_flip_mirrors_half_of_the_training_pictures() -> None:

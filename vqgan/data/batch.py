@@ -19,6 +19,16 @@ class Item:
     name: str
     skipped: tuple[UnusableSample, ...] = ()
 
+    @classmethod
+    def stack(cls, items: "Sequence[Item]") -> "Batch":
+        """The batch that items of this kind make."""
+        return Batch(
+            images=torch.stack([item.image for item in items]),
+            captions=[item.caption for item in items],
+            names=[item.name for item in items],
+            skipped=tuple(skipped for item in items for skipped in item.skipped),
+        )
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -29,15 +39,10 @@ class Batch:
     names: list[str]
     skipped: tuple[UnusableSample, ...] = ()
 
-    @classmethod
-    def of(cls, items: Sequence[Item]) -> "Batch":
-        """Stack items."""
-        return cls(
-            images=torch.stack([item.image for item in items]),
-            captions=[item.caption for item in items],
-            names=[item.name for item in items],
-            skipped=tuple(skipped for item in items for skipped in item.skipped),
-        )
+    @staticmethod
+    def of(items: Sequence[Item]) -> "Batch":
+        """Stack items, all of one kind."""
+        return type(items[0]).stack(items)
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, from which a copy to a GPU does not wait. Called by DataLoader."""

@@ -1,9 +1,10 @@
 """A folder of pictures, captions beside them.
 
 Captions stand in a text file of the picture's name (`cat.png`, `cat.txt`) or in a `metadata.csv` / `metadata.jsonl`
-with the columns `file_name` and `text` (the Hugging Face imagefolder convention); metadata, where there is any, also
-says which files belong to the data set. Held out is a subfolder (`train/` beside `heldout/`, `validation/`, `val/` or
-`test/`), or else a share of the files chosen by a hash of their names, so that it stays when files are added.
+with the columns `file_name` and `text` (the Hugging Face imagefolder convention; in JSON the text may be a list of
+several); metadata, where there is any, also says which files belong to the data set. Held out is a subfolder (`train/`
+beside `heldout/`, `validation/`, `val/` or `test/`), or else a share of the files chosen by a hash of their names, so
+that it stays when files are added.
 """
 
 import csv
@@ -18,8 +19,9 @@ import numpy as np
 from pydantic import Field
 
 from vqgan.config import Config
+from vqgan.data.captions import CaptionChoice, read_captions
 from vqgan.data.images import Colour, decode_image, parse_colour
-from vqgan.data.source import DataError, Sample, Split, UnusableSample
+from vqgan.data.source import DataError, Sample, Split, UnusableSample, printable
 from vqgan.data.split import hash_score, items_of_split
 
 EXTENSIONS = (
@@ -39,6 +41,9 @@ class FolderConfig(Config):
     """A local folder of pictures."""
     path: str
     """The folder; `~` is the home folder."""
+    captions: CaptionChoice = "auto"
+    """Where a picture has several, in the lines of its text file or a list in metadata.jsonl: first; random (another
+    each time it is shown); joined; auto: all lines of a text file as one caption, of a list the first."""
     heldout_share: float = Field(0.05, gt=0, lt=1)
     """Share of the pictures to hold out where there are no train/ and heldout/ subfolders."""
     background: Colour = "#ffffff"
@@ -56,8 +61,12 @@ class _Item:
 class Folder:
     """The `folder` source. Raises DataError when there is no picture, or no caption and `require_captions`."""
 
-    def __init__(self, config: FolderConfig, split: Split, *, require_captions: bool = False) -> None:
+    def __init__(
+        self, config: FolderConfig, split: Split, *, require_captions: bool = False, at_least: int | None = None
+    ) -> None:
         self._background = parse_colour(config.background)
+        self._at_least = at_least
+        self._captions = config.captions
         self._require_captions = require_captions
         root = Path(config.path).expanduser()
         if not root.is_dir():
@@ -92,21 +101,17 @@ class Folder:
     def __getitem__(self, index: int) -> Sample:
         item = self._items[index]
         path = self._path(item.name)
-        caption = self.caption(index)
-        return Sample(decode_image(path, item.name, self._background), caption, item.name)
+        captions = self.captions(index)
+        picture = decode_image(path, item.name, self._background, at_least=self._at_least)
+        return Sample(picture, captions[0] if captions else None, printable(item.name), captions)
 
-    def caption(self, index: int) -> str | None:
-        """The caption alone, whitespace collapsed; a blank one counts as missing."""
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The captions that training may show, without reading the picture; a blank one counts as missing."""
         item = self._items[index]
         text = item.caption
         if not self._captions_from_metadata:
             text = _read_text(item.name, (self._base / item.name).with_suffix(".txt"), self._base)
-        if text is not None and not isinstance(text, str):
-            raise UnusableSample(item.name, f"its caption is {text!r:.60}, not text")
-        text = " ".join(text.split()) if text else None
-        if not text and self._require_captions:
-            raise UnusableSample(item.name, "no caption")
-        return text or None
+        return read_captions(text, self._captions, item.name, required=self._require_captions)
 
     def _path(self, name: str) -> Path:
         """Where a picture lies. Raises UnusableSample when that is nowhere, or outside of the data set's folder."""
@@ -124,7 +129,8 @@ class Folder:
 
     def _has_caption(self, item: _Item) -> bool:
         if self._captions_from_metadata:
-            return isinstance(item.caption, str) and bool(item.caption.strip())
+            texts = item.caption if isinstance(item.caption, list) else [item.caption]
+            return any(isinstance(text, str) and bool(text.strip()) for text in texts)
         return (self._base / item.name).with_suffix(".txt").is_file()
 
 

@@ -1,24 +1,29 @@
 """Anything that the library `datasets` opens: Hub data sets, Parquet / Arrow / JSON / CSV / tar files, saved folders.
 
-Two classes for one DatasetConfig: `HubDataset` has an index and a length, `HubStream` reads from front to back without
-a download (`streaming: true`). Pictures stay encoded until they are asked for and are decoded by `decode_image`, so a
-broken one costs itself and not the run. `datasets` is imported on use: it takes a second.
+Two classes for one DatasetConfig: `HubDataset` has an index and a length, `HubStream` reads from front to back, in
+lanes, without a download (`streaming: true`). Pictures stay encoded until they are asked for and are decoded by
+`decode_image`, so a broken one costs itself and not the run. `datasets` is imported on use: it takes a second.
 """
 
 import difflib
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch.utils.data
 from PIL import Image
 from pydantic import Field
 
 from vqgan.config import Config
+from vqgan.data.captions import CaptionChoice, read_captions
 from vqgan.data.images import Colour, decode_image, parse_colour
+from vqgan.data.parquet import LOST_COLUMN, readable_rows
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
 from vqgan.data.split import items_of_split
+from vqgan.data.stream import LanePart, Undecoded, broken_item, endless, shards_of_lane
 
 FILE_BUILDERS = {
     ".parquet": "parquet",
@@ -29,8 +34,8 @@ FILE_BUILDERS = {
     ".tar": "webdataset",
 }
 """Ending of a local file -> what `datasets` reads it with."""
-_SHUFFLE_BUFFER = 1000
-"""Encoded pictures that a stream is shuffled in: some 100 MB."""
+_SHUFFLE_BUFFER = 256
+"""Encoded pictures that each lane of a stream is shuffled in: some 25 MB."""
 
 
 class DatasetConfig(Config):
@@ -49,14 +54,16 @@ class DatasetConfig(Config):
     image_column: str = "image"
     """Column with the pictures."""
     caption_column: str | None = "text"
-    """Column with the captions (text, a list of texts of which the first counts, or class labels); null: none."""
+    """Column with the captions (text, a list of texts, or class labels); null: none."""
+    captions: CaptionChoice = "auto"
+    """Where a picture has several, in a list or in the lines of a text: first; random (another each time it is shown);
+    joined; auto: all lines of a text as one caption, of a list the first."""
     streaming: bool = False
     """Read from front to back without downloading first."""
     heldout_share: float = Field(0.05, gt=0, lt=1)
     """Without heldout_split: share of the rows to hold out, chosen by row number."""
     heldout_count: int = Field(1000, gt=0)
-    """Streaming without heldout_split: how many rows at the front are held out. The files are then read in their own
-    order and shuffled only within a buffer; with heldout_split the order of the files is shuffled too."""
+    """Streaming without heldout_split: how many rows at the front of the first file are held out."""
     background: Colour = "#ffffff"
     """What shows through transparent pictures."""
 
@@ -64,11 +71,13 @@ class DatasetConfig(Config):
 class HubDataset:
     """The `dataset` source with an index. Raises DataError when it cannot be opened or lacks a column."""
 
-    def __init__(self, config: DatasetConfig, split: Split, *, require_captions: bool = False) -> None:
+    def __init__(
+        self, config: DatasetConfig, split: Split, *, require_captions: bool = False, at_least: int | None = None
+    ) -> None:
         rows = _open(config, split, streaming=False)
-        self._reader = _RowReader(config, rows.features, require_captions)
+        self._reader = _RowReader(config, rows.features, require_captions, at_least)
         self._rows = self._reader.leave_encoded(rows)
-        self._captions = rows.select_columns([config.caption_column]) if config.caption_column is not None else None
+        self._captions = self._reader.captions_alone(rows)
         self._name = config.name
         self._numbers = np.arange(len(rows))
         if config.heldout_split is None:
@@ -83,64 +92,118 @@ class HubDataset:
 
     def __getitem__(self, index: int) -> Sample:
         number = int(self._numbers[index])
-        return self._reader.sample(self._rows[number], f"{self._name} row {number}")
+        name = f"{self._name} row {number}"
+        return self._reader.sample(_row(self._rows, number, name), name)
 
-    def caption(self, index: int) -> str | None:
-        """The caption alone, without reading the picture; a blank one counts as missing."""
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The captions that training may show, without reading the picture; a blank one counts as missing."""
         number = int(self._numbers[index])
-        row = {} if self._captions is None else self._captions[number]
-        return self._reader.caption(row, f"{self._name} row {number}")
+        name = f"{self._name} row {number}"
+        row = {} if self._captions is None else _row(self._captions, number, name)
+        return self._reader.captions(row, name)
+
+
+def _row(rows: Any, number: int, name: str) -> dict[str, Any]:
+    try:
+        row: dict[str, Any] = rows[number]
+        return row
+    except Exception as error:  # text that is not UTF-8, a file that was cut short since it was opened
+        raise UnusableSample(name, f"its row cannot be read: {_one_line(error)}") from None
 
 
 class HubStream:
     """The `dataset` source from front to back. Raises DataError when it cannot be opened or lacks a column."""
 
-    def __init__(self, config: DatasetConfig, split: Split, *, require_captions: bool = False) -> None:
-        from datasets.distributed import split_dataset_by_node
-
+    def __init__(
+        self, config: DatasetConfig, split: Split, *, require_captions: bool = False, at_least: int | None = None
+    ) -> None:
         rows = _open(config, split, streaming=True)
         features = rows.features
         if features is None:  # a format without a schema: the first row tells
             features = dict.fromkeys(next(iter(rows.take(1)), {}))
-        self._reader = _RowReader(config, features, require_captions)
-        rows = self._reader.leave_encoded(rows)
-        if config.heldout_split is None:
-            # As one node of one, `datasets` does not divide the number of rows to skip or take among the workers of a
-            # DataLoader, each of which reads its own files: so that no worker trains on a held-out row.
-            rows = split_dataset_by_node(rows, rank=0, world_size=1)
-            rows = rows.take(config.heldout_count) if split == "heldout" else rows.skip(config.heldout_count)
-        self._rows = rows
-        self._shuffled = split == "train"
-        self._one_reader = split == "heldout" and config.heldout_split is None
+        self._reader = _RowReader(config, features, require_captions, at_least)
+        self._rows = self._reader.leave_encoded(rows)
         self._name = config.name
+        # The first file's front is held out. A number of rows over all files would need every file's length.
+        self._held_out = config.heldout_count if config.heldout_split is None else 0
+        self._only_front = split == "heldout" and config.heldout_split is None
 
-    def samples(self, epoch: int, seed: int) -> Iterator[Sample | UnusableSample]:
-        """One pass. The training split is shuffled as (seed, epoch) say; the held-out split keeps its order.
+    def lane(self, lane: int, lanes: int, seed: int, start: int = 0) -> Iterator[Undecoded]:
+        """The items of one lane from number `start` on, as Stream says. The files are dealt among the lanes."""
+        return endless(_HubLane(self, lane, lanes), lane, seed, start, _SHUFFLE_BUFFER)
 
-        The workers of a DataLoader read the data set's files in turns, each row once. An unusable row comes as an
-        UnusableSample value, not as an exception: that would end the iterator.
-        """
-        worker = torch.utils.data.get_worker_info()
-        if self._one_reader and worker is not None and worker.num_workers > 1:
-            raise DataError(
-                f"data set {self._name!r}: {worker.num_workers} workers would each read other held-out rows, and some "
-                "that are trained on; use one worker or none for the held-out split, or set heldout_split"
-            )
-        rows = self._rows
-        if self._shuffled:
-            order = int(np.random.default_rng((seed, epoch)).integers(2**31))
-            rows = rows.shuffle(seed=order, buffer_size=_SHUFFLE_BUFFER)
-        for position, row in enumerate(rows):
+    def in_order(self) -> Iterator[Undecoded]:
+        """Every row of the split once, file after file."""
+        if self._only_front:
+            return islice(self.file(0), self._held_out)
+        return chain.from_iterable(islice(self.file(number), self.first(number), None) for number in range(self.files))
+
+    @property
+    def files(self) -> int:
+        """Parts that `datasets` can read separately: the data set's files."""
+        return int(self._rows.num_shards)
+
+    def first(self, file: int) -> int:
+        """The first row of a file that belongs to the training split."""
+        return self._held_out if file == 0 and not self._only_front else 0
+
+    def file(self, number: int) -> Iterator[Undecoded]:
+        """The rows of a file. What cannot be read costs its own row group (Parquet), or else the rest of the file."""
+        name = self._name if self.files == 1 else f"{self._name} file {number}"
+        file = self._rows.shard(self.files, number)
+        read = 0
+        try:
+            for row in _plain_rows(file):
+                yield self._undecoded(row, f"{name} row {read}")
+                read += 1
+            return
+        except Exception as error:  # every format raises its own kinds
+            broken = error
+        pieces, count = [file], 1
+        with suppress(Exception):
+            regrouped = file.reshard()  # Parquet: one shard a row group
+            count = int(regrouped.num_shards)
+            pieces = [regrouped.shard(count, piece) for piece in range(count)]
+        if count == 1:
+            yield broken_item(f"{name} from row {read} on", f"the rest of the file is lost: {_one_line(broken)}")
+            return
+        yield from self._rows_of_pieces(pieces, name, read)
+
+    def _rows_of_pieces(self, pieces: list[Any], name: str, already_read: int) -> Iterator[Undecoded]:
+        """What is left of a broken file, row group by row group."""
+        row_number = 0
+        for number, piece in enumerate(pieces):
             try:
-                yield self._reader.sample(row, f"{self._name} epoch {epoch} item {position}")
-            except UnusableSample as unusable:
-                yield unusable
+                for row in _plain_rows(piece):
+                    row_number += 1
+                    if row_number > already_read:
+                        yield self._undecoded(row, f"{name} row {row_number - 1}")
+            except Exception as error:
+                yield broken_item(f"{name} row group {number}", f"its rows are lost: {_one_line(error)}")
+
+    def _undecoded(self, row: dict[str, Any], name: str) -> Undecoded:
+        return Undecoded(name, partial(self._reader.sample, row, name))
+
+
+class _HubLane(LanePart):
+    """One lane's files, or every L-th row of a file."""
+
+    def __init__(self, stream: HubStream, lane: int, lanes: int) -> None:
+        self._stream = stream
+        self._parts = shards_of_lane(stream.files, lane, lanes)
+
+    def epoch(self, order: np.random.Generator, skip: int) -> tuple[int, Iterator[Undecoded]]:  # noqa: ARG002
+        """All rows: none can be left out without reading it."""
+        parts = [self._parts[index] for index in order.permutation(len(self._parts))]
+        return 0, chain.from_iterable(
+            islice(self._stream.file(file), self._stream.first(file) + first, None, step) for file, first, step in parts
+        )
 
 
 class _RowReader:
     """From a row to a Sample, once the columns are known to exist."""
 
-    def __init__(self, config: DatasetConfig, features: Any, require_captions: bool) -> None:
+    def __init__(self, config: DatasetConfig, features: Any, require_captions: bool, at_least: int | None) -> None:
         if require_captions and config.caption_column is None:
             raise DataError(
                 f"data set {config.name!r}: this run needs captions and caption_column is null; "
@@ -157,6 +220,7 @@ class _RowReader:
                 )
         self._config = config
         self._background = parse_colour(config.background)
+        self._at_least = at_least
         self._require_captions = require_captions
         self._label_names = getattr(features[config.caption_column], "names", None) if config.caption_column else None
         kind = features[config.image_column]
@@ -171,13 +235,23 @@ class _RowReader:
         """The same rows, of which only the two columns are read and no picture is decoded."""
         import datasets
 
-        columns = [column for column in (self._config.image_column, self._config.caption_column) if column is not None]
-        rows = rows.select_columns(columns)
+        rows = rows.select_columns([self._config.image_column, *self._caption_columns(rows)])
         return rows.cast_column(self._config.image_column, datasets.Image(decode=False)) if self._has_schema else rows
 
+    def captions_alone(self, rows: Any) -> Any:
+        """The rows without their pictures; None where no caption column is named."""
+        return rows.select_columns(self._caption_columns(rows)) if self._config.caption_column is not None else None
+
+    def _caption_columns(self, rows: Any) -> list[str]:
+        lost = [LOST_COLUMN] if LOST_COLUMN in (rows.column_names or ()) else []
+        return lost if self._config.caption_column is None else [self._config.caption_column, *lost]
+
     def sample(self, row: dict[str, Any], name: str) -> Sample:
+        if cause := row.get(LOST_COLUMN):
+            raise UnusableSample(name, cause)
         picture = self._picture(row[self._config.image_column], name)
-        return Sample(picture, self.caption(row, name), name)
+        captions = self.captions(row, name)
+        return Sample(picture, captions[0] if captions else None, name, captions)
 
     def _picture(self, value: Any, name: str) -> Image.Image:
         path = None
@@ -188,22 +262,17 @@ class _RowReader:
         if isinstance(value, str):
             value = _read(value, name) if "://" in value else Path(value)
         if isinstance(value, bytes | Path | Image.Image):
-            return decode_image(value, name, self._background)
+            return decode_image(value, name, self._background, at_least=self._at_least)
         raise UnusableSample(name, "no picture" if value is None else f"a {type(value).__name__} is not a picture")
 
-    def caption(self, row: dict[str, Any], name: str) -> str | None:
-        """Whitespace collapsed; None where there is no caption or a blank one."""
+    def captions(self, row: dict[str, Any], name: str) -> tuple[str, ...]:
+        """The captions that training may show of a row."""
+        if cause := row.get(LOST_COLUMN):
+            raise UnusableSample(name, cause)
         value = row[self._config.caption_column] if self._config.caption_column is not None else None
         if self._label_names is not None and isinstance(value, int):
             value = self._label_names[value] if 0 <= value < len(self._label_names) else None  # -1: no label
-        if isinstance(value, list):
-            value = next((text for text in value if isinstance(text, str) and text.strip()), None)
-        if value is not None and not isinstance(value, str):
-            raise UnusableSample(name, f"its caption is {value!r:.60}, not text")
-        caption = " ".join(value.split()) if value else None
-        if not caption and self._require_captions:
-            raise UnusableSample(name, "no caption")
-        return caption or None
+        return read_captions(value, self._config.captions, name, required=self._require_captions)
 
 
 def _open(config: DatasetConfig, split: Split, *, streaming: bool) -> Any:
@@ -229,10 +298,23 @@ def _open(config: DatasetConfig, split: Split, *, streaming: bool) -> Any:
     except DataError:
         raise
     except Exception as error:  # datasets, huggingface_hub, pyarrow and the network each raise their own kinds
+        if not streaming and path.exists() and isinstance(error, datasets.exceptions.DatasetGenerationError):
+            with suppress(Exception):  # whatever goes wrong now, the first error is the one to tell
+                return readable_rows(_parquet_files(path, wanted))
         raise DataError(
             f"data set {config.name!r} (config {config.config_name}, split {wanted}) cannot be opened: "
             f"{_one_line(error)}; check the name, and the network if it is on the Hub"
         ) from None
+
+
+def _parquet_files(path: Path, wanted: str) -> list[str]:
+    """The files of a split, all of which must be Parquet files."""
+    import datasets
+
+    files = [str(path)] if path.is_file() else datasets.load_dataset_builder(str(path)).config.data_files[wanted]
+    if any(FILE_BUILDERS.get(Path(file).suffix.lower()) != "parquet" for file in files):
+        raise ValueError("not only Parquet files")
+    return list(files)
 
 
 def _saved_split(saved: Any, config: DatasetConfig, wanted: str) -> Any:
@@ -264,6 +346,12 @@ def _may_hold_pictures(kind: Any) -> bool:
     if isinstance(kind, datasets.Value):
         return kind.dtype in ("string", "large_string", "binary", "large_binary")
     return kind is None or isinstance(kind, datasets.Image) or (isinstance(kind, dict) and "bytes" in kind)
+
+
+def _plain_rows(rows: Any) -> Iterator[dict[str, Any]]:
+    # Not by iterating over `rows`: in a DataLoader's worker that would leave out what other workers should read.
+    for batch in rows.iter(batch_size=1):
+        yield {column: values[0] for column, values in batch.items()}
 
 
 def _one_line(error: Any) -> str:

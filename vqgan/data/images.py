@@ -5,7 +5,8 @@ clip them) to 8, CMYK, YCbCr, HSV and LAB become RGB, the EXIF orientation is ap
 frame. Embedded colour profiles (ICC) are not applied, as is usual for training data.
 
 Nothing here depends on Pillow's global settings, and only raster formats are tried: an EPS file would start
-Ghostscript on text that came from somewhere.
+Ghostscript on text that came from somewhere. Whatever the bytes are, time and memory are bounded: the limits below
+refuse by the header, so that the worst picture takes seconds, some 20 on a slow core.
 """
 
 import functools
@@ -24,8 +25,17 @@ from vqgan.data.source import UnusableSample
 
 MAX_PIXELS = 100_000_000
 """Pictures above 100 megapixels are refused by their header: 300 MB of memory each is a mistake or an attack."""
+MAX_SLOW_PIXELS = 16_000_000
+"""The same for what is decoded at about a megapixel a second: JPEG 2000, and formats that Pillow reads in Python."""
+MAX_BYTES = 2**30
+"""Larger files are refused unread: no picture of MAX_PIXELS needs more."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "DIB")
 """Pillow's names of the formats that are tried, the commonest first; an old Pillow lacks AVIF."""
+
+_SLOW_CODECS = {"jpeg2k", "qoi", "ppm", "ppm_plain", "bmp_rle"}
+"""Pillow's names of the decoders that MAX_SLOW_PIXELS is for; ordinary PPM and BMP files are "raw"."""
+_MAX_SCANNED_PIXELS = 5_000_000_000
+"""Pixels times scans of a progressive JPEG, each scan a pass over the picture: 10 to 14 are usual, any number legal."""
 
 Rgb = tuple[int, int, int]
 
@@ -61,22 +71,29 @@ Colour = Annotated[str, AfterValidator(_check_colour)]
 """A config field that holds a colour as text; `parse_colour` reads it."""
 
 
-def decode_image(source: bytes | Path | Image.Image, name: str, background: Rgb = (255, 255, 255)) -> Image.Image:
+def decode_image(
+    source: bytes | Path | Image.Image, name: str, background: Rgb = (255, 255, 255), *, at_least: int | None = None
+) -> Image.Image:
     """An encoded picture, a file or a PIL picture as an upright RGB picture that owns its pixels.
 
-    `background` shows through where the picture is transparent. Raises UnusableSample(name, cause) for whatever
-    cannot be decoded; a PIL picture given as `source` stays open and unchanged.
+    `background` shows through where the picture is transparent. `at_least`: a JPEG whose shorter side is twice that
+    or more comes at a half, a quarter or an eighth of its size, as long as the shorter side keeps `at_least` pixels;
+    that saves most of the time of a large photograph. Raises UnusableSample(name, cause) for whatever cannot be
+    decoded; a PIL picture given as `source` stays open and unchanged.
     """
     try:
         with _quiet_pillow():
             if isinstance(source, Image.Image):
-                return _decode(source, background)
-            with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-                if not file.read(1):
-                    raise _RefusedError("the file is empty (0 bytes)")
-                file.seek(0)
-                with Image.open(file, formats=_openable_formats()) as image:
-                    return _decode(image, background)
+                picture = _decode(source, background)
+                return picture.copy() if picture is source else picture
+            data = source if isinstance(source, bytes) else _read(source)
+            if not data:
+                raise _RefusedError("the file is empty (0 bytes)")
+            with Image.open(io.BytesIO(data), formats=_openable_formats()) as image:
+                _refuse_slow(image, data)
+                if at_least is not None:
+                    image.draft(None, (at_least, at_least))  # only JPEG takes notice
+                return _decode(image, background)
     except _RefusedError as refusal:
         raise UnusableSample(name, str(refusal)) from None
     except Image.DecompressionBombError:
@@ -91,12 +108,21 @@ def decode_image(source: bytes | Path | Image.Image, name: str, background: Rgb 
     except Exception as error:
         # Malformed bytes make Pillow's parsers raise nearly anything: OSError, SyntaxError, ValueError, struct.error,
         # EOFError, MemoryError, zlib.error, OverflowError, TypeError, IndexError, ...
-        cause = " ".join(str(error).split()) or type(error).__name__
+        cause = " ".join(str(error).split())
+        if " " not in cause:  # a KeyError's key, or nothing
+            cause = f"{type(error).__name__} {cause}".rstrip()
         raise UnusableSample(name, f"cannot be decoded: {cause}") from None
 
 
 class _RefusedError(Exception):
     """A picture without a sensible meaning; the message becomes the cause."""
+
+
+def _read(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise _RefusedError(f"too large: a file of {size:,} bytes is more than the limit of {MAX_BYTES:,}")
+    return path.read_bytes()
 
 
 @functools.cache
@@ -113,13 +139,30 @@ def _quiet_pillow() -> Iterator[None]:
         yield
 
 
-def _decode(image: Image.Image, background: Rgb) -> Image.Image:
-    # 1. The header alone is enough to refuse.
+def _refuse_slow(image: Image.Image, data: bytes) -> None:
+    """Refuse by the header what would take minutes to decode."""
     width, height = image.size
+    _refuse_size(width, height)
+    if width * height > MAX_SLOW_PIXELS and any(tile[0] in _SLOW_CODECS for tile in getattr(image, "tile", ())):
+        raise _RefusedError(
+            f"too large for its slow format: {width}x{height} is more than the limit of {MAX_SLOW_PIXELS:,} pixels"
+        )
+    if image.info.get("progressive"):
+        scans = data.count(b"\xff\xda")
+        if width * height * scans > _MAX_SCANNED_PIXELS:
+            raise _RefusedError(f"a progressive JPEG of {width}x{height} pixels in {scans} scans; save it again")
+
+
+def _refuse_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise _RefusedError(f"a picture of {width}x{height} pixels shows nothing")
     if width * height > MAX_PIXELS:
         raise _RefusedError(f"too large: {width}x{height} is more than the limit of {MAX_PIXELS:,} pixels")
+
+
+def _decode(image: Image.Image, background: Rgb) -> Image.Image:
+    # 1. The header alone is enough to refuse.
+    _refuse_size(*image.size)
     transparent = _transparent_value(image)
     # 2. Pixels; formats that turn the picture themselves (TIFF) take the orientation out of the EXIF data here.
     image.load()
@@ -164,7 +207,7 @@ def _to_rgb(image: Image.Image, transparent: Any, background: Rgb) -> Image.Imag
     if image.mode == "La":
         image = image.convert("LA")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     if transparent != image.info.get("transparency"):
         image = image.copy()
         image.info["transparency"] = transparent

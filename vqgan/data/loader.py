@@ -2,28 +2,33 @@
 
 What step s sees is a function of (data, seed, s) alone: the order is a seeded permutation of every epoch, random
 crops are seeded by the sample's position in the run, and each process takes its contiguous part of the global batch.
-So a resumed run, or one on another number of processes, sees the same samples in the same order.
+So a resumed run, or one on another number of processes, sees the same samples in the same order. Streams, which have
+no index, are read in lanes: see `vqgan.data.lanes`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from vqgan.config import Config
 from vqgan.data.batch import Batch, Item
-from vqgan.data.hub import HubStream
+from vqgan.data.captions import all_captions, choose_caption
+from vqgan.data.epochs import EndlessOrder
+from vqgan.data.lanes import MAX_UNUSABLE_IN_A_ROW, LaneBatches, ReadItem, joined, lanes_for
+from vqgan.data.mixture import Mixture
 from vqgan.data.shapes import ShapesConfig
 from vqgan.data.source import DataError, Sample, Source, Split, UnusableSample
 from vqgan.data.sources import SourceConfig, open_source
+from vqgan.data.stream import Stream
 from vqgan.data.transforms import ImageTransform, TransformConfig
-
-_MAX_UNUSABLE_IN_A_ROW = 1000
+from vqgan.data.workers import settle_worker
 
 
 class DataConfig(Config):
@@ -37,6 +42,10 @@ class DataConfig(Config):
     """Pictures in one step, over all processes and accumulated micro-batches."""
     workers: int = Field(0, ge=0)
     """Loader processes beside each training process; 0 loads in the training process."""
+    lanes: int = Field(8, gt=0)
+    """Streams only: fixed parts that are read beside each other and fill a batch in equal shares; what a step sees
+    depends on it. A multiple of the processes, which take no more workers than they have lanes each. Of a batch that it
+    does not divide, their greatest common divisor."""
     heldout_limit: int = Field(512, gt=0)
     """Held-out pictures used in each evaluation."""
 
@@ -67,10 +76,10 @@ class DataPipeline:
         self.config = config
         self.seed = seed
         self._require_captions = require_captions
-        self._transform = ImageTransform(config.transform)
+        self._read = self._item_reader()
         self._train = self._open("train")
         self._heldout = self._open("heldout")
-        if not isinstance(self._train, HubStream) and len(self._train) < config.batch_size:
+        if not isinstance(self._train, Stream) and len(self._train) < config.batch_size:
             raise DataError(
                 f"the training split holds {len(self._train)} pictures, fewer than one batch of "
                 f"{config.batch_size}; lower data.batch_size or add pictures"
@@ -82,27 +91,39 @@ class DataPipeline:
         if first_step >= steps:
             return
         # A loader draws a seed for its workers: not from the global generator, whose state is part of a checkpoint.
-        settings: dict[str, Any] = {"generator": torch.Generator(), "pin_memory": torch.cuda.is_available()}
-        if isinstance(self._train, HubStream):
-            stream = _StreamBatches(self._train, self._transform, self.seed, first_step, self.config.batch_size, share)
-            # More than one worker would each read the whole stream.
-            loader = DataLoader[Any](stream, batch_size=None, num_workers=min(1, self.config.workers), **settings)
+        settings: dict[str, Any] = {
+            "generator": torch.Generator(),
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": settle_worker,
+        }
+        readers = 1
+        if isinstance(self._train, Stream):
+            lanes = lanes_for(self.config.lanes, self.config.batch_size, share.processes, share.micro_batches)
+            mine = range(share.rank * lanes // share.processes, (share.rank + 1) * lanes // share.processes)
+            per_step = self.config.batch_size // lanes
+            start, per_micro_batch = first_step * per_step, per_step // share.micro_batches
+            stream = LaneBatches(self._train, self._read, self.seed, mine, lanes, per_micro_batch, start)
+            workers = min(self.config.workers, len(mine))
+            readers = max(1, workers)
+            settings["pin_memory"] &= readers == 1  # else the whole is pinned below, not the parts
+            loader = DataLoader[Any](stream, batch_size=None, num_workers=workers, **settings)
         else:
             loader = DataLoader[Any](
-                _Positions(self._train, self._transform, self.seed),
+                _Positions(self._train, self._read, self.seed),
                 batch_sampler=_PositionSampler(first_step, steps, self.config.batch_size, local, share),
                 num_workers=self.config.workers,
                 collate_fn=_collate,
                 **settings,
             )
-        parts: list[Batch] = []
         # Nothing else holds the loader's iterator: however this loop is left, the workers end with it.
-        for batch in islice(loader, (steps - first_step) * share.micro_batches):
-            if isinstance(batch, DataError):
-                raise batch
-            parts.append(batch)
-            if len(parts) == share.micro_batches:
-                yield parts
+        parts: list[Batch] = []
+        for part in islice(loader, (steps - first_step) * share.micro_batches * readers):
+            if isinstance(part, DataError):
+                raise part
+            parts.append(part)
+            if len(parts) == share.micro_batches * readers:
+                whole = [joined(parts[at : at + readers]) for at in range(0, len(parts), readers)]
+                yield [batch.pin_memory() for batch in whole] if readers > 1 and torch.cuda.is_available() else whole
                 parts = []
 
     def heldout_batches(self, rank: int = 0, processes: int = 1, batch_size: int | None = None) -> Iterator[Batch]:
@@ -125,45 +146,55 @@ class DataPipeline:
 
     def captions(self, count: int) -> Iterator[str]:
         """Captions of the first `count` training samples, for training a text tokenizer."""
-        if isinstance(self._train, HubStream):
-            for sample in islice(self._train.samples(0, self.seed), count):
-                if isinstance(sample, Sample) and sample.caption:
-                    yield sample.caption
+        if isinstance(self._train, Stream):
+            for sample in islice(_samples(self._train), count):
+                if isinstance(sample, Sample):
+                    yield from all_captions(sample)
             return
-        captions = getattr(self._train, "caption", None)
+        captions = getattr(self._train, "captions", None)
         for index in range(min(count, len(self._train))):
             try:
-                caption = captions(index) if captions else self._train[index].caption
+                found = captions(index) if captions else all_captions(self._train[index])
             except UnusableSample:
                 continue
-            if caption:
-                yield caption
+            yield from found
 
-    def _open(self, split: Split) -> Source | HubStream:
-        image_size = self.config.transform.image_size
-        return open_source(self.config.source, split, image_size, require_captions=self._require_captions)
+    def _open(self, split: Split) -> Source | Stream:
+        transform = self.config.transform
+        return open_source(
+            self.config.source,
+            split,
+            transform.image_size,
+            require_captions=self._require_captions,
+            at_least=transform.ample_side if split == "train" else None,  # evaluation decodes whole pictures
+        )
+
+    def _item_reader(self) -> ReadItem:
+        return _ReadPicture(self.config.transform)
 
     def _usable(self, split: Split, skipped: list[UnusableSample]) -> Iterator[Item]:
         """A split's usable items in its own order, not augmented; `skipped` holds those on the way to the next."""
         source = self._heldout if split == "heldout" else self._train
-        for sample in _samples(source, self.seed):
+        for sample in _samples(source):
             if isinstance(sample, UnusableSample):
                 skipped.append(sample)
                 continue
-            yield Item(self._transform(sample.image, None), sample.caption, sample.name, tuple(skipped))
+            yield self._read(sample, None, tuple(skipped))
             skipped.clear()
 
 
-def _samples(source: Source | HubStream, seed: int) -> Iterator[Sample | UnusableSample]:
+def _samples(source: Source | Stream) -> Iterator[Sample | UnusableSample]:
     """One pass in the source's own order."""
-    if isinstance(source, HubStream):
-        yield from source.samples(0, seed)
-        return
-    for index in range(len(source)):
+    loads = (item.load for item in source.in_order()) if isinstance(source, Stream) else _loads(source)
+    for load in loads:
         try:
-            yield source[index]
+            yield load()
         except UnusableSample as unusable:
-            yield unusable
+            yield unusable.report()
+
+
+def _loads(source: Source) -> Iterator[Callable[[], Sample]]:
+    return (partial(source.__getitem__, index) for index in range(len(source)))
 
 
 def _first_of(skipped: Sequence[UnusableSample]) -> str:
@@ -175,30 +206,41 @@ def _collate(items: Sequence[Item | DataError]) -> Batch | DataError:
     return next((item for item in items if isinstance(item, DataError)), None) or Batch.of(items)  # type: ignore[arg-type]
 
 
-class _Positions(Dataset[Item | DataError]):
-    """Sample number `position` of an endless run: epoch after epoch, each in its own seeded order."""
+class _ReadPicture:
+    """The transformed picture of a sample with its caption."""
 
-    def __init__(self, source: Source, transform: ImageTransform, seed: int) -> None:
-        self._source = source
-        self._transform = transform
+    def __init__(self, config: TransformConfig) -> None:
+        self._transform = ImageTransform(config)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None, skipped: tuple[UnusableSample, ...]) -> Item:
+        return Item(self._transform(sample.image, rng), choose_caption(sample, rng), sample.name, skipped)
+
+
+class _Positions(Dataset[Item | DataError]):
+    """Sample number `position` of an endless run; a mixture's sources each go through epochs of their own."""
+
+    def __init__(self, source: Source, read: ReadItem, seed: int) -> None:
+        self._turns = source.turns if isinstance(source, Mixture) else None
+        self._sources = source.sources if isinstance(source, Mixture) else [source]
+        self._orders = [
+            EndlessOrder(len(part), (seed, number) if self._turns else (seed,))
+            for number, part in enumerate(self._sources)
+        ]
+        self._read = read
         self._seed = seed
-        self._epoch = -1
-        self._order: Sequence[int] | np.ndarray[Any, Any] = ()
 
     def __getitem__(self, position: int) -> Item | DataError:
-        epoch, slot = divmod(position, len(self._source))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._source))
+        number, turn = self._turns[position] if self._turns else (0, position)
         rng = np.random.default_rng((self._seed, position))
         skipped: list[UnusableSample] = []
-        # An unusable item is replaced by the next in this epoch's order, so that batches keep their size.
-        for offset in range(min(len(self._source), _MAX_UNUSABLE_IN_A_ROW)):
+        # An unusable item is replaced by the next in its source's epoch, so that batches keep their size.
+        for index in islice(self._orders[number].from_position(turn), MAX_UNUSABLE_IN_A_ROW):
             try:
-                sample = self._source[int(self._order[(slot + offset) % len(self._source)])]
+                sample = self._sources[number][index]
             except UnusableSample as unusable:
-                skipped.append(unusable)
+                skipped.append(unusable.report())
                 continue
-            return Item(self._transform(sample.image, rng), sample.caption, sample.name, tuple(skipped))
+            return self._read(sample, rng, tuple(skipped))
         return DataError(f"{len(skipped)} unusable items in a row{_first_of(skipped)}; the last: {skipped[-1]}")
 
 
@@ -220,45 +262,3 @@ class _PositionSampler:
 
     def __len__(self) -> int:
         return len(self._steps) * self._share.micro_batches
-
-
-class _StreamBatches(IterableDataset[Batch | DataError]):
-    """Micro-batches from a source without an index. Resuming reads past what the run has already seen."""
-
-    def __init__(
-        self, stream: HubStream, transform: ImageTransform, seed: int, first_step: int, batch_size: int, share: Share
-    ) -> None:
-        self._stream = stream
-        self._transform = transform
-        self._seed = seed
-        self._first = first_step * batch_size
-        self._local = share.local_size(batch_size)
-        self._share = share
-
-    def __iter__(self) -> Iterator[Batch | DataError]:
-        micro_size = self._local * self._share.processes
-        items: list[Item] = []
-        skipped: list[UnusableSample] = []
-        for position, sample in self._numbered(skipped):
-            if position < self._first or (position % micro_size) // self._local != self._share.rank:
-                continue
-            rng = np.random.default_rng((self._seed, position))
-            items.append(Item(self._transform(sample.image, rng), sample.caption, sample.name, tuple(skipped)))
-            skipped.clear()
-            if len(items) == self._local:
-                yield Batch.of(items)
-                items = []
-        yield DataError(f"a whole pass over the stream gave no usable item; skipped {len(skipped)}{_first_of(skipped)}")
-
-    def _numbered(self, skipped: list[UnusableSample]) -> Iterator[tuple[int, Sample]]:
-        """Usable samples, numbered through all epochs; the unusable ones are added to `skipped`. Ends if all are."""
-        position, before, epoch = 0, -1, 0
-        while position > before:
-            before = position
-            for sample in self._stream.samples(epoch, self._seed):
-                if isinstance(sample, UnusableSample):
-                    skipped.append(sample)
-                else:
-                    yield position, sample
-                    position += 1
-            epoch += 1

@@ -64,9 +64,9 @@ class OpenMoji:
                 self._drawn[index] = pixels
         return Sample(Image.frombytes("RGB", (self.size, self.size), pixels), caption, file.stem)
 
-    def caption(self, index: int) -> str:
+    def captions(self, index: int) -> tuple[str, ...]:
         """The caption alone."""
-        return self._emoji[index][1]
+        return (self._emoji[index][1],)
 
     def _draw(self, file: Path) -> Image.Image:
         import resvg_py

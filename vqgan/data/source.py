@@ -10,23 +10,50 @@ Split = Literal["train", "heldout"]
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture (mode RGB, any size) with its caption and the name by which reports call it."""
+    """One picture (mode RGB, any size) with its caption and the name by which reports call it.
+
+    Where training shows one of several captions at random, `captions` holds them all; `caption` is the first.
+    """
 
     image: Image.Image
     caption: str | None
     name: str
+    captions: tuple[str, ...] = ()
+
+
+def is_encodable(text: str) -> bool:
+    """Whether text can be printed, stored and tokenized: half of a surrogate pair, which JSON may hold, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    """The same text, in which what is no character (a file name that is not UTF-8) is written as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class UnusableSample(Exception):
     """An item that cannot be trained on. The loader skips, counts and reports it; it never ends a run."""
 
     def __init__(self, name: str, cause: str) -> None:
+        name, cause = printable(name), printable(cause)
         super().__init__(name, cause)  # both in args, so that it survives pickling between processes
         self.name = name
         self.cause = cause
 
     def __str__(self) -> str:
         return f"{self.name}: {self.cause}"
+
+    def report(self) -> "UnusableSample":
+        """The same without a traceback, to be kept.
+
+        A traceback holds the calls that it went through with half a decoded picture in them, often in a circle that
+        Python's collector, which counts objects and not megabytes, comes across much later.
+        """
+        return UnusableSample(self.name, self.cause)
 
 
 class DataError(ValueError):

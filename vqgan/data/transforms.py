@@ -1,22 +1,23 @@
 """From a PIL picture of any size to a square tensor in [-1, 1], and back to PIL.
 
-Resizing is Pillow's, which low-passes before it shrinks (`F.interpolate` does not unless told to), and happens once:
-crop and resize are one resampling of a box. A picture that has the right size already passes through unchanged.
+Resizing low-passes before it shrinks (`F.interpolate` does not unless told to): by Lanczos, and in the crops of DALL-E
+by area, as the paper does. A picture that has the right size already passes through unchanged.
 """
 
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
 from vqgan.config import Config
+from vqgan.data.area import shrink_by_area
 from vqgan.data.images import Colour, parse_colour
+from vqgan.data.resizing import resized
 
-_RESAMPLING = Image.Resampling.LANCZOS
 _Box = tuple[int, int, int, int]
 
 
@@ -25,16 +26,38 @@ class TransformConfig(Config):
 
     image_size: int = Field(256, gt=0)
     """Height and width of what the model sees, in pixels."""
-    crop: Literal["center", "random", "pad", "stretch"] = "center"
-    """center: largest centred square; random: a random square (centred in evaluation); pad: whole picture on a
-    background; stretch: whole picture, proportions lost."""
+    crop: Literal["center", "random", "dalle_tokenizer", "dalle_transformer", "pad", "stretch"] = "center"
+    """center: largest centred square; random: a random square, some smaller; dalle_tokenizer: the largest square
+    anywhere, shrunk by area to 9/8 to 12/8 of image_size, then a random crop (DALL-E's listing 1, for stage 1);
+    dalle_transformer: the largest square near the centre, shrunk to 8/8 to 9/8, then a random crop (listing 2, for
+    stage 2); pad: whole picture on a background; stretch: whole picture, proportions lost. Evaluation takes the
+    centre where training crops at random."""
     smallest_crop: float = Field(0.75, gt=0, le=1)
-    """With crop=random: least side of the square as a share of the shorter side (DALL-E's listing 1 has 0.67)."""
+    """With crop=random: least side of the square as a share of the shorter side."""
     background: Colour = "#ffffff"
     """With crop=pad: colour of the borders."""
     flip: bool = False
     """Mirror every second training picture. Only for data without text and without captions that say left or right:
     a mirrored picture makes such a caption wrong."""
+
+    @property
+    def evaluation_crop(self) -> str:
+        """How evaluation crops: center, pad or stretch."""
+        return self.crop if self.crop in ("pad", "stretch") else "center"
+
+    @property
+    def ample_side(self) -> int:
+        """Shorter side in pixels from which on a larger picture looks no different after this transform.
+
+        Twice what is needed: whoever shrinks a picture to this (`decode_image(..., at_least=)`) leaves the antialiased
+        half of the way to the transform.
+        """
+        needed = {
+            "random": self.image_size / self.smallest_crop,
+            "dalle_tokenizer": _eighths(12, self.image_size),
+            "dalle_transformer": _eighths(9, self.image_size),
+        }
+        return int(np.ceil(2 * needed.get(self.crop, self.image_size)))
 
 
 class ImageTransform:
@@ -54,29 +77,30 @@ class ImageTransform:
             raise ValueError(
                 f"expected a picture of mode RGB, received {image.mode}; use vqgan.data.images.decode_image"
             )
-        image = self._square(image, rng)
+        pixels = self._square(image, rng)
         if self.config.flip and rng is not None and rng.random() < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = torch.from_numpy(np.array(image))  # (H, W, 3) uint8, a copy that torch may own
-        return pixels.permute(2, 0, 1).float().div_(127.5).sub_(1).contiguous()
+            pixels = pixels.flip(-1)
+        return pixels.float().div_(127.5).sub_(1).contiguous()
 
-    def _square(self, image: Image.Image, rng: np.random.Generator | None) -> Image.Image:
-        size = (self.config.image_size, self.config.image_size)
-        if self.config.crop == "stretch":
-            return image.resize(size, _RESAMPLING)
-        if self.config.crop == "pad":
-            return self._pad(image)
-        box = _centred_square(image.size)
-        if self.config.crop == "random" and rng is not None:
-            box = _random_square(image.size, self.config.smallest_crop, rng)
-        return image.resize(size, _RESAMPLING, box=box)
+    def _square(self, image: Image.Image, rng: np.random.Generator | None) -> UInt8[Tensor, "3 H W"]:
+        crop, size = self.config.crop if rng is not None else self.config.evaluation_crop, self.config.image_size
+        if crop == "stretch":
+            return resized(image, size, size)
+        if crop == "pad":
+            return self._padded(image)
+        if rng is None or crop == "center":
+            return resized(image.crop(_centred_square(image.size)), size, size)
+        if crop == "random":
+            return resized(image.crop(_random_square(image.size, self.config.smallest_crop, rng)), size, size)
+        return _dalle(image, size, rng, tokenizer=crop == "dalle_tokenizer")
 
-    def _pad(self, image: Image.Image) -> Image.Image:
+    def _padded(self, image: Image.Image) -> UInt8[Tensor, "3 H W"]:
         size = self.config.image_size
         scale = size / max(image.size)
         width, height = (max(1, round(side * scale)) for side in image.size)
-        canvas = Image.new("RGB", (size, size), self._background)
-        canvas.paste(image.resize((width, height), _RESAMPLING), ((size - width) // 2, (size - height) // 2))
+        left, top = (size - width) // 2, (size - height) // 2
+        canvas = torch.tensor(self._background, dtype=torch.uint8)[:, None, None].repeat(1, size, size)
+        canvas[:, top : top + height, left : left + width] = resized(image, height, width)
         return canvas
 
 
@@ -89,6 +113,40 @@ def to_pil(images: Float[Tensor, "B 3 H W"]) -> list[Image.Image]:
         raise ValueError(f"expected pictures of shape (B, 3, H, W), received {tuple(images.shape)}")
     levels = images.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
     return [Image.fromarray(pixels) for pixels in levels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def _dalle(image: Image.Image, size: int, rng: np.random.Generator, *, tokenizer: bool) -> UInt8[Tensor, "3 size size"]:
+    """DALL-E's random crops (arXiv 2102.12092, listing 1 for the tokenizer, 2 for the transformer), without the flip.
+
+    The paper's code fails on a picture whose shorter side is below `size`; here such a square is enlarged to `size`.
+    """
+    width, height = image.size
+    shorter = min(width, height)
+    # 1. The largest square: anywhere, or with its offset in the middle quarter of where it can be.
+    if tokenizer:
+        left, top = (int(rng.integers(side - shorter + 1)) for side in (width, height))
+    else:
+        left, top = (_central_offset(side - shorter, rng) for side in (width, height))
+    square = image.crop((left, top, left + shorter, top + shorter))
+    # 2. Shrunk a little less than to the size; a small picture is never enlarged by more than it needs.
+    if shorter < size:
+        return resized(square, size, size)
+    least, most = (_eighths(9, size), _eighths(12, size)) if tokenizer else (size, _eighths(9, size))
+    side = int(rng.integers(min(shorter, least), min(shorter, most) + 1))
+    # 3. A random crop.
+    left, top = int(rng.integers(side - size + 1)), int(rng.integers(side - size + 1))
+    if side == shorter:
+        return resized(square.crop((left, top, left + size, top + size)), size, size)
+    return torch.from_numpy(shrink_by_area(np.asarray(square), side, top, left, size))
+
+
+def _central_offset(room: int, rng: np.random.Generator) -> int:
+    least = 3 * room // 8
+    return int(rng.integers(least, max(least + 1, 5 * room // 8)))
+
+
+def _eighths(count: int, size: int) -> int:
+    return round(count / 8 * size)
 
 
 def _centred_square(size: tuple[int, int]) -> _Box:

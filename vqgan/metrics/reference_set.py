@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from vqgan.config import Config
 from vqgan.data.batch import Batch, Item
-from vqgan.data.hub import HubStream
+from vqgan.data.resizing import resizer
 from vqgan.data.source import DataError, Sample, Source, Split, UnusableSample
 from vqgan.data.sources import SourceConfig, open_source
+from vqgan.data.stream import Stream
 from vqgan.data.transforms import ImageTransform, TransformConfig
 from vqgan.metrics.fidelity import to_uint8
 
@@ -67,7 +68,7 @@ class ReferenceSet:
     @property
     def expected(self) -> int | None:
         """How many pictures to expect; None for a stream without a limit."""
-        lengths = [len(source) for source in self._sources if not isinstance(source, HubStream)]
+        lengths = [len(source) for source in self._sources if not isinstance(source, Stream)]
         if len(lengths) < len(self._sources):
             return self._limit or None
         return min(sum(lengths), self._limit or sum(lengths))
@@ -88,7 +89,7 @@ class ReferenceSet:
     def protocol(self) -> dict[str, Any]:
         """What was seen so far."""
         transform = self.config.transform
-        crop: dict[str, Any] = {"crop": "center" if transform.crop == "random" else transform.crop}
+        crop: dict[str, Any] = {"crop": transform.evaluation_crop}
         if transform.crop == "pad":
             crop["background"] = transform.background
         captions = {"captions_sha256": captions_sha256(self._captions)} if self._require_captions else {}
@@ -105,7 +106,7 @@ class ReferenceSet:
                 **captions,
             },
             **crop,
-            "resize": f"Pillow Lanczos to {transform.image_size}, antialiased; the right size is not resampled",
+            "resize": f"{resizer()} to {transform.image_size}, antialiased; the right size is not resampled",
         }
 
     def _usable(self) -> Iterator[Item]:
@@ -116,10 +117,13 @@ class ReferenceSet:
                 else:
                     yield item
 
-    def _items(self, source: Source | HubStream) -> Iterator[Item | UnusableSample]:
-        if isinstance(source, HubStream):
-            for sample in source.samples(0, 0):
-                yield sample if isinstance(sample, UnusableSample) else _item(sample, self._transform)
+    def _items(self, source: Source | Stream) -> Iterator[Item | UnusableSample]:
+        if isinstance(source, Stream):
+            for undecoded in source.in_order():
+                try:
+                    yield _item(undecoded.load(), self._transform)
+                except UnusableSample as unusable:
+                    yield unusable.report()
             return
         # A loader draws a seed for its workers: from a generator of its own, to leave the global one alone.
         loader = DataLoader[Any](
@@ -150,7 +154,7 @@ class _Items(Dataset[Item | UnusableSample]):
         try:
             return _item(self._source[index], self._transform)
         except UnusableSample as unusable:
-            return unusable
+            return unusable.report()
 
 
 def _item(sample: Sample, transform: ImageTransform) -> Item:

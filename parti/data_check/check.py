@@ -1,0 +1,233 @@
+"""The check itself: one pass over both splits, then what their pictures and captions have in common."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from parti.data_check.settings import CheckConfig
+from parti.text import TextTokenizer, build_text_tokenizer
+from parti.text.caption_figures import CaptionFigures, caption_figures
+from parti.text.tokenizer import LEARNED
+from vqgan.contact_sheet import contact_sheet
+from vqgan.data.copies import exact_copies, near_copies
+from vqgan.data.inspection import Look, SizeFigures, expected_looks, look_through, size_figures
+from vqgan.data.loader import DataPipeline, Share
+from vqgan.data.source import Source, Split, UnusableSample
+from vqgan.data.sources import open_source
+from vqgan.data.stream import Stream
+from vqgan.data.transforms import to_pil
+
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+_LINE_EVERY = 10.0
+"""Seconds between lines where there is no terminal."""
+_SEVERAL_AMONG = 1000
+
+
+@dataclass
+class SplitFindings:
+    """What was seen of a split; `total` is its length, where that is known."""
+
+    total: int | None
+    expected: int | None
+    looks: list[Look] = field(default_factory=list)
+    broken: list[UnusableSample] = field(default_factory=list)
+    sizes: SizeFigures | None = None
+
+    @property
+    def seen(self) -> int:
+        """Items looked at."""
+        return len(self.looks) + len(self.broken)
+
+    @property
+    def without_caption(self) -> int:
+        """Usable pictures that have none."""
+        return sum(not look.captions for look in self.looks)
+
+
+@dataclass
+class Findings:
+    """Everything that a check found. Names of pictures are (split, name)."""
+
+    config: CheckConfig
+    splits: dict[Split, SplitFindings] = field(default_factory=dict)
+    interrupted: bool = False
+    copies: list[list[tuple[Split, str]]] = field(default_factory=list)
+    """Groups of pictures that are the same to the pixel."""
+    shared: list[tuple[str, str]] = field(default_factory=list)
+    """Held-out pictures that are trained on as well, each with its name there."""
+    near: list[tuple[tuple[Split, str], tuple[Split, str]]] | None = None
+    """Pairs that differ hardly; None: not looked for."""
+    captions: CaptionFigures | None = None
+    picture: str | None = None
+    """Where the first batch is drawn."""
+    several: tuple[int, int] | None = None
+    """Of how many training pictures how many have several captions, of which `captions: auto` makes one."""
+
+    def problems(self) -> list[str]:
+        """What speaks against training on this, each with its remedy; empty: nothing does."""
+        config, found = self.config, []
+        seen = sum(split.seen for split in self.splits.values())
+        broken = sum(len(split.broken) for split in self.splits.values())
+        if broken > config.max_broken * seen:
+            found.append(
+                f"broken items: {broken:,} of {seen:,} ({broken / seen:.2%}, allowed {config.max_broken:.2%}); "
+                "training passes over them: repair or remove them, or allow them with --max-broken"
+            )
+        usable = {name: len(split.looks) for name, split in self.splits.items()}
+        for name, split in self.splits.items():
+            if split.seen and not usable[name]:
+                found.append(f"no usable picture in the {name} split")
+        train = self.splits.get("train")
+        if train and train.total and not self.interrupted and train.total < config.data.batch_size:
+            found.append(
+                f"{train.total:,} training pictures are fewer than one batch of {config.data.batch_size}: lower "
+                "data.batch_size or add pictures"
+            )
+        if len(self.shared) > config.max_shared * usable.get("heldout", 0):
+            one, other = self.shared[0]
+            found.append(
+                f"held-out pictures that are also trained on: {len(self.shared):,} (the first: {one} is {other}); "
+                "figures on held-out data will flatter: remove one of each pair, or allow them with --max-shared"
+            )
+        figures = self.captions
+        if figures and figures.cut > config.max_cut * figures.captions:
+            found.append(
+                f"{figures.cut:,} of {figures.captions:,} captions ({figures.cut / figures.captions:.1%}, allowed "
+                f"{config.max_cut:.1%}) are longer than {figures.length} tokens and will be cut: use a vocabulary with "
+                f"a larger text.length ({figures.most_of_99_percent} keeps 99% whole), or allow it with --max-cut"
+            )
+        if figures and figures.unknown:
+            found.append(
+                f"{figures.with_unknown:,} captions hold text that the vocabulary does not know; use a vocabulary over "
+                "bytes (text.kind bpe or unigram) or one of that language"
+            )
+        return found
+
+
+def check(config: CheckConfig) -> Findings:
+    """Look at the data set; Ctrl-C ends the looking, not the report. Raises DataError where nothing can be read."""
+    findings = Findings(config)
+    size = config.data.transform.image_size
+    # What is not learned is opened first: a wrong name should not cost the time of a look at everything.
+    tokenizer = None if config.text.kind in LEARNED else build_text_tokenizer(config.text, lambda _: [])
+    sources = {
+        split: open_source(config.data.source, split, size, require_captions=config.require_captions)
+        for split in SPLITS
+    }
+    try:
+        for split, source in sources.items():
+            _look_through(config, findings, split, source)
+    except KeyboardInterrupt:
+        findings.interrupted = True
+    for found in findings.splits.values():
+        found.sizes = size_figures(found.looks, config.data.transform) if found.looks else None
+    _find_copies(findings)
+    findings.several = _several_captions(config)
+    tokenizer = _measure_captions(findings, tokenizer)
+    if config.picture is not None and not findings.interrupted:
+        _draw(findings, config.picture, tokenizer)
+    return findings
+
+
+def _look_through(config: CheckConfig, findings: Findings, split: Split, source: Source | Stream) -> None:
+    total = None if isinstance(source, Stream) else len(source)
+    found = findings.splits[split] = SplitFindings(total, expected_looks(source, config.limit))
+    for look in _with_progress(look_through(source, config.limit, config.data.workers), split, found.expected):
+        if isinstance(look, UnusableSample):
+            found.broken.append(look)
+        else:
+            found.looks.append(look)
+
+
+def _with_progress(
+    looks: Iterator[Look | UnusableSample], split: Split, expected: int | None
+) -> Iterator[Look | UnusableSample]:
+    """Rate and time left: a bar on a terminal, a line now and then elsewhere."""
+    if sys.stderr.isatty():
+        yield from tqdm(looks, desc=split, total=expected, unit=" pictures", dynamic_ncols=True)
+        return
+    start = said = time.monotonic()
+    for number, look in enumerate(looks, start=1):
+        yield look
+        now = time.monotonic()
+        if now - said > _LINE_EVERY:
+            said, rate = now, number / (now - start)
+            left = f", {tqdm.format_interval((expected - number) / rate)} left" if expected else ""
+            of = f" of {expected:,}" if expected else ""
+            tqdm.write(f"{split}: {number:,}{of} pictures, {rate:.0f} pictures/s{left}", file=sys.stderr)
+
+
+def _find_copies(findings: Findings) -> None:
+    everything = [(split, look) for split, found in findings.splits.items() for look in found.looks]
+    looks = [look for _, look in everything]
+    names: list[tuple[Split, str]] = [(split, look.name) for split, look in everything]
+    groups = exact_copies(looks)
+    findings.copies = [[names[number] for number in group] for group in groups]
+    for group in findings.copies:
+        trained = [name for split, name in group if split == "train"]
+        findings.shared += [(name, trained[0]) for split, name in group if split == "heldout" and trained]
+    pairs = near_copies(looks) if findings.config.near_copies else None
+    findings.near = None if pairs is None else [(names[one], names[other]) for one, other in pairs]
+
+
+def _several_captions(config: CheckConfig) -> tuple[int, int] | None:
+    """Looks at the first training captions alone, where the source can read them so and a choice is not made yet."""
+    source = config.data.source
+    if getattr(source, "captions", None) != "auto":
+        return None
+    everything = open_source(
+        source.model_copy(update={"captions": "random"}), "train", config.data.transform.image_size
+    )
+    read = getattr(everything, "captions", None)
+    if read is None or isinstance(everything, Stream):
+        return None
+    count = min(_SEVERAL_AMONG, len(everything))
+    several = 0
+    for index in range(count):
+        with suppress(UnusableSample):
+            several += len(read(index)) > 1
+    return several, count
+
+
+def _measure_captions(findings: Findings, tokenizer: TextTokenizer | None) -> TextTokenizer | None:
+    """Against the run's vocabulary: learned, where it has to be, from the captions that a run would learn it from."""
+    train = findings.splits["train"].looks if "train" in findings.splits else []
+    captions = [caption for split in findings.splits.values() for look in split.looks for caption in look.captions]
+    if not captions:
+        return None
+
+    def learned_from(count: int) -> list[str]:
+        return [caption for look in train[:count] for caption in look.captions] or captions
+
+    if tokenizer is None:
+        tokenizer = build_text_tokenizer(findings.config.text, learned_from)
+    findings.captions = caption_figures(captions, tokenizer)
+    return tokenizer
+
+
+def _draw(findings: Findings, path: str, tokenizer: TextTokenizer | None) -> None:
+    """The first pictures of a run's first batch, with the captions as its model reads them."""
+    config = findings.config
+    count = min(config.pictures, config.data.batch_size, findings.splits["train"].total or config.pictures)
+    if not findings.splits["train"].looks:
+        return
+    data = config.data.model_copy(update={"batch_size": count, "workers": 0, "lanes": 1})
+    pipeline = DataPipeline(data, config.seed, require_captions=config.require_captions)
+    ((batch,),) = pipeline.training_batches(0, 1, Share())
+    captions = [_as_read(caption, tokenizer) for caption in batch.captions]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(to_pil(batch.images), captions).save(path)
+    findings.picture = path
+
+
+def _as_read(caption: str | None, tokenizer: TextTokenizer | None) -> str:
+    if caption is None:
+        return "(no caption)"
+    if tokenizer is None or not tokenizer.is_cut([caption])[0]:
+        return caption
+    return f"{tokenizer.decode(tokenizer.encode([caption]))[0]} [cut]"

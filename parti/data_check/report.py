@@ -1,0 +1,218 @@
+"""What a check found, as text for a person and as JSON for a program."""
+
+import dataclasses
+import json
+import textwrap
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from parti.data_check.check import Findings, SplitFindings
+from parti.text.caption_figures import CaptionFigures
+from vqgan.data.inspection import PROPORTIONS, SizeFigures
+from vqgan.data.mixture import MixtureConfig
+from vqgan.data.source import Split
+from vqgan.data.sources import SourceConfig
+
+_PLACES = ("path", "name")
+_NAMES = 4
+"""Names shown of a kind; the JSON report has all."""
+_CHARACTERS = 200
+"""Characters shown of an alphabet."""
+_WIDTH = 110
+
+
+def report_text(findings: Findings) -> str:
+    """Everything on a screen or two: figures first, what is wrong last."""
+    blocks = [_heading(findings), _table(findings)]
+    blocks += [_broken(findings), _copies(findings)]
+    blocks.append(_captions(findings.captions, findings.several) if findings.captions else "captions: none")
+    blocks.append(_verdict(findings))
+    return "\n\n".join(filter(None, blocks))
+
+
+def report_json(findings: Findings) -> dict[str, Any]:
+    """Every figure and name."""
+
+    def split(found: SplitFindings) -> dict[str, Any]:
+        return {
+            "total": found.total,
+            "looked_at": found.seen,
+            "usable": len(found.looks),
+            "without_caption": found.without_caption,
+            "sizes": dataclasses.asdict(found.sizes) if found.sizes else None,
+            "broken": [{"name": item.name, "cause": item.cause} for item in found.broken],
+        }
+
+    return {
+        "data": findings.config.data.model_dump(mode="json"),
+        "interrupted": findings.interrupted,
+        "problems": findings.problems(),
+        "splits": {name: split(found) for name, found in findings.splits.items()},
+        "exact_copies": findings.copies,
+        "near_copies": findings.near,
+        "held_out_and_trained_on": [{"heldout": one, "train": other} for one, other in findings.shared],
+        "captions": dataclasses.asdict(findings.captions) if findings.captions else None,
+        "pictures_with_several_captions": findings.several,
+    }
+
+
+def write_report(findings: Findings, path: str) -> None:
+    """The JSON report."""
+    text = json.dumps(report_json(findings), indent=2, ensure_ascii=False)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def _heading(findings: Findings) -> str:
+    data = findings.config.data
+    side = data.transform.image_size
+    title = textwrap.shorten(_described(data.source), _WIDTH, placeholder=" ...")
+    return f"{title}, as {side} x {side} (crop: {data.transform.crop})"
+
+
+def _described(source: SourceConfig) -> str:
+    """Its kind and what is not as by default."""
+    if isinstance(source, MixtureConfig):
+        parts = [f"{part.weight:g} x {_described(part.source)}" for part in source.sources]
+        return f"mixture of {', '.join(parts)}"
+    given = source.model_dump(mode="json", exclude_defaults=True)
+    return " ".join(
+        [source.kind, *(str(value) if key in _PLACES else f"{key} {value}" for key, value in given.items())]
+    )
+
+
+def _table(findings: Findings) -> str:
+    splits = findings.splits
+    side = findings.config.data.transform.image_size
+    counts: dict[str, Callable[[SplitFindings], str]] = {
+        "items": lambda found: "unknown" if found.total is None else f"{found.total:,}",
+        "looked at": lambda found: f"{found.seen:,}",
+        "usable": lambda found: _part(len(found.looks), found.seen),
+        "broken": lambda found: _part(len(found.broken), found.seen),
+        "without caption": lambda found: _part(found.without_caption, found.seen),
+    }
+    sizes: dict[str, Callable[[SizeFigures, int], str]] = {
+        "smallest picture": lambda figures, _: "{} x {}".format(*figures.smallest),
+        "median shorter side": lambda figures, _: f"{figures.median_shorter_side}",
+        "largest picture": lambda figures, _: "{} x {}".format(*figures.largest),
+        f"enlarged to {side} x {side}": lambda figures, usable: _part(figures.enlarged, usable),
+        **{name: partial(_proportion, name) for name in PROPORTIONS},
+        "area that the crop keeps": lambda figures, _: f"{figures.shown_share:.0%}",
+    }
+    rows = [["", *splits]]
+    rows += [[name, *map(cell, splits.values())] for name, cell in counts.items()]
+    for name, size_cell in sizes.items():
+        cells = [size_cell(found.sizes, len(found.looks)) if found.sizes else "-" for found in splits.values()]
+        if name not in PROPORTIONS or set(cells) - {"0", "-"}:
+            rows.append([name, *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+
+
+def _proportion(name: str, figures: SizeFigures, usable: int) -> str:
+    return _part(figures.proportions[name], usable)
+
+
+def _broken(findings: Findings) -> str:
+    causes: dict[str, list[str]] = defaultdict(list)
+    for split, found in findings.splits.items():
+        for item in found.broken:
+            causes[item.cause].append(f"{split} {item.name}")
+    if not causes:
+        return ""
+    lines = [f"broken: {sum(map(len, causes.values())):,}"]
+    for cause, names in sorted(causes.items(), key=lambda entry: -len(entry[1])):
+        lines += [f"  {len(names):,} x {cause}", f"      {_some(names)}"]
+    return "\n".join(lines)
+
+
+def _copies(findings: Findings) -> str:
+    def named(entry: tuple[Split, str]) -> str:
+        return " ".join(entry)
+
+    surplus = sum(len(group) - 1 for group in findings.copies)
+    lines = [f"exact copies: {surplus:,}" + (f" (in {len(findings.copies):,} groups)" if surplus else "")]
+    lines += [f"  {_some([named(entry) for entry in group], ' = ')}" for group in findings.copies[:_NAMES]]
+    if findings.shared:
+        pairs = [f"heldout {one} = train {other}" for one, other in findings.shared]
+        lines.append(f"held out, but also trained on: {len(pairs):,}")
+        lines += [*(f"  {pair}" for pair in pairs[:_NAMES]), _more(pairs)]
+    if findings.near is None:
+        reason = "not looked for" if not findings.config.near_copies else "too many pictures to compare"
+        lines.append(f"near copies: {reason}")
+    else:
+        across = sum(one[0] != other[0] for one, other in findings.near)
+        lines.append(
+            f"near copies: {len(findings.near):,} pairs" + (f", {across:,} of them across the splits" if across else "")
+        )
+        # Across the splits first: those matter most.
+        pairs = [
+            f"{named(one)} ~ {named(other)}"
+            for one, other in sorted(findings.near, key=lambda pair: pair[0][0] == pair[1][0])
+        ]
+        lines += [*(f"  {pair}" for pair in pairs[:_NAMES]), _more(pairs)]
+    return "\n".join(filter(None, lines))
+
+
+def _captions(figures: CaptionFigures, several: tuple[int, int] | None) -> str:
+    lines = [
+        f"captions: {figures.captions:,}, {figures.different:,} different",
+        f"  tokens: {figures.fewest} to {figures.most}, median {figures.median}, 99% have at most "
+        f"{figures.most_of_99_percent}; the limit is {figures.length}",
+        f"  cut: {_part(figures.cut, figures.captions)}, {figures.lost_share:.2%} of all tokens lost",
+        f"  longest: {textwrap.shorten(figures.longest, 90, placeholder=' ...')}",
+        *_wrapped(f"  alphabet, {len(figures.alphabet)}: ", _shown(list(figures.alphabet))),
+    ]
+    if figures.rare:
+        lines += _wrapped(f"  once or twice, {len(figures.rare)}: ", _shown(figures.rare))
+    if several and several[0]:
+        text = (
+            f"{several[0]:,} of the first {several[1]:,} training pictures have several lines or texts; as "
+            "data.source.captions is auto, lines are shown as one caption, and of a list the first: random shows all"
+        )
+        lines += _wrapped("  several captions: ", text)
+    unknown = _shown(list(figures.unknown)) if figures.unknown else "none"
+    suffix = f" (in {figures.with_unknown:,} captions)" if figures.unknown else ""
+    lines += _wrapped(f"  unknown to the vocabulary, {len(figures.unknown)}: ", unknown + suffix)
+    return "\n".join(lines)
+
+
+def _verdict(findings: Findings) -> str:
+    problems = findings.problems()
+    lines = [line for problem in problems for line in _wrapped("problem: ", problem)]
+    if findings.picture:
+        lines.insert(0, f"{findings.picture} shows the first batch as the model sees it")
+    if findings.interrupted:
+        lines.append("interrupted: the figures are of what was looked at until then")
+    elif not problems:
+        lines.append("no problems found")
+    return "\n".join(lines)
+
+
+def _part(count: int, whole: int) -> str:
+    return f"{count:,} ({count / whole:.1%})" if count and whole and count < whole else f"{count:,}"
+
+
+def _some(names: Sequence[str], between: str = ", ") -> str:
+    more = len(names) - _NAMES
+    return between.join(names[:_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _more(lines: Sequence[str]) -> str:
+    return f"  and {len(lines) - _NAMES:,} more" if len(lines) > _NAMES else ""
+
+
+def _shown(characters: Sequence[str]) -> str:
+    """Characters with a space between; what has no shape of its own by its code point."""
+    visible = [
+        character if character.isprintable() and character != " " else f"U+{ord(character):04X}"
+        for character in characters[:_CHARACTERS]
+    ]
+    more = len(characters) - _CHARACTERS
+    return " ".join(visible) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    return textwrap.wrap(head + text, _WIDTH, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)

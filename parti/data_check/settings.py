@@ -1,0 +1,180 @@
+"""What to check, from the command line: a data set, or the config of the run that would read it."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from parti.code_cache.record import read_record
+from parti.objectives import OBJECTIVES
+from parti.reranking.train import TrainRerankerConfig
+from parti.text import TextConfig, TextTokenizerConfig
+from parti.text_warm_up.train import TrainTextEncoderConfig
+from parti.upsampling.train import TrainUpsamplerConfig
+from vqgan.command_line import split_arguments
+from vqgan.config import Config, ConfigError, load_config, read_yaml, validate
+from vqgan.data.folder import EXTENSIONS, METADATA_FILES
+from vqgan.data.hub import FILE_BUILDERS
+from vqgan.data.loader import DataConfig
+from vqgan.train import TrainVQGANConfig
+
+_SECTIONS = ("data", "text", "seed")
+"""What a check takes from the config of a run."""
+_WITHOUT_FILES = ("shapes", "openmoji")
+
+
+class CheckConfig(Config):
+    """A check of both splits of a data set."""
+
+    data: DataConfig = DataConfig()
+    """The data set, as in a training config."""
+    text: TextConfig = TextTokenizerConfig()
+    """The vocabulary, whose length captions are held against."""
+    seed: int = Field(0, ge=0)
+    """Of the batch in the picture: the first of a run with this seed."""
+    require_captions: bool = False
+    """Count pictures without a caption as broken, as stage 2 does. True with --text, and with the config of such a
+    run."""
+    limit: int = Field(0, ge=0)
+    """Items of each split to look at, evenly spread where there is an index, else from the front; 0 for all."""
+    near_copies: bool = True
+    """Look for pictures that differ hardly (saved again, resized), beside exact copies."""
+    max_broken: float = Field(0.0, ge=0, le=1)
+    """A larger share of broken items is a problem: exit code 1."""
+    max_cut: float = Field(0.1, ge=0, le=1)
+    """A larger share of captions that are cut at the vocabulary's length is a problem."""
+    max_shared: float = Field(0.0, ge=0, le=1)
+    """A larger share of held-out pictures that are also trained on is a problem."""
+    picture: str | None = "check_data.png"
+    """Where to draw the first pictures of the first batch, as the model sees them; null: nowhere."""
+    pictures: int = Field(24, gt=0)
+    """How many."""
+    report: str | None = None
+    """JSON file for every figure and name; null: none."""
+
+
+def load_settings(argv: Sequence[str]) -> tuple[CheckConfig, bool]:
+    """The settings that command line words ask for, and whether they are to be printed alone.
+
+    Raises ConfigError with one line, or DataError for a code cache that is not there.
+    """
+    path, words, print_config = split_arguments([_underscored(word) for word in argv])
+    values: dict[str, Any] = {}
+    data, words = _taken(words, "data")
+    text, words = _taken(words, "text")
+    if path is None and data is not None and Path(data).suffix in (".yaml", ".yml"):
+        path, data = Path(data), None
+    if path is not None:
+        values = _of_run(read_yaml(path))
+    if data is not None:
+        values["data"] = {**values.get("data", {}), **_data(data)}
+    if text is not None:
+        values["text"] = _mapping(text) or {"kind": "saved", "folder": text}
+        values["require_captions"] = True
+    if path is None and data is None and not any(word.startswith("--data.source") for word in words):
+        raise ConfigError("nothing to check: give --data PATH (a folder, a tar or a Parquet file) or --config FILE")
+    sections = [word for name, value in values.items() for word in (f"--{name}", json.dumps(value))]
+    return load_config(CheckConfig, None, [*sections, *words]), print_config
+
+
+def _of_run(values: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a run's config that say what it reads, with the defaults of that kind of run."""
+    runs: list[type[Config]] = [TrainVQGANConfig, TrainUpsamplerConfig, TrainRerankerConfig, TrainTextEncoderConfig]
+    if "objective" in values and values["objective"] in OBJECTIVES:
+        runs = [OBJECTIVES[values["objective"]].config_type]
+    else:
+        runs += [objective.config_type for objective in OBJECTIVES.values()]
+    sections = {name: values[name] for name in _SECTIONS if name in values}
+    data = dict(sections.get("data") or {})
+    codes = data.pop("codes", None)
+    if codes is not None:  # then its pictures are those that the cache was made from
+        record = read_record(Path(codes).expanduser())
+        data |= {"source": record.source.model_dump(mode="json"), "transform": record.transform.model_dump(mode="json")}
+    if "data" in sections:
+        sections["data"] = data
+    run = next((run for run in runs if _fits(run, values)), None)
+    if run is None:  # something is wrong with it: if that is in what a check reads, it will be told
+        return sections | {"require_captions": "text" in values or "objective" in values}
+    default = run.model_fields.get("text")
+    if default is not None and "text" not in sections:
+        sections["text"] = default.get_default().model_dump(mode="json")
+    return sections | {"require_captions": run not in (TrainVQGANConfig, TrainUpsamplerConfig)}
+
+
+def _fits(run: type[Config], values: dict[str, Any]) -> bool:
+    """Whether a file is the config of such a run, but for what the command line still has to give."""
+    given = {name: "?" for name, field in run.model_fields.items() if field.is_required()} | values
+    try:
+        validate(run, given, "")
+    except ConfigError:
+        return False
+    return True
+
+
+def _data(value: str) -> dict[str, Any]:
+    """The `data` section that `--data VALUE` stands for. Raises ConfigError where nothing is found."""
+    mapping = _mapping(value)
+    if mapping is not None:
+        return {"source": mapping} if "kind" in mapping else mapping
+    if value in _WITHOUT_FILES:
+        return {"source": {"kind": value}}
+    path = Path(value).expanduser()
+    if path.is_dir():
+        return {"source": _folder(path, value)}
+    if value.endswith(".tar"):  # local or behind an address, one or a pattern of many
+        return {"source": {"kind": "shards", "path": value}}
+    if path.is_file():
+        return {"source": {"kind": "dataset", "name": value}}
+    raise ConfigError(
+        f"--data {value}: no such file or folder; others are written as in a config, a Hub data set for example as "
+        "--data '{kind: dataset, name: owner/name, streaming: true}'"
+    )
+
+
+def _folder(path: Path, value: str) -> dict[str, Any]:
+    """A folder of pictures, of tar shards, or one that `datasets` opens: saved by it, or of Parquet files and such."""
+    names = [file.name for file in path.iterdir()]
+    saved = any(name in ("state.json", "dataset_dict.json") for name in names)
+    endings = {Path(name).suffix.lower() for name in names if name not in METADATA_FILES}
+    if ".tar" in endings and not endings & set(EXTENSIONS):
+        return {"kind": "shards", "path": value}
+    if saved or (endings & set(FILE_BUILDERS) and not endings & set(EXTENSIONS)):
+        return {"kind": "dataset", "name": value}
+    return {"kind": "folder", "path": value}
+
+
+def _mapping(value: str) -> dict[str, Any] | None:
+    """A value in YAML, where it is a mapping."""
+    if not value.lstrip().startswith("{"):
+        return None
+    try:
+        return dict(yaml.safe_load(value))
+    except (yaml.YAMLError, TypeError, ValueError):
+        raise ConfigError(f"{value!r} is not a YAML mapping; put quotes around it") from None
+
+
+def _taken(words: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of an option, and the words without it."""
+    rest = list(words)
+    for index, word in enumerate(words):
+        if word.startswith(f"--{name}="):
+            del rest[index]
+            return word.partition("=")[2], rest
+        if word == f"--{name}":
+            if index + 1 == len(words) or words[index + 1].startswith("--"):
+                raise ConfigError(f"--{name} needs a value")
+            del rest[index : index + 2]
+            return words[index + 1], rest
+    return None, rest
+
+
+def _underscored(word: str) -> str:
+    """--max-broken is --max_broken; values stay as they are."""
+    option = re.match(r"--[a-z_.-]+", word)
+    if option is None or word == "--print-config":
+        return word
+    return "--" + option.group()[2:].replace("-", "_") + word[option.end() :]

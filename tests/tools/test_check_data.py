@@ -1,0 +1,243 @@
+"""check_data.py: what is wrong with a data set is named, and the exit code says whether anything is."""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from parti.data_check import check as check_module
+from parti.data_check.settings import load_settings
+from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
+from vqgan.data.source import DataError
+
+ROOT = Path(__file__).parents[2]
+
+
+def load_main() -> Callable[[list[str]], int]:
+    spec = importlib.util.spec_from_file_location("tools_check_data", ROOT / "tools" / "check_data.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+main = load_main()
+
+
+def draw(path: Path, seed: int, caption: str | None = "a cat") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption, encoding="utf-8")
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight sound pictures to train on, two held out; runs write into a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    for seed in range(8):
+        draw(tmp_path / "data" / "train" / f"{seed}.png", seed, f"a cat number {seed}")
+    for seed in (8, 9):
+        draw(tmp_path / "data" / "heldout" / f"{seed}.png", seed)
+    return tmp_path / "data"
+
+
+def run(data: Path, *words: str) -> int:
+    return main(["--data", str(data), "--data.transform.image_size", "8", "--data.batch_size", "4", *words])
+
+
+def report(data: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    code = run(data, "--report", "check.json", "--picture", "null", *words)
+    return code, json.loads(Path("check.json").read_text(encoding="utf-8"))
+
+
+def test_a_sound_data_set(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data) == 0
+    text = capsys.readouterr().out
+    assert "no problems found" in text
+    assert "captions: 10, 9 different" in text
+    with Image.open("check_data.png") as sheet:
+        assert sheet.width > 400, "four pictures side by side"
+    code, found = report(data)
+    assert (code, found["problems"], found["interrupted"]) == (0, [], False)
+    assert found["splits"]["train"] | {"sizes": None} == {
+        **{"total": 8, "looked_at": 8, "usable": 8, "without_caption": 0},
+        **{"sizes": None, "broken": []},
+    }
+    assert found["splits"]["train"]["sizes"]["smallest"] == [24, 16]
+    assert not found["exact_copies"]
+    assert not found["near_copies"]
+
+
+def test_broken_items_are_named_with_their_cause(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = (data / "train" / "0.png").read_bytes()
+    (data / "train" / "cut.png").write_bytes(sound[: len(sound) // 2])
+    (data / "train" / "empty.png").write_bytes(b"")
+    draw(data / "train" / "bare.png", 20, caption=None)
+    assert run(data, "--picture", "null") == 1
+    text = capsys.readouterr().out
+    assert "train cut.png" in text
+    assert "the file is empty (0 bytes)\n      train empty.png" in text
+    assert "problem: broken items: 2 of 13" in text
+    assert run(data, "--picture", "null", "--max-broken", "0.2") == 0
+    code, found = report(data, "--require-captions", "true")
+    broken = {item["name"]: item["cause"] for item in found["splits"]["train"]["broken"]}
+    assert code == 1
+    assert broken["bare.png"] == "no caption"
+    assert set(broken) == {"bare.png", "cut.png", "empty.png"}
+
+
+def test_a_held_out_picture_that_is_trained_on_is_called_out(data: Path) -> None:
+    shutil.copy(data / "train" / "3.png", data / "heldout" / "leak.png")
+    shutil.copy(data / "train" / "4.png", data / "train" / "again.png")
+    code, found = report(data)
+    assert code == 1
+    assert found["held_out_and_trained_on"] == [{"heldout": "leak.png", "train": "3.png"}]
+    assert sorted(found["exact_copies"]) == [
+        [["train", "3.png"], ["heldout", "leak.png"]],
+        [["train", "4.png"], ["train", "again.png"]],
+    ]
+    (problem,) = found["problems"]
+    assert problem.startswith("held-out pictures that are also trained on: 1 (the first: leak.png is 3.png)")
+    assert report(data, "--max-shared", "0.5")[0] == 0
+
+
+def test_captions_against_the_token_limit_and_against_a_given_vocabulary(data: Path, tmp_path: Path) -> None:
+    code, found = report(data, "--text.length", "3")
+    assert code == 1
+    assert found["captions"]["cut"] == 8
+    assert "8 of 10 captions (80.0%, allowed 10.0%) are longer than 3 tokens" in found["problems"][0]
+    assert report(data, "--text.length", "3", "--max-cut", "1")[0] == 0
+    vocabulary = TextTokenizer.train(["a cat"] * 3, TextTokenizerConfig(vocab_size=300, length=5))
+    vocabulary.save_pretrained(tmp_path / "run")
+    code, found = report(data, "--text", str(tmp_path / "run"))
+    assert (code, found["captions"]["length"], found["captions"]["cut"]) == (1, 5, 8)
+    assert report(data, "--text.length", "3", "--limit", "2")[1]["splits"]["train"]["looked_at"] == 2
+
+
+def test_the_picture_shows_what_the_model_reads_of_a_long_caption(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def sheet(pictures: list[Image.Image], captions: list[str]) -> Image.Image:
+        shown.extend(captions)
+        return pictures[0]
+
+    monkeypatch.setattr(check_module, "contact_sheet", sheet)
+    (data / "train" / "0.txt").unlink()
+    assert run(data, "--text.length", "2", "--data.batch_size", "8", "--max-cut", "1", "--pictures", "100") == 0
+    assert sorted(shown) == sorted(["(no caption)", *["a cat [cut]"] * 7])
+
+
+def test_several_captions_are_pointed_out(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "train" / "0.txt").write_text("one\ntwo\n")
+    assert run(data, "--picture", "null") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "several captions: 1 of the first 8 training pictures" in text
+    _, found = report(data, "--data.source.captions", "random")
+    assert found["captions"]["captions"] == 11
+    assert found["pictures_with_several_captions"] is None
+
+
+def test_ctrl_c_reports_what_was_found(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = check_module.look_through
+
+    def interrupted(*arguments: Any) -> Iterator[Any]:
+        for number, look in enumerate(whole(*arguments)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield look
+
+    monkeypatch.setattr(check_module, "look_through", interrupted)
+    assert run(data) == 130
+    text = capsys.readouterr().out
+    assert "interrupted: the figures are of what was looked at until then" in text
+    assert "looked at" in text
+    assert "3" in text.partition("looked at")[2].splitlines()[0]
+    assert not Path("check_data.png").exists()
+
+
+def test_a_line_now_and_then_where_there_is_no_terminal(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check_module, "_LINE_EVERY", -1.0)
+    assert run(data, "--picture", "null") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[3].startswith("train: 4 of 8 pictures, ")
+    assert lines[3].endswith(" left")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to check: give --data PATH"),
+        (["--data", "nowhere"], "--data nowhere: no such file or folder"),
+        (["--data"], "--data needs a value"),
+        (["--data", "{kind: folder, path: nowhere}"], "data folder 'nowhere' does not exist"),
+        (["--data", "shapes", "--max-brken", "1"], "did you mean max_broken"),
+        (["--data", "shapes", "--text", "nowhere", "--limit", "3"], "nowhere"),
+        (["--config", "nowhere.yaml"], "cannot be read"),
+    ],
+)
+def test_wrong_use_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    "path",
+    # The configs of accelerate beside them are no runs.
+    sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parts[-2] != "accelerate"),
+    ids=lambda path: path.stem,
+)
+def test_every_shipped_config_can_be_checked(path: Path) -> None:
+    config, _ = load_settings(["--config", str(path)])
+    assert config.require_captions == (path.parts[-2] not in ("vqgan", "upsampler"))
+    if path.stem.startswith("fused_synthesis"):
+        assert config.text.kind in ("bpe", "pretrained")
+
+
+def test_a_mistake_in_the_data_of_a_config_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("image_tokenizer: x\ntext: {length: 7}\ndata: {batch_sise: 3}\n")
+    with pytest.raises(ValueError, match=r"unknown key data\.batch_sise; did you mean data\.batch_size\?"):
+        load_settings(["--config", str(path)])
+    path.write_text("image_tokenizer: x\ntext: {length: 7}\ndata: {batch_size: 3}\nseed: 5\nloop: {steps: 3}\n")
+    config, _ = load_settings(["--config", str(path), "--data.workers", "2", "--max-cut=0.5"])
+    assert (config.data.batch_size, config.data.workers, config.seed, config.max_cut) == (3, 2, 5, 0.5)
+    assert getattr(config.text, "length", None) == 7
+    path.write_text("image_tokenizer: x\ndata: {codes: null, batch_size: 3}\n")
+    assert load_settings(["--config", str(path)])[0].data.batch_size == 3
+    path.write_text("image_tokenizer: x\ndata: {codes: nowhere}\n")
+    with pytest.raises(DataError, match="nowhere"):
+        load_settings(["--config", str(path)])
+
+
+def test_shortcuts_for_what_is_not_a_folder_of_pictures(tmp_path: Path) -> None:
+    def source(name: str) -> dict[str, Any]:
+        return load_settings(["--data", name])[0].data.source.model_dump(mode="json")
+
+    (tmp_path / "a.parquet").touch()
+    assert source("shapes")["kind"] == "shapes"
+    assert source(str(tmp_path / "a.parquet"))["kind"] == "dataset"
+    assert source(str(tmp_path))["kind"] == "dataset"
+    assert source("https://example.org/{000..123}.tar")["kind"] == "shards"
+    (tmp_path / "b.png").touch()
+    assert source(str(tmp_path))["kind"] == "folder"
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "0.tar").touch()
+    assert source(str(tmp_path / "shards")) | {"path": ""} == source("a.tar") | {"path": ""}
+    assert source("{kind: mixture, sources: [{source: {kind: shapes}}]}")["kind"] == "mixture"

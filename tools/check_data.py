@@ -1,0 +1,54 @@
+"""Check a data set before training: read it as training would, and say what is wrong with it.
+
+python tools/check_data.py --data FOLDER
+python tools/check_data.py --data pairs.parquet --data.transform.image_size 128 --report check.json
+python tools/check_data.py --config configs/parti/shapes.yaml [--section.field value ...]
+
+Counts, sizes and proportions, broken items by cause, pictures that are there twice or in both splits, captions against
+the token limit, their alphabet; check_data.png shows the first batch of a run as its model sees it.
+--data takes a folder of pictures, a tar, Parquet, Arrow, JSON or CSV file, a folder of these, `shapes`, `openmoji`, or
+a source as a config has it ('{kind: dataset, name: owner/name}'); --text takes a run's folder, for its vocabulary.
+Ctrl-C ends the looking: what was found is still reported.
+
+Exit codes: 0 nothing is wrong, 1 problems were found, 2 wrong use, 130 interrupted.
+"""
+
+import sys
+
+from parti.data_check.check import check
+from parti.data_check.report import report_text, write_report
+from parti.data_check.settings import CheckConfig, load_settings
+from vqgan.command_line import USER_ERRORS, print_error, print_out
+from vqgan.config import dump_config, format_help
+
+OPTIONS = """\
+  --config FILE    config of a training run: checks what that run would read
+  --data DATA      what to check, where no config says it
+  --text FOLDER    run or model folder whose vocabulary the captions are held against
+  --print-config   print the resolved settings and stop
+  --help           this text"""
+
+
+def main(argv: list[str]) -> int:
+    if "--help" in argv or "-h" in argv:
+        print_out(f"{(__doc__ or '').strip()}\n\n{OPTIONS}\n\n{format_help(CheckConfig)}")
+        return 0
+    try:
+        config, print_config = load_settings(argv)
+        if print_config:
+            print_out(dump_config(config).rstrip())
+            return 0
+        findings = check(config)
+        print_out(report_text(findings))
+        if config.report is not None:
+            write_report(findings, config.report)
+    except USER_ERRORS as error:
+        print_error(error)
+        return 2
+    if findings.interrupted:
+        return 130
+    return 1 if findings.problems() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

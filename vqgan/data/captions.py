@@ -1,0 +1,50 @@
+"""Which caption a picture is shown with, where the data set has several for it.
+
+Several are a list of texts, or the lines of one text: `captions: random` gives another one each time the picture is
+shown (DALL-E's data and MS-COCO have five a picture). Evaluation, previews and metrics take the first.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from vqgan.data.source import Sample, UnusableSample, is_encodable
+
+CaptionChoice = Literal["auto", "first", "random", "joined"]
+"""Of several captions. auto: the first of a list, all of a text whatever its lines; first: the first text or line;
+random: one text or line, drawn each time the picture is shown; joined: all of them in one."""
+
+
+def read_captions(value: Any, choice: CaptionChoice, name: str, *, required: bool) -> tuple[str, ...]:
+    """The captions that training may show of item `name`: more than one only where the choice is random.
+
+    `value` is what the data set holds: None, text, or a list of texts, in which what is not text is passed over.
+    Whitespace is collapsed, blank captions are left out. Raises UnusableSample for any other value, or where a
+    caption is `required` and there is none.
+    """
+    if value is not None and not isinstance(value, str | list | tuple):
+        raise UnusableSample(name, f"its caption is {value!r:.60}, not text")
+    if isinstance(value, str):
+        texts = value.splitlines() if choice in ("first", "random") else [value]
+    else:
+        texts = [text for text in value or () if isinstance(text, str)]
+    captions = tuple(filter(None, (" ".join(text.split()) for text in texts)))
+    if not all(is_encodable(caption) for caption in captions):
+        raise UnusableSample(name, "its caption holds half a character (a lone surrogate): save it as UTF-8 text")
+    if required and not captions:
+        raise UnusableSample(name, "no caption")
+    if choice == "joined":
+        return (" ".join(captions),) if captions else ()
+    return captions if choice == "random" else captions[:1]
+
+
+def choose_caption(sample: Sample, rng: np.random.Generator | None) -> str | None:
+    """The caption to show: drawn with `rng` where there are several, the first without (evaluation)."""
+    if rng is None or len(sample.captions) < 2:
+        return sample.caption  # nothing is drawn: data sets without several captions keep their random crops
+    return sample.captions[int(rng.integers(len(sample.captions)))]
+
+
+def all_captions(sample: Sample) -> tuple[str, ...]:
+    """Every caption that training may show with a sample's picture."""
+    return sample.captions or ((sample.caption,) if sample.caption else ())

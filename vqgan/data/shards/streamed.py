@@ -1,0 +1,155 @@
+"""Shards that are read from front to back, in lanes: those behind an address, and local ones on request."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from vqgan.data.remote import LocalFile, RemoteError, RemoteFile
+from vqgan.data.shards.kept import file_stamp, keep, kept
+from vqgan.data.shards.names import is_address, short_name
+from vqgan.data.shards.samples import LARGEST_MEMBER, SampleReader, ShardsConfig
+from vqgan.data.shards.tar import BrokenTarError, Group, Member, groups, members
+from vqgan.data.source import DataError, Split
+from vqgan.data.split import hash_score
+from vqgan.data.stream import LanePart, Undecoded, broken_item, endless, shards_of_lane
+
+_FAILED_SHARDS = 5
+"""So many shards in a row of which nothing can be read end a run: then it is not the shards."""
+
+
+class ShardStream:
+    """Shards from front to back. Raises DataError when captions are required and switched off."""
+
+    def __init__(
+        self,
+        config: ShardsConfig,
+        shards: list[str],
+        chosen: Split | None,
+        *,
+        require_captions: bool = False,
+        at_least: int | None = None,
+    ) -> None:
+        self.config = config
+        self.shards = shards
+        self._chosen = chosen
+        self._reader = SampleReader(config, require_captions, at_least)
+        self._endings = {*config.image_keys, *self._reader.caption_endings}
+
+    def lane(self, lane: int, lanes: int, seed: int, start: int = 0) -> Iterator[Undecoded]:
+        """The items of one lane from number `start` on, as Stream says. The shards are dealt among the lanes."""
+        return endless(_ShardLane(self, lane, lanes), lane, seed, start, self.config.shuffle_buffer)
+
+    def in_order(self) -> Iterator[Undecoded]:
+        """Every sample of the split once, shard after shard."""
+        return self.read([(shard, lambda _: True) for shard in self.shards])
+
+    def count(self, shard: str) -> int | None:
+        """How many samples of the split a shard holds, where it was once read to its end and is still the same."""
+
+        def stamp() -> str:
+            if not is_address(shard):
+                return file_stamp(shard)
+            with RemoteFile(shard, 0, self.config.timeout) as file:
+                return file.stamp
+
+        known = kept("scores", shard, stamp)
+        return None if known is None else sum(map(self._is_chosen, known["scores"].tolist()))
+
+    def read(self, parts: list[tuple[str, Callable[[int], bool]]]) -> Iterator[Undecoded]:
+        """The `wanted` samples of shards, by their number in the split; nothing of the others is kept.
+
+        Raises DataError when nothing at all can be read of several shards in a row.
+        """
+        failed = 0
+        for shard, wanted in parts:
+            numbers = _Numbers()
+            try:
+                yield from self._samples(shard, numbers, wanted)
+            except (BrokenTarError, RemoteError) as error:
+                failed = 0 if numbers.seen else failed + 1
+                # The last sample that was begun is lost too: nobody knows whether all its members had come.
+                name = f"{short_name(shard)} after sample {max(0, numbers.seen - 1)}"
+                yield broken_item(name, f"the rest of the shard is lost: {error}")
+                if failed == _FAILED_SHARDS:
+                    raise DataError(
+                        f"nothing can be read of {failed} shards in a row, the last {shard!r}: {error}; check paths "
+                        "and whether the server is up"
+                    ) from None
+            else:
+                failed = 0
+
+    def _samples(self, shard: str, numbers: "_Numbers", wanted: Callable[[int], bool]) -> Iterator[Undecoded]:
+        scores = []
+
+        def is_wanted(key: str) -> bool:
+            numbers.seen += 1
+            scores.append(hash_score(key))
+            if not self._is_chosen(scores[-1]):
+                return False
+            numbers.of_split += 1
+            return wanted(numbers.of_split - 1)
+
+        def take(ending: str, member: Member) -> bytes | None:
+            if ending not in self._endings or member.size > LARGEST_MEMBER:
+                return None
+            content = file.read(member.size)
+            if len(content) < member.size:
+                raise BrokenTarError(f"cut off in {member.name!r:.80} at byte {file.position}")
+            return content
+
+        with self._opened(shard) as file:
+            for group in groups(members(file), is_wanted, take):
+                yield self._undecoded(f"{short_name(shard)}/{group.key}", group)
+            keep("scores", shard, file.stamp, {"scores": np.array(scores)})
+
+    def _opened(self, shard: str) -> LocalFile | RemoteFile:
+        return RemoteFile(shard, self.config.retries, self.config.timeout) if is_address(shard) else LocalFile(shard)
+
+    def _undecoded(self, name: str, group: Group[bytes | None]) -> Undecoded:
+        if group.refused:
+            return broken_item(name, group.refused)
+        picture = next((group.parts[key] for key in self.config.image_keys if key in group.parts), None)
+        caption = next((group.parts[key] for key in self._reader.caption_endings if key in group.parts), None)
+        return Undecoded(name, partial(self._reader.sample, name, lambda: picture, lambda: caption))
+
+    def _is_chosen(self, score: float) -> bool:
+        return self._chosen is None or (score < self.config.heldout_share) == (self._chosen == "heldout")
+
+
+class _Numbers:
+    """How far a shard is read."""
+
+    seen = 0
+    of_split = 0
+
+
+class _ShardLane(LanePart):
+    """One lane's shards, or every n-th sample of a shard."""
+
+    def __init__(self, stream: ShardStream, lane: int, lanes: int) -> None:
+        self._stream = stream
+        self._parts = shards_of_lane(len(stream.shards), lane, lanes)
+
+    def epoch(self, order: np.random.Generator, skip: int) -> tuple[int, Iterator[Undecoded]]:
+        """Shards are left out while it is known how many samples they hold, the last of them in part."""
+        parts = [self._parts[index] for index in order.permutation(len(self._parts))]
+        passed = 0
+        while parts and passed < skip:
+            shard, first, step = parts[0]
+            count = self._stream.count(self._stream.shards[shard])
+            if count is None:
+                break
+            here = min(skip - passed, len(range(first, count, step)))
+            passed += here
+            parts[0] = (shard, first + here * step, step)
+            if passed < skip:
+                del parts[0]
+        shards = self._stream.shards
+        return passed, self._stream.read(
+            [(shards[shard], partial(_is_in, first, step)) for shard, first, step in parts]
+        )
+
+
+def _is_in(first: int, step: int, number: int) -> bool:
+    return number >= first and (number - first) % step == 0

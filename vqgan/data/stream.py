@@ -1,0 +1,120 @@
+"""Data that is read from front to back, in lanes.
+
+A lane is a fixed part of a stream's items: lane l of L. Every batch takes the same number of items from each lane, so
+what a step sees depends on the number of lanes alone, never on how many processes and workers read them; each of
+those reads only its own lanes. A lane is an endless row of numbered items: pass after pass over its part, every pass
+in another seeded order, nothing twice and nothing left out within a pass.
+
+Items come undecoded, so that a resumed run passes over what it has seen without decoding it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from vqgan.data.source import DataError, Sample, UnusableSample
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Undecoded:
+    """An item of a stream before its picture is decoded; `load` may raise UnusableSample, and may be called again."""
+
+    name: str
+    load: Callable[[], Sample]
+
+
+def broken_item(name: str, cause: str) -> Undecoded:
+    """An item of which it is known already that it is not usable."""
+
+    def load() -> Sample:
+        raise UnusableSample(name, cause)
+
+    return Undecoded(name, load)
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Samples without an index."""
+
+    def lane(self, lane: int, lanes: int, seed: int, start: int = 0) -> Iterator[Undecoded]:
+        """The items of one of `lanes` lanes from number `start` on, without end; a function of the arguments alone.
+
+        Raises DataError where the lane has no item.
+        """
+        ...
+
+    def in_order(self) -> Iterator[Undecoded]:
+        """Every item once, in the data's own order."""
+        ...
+
+
+class LanePart(ABC):
+    """What one lane reads: a finite part of a data set, in another order every epoch."""
+
+    @abstractmethod
+    def epoch(self, order: np.random.Generator, skip: int) -> tuple[int, Iterator[Undecoded]]:
+        """One epoch, its files in the order that `order` draws: how many items are left out, and those after them.
+
+        As many are left out, up to `skip`, as cost nothing to pass over.
+        """
+
+
+def endless(part: LanePart, lane: int, seed: int, start: int, buffer: int) -> Iterator[Undecoded]:
+    """Epoch after epoch of a lane from item `start` on, shuffled within blocks of `buffer` items.
+
+    Blocks, not a reservoir: what is in a block depends on its number alone, so a resumed run begins at a block.
+    Raises DataError where an epoch is empty.
+    """
+    epoch = 0
+    while True:
+        order = np.random.default_rng((seed, lane, epoch))
+        passed, items = part.epoch(order, start // buffer * buffer)
+        passed += sum(1 for _ in islice(items, -passed % buffer))  # on to the beginning of a block
+        for item in shuffled_in_blocks(items, buffer, (seed, lane, epoch), passed // buffer):
+            if passed >= start:
+                yield item
+            passed += 1
+        if not passed:
+            raise DataError(f"lane {lane} of the stream has no items; lower data.lanes or add data")
+        # All epochs are as long as this one: whole ones on the way to `start` are not read.
+        start = max(0, start - passed)
+        epoch, start = epoch + 1 + start // passed, start % passed
+
+
+def shuffled_in_blocks(items: Iterator[T], size: int, seeds: tuple[int, ...], first: int = 0) -> Iterator[T]:
+    """`items` in a seeded order within each block of `size`, the first of which has number `first`.
+
+    For every item that leaves, one of the next block is read, so that at most `size` are held and none waits long.
+    """
+    ahead = list(islice(items, size))
+    number = first
+    while ahead:
+        order = np.random.default_rng((*seeds, number, 1)).permutation(len(ahead))
+        block: list[T] = [ahead[index] for index in order[::-1]]
+        ahead, number = [], number + 1
+        while block:
+            ahead.extend(islice(items, 1))
+            yield block.pop()
+
+
+def shards_of_lane(shards: int, lane: int, lanes: int) -> list[tuple[int, int, int]]:
+    """What of which shards a lane reads: (shard, first, step) for items first, first + step, ... of that shard.
+
+    Fewer shards than lanes: each lane takes every L-th item of every shard. Else shards l, l + L, ... while they come
+    in full rounds of L; each of the last S mod L is shared by neighbouring lanes, so that no lane has a shard more.
+    """
+    if shards < lanes:
+        return [(shard, lane, lanes) for shard in range(shards)]
+    whole = [(shard, 0, 1) for shard in range(lane, shards // lanes * lanes, lanes)]
+    rest = shards % lanes
+    if not rest:
+        return whole
+    shared = lane * rest // lanes
+    sharers = [other for other in range(lanes) if other * rest // lanes == shared]
+    return [*whole, (shards - rest + shared, sharers.index(lane), len(sharers))]
