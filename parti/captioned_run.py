@@ -37,7 +37,7 @@ def train_on_captions(
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    accelerator = begin(settings.seed)
+    accelerator = begin(settings.seed, settings.loop.minutes_to_wait)
     data = DataPipeline(settings.data, settings.seed, require_captions=True)
     preview = data.preview_batch(settings.preview_pictures)
     if accelerator.is_main_process:

@@ -6,7 +6,6 @@ Captions are dropped at random, so that one model gives both sides of classifier
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from parti.models import Generator, Logits
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig
 from parti.tokenize import PairTokenizer, dropped_captions
-from vqgan.config import Config, ConfigError
+from vqgan.config import Config
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
@@ -31,6 +30,8 @@ from vqgan.training.ema import EMA, EMAConfig
 from vqgan.training.findings import about_skipped_steps
 from vqgan.training.micro_batches import accumulate, add_share
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
+from vqgan.training.precision import Precision, autocast
+from vqgan.training.preparation import prepare
 
 _LEARNS_BY = 0.1
 """Share of the run after which a generator that learns at all beats a uniform guess: it knows the common codes."""
@@ -47,9 +48,11 @@ class NextTokenTaskConfig(Config):
     """The generator's optimiser."""
     ema: EMAConfig = EMAConfig()
     """The averaged weights that are evaluated, sampled and shipped."""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Arithmetic of the network in training; logits, loss and weights are fp32 in any case. fp16 scales the gradients
-    of each block, as DALL-E does (decoder_only alone): for GPUs without bf16."""
+    precision: Precision = "bf16"
+    """Arithmetic of the network in training; logits, loss and weights are fp32 in any case. fp16 is for GPUs without
+    bf16: it scales the loss, or with decoder_only the gradients of each block, as DALL-E does."""
+    compile_layers: bool = False
+    """Compile each layer of the network (torch.compile): minutes at the start, then faster steps on a GPU."""
     sampling: SamplingConfig = SamplingConfig()
     """How previews and evaluated prompts are drawn; the shipped model recommends these settings."""
     sampled_prompts: int = Field(128, ge=0)
@@ -73,14 +76,17 @@ class NextTokenTask:
         self.accelerator = accelerator
         self._seed = seed
         self._judge = judge
-        self.generator = generator.to(accelerator.device)
+        self.generator = generator
         tokenizers.image.to(accelerator.device)
         self.tokenizers = tokenizers
-        self._parallel_generator = accelerator.prepare_model(generator)
-        # After the preparation, which gives every process the first one's weights.
         self.ema = EMA(config.ema, generator)
-        self.optimiser = Optimiser(config.optimiser, generator, steps)
-        self.gradient_scales = _gradient_scales(generator) if config.precision == "fp16" else None
+        self._parallel_generator = prepare(
+            accelerator, generator, self.ema, lambda g: g.stacked_layers(), config.precision, config.compile_layers
+        )
+        branches = generator.branches() if config.precision == "fp16" else []
+        self.gradient_scales = GradientScales(branches) if branches else None
+        has_one_scale = config.precision == "fp16" and not branches
+        self.optimiser = Optimiser(config.optimiser, generator, steps, fp16=has_one_scale)
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
         metrics: dict[str, Tensor] = {}
@@ -91,7 +97,7 @@ class NextTokenTask:
             start = (part * processes + rank) * local
             drop = dropped_captions(self.config.caption_dropout, global_size, self._seed, step, start, local)
             tokens = self.tokenizers(batch, drop, (self._seed, step, start))
-            with self._autocast():
+            with autocast(self.accelerator.device, self.config.precision):
                 logits: Logits = self._parallel_generator(tokens.text_ids, tokens.codes)
             losses = {"loss": F.cross_entropy(logits.image.flatten(0, 1), tokens.codes.flatten())}
             total = losses["loss"]
@@ -102,7 +108,7 @@ class NextTokenTask:
                 )
                 share = self.config.text_loss_share
                 total = share * losses["loss_text"] + (1 - share) * losses["loss"]
-            self.accelerator.backward(total / len(batches))
+            self.accelerator.backward(total * (self.optimiser.scale / len(batches)))
             figures = losses | {"cut_captions": torch.tensor(tokens.cut_share, device=total.device)}
             add_share(metrics, figures, 1 / len(batches))
         if self.gradient_scales is not None:
@@ -144,7 +150,8 @@ class NextTokenTask:
         if self._judge is not None and self.config.sampled_prompts:
             share = -(-self.config.sampled_prompts // self.accelerator.num_processes)  # at least one each
             wanted = [(prompt, seed) for seed, prompt in enumerate(prompts[:share])]
-            pictures = to_pil(model.draw(wanted, self.config.sampling)) if wanted else []
+            with self.ema.gathered(device):
+                pictures = to_pil(self._pipeline().draw(wanted, self.config.sampling)) if wanted else []
             right = sum(map(self._judge, pictures, prompts))
             sums.add("right", torch.tensor([float(right), float(len(wanted))], device=device))
         totals = sums.totals()
@@ -171,17 +178,3 @@ class NextTokenTask:
 
     def _pipeline(self) -> TextToImage:
         return TextToImage(self.ema.module, self.tokenizers.text, self.tokenizers.image, self.config.sampling)
-
-    def _autocast(self) -> torch.autocast:
-        dtype = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.accelerator.device.type, dtype, enabled=self.config.precision != "fp32")
-
-
-def _gradient_scales(generator: Generator) -> GradientScales:
-    branches = generator.branches()
-    if not branches:
-        raise ConfigError(
-            "task.precision fp16 needs a model whose blocks have gradient scales: model.kind decoder_only; "
-            "set task.precision to bf16 or fp32"
-        )
-    return GradientScales(branches)

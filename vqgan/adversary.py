@@ -21,6 +21,7 @@ from vqgan.models.discriminator import DiscriminatorConfig, StyleGAN2Discriminat
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.micro_batches import accumulate, add_share
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
+from vqgan.training.precision import Precision, autocast
 from vqgan.training.schedule import Span, ramp
 
 
@@ -62,7 +63,7 @@ class Adversary:
         image_size: int,
         accelerator: Accelerator,
         steps: int,
-        precision: Literal["fp32", "bf16"],
+        precision: Precision,
     ) -> None:
         self.config = config
         self.steps = steps
@@ -71,7 +72,7 @@ class Adversary:
         discriminator = build_discriminator(config.discriminator, image_size).to(accelerator.device)
         # Channels last: convolutions take half the time on a CPU.
         self.discriminator: nn.Module = discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimiser = Optimiser(config.optimiser, discriminator, steps)
+        self.optimiser = Optimiser(config.optimiser, discriminator, steps, fp16=precision == "fp16")
         self._parallel = accelerator.prepare_model(discriminator)
         self._losses = ADVERSARIAL_LOSSES[config.loss]
         self._fake_logits: list[Tensor] = []
@@ -87,20 +88,24 @@ class Adversary:
         reconstruction_loss: Float[Tensor, ""],
         last_layer: nn.Parameter,
         step: int,
+        scale: float = 1.0,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The generator's weighted loss and its weight, which is adaptive if the config says so."""
-        pictures = reconstructions.detach().requires_grad_()
+        """The generator's weighted loss and its weight, which is adaptive if the config says so.
+
+        `scale` is that of the generator's loss in fp16: gradients within are small in the same way.
+        """
+        pictures = reconstructions.detach().float().requires_grad_()
         # Not the data-parallel wrapper: no gradient of a weight is exchanged before `update`.
         with self._autocast():
             logits = self.discriminator(self._shown(pictures)).float()
         self._fake_logits.append(logits)
         loss = self._losses.generator(logits)
         # To the pictures alone, not into the weights; the logits with their graph serve `update` once more.
-        (gradient,) = torch.autograd.grad(loss, pictures, retain_graph=True)
-        loss = loss.detach() + ((reconstructions - pictures.detach()) * gradient).sum()
+        (gradient,) = torch.autograd.grad(loss * scale, pictures, retain_graph=True)
+        loss = loss.detach() + ((reconstructions - pictures.detach()) * (gradient / scale)).sum()
         weight: float | Tensor = self.config.weight
         if self.config.adaptive:
-            weight = adaptive_weight(reconstruction_loss, loss, last_layer, self.config.weight)
+            weight = adaptive_weight(reconstruction_loss * scale, loss * scale, last_layer, self.config.weight)
         weight = self.factor(step) * weight
         return weight * loss, torch.as_tensor(weight)
 
@@ -110,7 +115,7 @@ class Adversary:
         share = 1 / len(real)
         for part, images in accumulate(self._accelerator, self._parallel, real):
             loss, figures = self._loss(self._shown(images), self._fake_logits[part], step)
-            self._accelerator.backward(loss * share)
+            self._accelerator.backward(loss * (share * self.optimiser.scale))
             add_share(metrics, figures, share)
         self._fake_logits.clear()
         return metrics | {f"discriminator_{name}": value for name, value in self.optimiser.step(step).items()}
@@ -147,7 +152,7 @@ class Adversary:
         return first_share(self.config.picture_share, images)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self._accelerator.device.type, torch.bfloat16, enabled=self._precision == "bf16")
+        return autocast(self._accelerator.device, self._precision)
 
 
 class _LogitAverages:

@@ -9,19 +9,35 @@ from vqgan.config import Config, ConfigError, dump_config, format_help, load_con
 from vqgan.data.source import DataError
 from vqgan.model_folder import ModelFolderError
 from vqgan.training.checkpoint import CheckpointError
+from vqgan.training.distributed import LostProcess
+from vqgan.training.durable import CannotWriteError
 from vqgan.training.guard import TrainingDiverged
 from vqgan.training.loop import EXIT_INTERRUPTED
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
-USER_ERRORS = (ConfigError, DataError, ModelFolderError, CheckpointError, TrainingDiverged)
+EXIT_INTERRUPTED_AT_ONCE = 130
+"""Exit code after Ctrl-C while there was nothing to save yet: what a shell gives for a process that it ended."""
+
+USER_ERRORS = (
+    ConfigError,
+    DataError,
+    ModelFolderError,
+    CheckpointError,
+    CannotWriteError,
+    LostProcess,
+    TrainingDiverged,
+)
 """Errors whose message is written for the person at the keyboard: shown without a traceback."""
 
 
 def run_training(
     argv: list[str], config_type: type[ConfigT], train: Callable[[ConfigT], bool], description: str | None
 ) -> int:
-    """Parse, train, and return the exit code: 0 complete, 2 wrong use, 75 interrupted and saved."""
+    """Parse, train, and return the exit code.
+
+    0 complete, 2 an error for the user, 75 interrupted and saved, 130 interrupted before the first step.
+    """
     if "--help" in argv or "-h" in argv:
         print_out(f"{(description or '').strip()}\n\n{_COMMON}\n\n{format_help(config_type)}")
         return 0
@@ -35,6 +51,9 @@ def run_training(
     except USER_ERRORS as error:
         print_error(error)
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted before the first step: the run is as it was; run the same command to go on\n")
+        return EXIT_INTERRUPTED_AT_ONCE
 
 
 def split_arguments(argv: list[str]) -> tuple[Path | None, list[str], bool]:

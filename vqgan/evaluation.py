@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Int64
 from pydantic import Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
@@ -39,11 +40,19 @@ LPIPS_SMALLEST_PICTURE = 32
 """Least side in pixels that LPIPS' networks can pool down."""
 
 
-@torch.no_grad()
 def evaluate_tokenizer(
     tokenizer: ImageTokenizer, batches: Iterable[Batch], accelerator: Accelerator, judge: Judge | None = None
 ) -> dict[str, float]:
-    """Mean PSNR in dB, codebook usage and perplexity; with a judge the share of reconstructions that are still right.
+    """The figures of `evaluate_tokenizer_and_count`."""
+    return evaluate_tokenizer_and_count(tokenizer, batches, accelerator, judge)[0]
+
+
+@torch.no_grad()
+def evaluate_tokenizer_and_count(
+    tokenizer: ImageTokenizer, batches: Iterable[Batch], accelerator: Accelerator, judge: Judge | None = None
+) -> tuple[dict[str, float], Int64[Tensor, "V"]]:
+    """Mean PSNR in dB, codebook usage and perplexity; with a judge the share of reconstructions that are still right;
+    and how often each code was hit.
 
     `batches` are this process's share, on the tokenizer's device; the figures are those of all processes, over the
     whole set. SSIM is left to `measure_tokenizer`: it takes about as long as the tokenizer itself.
@@ -72,7 +81,7 @@ def evaluate_tokenizer(
     }
     if "right" in totals:
         figures["reconstruction_accuracy"] = totals["right"].item() / pictures
-    return figures
+    return figures, counts
 
 
 class TokenizerEvaluationConfig(Config):

@@ -4,8 +4,6 @@ For every network whose output is a picture with a target. The adversarial term 
 `vqgan.adversary`.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -15,6 +13,7 @@ from vqgan.adversary import first_share
 from vqgan.config import Config
 from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
 from vqgan.losses.reconstruction import l1, l2
+from vqgan.training.precision import Precision, autocast
 
 
 class PerceptualTermConfig(PerceptualConfig):
@@ -40,7 +39,7 @@ class ImageLossesConfig(Config):
 class ImageLosses:
     """The distances that have a weight; `precision` is that of the perceptual network's passes."""
 
-    def __init__(self, config: ImageLossesConfig, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
+    def __init__(self, config: ImageLossesConfig, device: torch.device, precision: Precision) -> None:
         self.config = config
         self._device = device
         self._precision = precision
@@ -61,7 +60,7 @@ class ImageLosses:
             terms["l2"] = config.l2_weight * l2(drawn, target)
         if self.perceptual is not None:
             share = config.perceptual.picture_share
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+            with autocast(self._device, self._precision):
                 distance = self.perceptual(first_share(share, drawn), first_share(share, target))
             terms["perceptual"] = config.perceptual.weight * distance
         return terms

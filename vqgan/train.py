@@ -69,7 +69,7 @@ def train(config: TrainVQGANConfig) -> bool:
 
     Raises ConfigError, DataError or ValueError with one line for the user.
     """
-    accelerator = begin(config.seed)
+    accelerator = begin(config.seed, config.loop.minutes_to_wait)
     data = DataPipeline(config.data, config.seed)
     preview = data.preview_batch(config.preview_pictures)
     task = build_task(config, accelerator)

@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vqgan.training.sharded_tensors import whole
+
 INITIAL = 2.0**13
 LOWEST, HIGHEST = 2.0**7, 2.0**24
 GROWTH = 2 ** (1 / 1000)
@@ -80,7 +82,7 @@ class GradientScales:
         ]
         # The largest magnitude: a sum of squares could overflow where no gradient does. One wait for the device.
         largest = [nn.utils.get_total_norm(of_branch, float("inf")) for of_branch in gradients]
-        is_finite = torch.stack(largest).isfinite().tolist()
+        is_finite = whole(torch.stack(largest)).isfinite().tolist()
         for branch, of_branch, scale, finite in zip(self.branches, gradients, self.scales, is_finite, strict=True):
             if finite:
                 torch._foreach_mul_(of_branch, 1 / scale)

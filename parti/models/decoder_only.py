@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from parti.layers.feed_forward import feed_forward
 from parti.layers.gradient_scales import Branch, BranchEnds
@@ -32,6 +31,7 @@ from parti.layers.logits import fp32_logits
 from parti.layers.lookup import row_at
 from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
+from parti.layers.recomputation import recomputed
 from parti.layers.rotary import RotaryPositions
 from parti.layers.shared_text import SharedText
 from parti.layers.sparse_attention import SparsePattern
@@ -122,10 +122,7 @@ class DecoderOnly(Generator):
 
         for block, kind in zip(self.blocks, self.layer_kinds, strict=True):
             pattern = SparsePattern(kind, self.tokens.image_grid, self.kernel, text_length)
-            if self.config.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, pattern, use_reentrant=False)
-            else:
-                x = block(x, pattern)
+            x = recomputed(block, self.config.checkpoint_activations)(x, pattern)
         x = self.norm(x.float())
         image, text = fp32_logits(self.image_head, x[:, text_length:]), fp32_logits(self.text_head, x[:, :text_length])
         return Logits(image=image, text=text)
@@ -152,6 +149,9 @@ class DecoderOnly(Generator):
         return [branch for block in self.blocks for branch in block.branches()]
 
     def stepped_layers(self) -> list[nn.Module]:
+        return list(self.blocks)
+
+    def stacked_layers(self) -> list[nn.Module]:
         return list(self.blocks)
 
     def image_head_layer(self) -> nn.Linear:

@@ -23,6 +23,7 @@ from parti.layers.logits import fp32_logits
 from parti.layers.lookup import row_at
 from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
+from parti.layers.recomputation import recomputed
 from parti.layers.rotary import RotaryPositions
 from parti.layers.shared_text import SharedText
 from parti.layers.sparse_attention import SparsePattern
@@ -65,6 +66,9 @@ class EncoderDecoderConfig(Config):
     """Dropout on every residual branch."""
     options: TransformerOptions = TransformerOptions()
     """What later transformers do otherwise; off."""
+    checkpoint_activations: bool = False
+    """Keep only each block's input and compute the rest again in the backward pass: less memory, a third more time. A
+    pretrained text encoder is left out."""
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "EncoderDecoderConfig":
@@ -107,24 +111,27 @@ class EncoderDecoder(Generator):
         self._init_weights()
 
     def forward(self, text_ids: Int64[Tensor, "B T"], codes: Int64[Tensor, "B N"]) -> Logits:
-        memory = self.encode_text(text_ids)
+        text, mask = self._read_text(text_ids)
         start = torch.full_like(codes[:, :1], self.start_code)
         x = self.image_embedding(torch.cat([start, codes[:, :-1]], dim=1)) + self.image_positions[: codes.shape[1]]
         x = self.dropout(x)
         pattern = SparsePattern(self.config.attention, self.tokens.image_grid, self.kernel)
-        for block, (keys, values) in zip(self.decoder, memory.layers, strict=True):
-            x = block(x, keys, values, memory.mask, pattern)
+        for block in self.decoder:
+            x = recomputed(block, self.config.checkpoint_activations)(x, text, mask, pattern)
         return Logits(self._logits(x))
 
     def encode_text(self, text_ids: Int64[Tensor, "B T"]) -> Memory:
+        text, mask = self._read_text(text_ids)
+        return Memory([block.cross_attention.project_memory(text) for block in self.decoder], mask)
+
+    def _read_text(self, text_ids: Int64[Tensor, "B T"]) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
         if text_ids.shape[1] != self.tokens.text_length:
             raise ValueError(
                 f"this model reads {self.tokens.text_length} text positions, received {text_ids.shape[1]}; "
                 "encode the captions with the text tokenizer that was saved with it"
             )
         mask = text_ids != self.tokens.text_pad_id
-        x = self.text_encoder(text_ids, mask)
-        return Memory([block.cross_attention.project_memory(x) for block in self.decoder], mask)
+        return self.text_encoder(text_ids, mask), mask
 
     def step(self, previous: Int64[Tensor, "B"], position: int | Tensor, state: DecodingState) -> Float[Tensor, "B V"]:
         x = self.image_embedding(previous) + row_at(self.image_positions, position)
@@ -134,6 +141,9 @@ class EncoderDecoder(Generator):
 
     def stepped_layers(self) -> list[nn.Module]:
         return list(self.decoder)
+
+    def stacked_layers(self) -> list[nn.Module]:
+        return [*self.text_encoder.stacked_layers(), *self.decoder]
 
     def image_head_layer(self) -> nn.Linear:
         return self.head
@@ -175,12 +185,12 @@ class DecoderBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B N D"],
-        keys: Tensor,
-        values: Tensor,
+        text: Float[Tensor, "B T D"],
         mask: Bool[Tensor, "B T"],
         pattern: SparsePattern,
     ) -> Float[Tensor, "B N D"]:
         x = x + self.dropout(self.self_attention.read_back(self.self_attention_norm(x), pattern))
+        keys, values = self.cross_attention.project_memory(text)
         x = x + self.dropout(self.cross_attention(self.cross_attention_norm(x), keys, values, mask))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
@@ -205,4 +215,5 @@ def _build_text_encoder(config: EncoderDecoderConfig, tokens: TokenSpace) -> Tex
         config.mlp_width,
         config.dropout,
         config.options,
+        config.checkpoint_activations,
     )

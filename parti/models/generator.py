@@ -92,6 +92,11 @@ class Generator(nn.Module, ABC):
         """The modules whose weights each step reads, but for the head."""
 
     @abstractmethod
+    def stacked_layers(self) -> list[nn.Module]:
+        """The layers of all stacks, as the forward pass meets them, each called as a module: the units that are
+        compiled, or divided between processes, one by one."""
+
+    @abstractmethod
     def image_head_layer(self) -> nn.Linear:
         """The layer that gives the logits of codes."""
 

@@ -58,7 +58,7 @@ def train(config: TrainRerankerConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    accelerator = begin(config.seed)
+    accelerator = begin(config.seed, config.loop.minutes_to_wait)
     data = DataPipeline(config.data, config.seed, require_captions=True)
     preview = data.preview_batch(config.preview_pictures)
     run = RunFolder(config.run_dir, config)

@@ -41,7 +41,7 @@ def train(config: TrainUpsamplerConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    accelerator = begin(config.seed)
+    accelerator = begin(config.seed, config.loop.minutes_to_wait)
     image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
     large = config.model.scale * image_tokenizer.image_size
     if config.data.transform.image_size != large:

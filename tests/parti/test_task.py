@@ -16,7 +16,7 @@ from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig, generate_codes
 from parti.tasks import NextTokenTask, NextTokenTaskConfig
 from parti.tokenize import PairTokenizer, dropped_captions, token_space
-from vqgan.config import ConfigError, describe_fields
+from vqgan.config import describe_fields
 from vqgan.data.batch import Batch
 from vqgan.metrics.judge import Judge
 from vqgan.training.distributed import build_accelerator
@@ -248,6 +248,13 @@ def test_fp16_with_a_gradient_scale_for_each_branch_learns_as_fp32_does() -> Non
     assert losses["fp32"] < 2.5  # from ln 32 = 3.47
 
 
-def test_fp16_is_for_models_with_gradient_scales() -> None:
-    with pytest.raises(ConfigError, match=r"fp16 needs a model whose blocks have gradient scales: model\.kind decoder"):
-        task_of(FP32.model_copy(update={"precision": "fp16"}))
+def test_fp16_scales_the_loss_of_a_model_without_gradient_scales_which_then_learns_as_in_fp32() -> None:
+    losses = {}
+    for precision in ("fp32", "fp16"):
+        task = task_of(FP32.model_copy(update={"precision": precision}))
+        figures = [task.train_step([pairs(8)], step) for step in range(20)]
+        losses[precision] = [one["loss"].item() for one in figures]
+    assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.02)
+    assert figures[-1]["loss_scale"] == 2**16
+    assert task.stateful().keys() == {"generator", "ema", "optimiser"}
+    assert task.optimiser.state_dict()["loss_scale"] == {"value": 2**16, "finite_in_a_row": 20}

@@ -267,9 +267,9 @@ def test_loading_keeps_every_dtype_and_shares_no_memory(dtype: torch.dtype) -> N
 def test_each_parameter_and_each_step_has_its_own_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 
-    def watched(moment: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def watched(moment: Tensor, generator: torch.Generator, part: Any) -> tuple[Tensor, Tensor]:
         seeds.append(generator.initial_seed())
-        return quantised(moment, generator)
+        return quantised(moment, generator, part)
 
     monkeypatch.setattr("vqgan.training.adafactor.quantised", watched)
     parameters = [nn.Parameter(torch.zeros(4)) for _ in range(3)]

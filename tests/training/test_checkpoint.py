@@ -1,7 +1,10 @@
-"""Checkpoints appear whole or not at all, and never run code."""
+"""Checkpoints appear whole or not at all, notice damage, and never run code."""
 
 import os
 import pickle
+import random
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from vqgan.training.checkpoint import CheckpointError, Checkpoints, collect, restore
+from vqgan.training.checkpoint import About, CheckpointError, Checkpoints, collect, restore
+
+GOOD = About(good=True, passing=False)
 
 
-def write(checkpoints: Checkpoints, step: int, value: float = 0.0) -> Path:
+def write(
+    checkpoints: Checkpoints, step: int, value: float = 0.0, about: About = GOOD, keep: tuple[int, ...] = ()
+) -> Path:
     checkpoints.prepare(step)
-    checkpoints.write_part(step, "state.pt", {"value": torch.tensor(value)})
-    return checkpoints.publish(step)
+    checksums = checkpoints.write_part(step, "state.pt", {"value": torch.tensor(value)})
+    checksums |= checkpoints.write_part(step, "process-0.pt", {"random": torch.arange(5)})
+    return checkpoints.publish(step, checksums, about, keep)
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:
@@ -23,11 +31,11 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     assert checkpoints.steps() == []
     state = {"tensor": torch.arange(3), "text": "a", "number": 1.5, "nested": {"list": [1, (2, 3)], "none": None}}
     checkpoints.prepare(7)
-    checkpoints.write_part(7, "state.pt", state)
-    checkpoints.write_part(7, "process-0.pt", {"rank": 0})
-    folder = checkpoints.publish(7)
+    checksums = checkpoints.write_part(7, "state.pt", state)
+    checksums |= checkpoints.write_part(7, "process-0.pt", {"rank": 0})
+    folder = checkpoints.publish(7, checksums, GOOD)
     assert folder == tmp_path / "checkpoints" / "step-0000007"
-    assert sorted(path.name for path in folder.iterdir()) == ["process-0.pt", "state.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == [*("SHA256SUMS", "about.json", "process-0.pt", "state.pt")]
     assert checkpoints.steps() == [7]
     read = checkpoints.read_part(7, "state.pt")
     assert torch.equal(read.pop("tensor"), state.pop("tensor"))
@@ -42,6 +50,19 @@ def test_the_newest_stay(tmp_path: Path) -> None:
         write(checkpoints, step)
     assert checkpoints.steps() == [1_000_000, 10_000_000]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1000000", "step-10000000"]
+
+
+def test_what_stays_beside_the_newest(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    troubled, passing = About(good=False, passing=False), About(good=False, passing=True)
+    stay: list[list[int]] = []
+    for step, about in ((1, GOOD), (2, GOOD), (3, troubled), (4, troubled), (5, troubled), (6, passing), (7, passing)):
+        write(checkpoints, step, about=about, keep=(1,))
+        stay.append(checkpoints.steps())
+    write(checkpoints, 8, about=GOOD)
+    # Of the best step, 1, as long as it is asked for; the newest good one, 2; one of a stop until the next one.
+    assert stay == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [1, 2, 4, 5], [1, 2, 4, 5, 6], [1, 2, 4, 5, 7]]
+    assert checkpoints.steps() == [5, 8]
 
 
 def test_a_crash_before_the_end_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +113,53 @@ def test_a_malicious_file_is_refused_and_nothing_is_run(legacy: bool, tmp_path: 
     with pytest.raises(CheckpointError, match=r"state\.pt is damaged, or holds more than tensors.*step-0000001"):
         checkpoints.read_part(1, "state.pt")
     assert not (tmp_path / "mark").exists()
+
+
+def test_damage_is_found_wherever_it_is_and_torch_alone_does_not_notice(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    folder = write(checkpoints, 1)
+    assert checkpoints.damage(1) == []
+    unnoticed, chance = 0, random.Random(0)
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        for _ in range(20):
+            damaged = bytearray(whole)
+            damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+            path.write_bytes(damaged)
+            assert checkpoints.damage(1), path
+            if path.suffix == ".pt":
+                try:
+                    checkpoints.read_part(1, path.name)
+                    unnoticed += 1
+                except CheckpointError:
+                    pass
+        path.write_bytes(whole)
+    assert checkpoints.damage(1) == []
+    assert unnoticed > 20, "else the checksums would not be needed"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("process-0.pt", "process-0.pt is missing"),
+        ("state.pt", "state.pt is missing"),
+        ("SHA256SUMS", "SHA256SUMS cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_missing_file_is_damage(name: str, message: str, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    (write(checkpoints, 1) / name).unlink()
+    assert checkpoints.damage(1) == [message]
+    for processes in (2, 3):  # one of which finds it
+        found = [line for rank in range(processes) for line in checkpoints.damage(1, rank, processes)]
+        assert set(found) == {message}
+
+
+def test_the_checksums_are_those_that_sha256sum_reads(tmp_path: Path) -> None:
+    folder = write(Checkpoints(tmp_path, keep=2), 1)
+    if shutil.which("sha256sum") is None:
+        pytest.skip("coreutils")
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", None])

@@ -1,16 +1,13 @@
 """Two processes, or two micro-batches, train as one process with the same global batch does."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_runs import GUARDED, PARALLEL_1, PARALLEL_2, poisoned, stage_1, stage_2, untrained_tokenizer
+from two_processes import run_in_processes
 
 import parti.train
 import vqgan.train
@@ -26,36 +23,8 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two gloo processes left their results."""
     folder = tmp_path_factory.mktemp("two")
     untrained_tokenizer(folder / "tokenizer")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONWARNINGS": "default",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
     said = folder / "said.txt"
-    with said.open("a") as file:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, str(_SCRIPT), str(folder)],
-                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-            for rank in range(2)
-        ]
-    try:
-        codes = [process.wait(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    codes = run_in_processes(_SCRIPT, [str(folder)], said)
     text = said.read_text()
     assert codes == [0, 0], text
     assert "Warning" not in text, text
@@ -119,7 +88,7 @@ def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_as_if_nothing_ha
         for name, weight in states[1][part].items():
             assert torch.equal(states[0][part][name], weight), f"{part}.{name}"
     assert {file.name for file in (two_processes / "stopped/checkpoints/step-0000006").iterdir()} == {
-        *("state.pt", "process-0.pt", "process-1.pt")
+        *("state.pt", "process-0.pt", "process-1.pt", "about.json", "SHA256SUMS")
     }
 
 

@@ -1,11 +1,14 @@
 """The run folder: files that only grow, and a model folder that is never half written."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from vqgan.config import Config, load_config
+from vqgan.training.durable import CannotWriteError
 from vqgan.training.run_folder import RunFolder
 
 
@@ -14,6 +17,19 @@ class SmallConfig(Config):
 
     seed: int = 3
     """A number."""
+
+
+def test_a_config_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunFolder(tmp_path, SmallConfig(seed=5)).write_config()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CannotWriteError, match=r"cannot write .*config\.yaml: No space left .*; free some space, then"):
+        RunFolder(tmp_path, SmallConfig(seed=6)).write_config()
+    assert load_config(SmallConfig, tmp_path / "config.yaml") == SmallConfig(seed=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_create_writes_the_config_that_loads_again(tmp_path: Path) -> None:
@@ -25,32 +41,29 @@ def test_create_writes_the_config_that_loads_again(tmp_path: Path) -> None:
     assert run.samples.is_dir()
 
 
-def test_metrics_are_read_back_and_later_ones_forgotten(tmp_path: Path) -> None:
+def test_metrics_are_read_back_and_later_ones_cut(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert run.read_metrics() == []
+    assert run.metrics_bytes() == 0
     records = [{"step": step, "split": "train", "loss": step / 3} for step in (10, 20, 30)]
+    lengths = []
     for record in records:
         run.append_metrics(record)
+        lengths.append(run.metrics_bytes())
     with run.metrics.open("a") as file:
         file.write('{"step": 40, "sp')  # killed in the middle of a line
     assert run.read_metrics() == records
-    run.forget_metrics_after(20)
+    run.cut_metrics(lengths[1])
     assert run.read_metrics() == records[:2]
     run.append_metrics(records[2])
     assert run.read_metrics() == records
+    run.cut_metrics(lengths[1] + 1_000_000)  # nothing is made up
+    assert run.read_metrics() == records
+    run.cut_metrics(lengths[1] + 3)  # someone has edited the file
+    assert run.metrics.read_text().count("\n") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
-    run.forget_metrics_after(0)
+    run.cut_metrics(0)
     assert run.metrics.read_text() == ""
-
-
-def test_checkpoints_later_than_a_step_are_forgotten(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.forget_checkpoints_after(3)  # none yet
-    for name in ("step-0000003", "step-0000020", "step-10000000", ".writing-step-0000007"):
-        (run.checkpoints / name).mkdir(parents=True)
-        (run.checkpoints / name / "state.pt").write_text("")
-    run.forget_checkpoints_after(3)
-    assert {path.name for path in run.checkpoints.iterdir()} == {"step-0000003", ".writing-step-0000007"}
 
 
 def test_pictures_sort_by_step(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-_SHORT = 256 * 256
+SHORT = 256 * 256
 """Queries times keys up to which the plain form is taken on a CPU."""
 
 
@@ -24,7 +24,7 @@ def attend(
     Torch's fused kernel, except for training on short sequences on a CPU: there the fused kernel's backward pass
     takes several times as long as three plain matrix operations (docs/log.md, 2026-11-21).
     """
-    short = queries.shape[-2] * keys.shape[-2] <= _SHORT
+    short = queries.shape[-2] * keys.shape[-2] <= SHORT
     if not (queries.device.type == "cpu" and torch.is_grad_enabled() and short):
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
     if causal:

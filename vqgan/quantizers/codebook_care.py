@@ -156,7 +156,9 @@ class CodebookCare:
             if len(dead) == 0:
                 continue
             # Latents far from their code are drawn first: that is where another code helps most.
-            chosen = torch.multinomial((distances + 1e-12).cpu(), len(dead), generator=generator)
+            # No distance to a code that is not a number: the loop will find it and go back.
+            distances = distances.nan_to_num(0.0, 0.0, 0.0) + 1e-12
+            chosen = torch.multinomial(distances.cpu(), len(dead), generator=generator)
             self._place(index, dead, vectors[chosen.to(dead.device)], averaged)
             moved += len(dead)
         return moved

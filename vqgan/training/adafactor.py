@@ -12,15 +12,23 @@ say which, and 4.5e-5 times a size of some hundredths would hardly move a weight
 A parameter counts as a matrix of its first dimension by all others, so a convolution (out, in, kh, kw) has one row an
 output channel; a vector or a scalar is one row.
 
+Where weights are divided between processes along their first dimension, each keeps the statistics of its rows (of a
+vector: its columns). Means over all rows and the size of an update are then sums over the processes: two small
+exchanges a parameter. The figures are those of whole weights, up to the order of the sums.
+
 Legend: R rows, C columns of a parameter.
 """
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
+
+from vqgan.training.sharded_tensors import Rows, divided_like, own_part, rows_of, state_like
 
 FACTORED_FROM = 128
 """Both sides that a matrix must have for its second moment to be factored; smaller ones save nothing."""
@@ -52,30 +60,66 @@ class Adafactor(torch.optim.Optimizer):
             beta1, beta2 = group["betas"]
 
             # 1. The gradient over the root of its second moment, clipped.
-            gradient = _as_matrix(parameter.grad.float())
-            update = _normalised(gradient, state, corrected_decay(beta2, state["step"]))
-            size = torch.linalg.vector_norm(update) / update.numel() ** 0.5
+            part = _Part.of(parameter)
+            weight, gradient = own_part(parameter), _as_matrix(own_part(parameter.grad).float(), part)
+            update = _normalised(gradient, state, corrected_decay(beta2, state["step"]), part.rows)
+            size = part.norm(update) / parameter.numel() ** 0.5
             update.mul_((1 - beta1) / (size / CLIPPED_AT).clamp_(min=1))
 
             # 2. The first moment. What is applied is exact; what is kept is rounded.
-            update.addcmul_(state["moment"].float(), beta1 * state["scale"])
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"])
+            moment, scale = own_part(state["moment"]), own_part(state["scale"])
+            update.addcmul_(moment.float(), beta1 * scale)
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(update.reshape(weight.shape), alpha=-group["lr"])
 
             # 3. The same noise on every process, and after a resume: it follows from the step and the parameter.
             noise = torch.Generator(update.device).manual_seed(state["step"] * len(parameters) + index)
-            state["moment"], state["scale"] = quantised(update, noise)
+            for kept, new in zip((moment, scale), quantised(update, noise, part), strict=True):
+                kept.copy_(new)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Exactly what was saved. torch's own would cast every state to its parameter's dtype, int8 to fp32 too."""
+        """Exactly what was saved, divided as the weights are now.
+
+        torch's own would cast every state to its parameter's dtype, int8 to fp32 too.
+        """
         super().load_state_dict(state_dict | {"state": {}})
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         for index, saved in state_dict["state"].items():
             parameter = parameters[index]
-            self.state[parameter] = {
-                name: value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
-                for name, value in saved.items()
-            }
+            own = _fresh_state(parameter)
+            for name, value in saved.items():
+                if isinstance(value, Tensor):
+                    value = divided_like(value, own.get(name, value)).to(parameter.device, copy=True)
+                self.state[parameter][name] = value
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Which part of a parameter, seen as a matrix of `columns`, is here: rows of it, or columns if it `is_row`."""
+
+    rows: Rows
+    columns: int
+    is_row: bool
+
+    @staticmethod
+    def of(parameter: Tensor) -> "_Part":
+        is_row = parameter.ndim < 2
+        return _Part(rows_of(parameter), math.prod(parameter.shape[0 if is_row else 1 :]), is_row)
+
+    @property
+    def start(self) -> int:
+        """Place of its first element in the whole, row by row."""
+        return self.rows.start * (1 if self.is_row else self.columns)
+
+    @property
+    def total(self) -> int:
+        """Elements of the whole."""
+        return self.rows.total * (1 if self.is_row else self.columns)
+
+    def norm(self, own: Tensor) -> Float[Tensor, ""]:
+        """Of the whole, each process having its part."""
+        norm = torch.linalg.vector_norm(own)
+        return norm if self.rows.group is None else self.rows.sum(norm.square()).sqrt()
 
 
 def corrected_decay(beta2: float, step: int) -> float:
@@ -84,47 +128,70 @@ def corrected_decay(beta2: float, step: int) -> float:
 
 
 def quantised(
-    moment: Float[Tensor, "R C"], generator: torch.Generator
+    moment: Float[Tensor, "R C"], generator: torch.Generator, part: _Part | None = None
 ) -> tuple[Int8[Tensor, "R C"], Float[Tensor, "R 1"]]:
     """Whole numbers in -127 ... 127 and each row's scale, whose product is `moment` on average over the noise.
 
     Overwrites `moment`. A number is rounded up with the probability of its fractional part, and else down (stochastic
-    rounding): what is much smaller than a quantum is not lost.
+    rounding): what is much smaller than a quantum is not lost. Of a `part` the noise is that which the whole would get.
     """
-    scale = torch.maximum(moment.amax(1, keepdim=True), -moment.amin(1, keepdim=True)).div_(127)
+    if moment.numel():
+        scale = torch.maximum(moment.amax(1, keepdim=True), -moment.amin(1, keepdim=True)).div_(127)
+    else:
+        scale = moment.new_zeros(len(moment), 1)
+    if part is not None and part.is_row:
+        scale = part.rows.max(scale)
     moment.div_(scale.clamp(min=torch.finfo(scale.dtype).tiny))
     # 16 bits are enough, so one draw of 64 gives four. As signed numbers they are uniform in [-1/2, 1/2): a number
     # plus one of them, rounded to the nearest, is the number rounded up or down by chance.
-    draws = torch.empty(-(-moment.numel() // 4), dtype=torch.int64, device=moment.device)
+    start, total = (0, moment.numel()) if part is None else (part.start, part.total)
+    draws = torch.empty(-(-total // 4), dtype=torch.int64, device=moment.device)
     draws.random_(-(2**63), None, generator=generator)
-    uniform = draws.view(torch.int16)[: moment.numel()].view(moment.shape)
+    uniform = draws.view(torch.int16)[start : start + moment.numel()].view(moment.shape)
     moment.add_(uniform, alpha=2.0**-16).round_().clamp_(-127, 127)
     return moment.to(torch.int8), scale
 
 
-def _normalised(gradient: Float[Tensor, "R C"], state: dict[str, Any], decay: float) -> Float[Tensor, "R C"]:
+def _normalised(
+    gradient: Float[Tensor, "R C"], state: dict[str, Any], decay: float, parts: Rows
+) -> Float[Tensor, "R C"]:
     """The gradient over the root of its running mean square, which is brought up to date (algorithms 2 and 4)."""
     squares = gradient.square()
     if "variance" in state:
-        state["variance"].lerp_(squares.add_(_EPSILON), 1 - decay)
-        return torch.rsqrt(state["variance"], out=squares).mul_(gradient)
-    rows, columns = state["row_variance"], state["column_variance"]
+        variance = own_part(state["variance"])
+        variance.lerp_(squares.add_(_EPSILON), 1 - decay)
+        return torch.rsqrt(variance, out=squares).mul_(gradient)
+    rows, columns = own_part(state["row_variance"]), state["column_variance"]
     rows.lerp_(squares.mean(1, keepdim=True).add_(_EPSILON), 1 - decay)
-    columns.lerp_(squares.mean(0, keepdim=True).add_(_EPSILON), 1 - decay)
-    return torch.mul(gradient, (rows / rows.mean()).rsqrt_(), out=squares).mul_(columns.rsqrt())
+    # In one exchange: the means over all rows of the squares, and of the rows' own means.
+    means = torch.cat([squares.sum(0), rows.sum(0)])
+    means = parts.sum(means).div_(parts.total)
+    columns.lerp_(means[None, :-1].add_(_EPSILON), 1 - decay)
+    return torch.mul(gradient, (rows / means[-1]).rsqrt_(), out=squares).mul_(columns.rsqrt())
 
 
-def _as_matrix(tensor: Tensor) -> Float[Tensor, "R C"]:
-    return tensor.reshape(len(tensor), -1) if tensor.ndim > 1 else tensor.reshape(1, -1)
+def _as_matrix(own: Tensor, part: _Part) -> Float[Tensor, "R C"]:
+    return own.reshape(1, -1) if part.is_row else own.reshape(len(own), part.columns)
 
 
 def _fresh_state(parameter: Tensor) -> dict[str, Any]:
-    rows, columns = _as_matrix(parameter).shape
+    part = _Part.of(parameter)
+    rows, columns = (1 if part.is_row else part.rows.total), part.columns
+    device = parameter.device
 
-    def zeros(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return parameter.new_zeros(rows, columns, dtype=dtype)
+    def each(dtype: torch.dtype = torch.float32) -> Tensor:
+        """One number for each weight."""
+        if part.is_row:
+            return state_like(parameter, lambda own: torch.zeros(1, own, dtype=dtype, device=device), (1, columns), 1)
+        make = lambda own: torch.zeros(own, columns, dtype=dtype, device=device)  # noqa: E731
+        return state_like(parameter, make, (rows, columns), 0)
 
-    first = {"step": 0, "moment": zeros(rows, columns, torch.int8), "scale": zeros(rows, 1)}
+    def each_row() -> Tensor:
+        if part.is_row:
+            return torch.zeros(1, 1, device=device)
+        return state_like(parameter, lambda own: torch.zeros(own, 1, device=device), (rows, 1), 0)
+
+    first = {"step": 0, "moment": each(torch.int8), "scale": each_row()}
     if min(rows, columns) < FACTORED_FROM:
-        return first | {"variance": zeros(rows, columns)}
-    return first | {"row_variance": zeros(rows, 1), "column_variance": zeros(1, columns)}
+        return first | {"variance": each()}
+    return first | {"row_variance": each_row(), "column_variance": torch.zeros(1, columns, device=device)}

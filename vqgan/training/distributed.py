@@ -1,24 +1,49 @@
 """Processes and devices, by accelerate. Collectives return their value."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from jaxtyping import Float
 from torch import Tensor
 
 ThingT = TypeVar("ThingT")
 
 
-def build_accelerator() -> Accelerator:
+def build_accelerator(minutes_to_wait: float = 10.0) -> Accelerator:
     """The accelerator of this process. Precision is off here: it is the task's own business, an explicit autocast.
 
     Without an accelerator device the processes of a launch must be told that they are CPU processes: accelerate would
-    take each of them for the only one, and all would write the same run.
+    take each of them for the only one, and all would write the same run. A process that waits for another in an
+    exchange gives up after `minutes_to_wait`.
     """
-    return Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=minutes_to_wait))
+    return Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available(), kwargs_handlers=[waiting])
+
+
+class LostProcess(RuntimeError):
+    """Another process of the launch has ended, or does not answer; the message is one line."""
+
+
+@contextmanager
+def noticing_lost_processes(accelerator: Accelerator) -> Iterator[None]:
+    """Make one line of what a failed exchange says. gloo notices at once that a process has ended, NCCL by waiting."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        reason = " ".join(str(error).splitlines()[0].split())
+        raise LostProcess(
+            f"process {accelerator.process_index} of {accelerator.num_processes} ends, as another has ended or does "
+            f"not answer ({reason[:160]}); see what that one said, then run the same command again: it goes on from "
+            "the last checkpoint"
+        ) from None
 
 
 def gather_rows(accelerator: Accelerator, rows: Tensor) -> Tensor:

@@ -1,12 +1,18 @@
 """Exponential moving average of a network's weights (timm's, with a warm-up so that short runs profit too)."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+import torch
 from pydantic import Field
 from torch import nn
 
 from vqgan.config import Config
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.training.sharded_tensors import whole
+from vqgan.training.sharding import Layers, Sharding, copy_parts, hollow_copy
 
 
 class EMAConfig(Config):
@@ -33,10 +39,45 @@ class EMA(Generic[NetworkT]):
         )
         self.module: NetworkT = self._ema.module
         self.module.requires_grad_(False)
+        self._hollow: NetworkT | None = None
 
     def update(self, network: NetworkT, step: int) -> None:
         """Move the average towards `network` after step `step` (0-based)."""
         self._ema.update(network, step=step)
+
+    def follow(self, network: NetworkT) -> None:
+        """Start at the weights of `network`, where it is."""
+        self.module.to(next(network.parameters()).device).load_state_dict(network.state_dict())
+
+    def shard(self, network: NetworkT, sharding: Sharding, layers: Layers[NetworkT]) -> None:
+        """Divide the average as `network` is divided by now, and start at its weights."""
+        self._hollow = hollow_copy(self.module)
+        sharding.shard(self.module, layers(self.module), None)
+        copy_parts(network, self.module)
+
+    @contextmanager
+    def gathered(self, device: torch.device, here: bool = True) -> Iterator[None]:
+        """Inside, `module` is a whole network on `device` on each process that says `here`, if it is sharded at all.
+
+        For what is not a forward pass: drawing, saving. All processes enter together; one weight after the other is
+        brought together, so that only those that say `here` need memory for all of it.
+        """
+        if self._hollow is None:
+            yield
+            return
+        sharded, weights = self.module, {}
+        for name, weight in sharded.state_dict().items():
+            full = whole(weight)
+            if here:
+                weights[name] = full.to(device)
+        if here:
+            self.module = copy.deepcopy(self._hollow)
+            self.module.load_state_dict(weights, assign=True)
+            self.module.to(device)
+        try:
+            yield
+        finally:
+            self.module = sharded
 
     def state_dict(self) -> dict[str, Any]:
         return self.module.state_dict()

@@ -79,7 +79,6 @@ class Guard:
             "data_offset": self.data_offset,
             "in_a_row": self._in_a_row,
             "until_calm": self._until_calm,
-            "calm": self.calm,  # read from the checkpoint alone, when the run looks for one to go back to
         }
 
     def load_state_dict(self, state: Mapping[str, int | bool]) -> None:
@@ -91,9 +90,15 @@ class Guard:
 def separate_skips(metrics: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """A step's figures without the `skipped` flags of its players, and the names of the players whose flag is set.
 
-    The flags lie in the host's memory (see `Optimiser.step`): to read them waits for nothing.
+    Not of those that `overflowed`: in fp16 that is how a loss scale is found, and no sign of divergence. Losses of such
+    a step may not be finite, so no other figures are given. The flags lie in the host's memory (see
+    `Optimiser.step`): to read them waits for nothing.
     """
     flags = [name for name in metrics if name == "skipped" or name.endswith("_skipped")]
     figures = {name: value for name, value in metrics.items() if name not in flags}
-    skipped = [name for name in flags if metrics[name].item()]
+    overflowed = [name for name, value in metrics.items() if name.endswith("overflowed") and value.item()]
+    if overflowed:
+        figures = {name: value for name, value in figures.items() if name.endswith(("overflowed", "loss_scale"))}
+    excused = [name.removesuffix("overflowed") + "skipped" for name in overflowed]
+    skipped = [name for name in flags if metrics[name].item() and name not in excused]
     return figures, [name.removesuffix("skipped").removesuffix("_") or "model" for name in skipped]

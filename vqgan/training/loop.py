@@ -1,31 +1,36 @@
 """The one training loop: it decides when to log, evaluate, preview, save and stop; the task decides the rest.
 
 Running the same command again resumes from the newest checkpoint, and gives the numbers of a run that was never
-stopped: what a step sees depends on its number alone (see `vqgan.data.loader`), and all other state is saved. Steps
-without a finite gradient are the guard's business (see `vqgan.training.guard`): the loop goes back when it says so.
+stopped: what a step sees depends on its number alone (see `vqgan.data.loader`), and all other state is saved (see
+`vqgan.training.saving`). Steps without a finite gradient are the guard's business (see `vqgan.training.guard`): the
+loop goes back when it says so. What is promised, and what happens when something breaks: docs/resume.md.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from pydantic import Field
 
 from vqgan.config import Config
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline, Share
 from vqgan.data.source import UnusableSample
-from vqgan.training.checkpoint import Checkpoints, collect, restore
+from vqgan.training.best import Best, KeepBestConfig
+from vqgan.training.checkpoint import About
+from vqgan.training.code_usage import CountsCodes
 from vqgan.training.distributed import gather_things, mean_over_processes
 from vqgan.training.findings import Findings
 from vqgan.training.guard import Guard, GuardConfig, TrainingDiverged, separate_skips
 from vqgan.training.progress import Progress
 from vqgan.training.protocol import Task
 from vqgan.training.run_folder import RunFolder
+from vqgan.training.saving import Saving
 from vqgan.training.trackers import Trackers
 from vqgan.training.window import Window
 
@@ -52,7 +57,12 @@ class LoopConfig(Config):
     save_every: int = Field(500, ge=0)
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = Field(2, gt=0)
-    """Number of newest checkpoints that stay."""
+    """Number of newest checkpoints that stay; from 2 on, one may be damaged and the run still goes on."""
+    keep_best: KeepBestConfig | None = None
+    """Keep the model of the best evaluation in best/, and its checkpoint: {figure: psnr, mode: higher}."""
+    minutes_to_wait: float = Field(10.0, gt=0)
+    """With several processes: how long one waits for another before it ends; longer than drawing a preview takes, or
+    writing a checkpoint."""
     guard: GuardConfig = GuardConfig()
     """What to do about steps without a finite gradient."""
 
@@ -78,13 +88,15 @@ class TrainingLoop:
         self.accelerator = accelerator
         self.trackers = trackers
         self.title = title
-        self._checkpoints = Checkpoints(run.checkpoints, config.keep_checkpoints)
         self._preview_batch = preview_batch.to(accelerator.device)
         self._window = Window(data.config.batch_size)
+        self._saving = Saving(task, self._window, accelerator, run, config.keep_checkpoints)
+        self._best = Best(config.keep_best)
         self._guard = Guard(config.guard)
         self._findings = Findings()
         self._done = 0
         self._without_gradient: list[str] = []
+        self._not_finite: list[str] = []
         self._save_waits = False
         self._skipped: dict[str, str] = {}
         self._newly_skipped: list[UnusableSample] = []
@@ -94,12 +106,16 @@ class TrainingLoop:
     def run(self) -> bool:
         """Train to the last step, or until interrupted. True when the run is complete.
 
-        Raises TrainingDiverged when too many steps in a row have no finite gradient and going back does not help.
+        Raises TrainingDiverged when training comes to an end without finite numbers and going back does not help,
+        CannotWriteError when the run folder cannot be written, CheckpointError when no checkpoint can be used.
         """
-        self._done = self._resume()
+        self._done, said = self._resume()
+        self._check_figure_to_keep_best()
         if self.accelerator.is_main_process:
             self.run_folder.write_config()
         progress = Progress(self.title, self._done, self.config.steps, self.accelerator.is_main_process)
+        for line in said:
+            progress.say(line)
         if self._done:
             progress.say(f"resuming at step {self._done} of {self.config.steps} in {self.run_folder.path}")
         with self._listening_for_signals():
@@ -130,31 +146,58 @@ class TrainingLoop:
             window.stop_clock()
             if self._guard.diverged:
                 return "diverged"
-            interrupted = done < steps and self._should_stop(done)
-            self._after_step(done, interrupted, progress)
-            if interrupted:
-                return "interrupted"
+            if (ending := self._after_step(done, progress)) is not None:
+                return ending
             window.start_clock()
         return "complete"
 
-    def _after_step(self, done: int, interrupted: bool, progress: Progress) -> None:
-        last = done == self.config.steps
-        if _due(done, self.config.evaluate_every) or last:
-            processes = self.accelerator.num_processes
-            size = Share(0, processes, self.config.micro_batches).local_size(self.data.config.batch_size)
-            held_out = self.data.heldout_batches(self.accelerator.process_index, processes, size)
-            figures = self.task.evaluate(map(self._received, held_out))
-            self.trackers.log(figures, done, "heldout")
-            progress.say(f"step {done} held out  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
-        if (_due(done, self.config.preview_every) or last) and self.accelerator.is_main_process:
-            self.run_folder.save_picture(self.task.preview(self._preview_batch), done)
+    def _after_step(self, done: int, progress: Progress) -> Literal["interrupted", "diverged"] | None:
+        """Evaluate, preview and save what is due, and see whether training ends here."""
+        config, last = self.config, done == self.config.steps
+        evaluating, previewing = (last or _due(done, every) for every in (config.evaluate_every, config.preview_every))
+        if (evaluating or previewing) and self._is_broken():
+            return "diverged"
+        if evaluating:
+            self._evaluate(done, progress)
+        if previewing:
+            with self._saving.whole_averages(self.accelerator.device):
+                if self.accelerator.is_main_process:
+                    self.trackers.preview(self.task.preview(self._preview_batch), done)
         # While steps are being skipped no checkpoint pushes out the older ones: those are what the run can go back to.
-        self._save_waits |= _due(done, self.config.save_every)
-        if (self._save_waits and not self._guard.skipping) or last or interrupted:
-            self._report_skipped(progress)
-            self._save(done)
-            if interrupted:
-                progress.say(f"stopped at step {done}, saved; run the same command to go on")
+        self._save_waits |= _due(done, config.save_every)
+        regular = (self._save_waits and not self._guard.skipping) or last
+        interrupted = not last and self._should_stop(done)
+        if not (regular or interrupted):
+            return None
+        if self._is_broken():
+            return "diverged"
+        self._report_skipped(progress)
+        self._save(done, passing=not regular)
+        if not interrupted:
+            return None
+        progress.say(f"stopped at step {done}, saved; run the same command to go on")
+        return "interrupted"
+
+    def _evaluate(self, done: int, progress: Progress) -> None:
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        held_out = self.data.heldout_batches(rank, processes, self._held_out_size())
+        figures = self.task.evaluate(map(self._received, held_out))
+        self.trackers.log(figures, done, "heldout")
+        if isinstance(self.task, CountsCodes) and (counts := self.task.code_counts()) is not None:
+            self.trackers.code_counts(counts, done)
+        progress.say(f"step {done} held out  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+        if self._best.improved_by(figures, done):
+            self._saving.save_best(self._best.evaluation())
+            self._save_waits = True
+
+    def _held_out_size(self) -> int:
+        share = Share(0, self.accelerator.num_processes, self.config.micro_batches)
+        return share.local_size(self.data.config.batch_size)
+
+    def _is_broken(self) -> bool:
+        """Whether the weights, or what belongs to them, are such that nothing may be made of them."""
+        self._not_finite = self._saving.not_finite()
+        return bool(self._not_finite)
 
     def _log(self, done: int, progress: Progress) -> None:
         self._report_skipped(progress)
@@ -190,114 +233,87 @@ class TrainingLoop:
                 progress.say(f"skipped {item} ({len(self._skipped)} unusable so far)")
         self._newly_skipped.clear()
 
-    def _resume(self) -> int:
-        complete = self._checkpoints.steps()
-        step = self._agreed(complete[-1] if complete else 0)
+    def _resume(self) -> tuple[int, list[str]]:
+        """The step to go on from, and what there is to say about it."""
+        step, said = self._saving.newest()
+        metrics_bytes = 0
         if step:
             loop_state = self._restore(step)
+            metrics_bytes = loop_state["metrics_bytes"]
             self._skipped = dict(loop_state["skipped"])
             self._guard.load_state_dict(loop_state["guard"])
+            self._best.load_state_dict(loop_state["best"])
         if self.accelerator.is_main_process:
-            self.run_folder.forget_metrics_after(step)
-        return step
+            self.run_folder.cut_metrics(metrics_bytes)
+        return step, said
 
     def _restore(self, step: int) -> dict[str, Any]:
         """Everything as it was when the checkpoint of `step` was written; returns the loop's own part."""
-        state = self._checkpoints.read_part(step, "state.pt")
-        loop_state: dict[str, Any] = state.pop("loop")
-        restore(self.task.stateful(), state, f"{self.run_folder.path} at step {step}")
+        loop_state = self._saving.restore(step)
         self._seconds = loop_state["seconds"]
         self._findings.load_state_dict(loop_state["findings"])
-        self._restore_process(step, loop_state["processes"])
         return loop_state
 
-    def _restore_process(self, step: int, processes: int) -> None:
-        """What each process has of its own: the random state, and the figures since the last log line."""
-        self._window.clear()
-        if processes != self.accelerator.num_processes:
-            torch.manual_seed(
-                torch.initial_seed() + step
-            )  # other processes than before: fresh draws, not the first again
-            return
-        state = self._checkpoints.read_part(step, f"process-{self.accelerator.process_index}.pt")
-        self._window.load_state_dict(state["window"])
-        torch.set_rng_state(state["cpu_random"])
-        if self.accelerator.device.type == "cuda" and "cuda_random" in state:
-            torch.cuda.set_rng_state(state["cuda_random"], self.accelerator.device)
+    def _check_figure_to_keep_best(self) -> None:
+        """Now, not at the first evaluation: that may be hours away. Raises ConfigError."""
+        if self.config.keep_best is not None and not self._best.step:
+            device = self.accelerator.device
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                held_out = self.data.heldout_batches(batch_size=self._held_out_size())
+                self._best.check_figure(self.task.evaluate(map(self._received, islice(held_out, 1))))
 
     def _go_back(self, done: int, progress: Progress) -> int:
         """To the last good checkpoint, with other data and fresh draws. Raises TrainingDiverged if it cannot."""
-        guard = self._guard
+        guard, limits = self._guard, self.config.guard
         seen = (
-            f"{self.config.guard.max_skipped_in_a_row} steps in a row without a finite gradient "
+            f"{limits.max_skipped_in_a_row} steps in a row without a finite gradient "
             f"({', '.join(self._without_gradient)})"
         )
+        if self._not_finite:
+            seen = f"values that are not finite in {', '.join(self._not_finite)}"
+        self._not_finite = []
         self._report_skipped(progress)
-        if guard.rollbacks >= self.config.guard.max_rollbacks:
-            raise self._diverged(done, f"{seen}, and loop.guard.max_rollbacks is {self.config.guard.max_rollbacks}")
-        step = self._agreed(self._last_good_checkpoint())
+        if limits.max_skipped_in_a_row == 0:
+            raise self._diverged(done, f"{seen}, and loop.guard.max_skipped_in_a_row 0 means never to go back")
+        if guard.rollbacks >= limits.max_rollbacks:
+            raise self._diverged(done, f"{seen}, and loop.guard.max_rollbacks is {limits.max_rollbacks}")
+        step = self._saving.last_good()
         if not step:
             raise self._diverged(done, f"{seen}, and there is no checkpoint from before (loop.save_every)")
-        self._restore(step)
+        metrics_bytes = self._restore(step)["metrics_bytes"]
         guard.go_back(done, step)
         torch.manual_seed(torch.initial_seed() + done)
-        # Saved again at once: a run that is killed from here on has gone back already.
         if self.accelerator.is_main_process:
-            self.run_folder.forget_checkpoints_after(step)
-        self._save(step)
-        if self.accelerator.is_main_process:
-            self.run_folder.forget_metrics_after(step)
+            self._saving.checkpoints.forget_after(step)
+            self.run_folder.cut_metrics(metrics_bytes)
         self._record_event(step, {"event": "rolled_back", "from": done, "to": step, "seen": seen})
+        # Saved again at once: a run that is killed from here on has gone back already.
+        self._save(step, passing=False)
         progress.go_back(step)
         progress.say(f"step {done}: {seen}; back to step {step}, past the batches that led here")
         return step
-
-    def _last_good_checkpoint(self) -> int:
-        for step in reversed(self._checkpoints.steps() if self.accelerator.is_main_process else []):
-            if self._checkpoints.read_part(step, "state.pt")["loop"]["guard"]["calm"]:
-                return step
-        return 0
 
     def _diverged(self, done: int, reason: str) -> TrainingDiverged:
         advice = " ".join(self.task.diagnose({"skipped_share": 1.0}))
         self._record_event(done, {"event": "diverged", "seen": reason})
         return TrainingDiverged(f"training diverged at step {done}: {reason}. {advice}")
 
-    def _agreed(self, choice: int) -> int:
-        """The first process's choice."""
-        choices = [choice]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(choices)
-        return choices[0]
-
     def _record_event(self, step: int, event: dict[str, object]) -> None:
         if self.accelerator.is_main_process:
             self.run_folder.append_metrics({"step": step, "split": "event", **event})
 
-    def _save(self, done: int) -> None:
-        accelerator = self.accelerator
+    def _save(self, done: int, passing: bool) -> None:
         self._save_waits = False
-        if accelerator.is_main_process:
-            self._checkpoints.prepare(done)
-            loop_state = {
-                "seconds": self._seconds,
-                "skipped": self._skipped,
-                "guard": self._guard.state_dict(),
-                "findings": self._findings.state_dict(),
-                "processes": accelerator.num_processes,
-            }
-            self._checkpoints.write_part(done, "state.pt", collect(self.task.stateful()) | {"loop": loop_state})
-        accelerator.wait_for_everyone()
-        own: dict[str, Any] = {"window": self._window.state_dict(), "cpu_random": torch.get_rng_state()}
-        if accelerator.device.type == "cuda":
-            own["cuda_random"] = torch.cuda.get_rng_state(accelerator.device)
-        self._checkpoints.write_part(done, f"process-{accelerator.process_index}.pt", own)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            # The model first: a run whose last checkpoint stands counts as complete.
-            self.run_folder.replace_model(self.task.save_model)
-            self._checkpoints.publish(done)
-        accelerator.wait_for_everyone()
+        loop_state = {
+            "seconds": self._seconds,
+            "skipped": self._skipped,
+            "guard": self._guard.state_dict(),
+            "findings": self._findings.state_dict(),
+            "best": self._best.state_dict(),
+            "metrics_bytes": self.run_folder.metrics_bytes() if self.accelerator.is_main_process else 0,
+        }
+        about = About(good=self._guard.calm and not passing, passing=passing)
+        self._saving.save(done, loop_state, about, keep={self._best.step})
 
     def _should_stop(self, done: int) -> bool:
         if self.accelerator.num_processes == 1:
@@ -309,14 +325,24 @@ class TrainingLoop:
 
     @contextmanager
     def _listening_for_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM finish the step, save and leave; a second one leaves at once."""
+        """Ctrl-C and SIGTERM finish the step, save and leave; a second one leaves at once.
+
+        The second is left to the system, which needs no cooperation of a process that hangs. A launcher of several
+        processes hands on what the terminal has sent to all of them already: there, it decides what a second one does.
+        """
+        launched = "TORCHELASTIC_RUN_ID" in os.environ
+        numbers = (signal.SIGINT, signal.SIGTERM)
 
         def stop(_number: int, _frame: object) -> None:
-            if self._stop_requested:
-                raise KeyboardInterrupt
             self._stop_requested = True
+            for number in numbers:
+                signal.signal(number, signal.SIG_IGN if launched else signal.SIG_DFL)
+            if self.accelerator.is_main_process:
+                # Not by `print`, which a signal may have interrupted.
+                hint = "" if launched else "; once more to leave at once"
+                os.write(2, f"{self.title}: stopping after this step, saving{hint}\n".encode())
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
         finally:

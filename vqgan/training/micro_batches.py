@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 PartT = TypeVar("PartT")
 
@@ -12,11 +13,15 @@ PartT = TypeVar("PartT")
 def accumulate(accelerator: Accelerator, network: nn.Module, parts: Sequence[PartT]) -> Iterator[tuple[int, PartT]]:
     """Each micro-batch with its number; gradients are exchanged between processes only at the last."""
     for number, part in enumerate(parts):
-        if number < len(parts) - 1:
+        is_last = number == len(parts) - 1
+        if isinstance(network, FSDPModule):
+            network.set_requires_gradient_sync(is_last)
+            yield number, part
+        elif is_last:
+            yield number, part
+        else:
             with accelerator.no_sync(network):
                 yield number, part
-        else:
-            yield number, part
 
 
 def add_share(metrics: dict[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:

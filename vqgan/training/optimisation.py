@@ -9,7 +9,9 @@ from torch import nn
 from vqgan.config import Config
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 from vqgan.training.adafactor import Adafactor
+from vqgan.training.loss_scale import LossScale
 from vqgan.training.schedule import ScheduleConfig, learning_rate_factor
+from vqgan.training.sharded_tensors import divided_like, whole
 
 
 class OptimiserConfig(Config):
@@ -37,28 +39,43 @@ class OptimiserConfig(Config):
 
 
 class Optimiser:
-    """A torch optimiser with its schedule and clipping: one call a step."""
+    """A torch optimiser with its schedule and clipping: one call a step.
 
-    def __init__(self, config: OptimiserConfig, module: nn.Module, steps: int) -> None:
+    The weights of `module` may be divided between processes (see `vqgan.training.sharding`); their moments then are
+    too. With `fp16` the loss must be multiplied by `scale` before the backward pass.
+    """
+
+    def __init__(self, config: OptimiserConfig, module: nn.Module, steps: int, *, fp16: bool = False) -> None:
         self.config = config
         self.steps = steps
+        self._loss_scale = LossScale() if fp16 else None
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._optimiser = _build(config, module)
+
+    @property
+    def scale(self) -> float:
+        """What the loss of this step is multiplied by; `step` divides its gradients again."""
+        return 1.0 if self._loss_scale is None else self._loss_scale.value
 
     def step(self, step: int) -> dict[str, torch.Tensor]:
         """Apply the gradients at the learning rate of `step`, clear them, and return gradient norm and rate.
 
         Where a gradient is not finite nothing changes, neither weights nor moments, and `skipped`, a scalar in the
         host's memory, is 1. With several processes the norm is that of gradients which were averaged over all of
-        them, and an average with one value that is not finite is not finite: all processes decide alike.
+        them, and an average with one value that is not finite is not finite: all processes decide alike. With `fp16`
+        `overflowed` is 1 as well where the cause may be the scale, which is lower from then on.
         """
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        if self._loss_scale is not None:
+            torch._foreach_mul_(gradients, 1 / self._loss_scale.value)
+        norm = whole(nn.utils.get_total_norm(gradients))
         # The one wait for the device in a step: on a GPU the host cannot queue work ahead of it. Accepted, as a step
         # that must not happen has to be known before the next one is queued.
-        if not norm.isfinite():
+        is_finite = bool(norm.isfinite())
+        scaling = self._adapt_scale(is_finite)
+        if not is_finite:
             self._optimiser.zero_grad(set_to_none=True)
-            return {"skipped": torch.tensor(1.0)}
+            return {"skipped": torch.tensor(1.0)} | scaling
         rate = self.config.learning_rate * learning_rate_factor(step, self.steps, self.config.schedule)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
@@ -66,10 +83,20 @@ class Optimiser:
             nn.utils.clip_grads_with_norm_(self._parameters, self.config.clip_norm, norm)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
-        return {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate), "skipped": torch.tensor(0.0)}
+        figures = {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate), "skipped": torch.tensor(0.0)}
+        return figures | scaling
+
+    def _adapt_scale(self, is_finite: bool) -> dict[str, torch.Tensor]:
+        if self._loss_scale is None:
+            return {}
+        overflowed = not is_finite and not self._loss_scale.is_lowest
+        figures = {"loss_scale": torch.tensor(self._loss_scale.value), "overflowed": torch.tensor(float(overflowed))}
+        self._loss_scale.adapt(is_finite)
+        return figures
 
     def state_dict(self) -> dict[str, Any]:
-        return {"kind": self.config.kind, "optimiser": self._optimiser.state_dict()}
+        state = {"kind": self.config.kind, "optimiser": self._optimiser.state_dict()}
+        return state if self._loss_scale is None else state | {"loss_scale": self._loss_scale.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Moments from `state`, settings from this config. Raises ValueError for the state of another optimiser."""
@@ -78,9 +105,26 @@ class Optimiser:
         settings = [
             {name: value for name, value in group.items() if name != "params"} for group in self._optimiser.param_groups
         ]
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimiser.load_state_dict(self._divided(state["optimiser"]))
+        if self._loss_scale is not None and "loss_scale" in state:
+            self._loss_scale.load_state_dict(state["loss_scale"])
         for group, own in zip(self._optimiser.param_groups, settings, strict=True):
             group.update(own)
+
+    def _divided(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Moments of a process that held whole weights, divided as the weights are now."""
+        if isinstance(self._optimiser, Adafactor):
+            return state  # knows itself along which side its statistics are divided
+        parameters = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
+
+        def divided(value: Any, like: torch.Tensor) -> Any:
+            return divided_like(value, like) if isinstance(value, torch.Tensor) and value.shape == like.shape else value
+
+        moments = {
+            index: {name: divided(value, parameters[index]) for name, value in of_one.items()}
+            for index, of_one in state["state"].items()
+        }
+        return state | {"state": moments}
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:

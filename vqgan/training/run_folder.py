@@ -1,20 +1,26 @@
 """The folder that a run lives in.
 
-config.yaml (resolved), metrics.jsonl (always), samples/, checkpoints/step-XXXXXXX/, model/ (what is shipped).
+config.yaml (resolved), metrics.jsonl (always), samples/, checkpoints/step-XXXXXXX/, model/ (what is shipped), and
+best/, the model of the best evaluation, where it is asked for. All but metrics.jsonl change whole or not at all; that
+one grows, and a checkpoint knows how long it was.
 """
 
+import io
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from vqgan.config import Config, dump_config
+from vqgan.training.durable import recover_folder, replaced_folder, sync_tree, write_file, writing
+
+BEST_FILE = "best.json"
+"""In best/: which evaluation it was."""
 
 
 class RunFolder:
-    """Paths of a run and the files that only grow."""
+    """Paths of a run and the files in it. What writes raises CannotWriteError."""
 
     def __init__(self, path: str | Path, config: Config | None = None) -> None:
         self.path = Path(path)
@@ -23,19 +29,33 @@ class RunFolder:
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
+        self.best = self.path / "best"
 
     def create(self) -> None:
         """Make the folder."""
-        self.samples.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.samples.mkdir(parents=True, exist_ok=True)
+
+    def recover(self) -> None:
+        """Put right what a kill has left half done."""
+        with writing(self.path):
+            recover_folder(self.model)
+            recover_folder(self.best)
 
     def write_config(self) -> None:
         """Write the resolved config; not before it is known to fit the checkpoints that are there."""
-        if self._config is not None:
-            (self.path / "config.yaml").write_text(dump_config(self._config), encoding="utf-8")
+        if self._config is None:
+            return
+        with writing(self.path / "config.yaml"):
+            # What lies beside it, a vocabulary, is on the disk first: a recorded config says that the run has begun.
+            for path in self.path.iterdir():
+                if path.is_file():
+                    sync_tree(path)
+            write_file(self.path / "config.yaml", dump_config(self._config).encode())
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
         """Add one line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def read_metrics(self) -> list[dict[str, object]]:
@@ -50,33 +70,37 @@ class RunFolder:
                 continue
         return records
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drop records later than `step`: a resumed run writes them again."""
-        kept = [record for record in self.read_metrics() if int(str(record["step"])) <= step]
-        fresh = self.metrics.with_name(".metrics-new")
-        fresh.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        fresh.replace(self.metrics)
+    def metrics_bytes(self) -> int:
+        """Length of metrics.jsonl, which is on the disk from now on."""
+        if not self.metrics.is_file():
+            return 0
+        with writing(self.metrics):
+            sync_tree(self.metrics)
+        return self.metrics.stat().st_size
 
-    def forget_checkpoints_after(self, step: int) -> None:
-        """Remove checkpoints later than `step`: a run that went back must not resume from them."""
-        for folder in self.checkpoints.glob("step-*"):
-            if int(folder.name.removeprefix("step-")) > step:
-                shutil.rmtree(folder)
+    def cut_metrics(self, length: int) -> None:
+        """Drop what was written after the first `length` bytes: a resumed run writes it again."""
+        with writing(self.metrics), self.metrics.open("ab+") as file:
+            file.seek(0)
+            # To the end of a line, should someone have edited the file.
+            file.truncate(file.read(length).rfind(b"\n") + 1)
 
-    def save_picture(self, picture: Image.Image, step: int) -> Path:
-        """Store a preview as samples/step-XXXXXXX.png."""
-        path = self.samples / f"step-{step:07d}.png"
-        picture.save(path)
+    def save_picture(self, picture: Image.Image, step: int, name: str = "step") -> Path:
+        """Store a preview as samples/step-XXXXXXX.png, or another picture by its `name`."""
+        path = self.samples / f"{name}-{step:07d}.png"
+        content = io.BytesIO()
+        picture.save(content, format="PNG")
+        with writing(path):
+            write_file(path, content.getvalue())
         return path
 
     def replace_model(self, write: Callable[[Path], None]) -> None:
         """Let `write` fill a new folder, then put it in the place of model/."""
-        fresh, old = self.path / ".model-new", self.path / ".model-old"
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        write(fresh)
-        if self.model.exists():
-            self.model.rename(old)
-        fresh.rename(self.model)
-        shutil.rmtree(old, ignore_errors=True)
+        with writing(self.model), replaced_folder(self.model) as folder:
+            write(folder)
+
+    def replace_best(self, write: Callable[[Path], None], evaluation: Mapping[str, object]) -> None:
+        """The same for best/, which `evaluation` describes."""
+        with writing(self.best), replaced_folder(self.best) as folder:
+            write(folder)
+            (folder / BEST_FILE).write_text(json.dumps(evaluation) + "\n", encoding="utf-8")

@@ -1,13 +1,19 @@
-"""Where figures go: metrics.jsonl always, and TensorBoard, W&B or Trackio through accelerate where asked for."""
+"""Where figures and pictures go: the run folder always, and TensorBoard, W&B or Trackio through accelerate where asked
+for."""
 
 import os
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
+import numpy as np
 from accelerate import Accelerator
+from jaxtyping import Int64
+from PIL import Image
 from pydantic import Field
+from torch import Tensor
 
 from vqgan.config import Config, ConfigError
+from vqgan.training.code_usage import in_bins, usage_chart
 from vqgan.training.run_folder import RunFolder
 
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
@@ -23,13 +29,13 @@ class TrackersConfig(Config):
 
 
 class Trackers:
-    """Writes a record to the run folder and to every tracker, on the main process only."""
+    """Writes to the run folder and to every tracker, on the main process only."""
 
     def __init__(self, config: TrackersConfig, run: RunFolder, accelerator: Accelerator, settings: dict[str, object]):
         self._run = run
         self._accelerator = accelerator
-        self._active = bool(config.names)
-        if not self._active:
+        self._names = config.names
+        if not self._names:
             return
         _check_installed(config.names)
         os.environ.setdefault("WANDB_DIR", str(run.path))
@@ -42,13 +48,34 @@ class Trackers:
         if not self._accelerator.is_main_process:
             return
         self._run.append_metrics({"step": step, "split": split, **values})
-        if self._active:
+        if self._names:
             self._accelerator.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+
+    def preview(self, picture: Image.Image, step: int) -> None:
+        """Record what there is to look at after `step` steps, as samples/step-XXXXXXX.png too."""
+        self._record(picture, "preview", step, file="step")
+
+    def code_counts(self, counts: Int64[Tensor, "V"], step: int) -> None:
+        """Record how often each code was hit: a chart, as samples/codes-XXXXXXX.png too, and a histogram over ranks."""
+        self._record(usage_chart(counts), "code_usage", step, file="codes")
+        if self._accelerator.is_main_process:
+            for name in self._names:
+                _HISTOGRAMS[name](self._native(name), "heldout/codes_by_use", *in_bins(counts), step)
 
     def close(self) -> None:
         """Flush the trackers."""
-        if self._active:
+        if self._names:
             self._accelerator.end_training()
+
+    def _record(self, picture: Image.Image, title: str, step: int, *, file: str) -> None:
+        if not self._accelerator.is_main_process:
+            return
+        self._run.save_picture(picture, step, file)
+        for name in self._names:
+            _PICTURES[name](self._native(name), f"heldout/{title}", picture, step)
+
+    def _native(self, name: str) -> Any:
+        return self._accelerator.get_tracker(name, unwrap=True)
 
 
 def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, int | float | str | bool]:
@@ -60,6 +87,62 @@ def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, int |
         else:
             flat[prefix + name] = value if isinstance(value, int | float | str | bool) else str(value)
     return flat
+
+
+def _tensorboard_picture(writer: Any, title: str, picture: Image.Image, step: int) -> None:
+    writer.add_image(title, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+
+def _wandb_picture(run: Any, title: str, picture: Image.Image, step: int) -> None:
+    import wandb
+
+    run.log({title: wandb.Image(picture)}, step=step)
+
+
+def _trackio_picture(run: Any, title: str, picture: Image.Image, step: int) -> None:
+    import trackio
+
+    run.log({title: trackio.Image(picture)}, step=step)
+
+
+def _tensorboard_histogram(writer: Any, title: str, hits: list[int], edges: list[float], step: int) -> None:
+    places = (np.array(edges[:-1]) + np.array(edges[1:])) / 2
+    total = float(sum(hits))
+    writer.add_histogram_raw(
+        title,
+        min=edges[0],
+        max=edges[-1],
+        num=total,
+        sum=float(places @ hits),
+        sum_squares=float(places**2 @ hits),
+        bucket_limits=edges[1:],
+        bucket_counts=hits,
+        global_step=step,
+    )
+
+
+def _wandb_histogram(run: Any, title: str, hits: list[int], edges: list[float], step: int) -> None:
+    import wandb
+
+    run.log({title: wandb.Histogram(np_histogram=(np.array(hits), np.array(edges)))}, step=step)
+
+
+def _trackio_histogram(run: Any, title: str, hits: list[int], edges: list[float], step: int) -> None:
+    import trackio
+
+    run.log({title: trackio.Histogram(np_histogram=(hits, edges))}, step=step)
+
+
+_PICTURES: dict[str, Callable[[Any, str, Image.Image, int], None]] = {
+    "tensorboard": _tensorboard_picture,
+    "wandb": _wandb_picture,
+    "trackio": _trackio_picture,
+}
+_HISTOGRAMS: dict[str, Callable[[Any, str, list[int], list[float], int], None]] = {
+    "tensorboard": _tensorboard_histogram,
+    "wandb": _wandb_histogram,
+    "trackio": _trackio_histogram,
+}
 
 
 def _tracker(name: str) -> object:

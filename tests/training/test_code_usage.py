@@ -1,0 +1,41 @@
+"""The chart of a codebook's use, and what a histogram has of it."""
+
+from itertools import pairwise
+
+import torch
+from PIL import Image
+
+from vqgan.training.code_usage import by_use, in_bins, usage_chart
+
+PAPER = (255, 255, 255)
+
+
+def bars(picture: Image.Image) -> list[int]:
+    """Height of each column's bar: pixels of its colour."""
+    return [
+        sum(picture.getpixel((x, y)) == (60, 110, 180) for y in range(picture.height)) for x in range(picture.width)
+    ]
+
+
+def test_bars_go_from_the_most_used_code_to_those_that_nobody_uses() -> None:
+    counts = torch.zeros(1024, dtype=torch.int64)
+    counts[torch.randperm(1024, generator=torch.Generator().manual_seed(0))[:256]] = torch.arange(1, 257) ** 2
+    heights = bars(usage_chart(counts))
+    quarter = len(heights) // 4
+    # The line of even use hides a pixel of a bar.
+    assert all(later <= earlier + 1 for earlier, later in pairwise(heights))
+    assert min(heights[:quarter]) > 0
+    assert max(heights[quarter:]) == 0
+
+
+def test_an_unused_codebook_is_an_empty_chart() -> None:
+    assert max(bars(usage_chart(torch.zeros(8, dtype=torch.int64)))) == 0
+
+
+def test_bins_hold_every_hit_in_the_order_of_use() -> None:
+    counts = torch.randint(0, 50, (1000,), generator=torch.Generator().manual_seed(0))
+    hits, edges = in_bins(counts, most=64)
+    assert sum(hits) == int(counts.sum())
+    assert (len(hits), edges[0], edges[-1]) == (64, 0.0, 1000.0)
+    first = int(edges[1])
+    assert hits[0] == int(by_use(counts)[:first].sum())

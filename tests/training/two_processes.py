@@ -1,0 +1,51 @@
+"""Two gloo processes on the CPU that run one script, as a launcher would start them."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+"""What `accelerate launch` hands on of configs/accelerate/fsdp2.yaml."""
+
+
+def run_in_processes(
+    script: Path,
+    arguments: Sequence[str],
+    said: Path,
+    environment: Mapping[str, str] | None = None,
+    count: int = 2,
+    seconds: float = 120,
+) -> list[int]:
+    """The exit codes; what they said is in the file `said`. They are killed after `seconds`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONWARNINGS": "default",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    with said.open("a") as file:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, str(script), *arguments],
+                env=os.environ | shared | (environment or {}) | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(count)
+        ]
+    try:
+        return [process.wait(timeout=seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

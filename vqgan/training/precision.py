@@ -1,0 +1,16 @@
+"""What networks compute in while they train; weights, moments and losses are fp32 in any case."""
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+DTYPES: dict[Precision, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What matrix products are rounded to; None: nothing is."""
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """A new context of that arithmetic."""
+    dtype = DTYPES[precision]
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
