@@ -1,4 +1,4 @@
-"""From batches of pictures and captions to the token pairs that stage 2 learns from."""
+"""From batches of pictures (or their codes) and captions to the token pairs that stage 2 learns from."""
 
 import random
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from parti.code_cache.batch import CodedBatch
 from parti.models import TokenSpace
 from parti.text.tokenizer import TextTokenizer
 from vqgan.data.batch import Batch
@@ -34,12 +35,18 @@ def token_space(text: TextTokenizer, image: ImageTokenizer) -> TokenSpace:
 
 
 class PairTokenizer:
-    """Both tokenizers of a run. `merge_dropout` is the probability of BPE dropout in training."""
+    """Both tokenizers of a run. `merge_dropout` is the probability of BPE dropout in training.
 
-    def __init__(self, text: TextTokenizer, image: ImageTokenizer, merge_dropout: float = 0.0) -> None:
+    With `ids_are_ours` the text ids in batches from a code cache are of this text tokenizer, and taken as they are.
+    """
+
+    def __init__(
+        self, text: TextTokenizer, image: ImageTokenizer, merge_dropout: float = 0.0, ids_are_ours: bool = False
+    ) -> None:
         self.text = text
         self.image = image
         self.merge_dropout = merge_dropout
+        self.ids_are_ours = ids_are_ours
 
     def __call__(
         self, batch: Batch, drop: Bool[Tensor, "B"] | None = None, draw: tuple[int, int, int] | None = None
@@ -55,11 +62,14 @@ class PairTokenizer:
             text_ids, cut = self.text.tokenize_with_dropout(captions, self.merge_dropout, generators)
         elif self.merge_dropout and drop is not None:
             raise ValueError("BPE dropout in training is a function of (seed, step, row); give them as `draw`")
+        elif self.ids_are_ours and isinstance(batch, CodedBatch) and batch.text_ids is not None:
+            text_ids, cut = batch.text_ids.clone(), batch.text_cut.tolist()
         else:
             text_ids, cut = self.text.tokenize(captions)
         if drop is not None:
             text_ids[drop] = self.text.null_ids
-        return TokenPair(text_ids.to(batch.images.device), self.image.encode(batch.images), sum(cut) / len(cut))
+        codes = batch.codes if isinstance(batch, CodedBatch) else self.image.encode(batch.images)
+        return TokenPair(text_ids.to(codes.device), codes, sum(cut) / len(cut))
 
 
 def dropped_captions(

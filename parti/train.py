@@ -5,6 +5,8 @@ from typing import Literal, cast
 from accelerate import Accelerator
 from pydantic import Field, model_validator
 
+from parti.code_cache.batch import CodedBatch
+from parti.code_cache.data import CodeCache, CodedPipeline, PairDataConfig
 from parti.models import GENERATORS, EncoderDecoderConfig, GeneratorConfig
 from parti.tasks import NextTokenTask, NextTokenTaskConfig
 from parti.text import (
@@ -20,9 +22,10 @@ from parti.text.warm_start import warm_start
 from parti.tokenize import PairTokenizer, token_space
 from vqgan.config import Config, ConfigError
 from vqgan.data.batch import Batch
-from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.data.loader import DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.judge import Judge, caption_judge
+from vqgan.stored_tokenizer import StoredImageTokenizer
 from vqgan.training.loop import LoopConfig
 from vqgan.training.run import begin, run_to_end
 from vqgan.training.run_folder import RunFolder
@@ -40,8 +43,8 @@ class TrainPartiConfig(Config):
     """Of initial weights, data order, augmentation and caption dropout."""
     image_tokenizer: str
     """Stage-1 run folder, or its model folder: gives the codes to learn, and turns drawn codes into pictures."""
-    data: DataConfig = DataConfig()
-    """Pictures and captions."""
+    data: PairDataConfig = PairDataConfig()
+    """Pictures, or their codes, and captions."""
     text: TextConfig = TextTokenizerConfig()
     """The text vocabulary."""
     model: GeneratorConfig = EncoderDecoderConfig()
@@ -81,20 +84,32 @@ def train(config: TrainPartiConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    accelerator = begin(config.seed)
-    image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
+    accelerator = begin(config.seed, config.loop.minutes_to_wait, may_shard=True)
+    cache: CodeCache | None = None
+    if config.data.codes is None:
+        image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
+    else:
+        cache = CodeCache(config.data.codes)
+        cache.check_tokenizer(config.image_tokenizer)
+        config = config.model_copy(update={"data": cache.resolved(config.data)})
+        image_tokenizer = StoredImageTokenizer(config.image_tokenizer)
     if config.data.transform.image_size != image_tokenizer.image_size:
         raise ConfigError(
             f"data.transform.image_size is {config.data.transform.image_size}, the image tokenizer in "
             f"{config.image_tokenizer} reads {image_tokenizer.image_size}; set data.transform.image_size to that"
         )
-    data = DataPipeline(config.data, config.seed, require_captions=True)
+    if cache is None:
+        data = DataPipeline(config.data, config.seed, require_captions=True)
+    else:
+        data = CodedPipeline(config.data, config.seed, cache)
     preview = _preview_batch(config, data)
     run = RunFolder(config.run_dir, config)
     if accelerator.is_main_process:
         run.create()
     text_tokenizer = run_vocabulary(config.text, data, run, accelerator)
-    task = build_task(config, accelerator, text_tokenizer, image_tokenizer, caption_judge(config.data.source))
+    judge = caption_judge(config.data.source)
+    ids_are_ours = cache is not None and cache.has_ids_of(run.path)
+    task = build_task(config, accelerator, text_tokenizer, image_tokenizer, judge, ids_are_ours=ids_are_ours)
     return run_to_end(config, task, data, run, accelerator, preview, title="stage 2")
 
 
@@ -104,14 +119,17 @@ def build_task(
     text_tokenizer: TextTokenizer,
     image_tokenizer: ImageTokenizer,
     judge: Judge | None = None,
+    *,
+    ids_are_ours: bool = False,
 ) -> NextTokenTask:
-    """The generator for these tokenizers, and the task of a run. Raises what `warm_start` raises."""
+    """The generator for these tokenizers, and the task of a run; `ids_are_ours` says whether a code cache's text ids
+    are of this text tokenizer. Raises what `warm_start` raises."""
     generator = GENERATORS[config.model.kind](config.model, token_space(text_tokenizer, image_tokenizer))
     chosen = getattr(config.model, "text_encoder", None)
     if isinstance(chosen, TrainedTextEncoderConfig) and chosen.start is not None:
         warm_start(cast(TrainedTextEncoder, generator.text_encoder), chosen.start)
     merge_dropout = config.text.dropout if isinstance(config.text, TextTokenizerConfig) else 0.0
-    tokenizers = PairTokenizer(text_tokenizer, image_tokenizer, merge_dropout)
+    tokenizers = PairTokenizer(text_tokenizer, image_tokenizer, merge_dropout, ids_are_ours)
     return NextTokenTask(config.task, generator, tokenizers, accelerator, config.loop.steps, config.seed, judge)
 
 
@@ -121,4 +139,9 @@ def _preview_batch(config: TrainPartiConfig, data: DataPipeline) -> Batch:
         return batch
     prompts = list(config.preview_prompts)
     rows = [index % len(batch) for index in range(len(prompts))]
-    return Batch(batch.images[rows], list(prompts), [f"prompt {index}" for index in range(len(prompts))])
+    names = [f"prompt {index}" for index in range(len(prompts))]
+    shown = Batch(batch.images[rows], list(prompts), names)
+    if not isinstance(batch, CodedBatch):
+        return shown
+    codes, cut = batch.codes[rows], batch.text_cut[rows]
+    return CodedBatch(shown.images, shown.captions, names, codes=codes, text_ids=None, text_cut=cut)

@@ -1,0 +1,91 @@
+"""What stage 2 reads from a code cache, as the loader and the loop know it: samples, items and batches.
+
+Their pictures have no pixels: `images` is (B, 3, 0, 0). The codes stand for them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64, Integer
+from PIL import Image
+from torch import Tensor
+
+from vqgan.data.batch import Batch, Item
+from vqgan.data.captions import choose_caption
+from vqgan.data.source import Sample, UnusableSample
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodedSample(Sample):
+    """The codes of each of K crops; the text ids of each caption, and whether it was longer than they are."""
+
+    codes: Integer[np.ndarray, "K N"]
+    text_ids: Integer[np.ndarray, "C T"] | None
+    text_cut: tuple[bool, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodedItem(Item):
+    """One crop's codes, and the chosen caption's ids where the cache has them."""
+
+    codes: Int64[Tensor, "N"]
+    text_ids: Int64[Tensor, "T"] | None
+    text_cut: bool
+
+    @classmethod
+    def stack(cls, items: Sequence[Item]) -> "CodedBatch":
+        coded = [item for item in items if isinstance(item, CodedItem)]
+        pictures = super().stack(coded)
+        ids = [item.text_ids for item in coded if item.text_ids is not None]
+        return CodedBatch(
+            images=pictures.images,
+            captions=pictures.captions,
+            names=pictures.names,
+            skipped=pictures.skipped,
+            codes=torch.stack([item.codes for item in coded]),
+            text_ids=torch.stack(ids) if ids else None,
+            text_cut=torch.tensor([item.text_cut for item in coded]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodedBatch(Batch):
+    """Codes in the place of pictures; text ids where the cache has them."""
+
+    codes: Int64[Tensor, "B N"]
+    text_ids: Int64[Tensor, "B T"] | None
+    text_cut: Bool[Tensor, "B"]
+
+    def pin_memory(self) -> "CodedBatch":
+        return replace(self, codes=self.codes.pin_memory())
+
+    def to(self, device: torch.device) -> "CodedBatch":
+        """The text ids stay: captions are dropped from them first, in the host's memory."""
+        codes = self.codes.to(device, non_blocking=True)
+        return replace(self, images=self.images.to(device), codes=codes)
+
+
+def read_codes(sample: Sample, rng: np.random.Generator | None, skipped: tuple[UnusableSample, ...]) -> CodedItem:
+    """The item of a sample: with `rng` one of its crops and captions, without it the first."""
+    assert isinstance(sample, CodedSample)
+    crops = len(sample.codes)
+    # One crop draws nothing, as a transform without chance draws nothing: the caption is then that of the picture.
+    crop = int(rng.integers(crops)) if rng is not None and crops > 1 else 0
+    caption = choose_caption(sample, rng)
+    chosen = sample.captions.index(caption) if caption is not None else 0
+    ids = None if sample.text_ids is None else torch.from_numpy(sample.text_ids[chosen].astype(np.int64))
+    return CodedItem(
+        image=torch.empty(3, 0, 0),
+        caption=caption,
+        name=sample.name,
+        skipped=skipped,
+        codes=torch.from_numpy(sample.codes[crop].astype(np.int64)),
+        text_ids=ids,
+        text_cut=sample.text_cut[chosen] if sample.text_cut else False,
+    )
+
+
+NO_PICTURE = Image.new("RGB", (0, 0))
+"""The picture of a sample that has codes."""

@@ -1,0 +1,155 @@
+"""Training from a code cache: a source with the positions of the pictures' own, and both splits as batches of codes.
+
+The order of a run is that of a run from pictures, unusable ones included: those raise UnusableSample here as there.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from parti.code_cache.batch import NO_PICTURE, CodedSample, read_codes
+from parti.code_cache.record import CACHE_FILE, CacheRecord, read_record, shard_path
+from parti.code_cache.shard import Shard
+from parti.text.tokenizer import TEXT_TOKENIZER_FILE
+from vqgan.config import Config, ConfigError
+from vqgan.data.interleaving import Interleaving
+from vqgan.data.lanes import ReadItem
+from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.data.mixture import Mixture, MixtureConfig
+from vqgan.data.source import DataError, Source, Split
+from vqgan.stored_tokenizer import file_fingerprint, tokenizer_fingerprint
+
+_OPEN_SHARDS = 256
+"""Files that stay open: a system allows a process some 1000."""
+
+
+class PairDataConfig(DataConfig):
+    """Where pictures, or their codes, and captions come from, and how they are batched."""
+
+    codes: str | None = None
+    """Folder of a code cache (tools/encode_dataset.py), in the place of pictures; source and transform are then those
+    that the cache was made from."""
+
+
+class CodeCache:
+    """A complete code cache. Raises DataError where there is none, or an unfinished one."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        self.record: CacheRecord = read_record(self.folder)
+        if not self.record.complete:
+            raise DataError(
+                f"the code cache in {str(self.folder)!r} is unfinished: run tools/encode_dataset.py again with the "
+                "same options to go on"
+            )
+
+    def check_tokenizer(self, folder: str) -> None:
+        """Raises ConfigError where the codes are of another image tokenizer than that in `folder`."""
+        ours, theirs = tokenizer_fingerprint(folder), self.record.image_tokenizer.fingerprint
+        if ours != theirs:
+            raise ConfigError(
+                f"data.codes: the codes in {self.folder} were made by the image tokenizer {theirs[:12]}, "
+                f"image_tokenizer {folder} is {ours[:12]}; give the one that made them, or encode anew with this one"
+            )
+
+    def resolved(self, config: PairDataConfig) -> PairDataConfig:
+        """`config` with the cache's source and transform. Raises ConfigError where it asks for others.
+
+        A section left at its default asks for nothing.
+        """
+        wanted = {"source": self.record.source, "transform": self.record.transform}
+        for name, value in wanted.items():
+            given: Config = getattr(config, name)
+            if given not in (value, getattr(PairDataConfig(), name)):
+                raise ConfigError(
+                    f"data.{name} differs from that of the code cache ({_difference(given, value)}); leave it out: "
+                    f"{self.folder / CACHE_FILE} has what the codes were made from, or encode anew"
+                )
+        return config.model_copy(update=wanted)
+
+    def has_ids_of(self, folder: Path) -> bool:
+        """Whether the text ids are those of the text tokenizer in `folder`."""
+        text = self.record.text_tokenizer
+        return text is not None and text.fingerprint == file_fingerprint(folder / TEXT_TOKENIZER_FILE)
+
+
+class CodedPipeline(DataPipeline):
+    """Both splits of a code cache as batches of codes. Raises DataError where a shard is missing."""
+
+    def __init__(self, config: PairDataConfig, seed: int, cache: CodeCache) -> None:
+        self._cache = cache
+        super().__init__(config, seed, require_captions=True)
+
+    def _open(self, split: Split) -> Source:
+        folder, record = self._cache.folder, self._cache.record
+        about = record.splits[split]
+        if not isinstance(record.source, MixtureConfig):
+            return CachedSplit(folder, split, record, 0, about.positions or 0)
+        starts = [sum(about.parts[:number]) for number in range(len(about.parts))]
+        parts = [CachedSplit(folder, split, record, *at) for at in zip(starts, about.parts, strict=True)]
+        return CachedMixture(parts, [part.weight for part in record.source.sources])
+
+    def _item_reader(self) -> ReadItem:
+        return read_codes
+
+
+class CachedMixture(Mixture):
+    """The parts of a mixture's split, shown by its weights as their pictures are. Their names are in the shards."""
+
+    def __init__(self, parts: Sequence["CachedSplit"], weights: Sequence[float]) -> None:
+        self.turns = Interleaving(weights)
+        self.sources = list(parts)  # type: ignore[arg-type]
+
+
+class CachedSplit:
+    """Positions `first` ... `first + count` - 1 of a split as a source. The shards are mapped into memory, not read."""
+
+    def __init__(self, folder: Path, split: Split, record: CacheRecord, first: int, count: int) -> None:
+        self._folder = folder
+        self._split = split
+        self._record = record
+        self._range = range(first, first + count)
+        self._open: OrderedDict[int, Shard] = OrderedDict()
+        for number in range(record.splits[split].shards):
+            if not (path := shard_path(folder, split, number)).is_file():
+                raise DataError(f"{path} is missing: run tools/encode_dataset.py again with the same options")
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    def __getitem__(self, index: int) -> CodedSample:
+        position = self._range[index]
+        row = self._shard(position).row(position)
+        return CodedSample(
+            image=NO_PICTURE,
+            caption=row.captions[0] if row.captions else None,
+            name=row.name,
+            captions=row.captions,
+            codes=row.codes,
+            text_ids=row.text_ids,
+            text_cut=row.text_cut,
+        )
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The captions alone."""
+        position = self._range[index]
+        return self._shard(position).captions(position)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A loader's worker maps the shards itself."""
+        return CachedSplit, (self._folder, self._split, self._record, self._range.start, len(self._range))
+
+    def _shard(self, position: int) -> Shard:
+        number = position // self._record.shard_size
+        shard = self._open.pop(number, None) or Shard(shard_path(self._folder, self._split, number))
+        self._open[number] = shard
+        if len(self._open) > _OPEN_SHARDS:
+            self._open.popitem(last=False)
+        return shard
+
+
+def _difference(given: Config, wanted: Config) -> str:
+    """The first setting that differs, in both forms."""
+    ours, theirs = given.model_dump(mode="json"), wanted.model_dump(mode="json")
+    key = next(key for key in theirs | ours if ours.get(key) != theirs.get(key))
+    return f"{key}: {ours.get(key)!r} here, {theirs.get(key)!r} there"

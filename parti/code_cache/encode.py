@@ -1,0 +1,177 @@
+"""Making a code cache: a data set through the image tokenizer, in shards. `tools/encode_dataset.py` calls `encode`.
+
+A shard is a range of positions in a split and depends on nothing outside of it: the processes take missing shards in
+turns, and what a kill leaves is the shards that are whole. Running again makes the others.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from parti.code_cache.making import begin_record, check_same_making, complete_record, expected_shards
+from parti.code_cache.reading import CropPicture, Crops, ShardedSource, ShardParts, Unusable
+from parti.code_cache.record import CACHE_FILE, SPLITS, CacheRecord, read_record, shard_path, shards_there
+from parti.code_cache.settings import EncodeConfig
+from parti.code_cache.shard import Row, ShardTypes, smallest_type, write_shard
+from parti.text.tokenizer import TextTokenizer
+from vqgan.config import ConfigError
+from vqgan.data.source import Split, UnusableSample
+from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.training.run import begin
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+_SKIPPED_SAID = 20
+"""How many skipped pictures are named on the screen."""
+
+
+def encode(config: EncodeConfig) -> bool:
+    """Make the cache, or what of it is missing; True when complete, False when interrupted.
+
+    Raises ConfigError, DataError or ModelFolderError with one line for the user.
+    """
+    accelerator = begin(config.seed)
+    tokenizer = ImageTokenizer.from_pretrained(config.tokenizer)
+    size = config.data.transform.image_size
+    if size != tokenizer.image_size:
+        raise ConfigError(
+            f"data.transform.image_size is {size}, the image tokenizer in {config.tokenizer} reads "
+            f"{tokenizer.image_size}; set data.transform.image_size to that"
+        )
+    folder, source = Path(config.out).expanduser(), ShardedSource(config.data)
+    # 1. What is there must be of the same making; every process looks before the first one writes.
+    check_same_making(folder, config, source)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        begin_record(folder, config, tokenizer, source)
+    accelerator.wait_for_everyone()
+    # 2. The missing shards, in turns; every process looks before the first one makes any.
+    record = read_record(folder)
+    work = _Work(config, record, tokenizer.to(accelerator.device), accelerator)
+    accelerator.wait_for_everyone()
+    return work.do(source)
+
+
+class _Work:
+    """One process's share."""
+
+    def __init__(
+        self, config: EncodeConfig, record: CacheRecord, tokenizer: ImageTokenizer, accelerator: Accelerator
+    ) -> None:
+        self._config = config
+        self._record = record
+        self._tokenizer = tokenizer
+        self._accelerator = accelerator
+        self._folder = Path(config.out).expanduser()
+        self._text = None if record.text_tokenizer is None else TextTokenizer.from_pretrained(self._folder)
+        self._there = {split: shards_there(self._folder, split) for split in SPLITS}
+        self._stop_requested = False
+
+    def do(self, source: ShardedSource) -> bool:
+        """All of it; True when the cache is complete, False when interrupted."""
+        with self._listening_for_signals():
+            seen = {split: self._encode(source, split) for split in SPLITS}
+            # No exchange between the processes: there is no limit to how long the slowest takes.
+            if self._accelerator.is_main_process:
+                self._wait_for_shards(seen)
+            if self._stop_requested:
+                self._say("stopped; the shards that are whole stay, run the same command to go on")
+                return False
+        if self._accelerator.is_main_process:
+            record = complete_record(self._folder, seen)
+            for item in record.skipped[:_SKIPPED_SAID]:
+                self._say(f"skipped {item.name}: {item.cause}")
+            counts = ", ".join(f"{about.pictures} {split}" for split, about in record.splits.items())
+            skipped = f"{len(record.skipped)} skipped" + (f" (all in {CACHE_FILE})" if record.skipped else "")
+            self._say(f"{counts} pictures in {self._folder}, {skipped}")
+        return True
+
+    def _encode(self, source: ShardedSource, split: Split) -> int:
+        """The share of a split; returns how many positions the split has, if nothing interrupted it."""
+        config, record, tokenizer = self._config, self._record, self._tokenizer
+        crops = record.crops if split == "train" else 1
+        types = ShardTypes(
+            crops=crops,
+            codes=tokenizer.grid[0] * tokenizer.grid[1],
+            code_type=smallest_type(tokenizer.vocab_size),
+            text_length=None if self._text is None else self._text.length,
+            text_type=smallest_type(1 if self._text is None else self._text.vocab_size),
+        )
+        crop = CropPicture(record.transform, crops, record.seed)
+        part_size = max(1, config.data.batch_size // crops)
+        parts = ShardParts(source.split(split), crop, part_size, record.shard_size)
+        share = (self._there[split], self._accelerator.process_index, self._accelerator.num_processes)
+        rows: list[Row] = []
+        skipped: dict[int, UnusableSample] = {}
+        with self._progress(split, parts.expected(*share)) as bar:
+            for part in parts.read(*share, config.data.workers):
+                if self._stop_requested:
+                    break
+                rows += self._rows([item for item in part.items if isinstance(item, Crops)])
+                skipped |= {item.position: item.cause for item in part.items if isinstance(item, Unusable)}
+                bar.update(len(part.items))
+                if part.last:
+                    write_shard(shard_path(self._folder, split, part.shard), rows, skipped, types)
+                    rows, skipped = [], {}
+        return parts.seen
+
+    def _rows(self, pictures: Sequence[Crops]) -> list[Row]:
+        """Their codes and text ids."""
+        if not pictures:
+            return []
+        squares = torch.cat([picture.squares for picture in pictures]).to(self._accelerator.device)
+        codes = self._tokenizer.encode(squares).cpu().numpy()
+        rows, crops = [], len(squares) // len(pictures)
+        for number, picture in enumerate(pictures):
+            own = codes[number * crops : (number + 1) * crops]
+            if self._text is None:
+                rows.append(Row(picture.position, picture.name, picture.captions, own))
+            else:
+                ids, cut = self._text.tokenize(picture.captions)
+                rows.append(Row(picture.position, picture.name, picture.captions, own, ids.numpy(), tuple(cut)))
+        return rows
+
+    def _wait_for_shards(self, seen: dict[Split, int]) -> None:
+        """Until the other processes have written theirs."""
+        for split, positions in seen.items():
+            for path in expected_shards(self._folder, split, positions, self._record.shard_size):
+                while not path.exists() and not self._stop_requested:
+                    time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def _progress(self, split: Split, expected: int | None) -> "tqdm[Any]":
+        """Rate and time left of the first process, whose share is as large as the others'."""
+        processes = self._accelerator.num_processes
+        return tqdm(
+            total=expected,
+            desc=f"encoding {split}" + (f", 1 of {processes} processes" if processes > 1 else ""),
+            unit=" pictures",
+            disable=not self._accelerator.is_main_process or expected == 0,
+            mininterval=0.1 if sys.stderr.isatty() else 30,
+        )
+
+    def _say(self, text: str) -> None:
+        if self._accelerator.is_main_process:
+            tqdm.write(f"encoding: {text}", file=sys.stderr)
+
+    @contextmanager
+    def _listening_for_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the work after this batch; a second one at once."""
+
+        def stop(_number: int, _frame: object) -> None:
+            if self._stop_requested:
+                raise KeyboardInterrupt
+            self._stop_requested = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

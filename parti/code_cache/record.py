@@ -1,0 +1,132 @@
+"""`cache.json`: what a code cache holds and was made from, for people and for the runs that read it."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vqgan.config import Config, ConfigError, validate
+from vqgan.data.source import DataError, Split
+from vqgan.data.sources import SourceConfig
+from vqgan.data.transforms import TransformConfig
+from vqgan.training.durable import write_file, writing
+
+CACHE_FILE = "cache.json"
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+
+
+class TokenizerRecord(Config):
+    """The image tokenizer of the codes."""
+
+    fingerprint: str
+    """SHA-256 of its files (vqgan/stored_tokenizer.py says of what exactly)."""
+    grid: tuple[int, int]
+    """Code grid (h, w) of a picture."""
+    vocab_size: int
+    """Number of codes."""
+    image_size: int
+    """Side of the pictures that it reads, in pixels."""
+
+
+class TextRecord(Config):
+    """The text tokenizer of the ids; it lies beside cache.json."""
+
+    config: dict[str, Any]
+    """The section `text` that it was made by."""
+    fingerprint: str
+    """SHA-256 of text_tokenizer.json."""
+    length: int
+    """Text positions T."""
+    vocab_size: int
+    """Number of ids."""
+
+
+class SkippedRecord(Config):
+    """A picture that could not be used."""
+
+    split: Split
+    """Where it belongs."""
+    position: int
+    """Its number in the split."""
+    name: str
+    """What it is called."""
+    cause: str
+    """Why it could not be used."""
+
+
+class SplitRecord(Config):
+    """One split."""
+
+    positions: int | None
+    """Items that the source has, usable or not; null: a stream that has not been read to its end."""
+    parts: tuple[int, ...] = Field((), strict=False)
+    """Of a mixture: items of each of its data sets, which lie one after the other."""
+    pictures: int = 0
+    """Usable ones, once all shards are there."""
+    shards: int = 0
+    """Number of shards, once all are there."""
+
+
+class CacheRecord(Config):
+    """All that cache.json says."""
+
+    version: Literal[1] = 1
+    """Of this layout."""
+    complete: bool = False
+    """Whether all shards are there."""
+    image_tokenizer: TokenizerRecord
+    """What made the codes."""
+    text_tokenizer: TextRecord | None
+    """What made the text ids; null: there are none."""
+    source: SourceConfig
+    """The data set."""
+    transform: TransformConfig
+    """From any picture to the square that was encoded."""
+    crops: int
+    """Versions of each training picture; held-out pictures have one."""
+    seed: int
+    """Of crops and mirroring."""
+    shard_size: int
+    """Positions of a split in one shard."""
+    splits: dict[Split, SplitRecord]
+    """By name."""
+    skipped: tuple[SkippedRecord, ...] = Field((), strict=False)
+    """What could not be used."""
+
+
+def write_record(folder: Path, record: CacheRecord) -> None:
+    """Put cache.json in place, whole or not at all."""
+    path = folder / CACHE_FILE
+    with writing(path):
+        write_file(path, (json.dumps(record.model_dump(mode="json"), indent=2) + "\n").encode())
+
+
+def read_record(folder: Path) -> CacheRecord:
+    """The parsed cache.json. Raises DataError where there is none or it is not ours."""
+    path = folder / CACHE_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise DataError(
+            f"no code cache in {str(folder)!r}: {CACHE_FILE} is missing; make one with tools/encode_dataset.py"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {error}; make the cache anew") from None
+    if not isinstance(values, dict) or values.get("version") != 1:
+        version = values.get("version") if isinstance(values, dict) else None
+        raise DataError(f"{path} has version {version!r}, this program reads version 1; make the cache anew")
+    try:
+        return validate(CacheRecord, values, str(path))
+    except ConfigError as error:
+        raise DataError(f"{error}; make the cache anew") from None
+
+
+def shard_path(folder: Path, split: Split, number: int) -> Path:
+    """Where a shard lies."""
+    return folder / f"{split}-{number:05d}.arrow"
+
+
+def shards_there(folder: Path, split: Split) -> set[int]:
+    """Numbers of the shards that are there."""
+    return {int(path.stem.rpartition("-")[2]) for path in folder.glob(f"{split}-*.arrow")}

@@ -1,0 +1,36 @@
+"""benchmarks/code_cache.py runs, and prints right rates and sizes."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from training.tiny_runs import untrained_tokenizer
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SMALL = ["--pictures=16", "--rounds=2", "--steps=1", "--", "--data.transform.image_size=32", "--data.batch_size=8"]
+SMALL += ["--model.encoder_depth=1", "--model.decoder_depth=1", "--model.width=16", "--model.heads=2"]
+
+
+@pytest.fixture
+def benchmark_(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbours by name
+    threads = torch.get_num_threads()
+    yield importlib.import_module("code_cache")
+    torch.set_num_threads(threads)
+
+
+def test_rates_and_sizes(benchmark_: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ticks = iter(range(0, 1000, 2))  # two seconds a round, whoever's it is
+    monkeypatch.setattr(benchmark_.time, "process_time", lambda: float(next(ticks)))
+    tokenizer, out = untrained_tokenizer(tmp_path / "tokenizer"), tmp_path / "figures.json"
+    assert benchmark_.main([f"--tokenizer={tokenizer}", f"--json={out}", *SMALL]) == 0
+    figures = json.loads(out.read_text())
+    assert figures["pictures_per_cpu_second"] == {"pictures": 4.0, "codes": 4.0}
+    assert figures["times"] == 1.0
+    assert figures["bytes"]["codes"] == 16
+    assert figures["bytes"]["all"] > 16 + 2 * 16, "codes, and two bytes for each of 16 text ids"
+    assert figures["beside_others"]["of"] == 8 * 16

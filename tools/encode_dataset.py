@@ -1,0 +1,22 @@
+"""Encode a data set once, so that stage 2 trains on its codes without the image tokenizer (data.codes).
+
+accelerate launch tools/encode_dataset.py --tokenizer runs/vqgan-shapes --out codes/shapes
+    --data.source.kind folder --data.source.path pictures [--crops 4] [--text.kind saved --text.folder runs/parti]
+
+Writes OUT/cache.json, which says what was encoded and what was skipped, and shards (Arrow files). Killed at any
+moment, the same command goes on.
+"""
+
+import sys
+
+from parti.code_cache.encode import encode
+from parti.code_cache.settings import EncodeConfig
+from vqgan.command_line import run_training
+
+
+def main(argv: list[str]) -> int:
+    return run_training(argv, EncodeConfig, encode, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""An image tokenizer that stays in its folder: in memory only while it translates.
+
+For training on codes that are there already (parti/code_cache): pictures are drawn now and then, and between two
+drawings the tokenizer's memory belongs to the training.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder
+from vqgan.models.autoencoder import Grid
+
+
+class StoredImageTokenizer(ImageTokenizer):
+    """The face of the tokenizer in `folder`, which is read for each translation and let go after it.
+
+    It is read once here too: a tokenizer that cannot be read shows before the training, and random draws (its weights
+    are drawn before they are replaced) are those of a run that keeps it. Later reading leaves the random state alone.
+    Raises what `ImageTokenizer.from_pretrained` raises.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = find_model_folder(folder)
+        super().__init__(ImageTokenizer.from_pretrained(self.folder).autoencoder.to("meta"))
+
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Int64[Tensor, "B N"]:
+        return self._in_memory(images.device).encode(images)
+
+    def embed(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B P D"]:
+        return self._in_memory(codes.device).embed(codes)
+
+    def decode(self, codes: Int64[Tensor, "B N"], grid: Grid | None = None) -> Float[Tensor, "B 3 H W"]:
+        return self._in_memory(codes.device).decode(codes, grid)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Copy the files as they are."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            shutil.copyfile(self.folder / name, Path(folder) / name)
+
+    def _apply(self, fn: object, recurse: bool = True) -> "StoredImageTokenizer":  # noqa: ARG002
+        """Nothing to move: it is read onto the device of what it translates."""
+        return self
+
+    def _in_memory(self, device: torch.device) -> ImageTokenizer:
+        with torch.random.fork_rng(devices=[]):
+            return ImageTokenizer.from_pretrained(self.folder).to(device)
+
+
+def tokenizer_fingerprint(folder: str | Path) -> str:
+    """SHA-256 over config.json and then model.safetensors of a model folder, each as it is on the disk: for each file
+    its name, a zero byte, its length as eight bytes (big-endian), its bytes.
+
+    Same bytes, same fingerprint; a copy has it, a tokenizer of other weights or settings has not. Raises
+    ModelFolderError where a file is missing.
+    """
+    found = find_model_folder(folder)
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        try:
+            digest.update(name.encode() + b"\0" + (found / name).stat().st_size.to_bytes(8, "big"))
+            _add(digest, found / name)
+        except OSError:
+            raise ModelFolderError(f"no model in {folder}: {name} is missing; give a model folder") from None
+    return digest.hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    _add(digest, path)
+    return digest.hexdigest()
+
+
+def _add(digest: "hashlib._Hash", path: Path) -> None:
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
