@@ -1,0 +1,1 @@
+"""What a stage-2 run will need, before it runs."""

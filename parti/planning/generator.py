@@ -1,0 +1,146 @@
+"""A stage-2 step, rehearsed: the generator as `parti.tasks` trains it, on codes of an image tokenizer or of a cache."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from parti.layers.sparse_attention import dense_mask
+from parti.models import GENERATORS, DecoderOnly, EncoderDecoder, Generator, TokenSpace
+from parti.planning.flops import training_flops
+from parti.tasks import NextTokenTask
+from parti.text.tokenizer import TextTokenizerConfig, UnigramConfig
+from parti.tokenize import PairTokenizer, TokenPair
+from parti.train import TrainPartiConfig
+from vqgan.config import ConfigError
+from vqgan.data.batch import Batch
+from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.planning.recording import Kernels, rehearsal
+from vqgan.planning.rehearsed_step import Cast, Rehearsed, parameters_of, pictures, rehearse
+from vqgan.planning.tokenizer import encoding_flops, tokenizer_without_weights
+from vqgan.train import TrainVQGANConfig
+from vqgan.training.distributed import build_accelerator
+
+
+def rehearse_generator(
+    config: TrainPartiConfig,
+    tokenizer: TrainVQGANConfig,
+    pairs_at_a_time: int,
+    *,
+    recompute: bool = False,
+    kernels: Kernels = "gpu",
+) -> Rehearsed:
+    """One step. `recompute`: keep of each layer its input alone, as model.checkpoint_activations does."""
+    from_cache = config.data.codes is not None
+    with _without_kept_masks(), rehearsal(kernels) as recording:
+        image_tokenizer = tokenizer_without_weights(tokenizer)
+        tokens = tokens_of(config, image_tokenizer)
+        model = config.model
+        if getattr(model, "checkpoint_activations", False):
+            model, recompute = model.model_copy(update={"checkpoint_activations": False}), True
+        generator = GENERATORS[model.kind](model, tokens)
+        if recompute:
+            for block in generator.stacked_layers():
+                _keep_the_input_alone(block)
+        tokenizers = BlankPairs(image_tokenizer, tokens, from_cache)
+        task = NextTokenTask(config.task, generator, tokenizers, build_accelerator(), config.loop.steps, config.seed)
+        cast = Cast([generator], [] if from_cache else [image_tokenizer], [task.ema.module])
+        # Of several micro-batches one, as if those before it had left their gradients: nothing else stays of them.
+        since, _ = rehearse(recording, task, cast, [[pictures(pairs_at_a_time, image_tokenizer.image_size)]])
+        if config.loop.micro_batches > 1:
+            recording.keep("gradients")
+    layers = generator.stacked_layers()
+    return Rehearsed(
+        recording,
+        since,
+        parts_of(generator),
+        largest_block=4 * max(map(parameters_of, layers)),
+        outside_blocks=parameters_of(generator) - sum(map(parameters_of, layers)),
+        flops=training_flops(generator) + (0 if from_cache else encoding_flops(tokenizer)),
+        frozen_parts={} if from_cache else {"image tokenizer": parameters_of(image_tokenizer)},
+    )
+
+
+def generator_without_weights(config: TrainPartiConfig, tokens: TokenSpace) -> Generator:
+    """To count on; it cannot run."""
+    with torch.device("meta"):
+        return GENERATORS[config.model.kind](config.model, tokens)
+
+
+def tokens_of(config: TrainPartiConfig, image_tokenizer: ImageTokenizer) -> TokenSpace:
+    """The alphabets of a run. Raises ConfigError where that of the text is in a folder or on the Hub."""
+    text = config.text
+    if not isinstance(text, TextTokenizerConfig | UnigramConfig):
+        raise ConfigError(
+            f"text.kind {text.kind}: its vocabulary is not in the config; plan with --text.kind unigram and the "
+            "--text.vocab_size and --text.length that it has"
+        )
+    return TokenSpace(
+        text_vocab_size=text.vocab_size,
+        text_length=text.length,
+        image_vocab_size=image_tokenizer.vocab_size,
+        image_grid=image_tokenizer.grid,
+    )
+
+
+def parts_of(generator: Generator) -> dict[str, int]:
+    """Parameters by part; their sum is all of them."""
+    if isinstance(generator, EncoderDecoder):
+        encoder = generator.text_encoder
+        in_blocks = sum(map(parameters_of, getattr(encoder, "blocks", [encoder])))
+        parts = {"text encoder blocks": in_blocks, "decoder blocks": sum(map(parameters_of, generator.decoder))}
+        heads: list[nn.Module] = [generator.head]
+    elif isinstance(generator, DecoderOnly):
+        parts = {"blocks": sum(map(parameters_of, generator.blocks))}
+        heads = [generator.text_head, generator.image_head]
+    else:
+        raise TypeError(f"no parts are known of a {type(generator).__name__}")
+    norms = sum(parameters_of(module) for name, module in generator.named_modules() if name in _LAST_NORMS)
+    parts |= {"heads": sum(map(parameters_of, heads)), "last norms": norms}
+    return parts | {"embeddings": parameters_of(generator) - sum(parts.values())}
+
+
+_LAST_NORMS = ("norm", "decoder_norm", "text_encoder.norm")
+
+
+class BlankPairs(PairTokenizer):
+    """Pairs of the right shapes, without captions: what they say has no influence on memory or time."""
+
+    def __init__(self, image: ImageTokenizer, tokens: TokenSpace, from_cache: bool) -> None:
+        self.image = image
+        self._tokens = tokens
+        self._from_cache = from_cache
+
+    def __call__(
+        self,
+        batch: Batch,
+        drop: Bool[Tensor, "B"] | None = None,  # noqa: ARG002
+        draw: tuple[int, int, int] | None = None,  # noqa: ARG002
+    ) -> TokenPair:
+        text_ids = torch.full((len(batch), self._tokens.text_length), self._tokens.text_pad_id + 1)
+        if self._from_cache:
+            return TokenPair(text_ids, torch.zeros(len(batch), self._tokens.image_length, dtype=torch.int64), 0.0)
+        return TokenPair(text_ids, self.image.encode(batch.images), 0.0)
+
+
+@contextmanager
+def _without_kept_masks() -> Iterator[None]:
+    """Masks are kept from call to call: those with memory are of no use to those without, and the other way round."""
+    dense_mask.cache_clear()
+    try:
+        yield
+    finally:
+        dense_mask.cache_clear()
+
+
+def _keep_the_input_alone(block: nn.Module) -> None:
+    """As torch's activation checkpointing does, around this block."""
+    from torch.utils.checkpoint import checkpoint
+
+    forward = block.forward
+    # Nothing is compared: there are no numbers, and the kept masks' dtype may differ.
+    settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
+    block.forward = lambda *args: checkpoint(forward, *args, **settings)

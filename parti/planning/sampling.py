@@ -1,0 +1,49 @@
+"""What drawing one picture costs (SPEC D.2 and G)."""
+
+from dataclasses import dataclass
+
+import torch
+
+from parti.layers.kv_cache import CacheLayout
+from parti.models import EncoderDecoder, Generator
+from parti.planning.flops import code_flops, matrix_weights, prompt_flops
+from parti.sampling.generate import SamplingConfig
+
+_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
+_CACHED_BYTES = {"fp32": 4, "bf16": 2, "int8": 4}
+"""Of a number in the key-value cache: what the layers give."""
+
+
+@dataclass(frozen=True)
+class DrawingCost:
+    """flops: of one picture; cache: bytes of its keys and values, image and text; step: bytes that a step reads."""
+
+    flops: float
+    cache: int
+    step: int
+    steps: int
+
+    def seconds(self, bandwidth: float) -> float:
+        """At least, at so many bytes a second, for one picture: small batches wait for memory, not for arithmetic."""
+        return self.steps * self.step / bandwidth
+
+
+def drawing_cost(generator: Generator, settings: SamplingConfig) -> DrawingCost:
+    """Of one picture by these settings; guidance draws two sides, and reads the empty text as one position."""
+    tokens, head = generator.tokens, generator.image_head_layer()
+    sides = 1 if settings.guidance_scale == 1.0 else 2
+    length = tokens.image_length
+    cpu = torch.device("cpu")
+    slots = sum(CacheLayout(kind, tokens.image_grid, generator.kernel, cpu).slots for kind in generator.layer_kinds)
+    read = sum(map(matrix_weights, generator.stepped_layers()))
+    if isinstance(generator, EncoderDecoder):  # keys and values of the text are computed once
+        read -= sum(matrix_weights(block.cross_attention.key_value) for block in generator.decoder)
+    text = (tokens.text_length + sides - 1) * len(generator.layer_kinds)
+    cache = (slots * sides + text) * 2 * head.in_features * _CACHED_BYTES[settings.precision]
+    return DrawingCost(
+        flops=sides * (prompt_flops(generator) + length * code_flops(generator)),
+        cache=cache,
+        # The head stays fp32; the cache is read whole at worst.
+        step=read * _BYTES[settings.precision] + 4 * head.weight.numel() + cache,
+        steps=length,
+    )

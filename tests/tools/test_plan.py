@@ -1,0 +1,82 @@
+"""tools/plan.py: the documented table, the verdict with its remedies, and wrong use in one line."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tools.plan import main
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "planner.md").read_text(encoding="utf-8")
+TABLE = [line for line in PAGE.splitlines() if line.startswith("| parti_")]
+COMMANDS = [line for line in PAGE.splitlines() if line.startswith("python tools/plan.py") and "--row" in line]
+SHAPES = ["--config", "configs/parti/shapes.yaml", "--gpus", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_the_page_has_a_command_for_each_row() -> None:
+    assert len(TABLE) == len(COMMANDS) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("row", "command"), list(zip(TABLE, COMMANDS, strict=True)))
+def test_the_table_is_what_the_tool_prints(row: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split(command)[2:]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == row
+
+
+@pytest.mark.slow
+def test_the_shown_plan_is_what_the_tool_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    command, shown = re.findall(r"```text\n\$ (.*?)\n(.*?)```", PAGE, re.DOTALL)[0]
+    assert main(shlex.split(command)[2:]) == 0
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_comes_with_changes_that_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SHAPES, "--gpu-memory", "0.15", "--gpu-tflops", "10"]) == 1
+    text = capsys.readouterr().out
+    assert "does not fit" in text
+    changes = text[text.index("what to change") :]
+    micro_batches = int(re.findall(r"--loop.micro_batches (\d+) .*  fits", changes)[0])
+    assert "--model.checkpoint_activations true" in changes
+    assert "--task.optimiser.kind adafactor" in changes
+    options = ["--gpu-memory", "0.15", "--gpu-tflops", "10", "--loop.micro_batches", str(micro_batches)]
+    assert main([*SHAPES, *options]) == 0
+
+
+def test_stage_1(capsys: pytest.CaptureFixture[str]) -> None:
+    config = ["--config", "configs/vqgan/shapes.yaml", "--gpu", "rtx4090", "--price-per-gpu-hour", "2"]
+    assert main(config) == 0
+    text = capsys.readouterr().out
+    assert "discriminator" in text
+    assert "perceptual network, frozen" in text
+    assert "at 2 a GPU-hour" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", "configs/upsampler/parti_512.yaml", "--gpu", "h100"], "another objective"),
+        (["--config", "configs/parti/fused_captioning.yaml", "--gpu", "h100"], "another objective"),
+        (["--config", "configs/text_encoder/shapes.yaml", "--gpu", "h100"], "another objective"),
+        (["--config", "configs/reranker/shapes.yaml", "--gpu", "h100"], "another objective"),
+        ([*SHAPES, "--gpu", "h10"], "invalid choice"),
+        (SHAPES, "give --gpu"),
+        ([*SHAPES, "--gpu", "h100", "--gpus", "7"], "does not divide"),
+        ([*SHAPES, "--gpu", "h100", "--image-tokenizer", "none.yaml"], "cannot be read"),
+        ([*SHAPES, "--gpu", "h100", "--image_tokenizer", "runs/none"], "--image-tokenizer"),
+        (["--config", "configs/vqgan/shapes.yaml", "--gpu", "h100", "--strategy", "fsdp"], "use ddp"),
+    ],
+)
+def test_wrong_use_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,92 @@
+"""What a run will need: memory on each GPU by kind, arithmetic, time to the end, and the cost of drawing a picture.
+
+python tools/plan.py --config configs/parti/parti_3b.yaml --gpus 64 --gpu h100 [--section.field value ...]
+
+Nothing is allocated, downloaded or trained. For configs of stage 1 (tools/train_vqgan.py) and stage 2
+(tools/train_parti.py); any key of them may follow.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from parti.planning.generator_plan import plan_generator, tokenizer_config
+from parti.train import TrainPartiConfig
+from vqgan.command_line import USER_ERRORS, print_error, print_out
+from vqgan.config import ConfigError, load_config, read_yaml
+from vqgan.option_parser import OptionParser
+from vqgan.planning.division import STRATEGIES, Division
+from vqgan.planning.hardware import GPU, GPUS
+from vqgan.planning.plan import Machines, Plan
+from vqgan.planning.report import ROW_HEADER, as_row, as_text
+from vqgan.planning.tokenizer_plan import plan_tokenizer
+from vqgan.train import TrainVQGANConfig
+
+
+def main(argv: list[str]) -> int:
+    parser = _parser()
+    try:
+        options, overrides = parser.parse_known_args(argv)
+        if options.activation_checkpointing:
+            overrides += ["--model.checkpoint_activations", "true"]
+        plan = _plan(options, overrides)
+    except USER_ERRORS as error:
+        print_error(error)
+        return 2
+    print_out(f"{ROW_HEADER}\n{as_row(plan)}" if options.row else as_text(plan))
+    return 0 if plan.fits else 1
+
+
+def _plan(options: argparse.Namespace, overrides: list[str]) -> Plan:
+    path: Path = options.config
+    values = read_yaml(path)
+    machines = Machines(
+        Division(options.strategy, options.gpus, options.gpus_a_node), _gpu(options), options.mfu, options.price
+    )
+    if "image_tokenizer" in values and values.get("objective", "next_token") == "next_token" and "text" in values:
+        config = load_config(TrainPartiConfig, path, overrides)
+        tokenizer = tokenizer_config(config, path, options.image_tokenizer)
+        return plan_generator(config, tokenizer, path.stem, machines)
+    if values.keys() & {"objective", "image_tokenizer", "text", "scorer"}:
+        raise ConfigError(
+            f"{path}: plans are for stage 1 (image tokenizers) and stage 2's next_token; this is another objective"
+        )
+    return plan_tokenizer(load_config(TrainVQGANConfig, path, overrides), path.stem, machines)
+
+
+def _gpu(options: argparse.Namespace) -> GPU:
+    known = GPUS[options.gpu] if options.gpu else None
+    memory = options.gpu_memory or (known.memory if known else None)
+    if memory is None:
+        raise ConfigError(f"give --gpu ({', '.join(GPUS)}), or --gpu-memory with --gpu-tflops")
+    return GPU(
+        memory,
+        options.gpu_tflops or (known.tflops if known else None),
+        options.gpu_bandwidth or (known.bandwidth if known else None),
+    )
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser("plan.py", __doc__, add_help=True)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="The run's YAML file")
+    parser.add_argument("--gpus", type=int, default=1, help="Number of GPUs [1]")
+    parser.add_argument("--gpu", choices=GPUS, help="A GPU by name: memory, bf16 TFLOPS, bandwidth")
+    parser.add_argument("--gpu-memory", type=float, metavar="GB", help="Memory of a GPU")
+    parser.add_argument("--gpu-tflops", type=float, metavar="N", help="Its dense bf16 TFLOPS")
+    parser.add_argument("--gpu-bandwidth", type=float, metavar="TB/S", help="Its memory's bandwidth")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="ddp", help="How weights are divided [ddp]")
+    parser.add_argument(
+        "--gpus-a-node", type=int, default=8, metavar="N", help="With hybrid: GPUs that share weights [8]"
+    )
+    parser.add_argument("--activation-checkpointing", action="store_true", help="model.checkpoint_activations true")
+    parser.add_argument("--mfu", type=float, default=0.4, help="Share of the GPUs' peak that is reached [0.4]")
+    parser.add_argument("--price-per-gpu-hour", dest="price", type=float, metavar="X", help="For the cost of the run")
+    parser.add_argument(
+        "--image-tokenizer", type=Path, metavar="FILE", help="Stage 2: the stage-1 config, if no folder"
+    )
+    parser.add_argument("--row", action="store_true", help="A row of a Markdown table")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

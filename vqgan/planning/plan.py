@@ -1,0 +1,89 @@
+"""A plan: what a config needs on given GPUs, in figures; no tensor is made."""
+
+from dataclasses import dataclass, field, replace
+
+from vqgan.planning.division import Division, total
+from vqgan.planning.hardware import GPU
+
+USABLE = 0.9
+"""Share of a GPU's memory that a plan may fill: the rest is for the driver, libraries' workspaces, and the holes that
+an allocator leaves."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What a run is given."""
+
+    division: Division
+    gpu: GPU
+    mfu: float = 0.4
+    price: float | None = None
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change of one key or option, and the bytes on a GPU after it."""
+
+    change: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture: operations, bytes of cache, and seconds at least where the bandwidth is known."""
+
+    settings: str
+    flops: float
+    cache: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All figures; memory in bytes, arithmetic in operations."""
+
+    name: str
+    what: str
+    parts: dict[str, int]
+    frozen_parts: dict[str, int]
+    machines: Machines
+    at_a_time: int
+    batch: int
+    steps: int
+    codes_a_picture: int
+    memory: dict[str, int]
+    flops_a_picture: float
+    drawing: Drawing | None = None
+    copy_to_draw: int = 0
+    remedies: list[Remedy] = field(default_factory=list)
+
+    @property
+    def needed(self) -> int:
+        """Bytes on each GPU."""
+        return total(self.memory)
+
+    @property
+    def room(self) -> float:
+        """Bytes that may be filled on each GPU."""
+        return USABLE * self.machines.gpu.memory * 1e9
+
+    @property
+    def fits(self) -> bool:
+        """In training, and in drawing between steps."""
+        return max(self.needed, self.copy_to_draw) <= self.room
+
+    @property
+    def seconds_a_step(self) -> float | None:
+        """At the stated share of the GPUs' peak."""
+        gpu, division = self.machines.gpu, self.machines.division
+        if gpu.tflops is None:
+            return None
+        return self.flops_a_picture * self.batch / (division.gpus * gpu.tflops * 1e12 * self.machines.mfu)
+
+    @property
+    def days(self) -> float | None:
+        """To the config's end."""
+        return None if self.seconds_a_step is None else self.seconds_a_step * self.steps / 86_400
+
+    def with_remedies(self, remedies: list[Remedy]) -> "Plan":
+        return replace(self, remedies=remedies)

@@ -1,0 +1,286 @@
+"""A training step on tensors without memory, and a record of what memory they would have had.
+
+The code that runs is the run's own, on fake tensors: shapes and dtypes without numbers. So the record follows every
+option, loss and kernel of it, and needs no formula of its own. What it records is each storage's size, birth and end,
+and the arithmetic of every matrix product, convolution and attention.
+
+Fake tensors stand for CPU tensors, because a GPU's need a build of torch for GPUs. Where the two keep different things
+for the backward pass, what a GPU keeps is recorded: attention never holds its scores, and dropout's masks are bytes.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from vqgan.layers import attend
+
+Kernels = Literal["gpu", "cpu"]
+"""Of which kind of device memory is recorded."""
+
+Kind = Literal[
+    "weights",
+    "frozen networks",
+    "averaged copy",
+    "gradients",
+    "optimiser state",
+    "weights in 16 bits",
+    "activations",
+    "in the update",
+]
+"""What memory is for. weights in 16 bits: autocast's copies; in the update: what an optimiser's step makes and drops.
+"""
+
+KINDS: tuple[Kind, ...] = (
+    "weights",
+    "frozen networks",
+    "averaged copy",
+    "gradients",
+    "optimiser state",
+    "weights in 16 bits",
+    "activations",
+    "in the update",
+)
+
+
+class Peak(NamedTuple):
+    """The moment of most memory: bytes in all and by kind."""
+
+    total: int
+    by_kind: dict[Kind, int]
+
+
+class _Life:
+    """One storage: size, the moments between which it is there, what it is for, and whether it is there throughout."""
+
+    __slots__ = ("birth", "bytes", "end", "kind", "stays", "storage")
+
+    def __init__(self, storage: torch.UntypedStorage, birth: int, kind: Kind) -> None:
+        # Not a weakref of Python's: those of storages break torch 2.13's memory.
+        self.storage = StorageWeakRef(storage)
+        self.birth, self.bytes, self.kind = birth, storage.nbytes(), kind
+        self.end: int | None = None
+        self.stays = False
+
+
+class Recording(TorchDispatchMode):
+    """Inside of `with rehearsal() as recording:` all that is done with tensors is recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+        """Of matrix products, convolutions and attention so far: two for a multiplication with its sum."""
+        self.truth = False
+        """What a question to a tensor gets for an answer: no while networks are built (nothing of what was drawn has to
+        be drawn again), yes in training (gradients are finite)."""
+        self._now = 0
+        self._lives: list[_Life] = []
+        self._living: dict[int, _Life] = {}
+        self._bytes_living = self._bytes_unchecked = 0
+        self._updating = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self._now += 1
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return _number(args[0], self.truth)
+        result = func(*args, **(kwargs or {}))
+        kind: Kind = "in the update" if self._updating else "activations"
+        if func is torch.ops.aten._to_copy.default and self._kind_of(args[0]) in ("weights", "frozen networks"):
+            kind = "weights in 16 bits"
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor, kind)
+        count = _FLOPS.get(func._overloadpacket)
+        if count is not None:
+            self.flops += int(count(*args, **(kwargs or {}), out_val=result))
+        return result
+
+    def call(self, tensors: Iterable[Tensor | None], kind: Kind, stays: bool = True) -> None:
+        """Say what these are for; what stays counts from the start, such as moments that the first step makes."""
+        for tensor in tensors:
+            life = None if tensor is None else self._living.get(tensor.untyped_storage()._cdata)
+            if life is not None:
+                life.kind = kind
+                life.stays |= stays
+
+    def keep(self, kind: Kind) -> None:
+        """All of this kind is there from the start, as gradients are from the second micro-batch on."""
+        for life in self._lives:
+            life.stays |= life.kind == kind
+
+    def largest(self, kind: Kind, since: int = 0) -> int:
+        """Most bytes of one kind at any moment."""
+        others = {other: 0.0 for other in KINDS if other != kind}
+        return self.peak(since, others).total
+
+    def peak(self, since: int = 0, share: Mapping[Kind, float] | None = None) -> Peak:
+        """Of all moments from `since` on the one with most memory, where of each kind a process has only a `share`."""
+        self._bury()
+        shares = share or {}
+        steps: dict[int, dict[Kind, int]] = defaultdict(lambda: defaultdict(int))
+        for life in self._lives:
+            if life.end is not None and life.end <= since and not life.stays:
+                continue
+            steps[since if life.stays else max(life.birth, since)][life.kind] += life.bytes
+            if life.end is not None and not life.stays:
+                steps[life.end][life.kind] -= life.bytes
+        now: dict[Kind, int] = dict.fromkeys(KINDS, 0)
+        most, at_most = -1.0, now
+        for moment in sorted(steps):
+            for kind, change in steps[moment].items():
+                now[kind] += change
+            total = sum(now[kind] * shares.get(kind, 1.0) for kind in now)
+            if total > most:
+                most, at_most = total, dict(now)
+        by_kind = {kind: round(size * shares.get(kind, 1.0)) for kind, size in at_most.items()}
+        return Peak(sum(by_kind.values()), by_kind)
+
+    @property
+    def now(self) -> int:
+        """The moment."""
+        return self._now
+
+    def before_update(self, optimiser: torch.optim.Optimizer, *_: object) -> None:
+        """Called before each optimiser's step: now its gradients can be told."""
+        self.call((parameter.grad for parameter in _parameters(optimiser)), "gradients", stays=False)
+        self._updating = True
+
+    def after_update(self, optimiser: torch.optim.Optimizer, *_: object) -> None:
+        """Called after it: now its state can be told."""
+        states = (optimiser.state.get(parameter, {}) for parameter in _parameters(optimiser))
+        self.call((value for state in states for value in tree_iter(state) if isinstance(value, Tensor)), _STATE)
+        self._updating = False
+
+    def _kind_of(self, tensor: Tensor) -> Kind | None:
+        life = self._living.get(tensor.untyped_storage()._cdata)
+        return None if life is None else life.kind
+
+    def _see(self, tensor: Tensor, kind: Kind) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._living:
+            return
+        life = self._living[key] = _Life(storage, self._now, kind)
+        self._lives.append(life)
+        self._bytes_living += life.bytes
+        self._bytes_unchecked += life.bytes
+        if self._bytes_unchecked > _UNCHECKED * self._bytes_living:
+            self._bury()
+
+    def _bury(self) -> None:
+        """Look which storages have ended; not after each operation, as that takes long."""
+        expired = torch.UntypedStorage._expired
+        # What stays need not be asked.
+        dead = [key for key, life in self._living.items() if not life.stays and expired(life.storage.cdata)]
+        for key in dead:
+            life = self._living.pop(key)
+            life.end = self._now
+            del life.storage
+            self._bytes_living -= life.bytes
+        self._bytes_unchecked = 0
+
+
+_UNCHECKED = 2e-3
+"""Share of the memory that may come into being before it is looked what has ended: the error of a peak."""
+
+_STATE: Kind = "optimiser state"
+
+
+class _Deputies(TorchFunctionMode):
+    """What stands in for functions that tensors without memory, or a CPU in a GPU's place, would do otherwise."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        super().__init__()
+        self._kernels = kernels
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is Tensor.__deepcopy__:
+            return _copy(*args)
+        if func is F.dropout and self._kernels == "gpu":
+            return _dropout(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def rehearsal(kernels: Kernels = "gpu") -> Iterator[Recording]:
+    """Tensors that are made inside have no memory; what is done with them is recorded."""
+    recording = Recording()
+    with ExitStack() as stack:
+        stack.enter_context(FakeTensorMode())
+        # A network without memory is where it is to be, and torch cannot move one.
+        stack.enter_context(_replaced(nn.Module, "to", lambda network, *_, **__: network))
+        stack.enter_context(recording)
+        stack.enter_context(_Deputies(kernels))
+        if kernels == "gpu":
+            # The plain form is for CPUs.
+            stack.enter_context(_replaced(attend, "SHORT", -1))
+        for hook in (
+            register_optimizer_step_pre_hook(recording.before_update),
+            register_optimizer_step_post_hook(recording.after_update),
+        ):
+            stack.callback(hook.remove)
+        yield recording
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Another value of an attribute, for as long as the block takes."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """Of the tensor alone: torch would copy with it the mode that gives it no memory, which breaks both."""
+    if id(tensor) not in memo:
+        fresh = tensor.detach().clone()
+        memo[id(tensor)] = nn.Parameter(fresh, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fresh
+    return memo[id(tensor)]
+
+
+def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """With a mask of one byte an element, as on a GPU; a CPU keeps factors in the elements' dtype."""
+    return torch.native_dropout(x, p, True)[0] if training and p and not inplace else x
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+
+
+def _number(tensor: Tensor, truth: bool) -> bool | float | int:
+    if tensor.dtype is torch.bool:
+        return truth
+    return 1.0 if tensor.is_floating_point() else 1
+
+
+def _attention_flops(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q.shape, k.shape, v.shape)
+
+
+def _attention_backward_flops(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
+
+
+_FLOPS: dict[Any, Callable[..., Any]] = dict(flop_registry) | {  # torch counts attention on a GPU alone
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}

@@ -1,0 +1,92 @@
+"""A plan as text, and as a row of a table."""
+
+from vqgan.planning.plan import Plan
+
+ROW_HEADER = (
+    "| Config | GPUs | pictures at a time | weights | gradients | optimiser | averaged copy | activations "
+    "| all else | in all, GB | days | cache to draw one, MB | seconds at least |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def as_text(plan: Plan) -> str:
+    """For the console."""
+    machines, gpu = plan.machines, plan.machines.gpu
+    division = machines.division
+    lines = [f"{plan.name}: {plan.what}", "", "parameters"]
+    lines += [f"  {name:<28}{number:>18,}" for name, number in plan.parts.items()]
+    lines += [f"  {'in all':<28}{sum(plan.parts.values()):>18,}"]
+    lines += [f"  {name + ', frozen':<28}{number:>18,}" for name, number in plan.frozen_parts.items()]
+
+    micro = plan.batch // (division.gpus * plan.at_a_time)
+    where = "one GPU" if division.gpus == 1 else f"each of {division.gpus} GPUs ({division.strategy})"
+    lines += ["", f"memory on {where}, {plan.at_a_time} pictures at a time, GB"]
+    lines += [f"  {name:<28}{size / 1e9:>18.2f}" for name, size in plan.memory.items()]
+    verdict = "fits" if plan.needed <= plan.room else "does not fit"
+    lines += [f"  {'in all':<28}{plan.needed / 1e9:>18.2f}  of {gpu.memory:g}: {verdict} (a tenth is left free)"]
+    if plan.copy_to_draw:
+        too_much = "" if plan.copy_to_draw <= plan.room else ": more than a GPU has, previews and the end will fail"
+        lines.append(f"  between steps, to draw: a whole copy of {plan.copy_to_draw / 1e9:.2f}{too_much}")
+    if plan.remedies:
+        lines += ["", "what to change, and GB on each GPU after it"]
+        for remedy in plan.remedies:
+            fits = "fits" if remedy.bytes <= plan.room else "not enough alone"
+            lines.append(f"  {remedy.change:<44}{remedy.bytes / 1e9:>8.2f}  {fits}")
+
+    lines += ["", "arithmetic"]
+    lines += [f"  a picture, forward and backward: {_amount(plan.flops_a_picture)}FLOP"]
+    lines += [f"  a step of {plan.batch:,}, in {micro} parts: {_amount(plan.flops_a_picture * plan.batch)}FLOP"]
+    seen = plan.steps * plan.batch
+    lines += [
+        "",
+        f"to the end: {plan.steps:,} steps, {seen:.3g} pictures, {seen * plan.codes_a_picture:.3g} image codes",
+    ]
+    if plan.days is not None and plan.seconds_a_step is not None:
+        reached = f"{machines.mfu:.0%} of {division.gpus} x {gpu.tflops:g} TFLOPS"
+        lines.append(f"  {_time(plan.seconds_a_step)} a step, {_time(plan.days * 86_400)} in all, at {reached}")
+        if machines.price is not None:
+            cost = plan.days * 24 * division.gpus * machines.price
+            lines.append(f"  {cost:,.0f} at {machines.price:g} a GPU-hour")
+    if plan.drawing is not None:
+        drawing = plan.drawing
+        at = f"at least at {gpu.bandwidth:g} TB/s" if gpu.bandwidth else ""
+        seconds = "" if drawing.seconds is None else f", {_time(drawing.seconds)} {at}"
+        lines += ["", f"drawing a picture ({drawing.settings})"]
+        lines += [f"  {_amount(drawing.flops)}FLOP, key-value cache {drawing.cache / 1e6:.1f} MB{seconds}"]
+    return "\n".join(lines)
+
+
+def as_row(plan: Plan) -> str:
+    """For a table; memory in GB."""
+    division, memory = plan.machines.division, plan.memory
+    shown = ("weights", "gradients", "optimiser state", "averaged copy", "activations")
+    others = plan.needed - sum(memory.get(kind, 0) for kind in shown)
+    drawing = plan.drawing
+    cells = [
+        plan.name,
+        f"{division.gpus} x {plan.machines.gpu.memory:g} GB, {division.strategy}",
+        str(plan.at_a_time),
+        *(f"{memory.get(kind, 0) / 1e9:.1f}" for kind in shown),
+        f"{others / 1e9:.1f}",
+        f"{plan.needed / 1e9:.1f}" + ("" if plan.fits else " (too much)"),
+        "" if plan.days is None else f"{plan.days:.3g}",
+        "" if drawing is None else f"{drawing.cache / 1e6:.0f}",
+        "" if drawing is None or drawing.seconds is None else f"{drawing.seconds:.2f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _amount(number: float) -> str:
+    """With the prefix of its thousands."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if number < 1000:
+            return f"{number:.3g} {prefix}"
+        number /= 1000
+    return f"{number:.3g} E"
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s" if seconds >= 0.1 else f"{1000 * seconds:.3g} ms"
