@@ -84,7 +84,7 @@ def chosen(argv: Sequence[str]) -> Evaluation:
     given = f"received {argv[0]!r}" if argv else "nothing was given"
     nearest = difflib.get_close_matches(argv[0], EVALUATIONS, 1) if argv else []
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    raise ConfigError(f"the first word says what to evaluate: {' or '.join(EVALUATIONS)}; {given}{hint}")
+    raise ConfigError(f"the first word says what to evaluate: {', '.join(EVALUATIONS)}; {given}{hint}")
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def test_a_model_folder_alone_takes_pictures_from_anywhere(tmp_path: Path, capsy
 
 
 def test_each_mistake_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = "the first word says what to evaluate: tokenizer or generator; "
+    first = "the first word says what to evaluate: tokenizer, generator, captioner, inpainter; "
     assert error_of([], capsys) == f"{first}nothing was given"
     assert error_of(["tokeniser"], capsys) == f"{first}received 'tokeniser'; did you mean tokenizer?"
     assert "model is required" in error_of(["tokenizer", "--out", "m.json"], capsys)

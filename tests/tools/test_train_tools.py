@@ -152,13 +152,16 @@ def test_three_steps_of_both_stages_write_the_run_folders(tmp_path: Path, capsys
             *((2, "train"), (3, "train"), (3, "heldout"))
         ]
         assert {"loss", "images_per_second", "seconds", "learning_rate", "gradient_norm"} <= records[0].keys()
-        (sample,) = (run / "samples").iterdir()
-        assert sample.name == "step-0000003.png"
+        names = ["codes-0000003.png", "step-0000003.png"] if run == first else ["step-0000003.png"]
+        assert sorted(path.name for path in (run / "samples").iterdir()) == names
+        sample = run / "samples" / "step-0000003.png"
         with Image.open(sample) as picture:
             assert picture.size[0] > 16
         (checkpoint,) = (run / "checkpoints").iterdir()
         assert checkpoint.name == "step-0000003"
-        assert sorted(path.name for path in checkpoint.iterdir()) == ["process-0.pt", "state.pt"]
+        assert sorted(path.name for path in checkpoint.iterdir()) == [
+            *("SHA256SUMS", "about.json", "process-0.pt", "state.pt")
+        ]
         assert {"config.json", "model.safetensors"} <= {path.name for path in (run / "model").iterdir()}
     assert {"psnr", "codebook_usage", "codebook_perplexity", "reconstruction_accuracy"} <= _heldout(first).keys()
     assert {"nats_per_code", "prompt_accuracy"} <= _heldout(second).keys()
