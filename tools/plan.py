@@ -8,6 +8,7 @@ Nothing is allocated, downloaded or trained. For configs of stage 1 (tools/train
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from parti.planning.generator_plan import plan_generator, tokenizer_config
@@ -16,6 +17,7 @@ from vqgan.command_line import USER_ERRORS, print_error, print_out
 from vqgan.config import ConfigError, load_config, read_yaml
 from vqgan.option_parser import OptionParser
 from vqgan.planning.division import STRATEGIES, Division
+from vqgan.planning.fitting import fitted
 from vqgan.planning.hardware import GPU, GPUS
 from vqgan.planning.plan import Machines, Plan
 from vqgan.planning.report import ROW_HEADER, as_row, as_text
@@ -45,13 +47,17 @@ def _plan(options: argparse.Namespace, overrides: list[str]) -> Plan:
     )
     if "image_tokenizer" in values and values.get("objective", "next_token") == "next_token" and "text" in values:
         config = load_config(TrainPartiConfig, path, overrides)
+        loop, note = fitted(config.loop, config.data.batch_size, options.gpus)
+        config = config.model_copy(update={"loop": loop})
         tokenizer = tokenizer_config(config, path, options.image_tokenizer)
-        return plan_generator(config, tokenizer, path.stem, machines)
+        return replace(plan_generator(config, tokenizer, path.stem, machines), note=note)
     if values.keys() & {"objective", "image_tokenizer", "text", "scorer"}:
         raise ConfigError(
             f"{path}: plans are for stage 1 (image tokenizers) and stage 2's next_token; this is another objective"
         )
-    return plan_tokenizer(load_config(TrainVQGANConfig, path, overrides), path.stem, machines)
+    stage_1 = load_config(TrainVQGANConfig, path, overrides)
+    loop, note = fitted(stage_1.loop, stage_1.data.batch_size, options.gpus)
+    return replace(plan_tokenizer(stage_1.model_copy(update={"loop": loop}), path.stem, machines), note=note)
 
 
 def _gpu(options: argparse.Namespace) -> GPU:

@@ -86,7 +86,7 @@ def _memory(
     share = Share(processes=division.gpus, micro_batches=micro_batches)
     at_a_time = share.local_size(config.data.batch_size)
     step = rehearse_generator(config, tokenizer, at_a_time)
-    return division.memory(step, micro_batches, config.task.precision != "fp32"), at_a_time, step
+    return division.memory(step, config.task.precision != "fp32"), at_a_time, step
 
 
 def _changes(
@@ -108,8 +108,3 @@ def _changes(
     division = machines.division
     if division.gpus > 1 and division.strategy != "fsdp":
         yield "--strategy fsdp", config, replace(machines, division=replace(division, strategy="fsdp"))
-    if micro_batches > 1 and division.strategy != "ddp":
-        gpus = division.gpus * micro_batches
-        loop = config.loop.model_copy(update={"micro_batches": 1})
-        wider = replace(machines, division=replace(division, gpus=gpus))
-        yield f"--gpus {gpus} --loop.micro_batches 1", config.model_copy(update={"loop": loop}), wider

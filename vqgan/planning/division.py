@@ -3,8 +3,7 @@
 ddp: every GPU has all; gradients are exchanged through buffers of their size. fsdp: weights, gradients, moments and
 averages are divided over all GPUs; hybrid: over those of a node, and every node has them all. What fsdp gathers is a
 formula: the layer at work and the next, in the precision of the passes; the weights outside of layers, in fp32,
-throughout; gradients of the layer at work, and their fp32 copy on the way. With several micro-batches gradients stay
-whole until the last of them, as FSDP2 keeps what is not exchanged.
+throughout; gradients of the layer at work, and their fp32 copy on the way.
 """
 
 from collections.abc import Mapping
@@ -35,20 +34,18 @@ class Division:
             return 1
         return self.gpus if self.strategy == "fsdp" else min(self.gpus, self.gpus_a_node)
 
-    def memory(self, step: Rehearsed, micro_batches: int, in_16_bits: bool) -> dict[str, int]:
+    def memory(self, step: Rehearsed, in_16_bits: bool) -> dict[str, int]:
         """Bytes by kind on one GPU, at the moment of most."""
         shares: dict[Kind, float] = {}
         if self.parts > 1:
             shares = dict.fromkeys(_DIVIDED, 1 / self.parts) | {"weights in 16 bits": 0.0}
-            if micro_batches > 1:
-                shares["gradients"] = 1.0
         peak = step.recording.peak(step.since, shares)
         memory: dict[str, int] = {kind: size for kind, size in peak.by_kind.items() if size}
         if self.parts > 1:
             unit = step.largest_block // 4
             outside = 4 * step.outside_blocks
             memory["gathered weights"] = 2 * (2 if in_16_bits else 4) * unit + outside
-            memory["gradients on their way"] = 10 * unit + (outside if micro_batches == 1 else 0)
+            memory["gradients on their way"] = 10 * unit + outside
         elif self.gpus > 1:
             memory["exchange buffers"] = gradient_bytes(step.recording, step.since)
         return memory

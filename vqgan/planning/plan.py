@@ -55,6 +55,8 @@ class Plan:
     flops_a_picture: float
     drawing: Drawing | None = None
     copy_to_draw: int = 0
+    note: str = ""
+    """What was planned otherwise than the config says."""
     remedies: list[Remedy] = field(default_factory=list)
 
     @property

@@ -13,7 +13,7 @@ def as_text(plan: Plan) -> str:
     """For the console."""
     machines, gpu = plan.machines, plan.machines.gpu
     division = machines.division
-    lines = [f"{plan.name}: {plan.what}", "", "parameters"]
+    lines = [f"{plan.name}: {plan.what}", *([plan.note] if plan.note else []), "", "parameters"]
     lines += [f"  {name:<28}{number:>18,}" for name, number in plan.parts.items()]
     lines += [f"  {'in all':<28}{sum(plan.parts.values()):>18,}"]
     lines += [f"  {name + ', frozen':<28}{number:>18,}" for name, number in plan.frozen_parts.items()]

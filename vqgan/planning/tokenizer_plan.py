@@ -27,14 +27,14 @@ def plan_tokenizer(config: TrainVQGANConfig, name: str, machines: Machines) -> P
         batch=config.data.batch_size,
         steps=config.loop.steps,
         codes_a_picture=grid * grid,
-        memory=division.memory(step, micro_batches, config.task.precision != "fp32"),
+        memory=division.memory(step, config.task.precision != "fp32"),
         flops_a_picture=step.flops,
     )
     if plan.fits or at_a_time == 1:
         return plan
     more = more_micro_batches(micro_batches, at_a_time, plan.needed / plan.room)
     step = rehearse_tokenizer(config, at_a_time * micro_batches // more)
-    memory = division.memory(step, more, config.task.precision != "fp32")
+    memory = division.memory(step, config.task.precision != "fp32")
     return plan.with_remedies([Remedy(f"--loop.micro_batches {more}", total(memory))])
 
 

@@ -11,13 +11,12 @@ PartT = TypeVar("PartT")
 
 
 def accumulate(accelerator: Accelerator, network: nn.Module, parts: Sequence[PartT]) -> Iterator[tuple[int, PartT]]:
-    """Each micro-batch with its number; gradients are exchanged between processes only at the last."""
+    """Each micro-batch with its number; gradients are exchanged between processes only at the last.
+
+    Divided networks exchange them at every one: otherwise each process would hold whole gradients in between.
+    """
     for number, part in enumerate(parts):
-        is_last = number == len(parts) - 1
-        if isinstance(network, FSDPModule):
-            network.set_requires_gradient_sync(is_last)
-            yield number, part
-        elif is_last:
+        if isinstance(network, FSDPModule) or number == len(parts) - 1:
             yield number, part
         else:
             with accelerator.no_sync(network):
