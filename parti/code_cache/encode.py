@@ -4,11 +4,9 @@ A shard is a range of positions in a split and depends on nothing outside of it:
 turns, and what a kill leaves is the shards that are whole. Running again makes the others.
 """
 
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from vqgan.config import ConfigError
 from vqgan.data.source import Split, UnusableSample
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.run import begin
+from vqgan.training.stopping import StopRequest
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SKIPPED_SAID = 20
@@ -72,16 +71,17 @@ class _Work:
         self._folder = Path(config.out).expanduser()
         self._text = None if record.text_tokenizer is None else TextTokenizer.from_pretrained(self._folder)
         self._there = {split: shards_there(self._folder, split) for split in SPLITS}
-        self._stop_requested = False
+        self._stop = StopRequest()
 
     def do(self, source: ShardedSource) -> bool:
         """All of it; True when the cache is complete, False when interrupted."""
-        with self._listening_for_signals():
+        answer = "encoding: stopping after this batch"
+        with self._stop.listening(answer if self._accelerator.is_main_process else None):
             seen = {split: self._encode(source, split) for split in SPLITS}
             # No exchange between the processes: there is no limit to how long the slowest takes.
             if self._accelerator.is_main_process:
                 self._wait_for_shards(seen)
-            if self._stop_requested:
+            if self._stop.made:
                 self._say("stopped; the shards that are whole stay, run the same command to go on")
                 return False
         if self._accelerator.is_main_process:
@@ -112,7 +112,7 @@ class _Work:
         skipped: dict[int, UnusableSample] = {}
         with self._progress(split, parts.expected(*share)) as bar:
             for part in parts.read(*share, config.data.workers):
-                if self._stop_requested:
+                if self._stop.made:
                     break
                 rows += self._rows([item for item in part.items if isinstance(item, Crops)])
                 skipped |= {item.position: item.cause for item in part.items if isinstance(item, Unusable)}
@@ -142,7 +142,7 @@ class _Work:
         """Until the other processes have written theirs."""
         for split, positions in seen.items():
             for path in expected_shards(self._folder, split, positions, self._record.shard_size):
-                while not path.exists() and not self._stop_requested:
+                while not path.exists() and not self._stop.made:
                     time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _progress(self, split: Split, expected: int | None) -> "tqdm[Any]":
@@ -159,19 +159,3 @@ class _Work:
     def _say(self, text: str) -> None:
         if self._accelerator.is_main_process:
             tqdm.write(f"encoding: {text}", file=sys.stderr)
-
-    @contextmanager
-    def _listening_for_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the work after this batch; a second one at once."""
-
-        def stop(_number: int, _frame: object) -> None:
-            if self._stop_requested:
-                raise KeyboardInterrupt
-            self._stop_requested = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

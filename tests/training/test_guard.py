@@ -251,7 +251,7 @@ def test_a_run_that_went_back_resumes_exactly(call: int, how: str, tmp_path: Pat
         if len(task.seen) == call:
             if how == "killed":
                 raise Killed
-            loop._stop_requested = True
+            loop._stop.made = True
         return train_step(batches, step)
 
     task.train_step = ended  # type: ignore[method-assign]

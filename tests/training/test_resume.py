@@ -66,7 +66,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     def stopping(loop: TrainingLoop, done: int) -> bool:
         nonlocal asked
         if done == step and not asked:
-            asked = loop._stop_requested = True
+            asked = loop._stop.made = True
         return should_stop(loop, done)
 
     monkeypatch.setattr(TrainingLoop, "_should_stop", stopping)

@@ -6,10 +6,6 @@ stopped: what a step sees depends on its number alone (see `vqgan.data.loader`),
 loop goes back when it says so. What is promised, and what happens when something breaks: docs/resume.md.
 """
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Literal
 
@@ -31,6 +27,7 @@ from vqgan.training.progress import Progress
 from vqgan.training.protocol import Task
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.saving import Saving
+from vqgan.training.stopping import StopRequest
 from vqgan.training.trackers import Trackers
 from vqgan.training.window import Window
 
@@ -100,7 +97,7 @@ class TrainingLoop:
         self._save_waits = False
         self._skipped: dict[str, str] = {}
         self._newly_skipped: list[UnusableSample] = []
-        self._stop_requested = False
+        self._stop = StopRequest()
         self._seconds = 0.0
 
     def run(self) -> bool:
@@ -118,7 +115,8 @@ class TrainingLoop:
             progress.say(line)
         if self._done:
             progress.say(f"resuming at step {self._done} of {self.config.steps} in {self.run_folder.path}")
-        with self._listening_for_signals():
+        answer = f"{self.title}: stopping after this step, saving"
+        with self._stop.listening(answer if self.accelerator.is_main_process else None):
             while (ending := self._train(progress)) == "diverged":
                 self._done = self._go_back(self._done, progress)
         progress.close()
@@ -317,37 +315,11 @@ class TrainingLoop:
 
     def _should_stop(self, done: int) -> bool:
         if self.accelerator.num_processes == 1:
-            return self._stop_requested
+            return self._stop.made
         if done % _STEPS_BETWEEN_AGREEING_TO_STOP:
             return False
-        flag = torch.tensor([float(self._stop_requested)], device=self.accelerator.device)
+        flag = torch.tensor([float(self._stop.made)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum").item())
-
-    @contextmanager
-    def _listening_for_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM finish the step, save and leave; a second one leaves at once.
-
-        The second is left to the system, which needs no cooperation of a process that hangs. A launcher of several
-        processes hands on what the terminal has sent to all of them already: there, it decides what a second one does.
-        """
-        launched = "TORCHELASTIC_RUN_ID" in os.environ
-        numbers = (signal.SIGINT, signal.SIGTERM)
-
-        def stop(_number: int, _frame: object) -> None:
-            self._stop_requested = True
-            for number in numbers:
-                signal.signal(number, signal.SIG_IGN if launched else signal.SIG_DFL)
-            if self.accelerator.is_main_process:
-                # Not by `print`, which a signal may have interrupted.
-                hint = "" if launched else "; once more to leave at once"
-                os.write(2, f"{self.title}: stopping after this step, saving{hint}\n".encode())
-
-        before = {number: signal.signal(number, stop) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _due(done: int, every: int) -> bool:

@@ -110,7 +110,7 @@ def test_a_resumed_run_from_codes_is_the_one_that_never_stopped(
     should_stop = TrainingLoop._should_stop
 
     def stopping(loop: TrainingLoop, done: int) -> bool:
-        loop._stop_requested = done == 4
+        loop._stop.made = done == 4
         return should_stop(loop, done)
 
     monkeypatch.setattr(TrainingLoop, "_should_stop", stopping)

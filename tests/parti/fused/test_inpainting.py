@@ -330,7 +330,7 @@ def test_a_run_that_was_stopped_gives_the_run_that_was_not(tmp_path: Path, monke
     should_stop = TrainingLoop._should_stop
 
     def stopping(loop: TrainingLoop, done: int) -> bool:
-        loop._stop_requested |= done == 2 and not (tmp_path / "stopped" / "checkpoints").exists()
+        loop._stop.made |= done == 2 and not (tmp_path / "stopped" / "checkpoints").exists()
         return should_stop(loop, done)
 
     monkeypatch.setattr(TrainingLoop, "_should_stop", stopping)
