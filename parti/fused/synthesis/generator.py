@@ -9,13 +9,14 @@ Legend: B batch, C image channels, H W the row's grid, T text positions, D text 
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from parti.fused.fusion import TextToImageFusion, group_norm
+from parti.fused.fusion import Fusion, TextToImageFusion, group_norm
 from parti.fused.rows import LAST_ROW, TrunkConfig
 from parti.fused.synthesis.noise import NoiseBranch, NoiseConfig
 from parti.fused.text_side import TextSpace
@@ -84,14 +85,28 @@ class SynthesisGenerator(nn.Module):
         )
         self.to_rgb = nn.ModuleDict({str(row): nn.Conv2d(widths[row], 3, 1) for row in PICTURE_ROWS})
 
-    def forward(self, ids: Int64[Tensor, "B T"], noise: Float[Tensor, "B Z h w"]) -> tuple[Tensor, ...]:
-        """Pictures (B, 3, side, side) for each of `config.sides`, in fp32."""
-        pictures = []
+    def forward(
+        self, ids: Int64[Tensor, "B T"], noise: Float[Tensor, "B Z h w"], scales: int = len(PICTURE_ROWS)
+    ) -> tuple[Tensor, ...]:
+        """Pictures (B, 3, side, side) for the first `scales` of `config.sides`, in fp32."""
+        pictures: list[Tensor] = []
         for state in self.walk(ids, noise):
             if state.row in PICTURE_ROWS:
                 drawn = self.to_rgb[str(state.row)](state.image)
                 pictures.append(torch.tanh(drawn.float()))  # bf16 would leave out most of the 256 levels near white
+            if len(pictures) == scales:
+                break
         return tuple(pictures)
+
+    def weights_beyond(self, scales: int) -> list[nn.Parameter]:
+        """Those that the first `scales` pictures do not depend on."""
+        rows = [str(row) for row in PICTURE_ROWS[scales:]]
+        resting = [self.to_rgb[row] for row in rows] + [self.finer[row] for row in rows if row in self.finer]
+        if scales == 1:
+            # What row 12's text takes in of the picture: the finer rows alone read it.
+            last = cast(Fusion, self.parts.fusions[str(PICTURE_ROWS[0])])
+            resting += [last.image_value, last.text_read, last.text_last]
+        return [parameter for part in resting for parameter in part.parameters()]
 
     def walk(self, ids: Int64[Tensor, "B T"], noise: Float[Tensor, "B Z h w"]) -> Iterator[RowState]:
         """Every row with a picture in turn, from row 3."""

@@ -14,6 +14,8 @@ _CHANCE = 0.05
 """Distance from one half of an accuracy that says nothing."""
 _SETTLES = 300
 """Steps of the game after which both players should know something."""
+_SILENT = 0.5
+"""Nats below which an encoder says next to nothing of its pictures; where two objects stand takes about six."""
 _RATES = "task.discriminator_optimiser.learning_rate"
 
 
@@ -47,5 +49,10 @@ def diagnose_synthesis(figures: Mapping[str, float], sides: tuple[int, ...], gam
         findings.append(
             "the discriminators do not read captions: a wrong one seems as right to them as the right one, and "
             "pictures will not follow their prompts; set task.matching.kind to joint, or use larger batches."
+        )
+    if figures.get("divergence", math.inf) < _SILENT:
+        findings.append(
+            "the encoder says next to nothing of its pictures, so that the distance still asks for a blur and noise "
+            "changes nothing; lower task.divergence_weight."
         )
     return findings

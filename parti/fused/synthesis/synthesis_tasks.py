@@ -2,7 +2,8 @@
 
 All scales learn at once (StackGAN++), and the discriminators tell right captions from wrong ones (AttnGAN; SPEC E.5).
 Beside the game: a contrastive term between pictures and captions, and the distance of a drawn picture to the caption's
-own (pix2pix, arXiv 1611.07004), for captions that say nearly everything there is to see. Both are optional.
+own (pix2pix, arXiv 1611.07004), for captions that say nearly everything there is to see; an encoder then says the rest
+(`parti.fused.synthesis.picture_encoder`). All three are optional.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor
 from parti.fused.synthesis.generator import SynthesisGenerator
 from parti.fused.synthesis.matching import ClipMatcher, ClipMatchingConfig, JointMatchingConfig, MatchingConfig
 from parti.fused.synthesis.noise import seeded_noise
+from parti.fused.synthesis.picture_encoder import Painter, PictureEncoder
 from parti.fused.synthesis.scales import at_scales, side_by_side
 from parti.fused.synthesis.synthesis_diagnosis import diagnose_synthesis
 from parti.fused.synthesis.synthesis_discriminators import Discriminators, Opinions
@@ -76,6 +78,17 @@ class SynthesisTaskConfig(Config):
     """Contrastive term between pictures and captions; null: none."""
     distance: ImageLossesConfig = _NO_DISTANCE
     """Distance to the caption's own picture, summed over the scales; weights of 0: none."""
+    scale_starts: tuple[Span, Span, Span] = (0, 0, 0)
+    """When each scale begins to be drawn, from the smallest: small pictures cost little, and teach what captions mean.
+    The last no later than the game."""
+    explained_from: Span = 0
+    """With an encoder: when it begins. Until then captions alone explain the pictures, so that it has no need to say
+    what they do."""
+    explained_share: float = Field(0.5, gt=0, le=1)
+    """With an encoder: share of the pictures that are drawn with the noise of their real ones, once the discriminators
+    have joined; until then all are. Only these are held to the distance."""
+    divergence_weight: float = Field(0.03, gt=0)
+    """With an encoder: weight of a nat of what its noise says of the picture, for each scale that is drawn."""
     distance_until: Span | None = None
     """When the distance is gone: its weight falls in a straight line from the start of the game to there. What is
     between all pictures of a caption is none of them, and in the end holds the game back. null: the weight stays."""
@@ -119,6 +132,7 @@ class SynthesisTask:
         self,
         config: SynthesisTaskConfig,
         generator: SynthesisGenerator,
+        encoder: PictureEncoder | None,
         discriminators: Discriminators,
         tokenizer: TextTokenizer,
         accelerator: Accelerator,
@@ -133,13 +147,15 @@ class SynthesisTask:
         self._judge = judge
         device = accelerator.device
         self.generator = generator.to(device).train()
-        self._parallel_generator = accelerator.prepare_model(generator)
+        self.encoder = encoder
+        painter = Painter(generator, encoder).to(device).train()
+        self._parallel_painter = accelerator.prepare_model(painter)
         self.discriminators = discriminators.to(device).train()
         self._parallel_discriminators = accelerator.prepare_model(discriminators)
         # After the preparation, which gives every process the first one's weights.
         self.ema = EMA(config.ema, generator)
         parts = generator.parts
-        self.optimiser = TwoRates(config.optimiser, generator, [parts.embeddings, parts.text], config.bert_ratio, steps)
+        self.optimiser = TwoRates(config.optimiser, painter, [parts.embeddings, parts.text], config.bert_ratio, steps)
         self.discriminator_optimiser = Optimiser(config.discriminator_optimiser, discriminators, steps)
         self.losses = ImageLosses(config.distance, device, config.precision)
         self.clip: ClipMatcher | None = None
@@ -153,14 +169,18 @@ class SynthesisTask:
         parts = self._parts(batches, step)
         share = 1 / len(parts)
         playing = ramp(step, self._steps, self.config.game.start, self.config.game.warmup) > 0
+        scales = self._scales(step)
         opinions: list[Opinions] = []
 
         # 1. The generator. What the discriminators say of its pictures serves them again below.
-        for _, part in accumulate(self.accelerator, self._parallel_generator, parts):
+        for _, part in accumulate(self.accelerator, self._parallel_painter, parts):
+            size = len(part.ids)
+            explained = self._explained(size, step, playing)
+            compared = explained or size
             with self._autocast():
-                drawn = self._parallel_generator(part.ids, part.noise)
+                drawn, divergence = self._parallel_painter(part.ids, part.noise, part.real[-1][:explained], scales)
             pictures = [picture.detach().requires_grad_() for picture in drawn]
-            terms = self._distances(pictures, part, step)
+            terms = self._distances([picture[:compared] for picture in pictures], part, step)
             if playing:
                 with self._autocast():
                     opinions.append(self.discriminators(pictures, part.ids))
@@ -168,8 +188,14 @@ class SynthesisTask:
             loss = torch.stack(list(terms.values())).sum()
             # To the pictures alone, not into the discriminators' weights, and from there into the generator's.
             gradients = torch.autograd.grad(loss, pictures, retain_graph=True)
-            self.accelerator.backward(_with_gradients(drawn, gradients) * share)
-            add_share(metrics, {"loss": loss} | {f"loss_{name}": value for name, value in terms.items()}, share)
+            penalty = self.config.divergence_weight * scales * divergence
+            self.accelerator.backward((_with_gradients(drawn, gradients) + penalty) * share)
+            if explained:
+                terms["divergence"] = penalty
+                add_share(metrics, {"divergence": divergence}, share)
+            add_share(
+                metrics, {"loss": loss + penalty} | {f"loss_{name}": value for name, value in terms.items()}, share
+            )
         metrics |= self.optimiser.step(step)
         if not metrics["skipped"]:
             self.ema.update(self.generator, step)
@@ -238,7 +264,8 @@ class SynthesisTask:
         return contact_sheet(side_by_side(scales), prompts, columns=3, scale=scale, marks=marks)
 
     def stateful(self) -> dict[str, Stateful]:
-        return {
+        encoder: dict[str, Stateful] = {} if self.encoder is None else {"encoder": self.encoder}
+        return encoder | {
             "generator": self.generator,
             "ema": self.ema,
             "optimiser": self.optimiser,
@@ -266,13 +293,23 @@ class SynthesisTask:
             parts.append(_Part(batch.texts(), ids, noise, at_scales(batch.images, config.sides)))
         return parts
 
+    def _scales(self, step: int) -> int:
+        """How many are drawn in training."""
+        return sum(step >= in_steps(start, self._steps) for start in self.config.scale_starts)
+
+    def _explained(self, size: int, step: int, playing: bool) -> int:
+        """How many of `size` pictures are drawn with the noise of their real ones."""
+        if self.encoder is None or step < in_steps(self.config.explained_from, self._steps):
+            return 0
+        return max(1, round(self.config.explained_share * size)) if playing else size
+
     def _distances(self, pictures: Sequence[Tensor], part: _Part, step: int) -> dict[str, Float[Tensor, ""]]:
         """The weighted terms, each summed over the scales."""
         begin, factor = in_steps(self.config.game.start, self._steps), 1.0
         if self.config.distance_until is not None:
             end = in_steps(self.config.distance_until, self._steps)
             factor = min(1.0, max(0.0, (end - step) / max(1.0, end - begin)))
-        scales = [self.losses(drawn, real) for drawn, real in zip(pictures, part.real, strict=True)]
+        scales = [self.losses(drawn, real[: len(drawn)]) for drawn, real in zip(pictures, part.real, strict=False)]
         return {name: factor * torch.stack([terms[name] for terms in scales]).sum() for name in scales[0]}
 
     def _game_losses(

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from parti.captioned_run import train_on_captions
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
 from parti.fused.synthesis.matching import JointMatchingConfig
+from parti.fused.synthesis.picture_encoder import PictureEncoder, PictureEncoderConfig
 from parti.fused.synthesis.synthesis_discriminators import Discriminators, DiscriminatorsConfig
 from parti.fused.synthesis.synthesis_tasks import SynthesisTask, SynthesisTaskConfig
 from parti.fused.text_side import text_space
@@ -18,6 +19,7 @@ from vqgan.data.loader import DataConfig
 from vqgan.metrics.judge import Judge, caption_judge
 from vqgan.training.loop import LoopConfig
 from vqgan.training.run_folder import RunFolder
+from vqgan.training.schedule import in_steps
 from vqgan.training.trackers import TrackersConfig
 
 
@@ -36,6 +38,8 @@ class TrainSynthesisConfig(Config):
     """The text vocabulary."""
     model: SynthesisConfig = SynthesisConfig()
     """The generator."""
+    encoder: PictureEncoderConfig | None = None
+    """What finds the noise of real pictures, in training alone; null, as drawn: none."""
     discriminators: DiscriminatorsConfig = DiscriminatorsConfig()
     """The other side."""
     start: str | None = None
@@ -69,6 +73,14 @@ class TrainSynthesisConfig(Config):
                 f"data.batch_size {self.data.batch_size} in loop.micro_batches {self.loop.micro_batches} leaves no "
                 "second caption that would be a wrong one; raise the one or lower the other"
             )
+        task, steps = self.task, self.loop.steps
+        starts = [in_steps(start, steps) for start in (*task.scale_starts, task.game.start)]
+        if starts[0] or starts != sorted(starts):
+            raise ValueError(
+                f"task.scale_starts are {task.scale_starts} and task.game.start is {task.game.start}, but the smallest "
+                "pictures are drawn from step 0, each larger size joins no earlier than the one before, and the game "
+                "when all are there; put them into this order"
+            )
         check_vocabulary(self.text, self.start, trunk.text.bert, "model.trunk.text.bert")
         return self
 
@@ -100,6 +112,7 @@ def build_task(
     joint = isinstance(config.task.matching, JointMatchingConfig)
     text, sides = config.model.trunk.text, config.model.sides
     discriminators = Discriminators(config.discriminators, text, tokens, sides, matching=joint)
+    encoder = None if config.encoder is None else PictureEncoder(config.encoder, config.model)
     return SynthesisTask(
-        config.task, generator, discriminators, tokenizer, accelerator, config.loop.steps, config.seed, judge
+        config.task, generator, encoder, discriminators, tokenizer, accelerator, config.loop.steps, config.seed, judge
     )

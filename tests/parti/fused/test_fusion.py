@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parti.fused.fusion import Fusion, Normalisation, TextToImageFusion, attend, exchange
+from parti.fused.fusion import Fusion, Normalisation, TextToImageFusion, exchange, softmax_by_kernel, softmax_by_steps
 
 C, D, HEADS = 24, 32, 4  # heads of 8 channels: three on the image side, four on the text side
 MASK = torch.tensor([[True] * 5, [True, True, True, False, False]])
@@ -131,8 +131,9 @@ def test_the_stored_affinity_and_the_fused_kernel_agree() -> None:
     image_keys, text_keys = torch.randn(2, 7, 8, generator=generator), torch.randn(2, 5, 8, generator=generator)
     image_values, text_values = torch.randn(2, 7, 16, generator=generator), torch.randn(2, 5, 16, generator=generator)
     to_image, to_text = exchange(image_keys, text_keys, image_values, text_values, MASK, "softmax")
-    torch.testing.assert_close(to_image, attend(image_keys, text_keys, text_values, MASK, "softmax"))
-    torch.testing.assert_close(to_text, attend(text_keys, image_keys, image_values, None, "softmax"))
+    for way in (softmax_by_kernel, softmax_by_steps):
+        torch.testing.assert_close(to_image, way(image_keys, text_keys, text_values, MASK))
+        torch.testing.assert_close(to_text, way(text_keys, image_keys, image_values, None))
 
 
 @pytest.mark.parametrize("normalisation", ["softmax", "count"])

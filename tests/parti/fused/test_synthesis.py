@@ -76,6 +76,15 @@ def test_the_drawn_generator_has_the_counted_size() -> None:
     assert sum(weight.numel() for weight in generator.noise.parameters()) == 32 * 128 * 9 + 128 * 512 * 9 + 640 + 256
 
 
+def test_fewer_scales_are_the_first_of_all() -> None:
+    generator = tiny_generator()
+    everything = generator(IDS, noise())
+    for scales in (1, 2, 3):
+        some = generator(IDS, noise(), scales)
+        assert len(some) == scales
+        assert all(torch.equal(one, other) for one, other in zip(some, everything, strict=False))
+
+
 def test_text_is_never_changed_by_a_one_way_fusion() -> None:
     """Rows 13 and 14 read the text of row 12; row 3's text is BertLayer 3's alone, whatever the constant."""
     generator = tiny_generator()

@@ -12,10 +12,11 @@ from accelerate import Accelerator
 from tiny import CAPTIONS, tiny_text_tokenizer
 from tiny_synthesis import tiny_run
 
+from parti.fused.synthesis.picture_encoder import divergence
 from parti.fused.synthesis.synthesis_diagnosis import diagnose_synthesis
 from parti.fused.synthesis.synthesis_pipeline import ProgressiveTextToImage
 from parti.fused.synthesis.synthesis_tasks import SynthesisTask
-from parti.fused.synthesis.synthesis_train import build_task, train
+from parti.fused.synthesis.synthesis_train import TrainSynthesisConfig, build_task, train
 from vqgan.config import ConfigError
 from vqgan.data.batch import Batch
 from vqgan.training.loop import TrainingLoop
@@ -23,6 +24,16 @@ from vqgan.training.run_folder import RunFolder
 
 COLOURS = {"red": (1.0, -1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}
 GROUNDS = {"cat": (1.0, 1.0, 1.0), "dog": (-1.0, -1.0, -1.0), "hat": (-1.0, 1.0, -1.0), "jug": (1.0, 1.0, -1.0)}
+
+
+ENCODER = {"base_channels": 4, "most_channels": 8}
+GROWING = {
+    "encoder": ENCODER,
+    "task.scale_starts": (0, "25%", "50%"),
+    "task.explained_from": "25%",
+    "task.game.start": "50%",
+}
+"""Small pictures first, then an encoder, then the game."""
 
 
 def tiny_task(run_dir: Path, judge: Callable[..., bool] | None = None, **changes: Any) -> SynthesisTask:
@@ -226,10 +237,48 @@ def test_the_preview_shows_every_scale(tmp_path: Path) -> None:
     assert tiny_task(tmp_path).preview(eight()).width > 3 * 3 * 32
 
 
+def test_scales_encoder_and_game_join_one_after_the_other(tmp_path: Path) -> None:
+    """Smallest pictures at first, from step 2 the next and the encoder, from step 4 the largest and the game."""
+    task = tiny_task(tmp_path, **GROWING | {"loop.steps": 8, "task.explained_share": 0.25})
+    seen: list[tuple[int, int]] = []
+    painter = task._parallel_painter
+    painter.register_forward_hook(lambda _module, given, _found: seen.append((len(given[2]), given[3])))
+    encoder = weights(task.encoder)  # type: ignore[arg-type]
+    finest = weights(task.generator.finer["14"])
+    moved = []
+    for step in range(6):
+        metrics = task.train_step([eight()], step)
+        assert ("loss_adversarial" in metrics) is (step >= 4)
+        assert ("loss_divergence" in metrics) is ("divergence" in metrics) is (step >= 2)
+        moved.append((bool(changed(task.encoder, encoder)), bool(changed(task.generator.finer["14"], finest))))  # type: ignore[arg-type]
+    assert seen == [(0, 1), (0, 1), (8, 2), (8, 2), (2, 3), (2, 3)]
+    assert moved == [(False, False), (False, False), (True, False), (True, False), (True, True), (True, True)]
+
+
+def test_the_distance_is_of_pictures_drawn_with_the_noise_of_their_real_ones(tmp_path: Path) -> None:
+    """In the game: of the first two of eight, by hand, with a nat of divergence a scale for 0.03."""
+    changes = {"task.explained_share": 0.25, "encoder": ENCODER, "model.trunk.text.dropout": 0.0}
+    task = tiny_task(tmp_path, **changes)
+    assert task.encoder is not None
+    (part,) = task._parts([eight()], 0)
+    with torch.no_grad():
+        mean, log_variance = task.encoder(part.real[-1][:2])
+        drawn = task.generator(part.ids[:2], mean + (log_variance / 2).exp() * part.noise[:2])
+    expected = sum((one - other[:2]).abs().mean() / 2 for one, other in zip(drawn, part.real, strict=True))
+    metrics = task.train_step([eight()], 0)
+    torch.testing.assert_close(metrics["loss_l1"], torch.as_tensor(expected))
+    torch.testing.assert_close(metrics["divergence"], divergence(mean, log_variance))
+    torch.testing.assert_close(metrics["loss_divergence"], 0.03 * 3 * metrics["divergence"])
+
+
+@pytest.mark.parametrize("growing", [False, True], ids=["as drawn", "growing, with an encoder"])
 def test_a_run_that_was_stopped_gives_the_bits_of_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    growing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert train(tiny_run(tmp_path / "straight"))
+    def settings(run_dir: Path) -> TrainSynthesisConfig:
+        return tiny_run(run_dir, **(GROWING if growing else {}))
+
+    assert train(settings(tmp_path / "straight"))
     should_stop = TrainingLoop._should_stop
 
     def stopping(_loop: TrainingLoop, done: int) -> bool:
@@ -239,15 +288,15 @@ def test_a_run_that_was_stopped_gives_the_bits_of_one_that_was_not(
         return False
 
     monkeypatch.setattr(TrainingLoop, "_should_stop", stopping)
-    assert train(tiny_run(tmp_path / "stopped")) is False
+    assert train(settings(tmp_path / "stopped")) is False
     torch.manual_seed(12345)  # another process would start from another random state
-    assert train(tiny_run(tmp_path / "stopped")) is True
+    assert train(settings(tmp_path / "stopped")) is True
     one, other = (
         torch.load(tmp_path / name / "checkpoints" / "step-0000006" / "state.pt", weights_only=True)
         for name in ("straight", "stopped")
     )
     assert {"generator", "ema", "optimiser", "discriminators", "discriminator_optimiser"} < one.keys()
-    for part in ("generator", "ema", "discriminators"):
+    for part in ("generator", "ema", "discriminators", *(["encoder"] if growing else [])):
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part]), part
     flat = [
         torch.utils._pytree.tree_leaves((state["optimiser"], state["discriminator_optimiser"]))
@@ -269,12 +318,13 @@ def test_a_run_that_was_stopped_gives_the_bits_of_one_that_was_not(
 
 def test_a_healthy_run_has_no_finding_and_a_sick_one_says_what_helps() -> None:
     healthy = {"real_accuracy": 0.8, "fake_accuracy": 0.8, "caption_accuracy": 0.9}
-    healthy |= {"loss_discriminator_8": 0.9, "loss_discriminator_16": 1.0}
+    healthy |= {"loss_discriminator_8": 0.9, "loss_discriminator_16": 1.0, "divergence": 6.0}
     assert diagnose_synthesis(healthy, (8, 16), 500) == []
     for change, words in (
         ({"loss_discriminator_16": 0.01}, "wins at 16 pixels.*r1_gamma"),
         ({"real_accuracy": 0.6, "fake_accuracy": 0.42}, "at chance.*discriminator_optimiser"),
         ({"caption_accuracy": 0.51}, "do not read captions.*task.matching"),
+        ({"divergence": 0.2}, "encoder says next to nothing.*task.divergence_weight"),
         ({"loss": float("nan")}, "not finite: loss"),
         ({"skipped_share": 0.5}, "50.0% of the steps had no finite gradient"),
     ):
@@ -293,6 +343,11 @@ def test_a_healthy_run_has_no_finding_and_a_sick_one_says_what_helps() -> None:
             {"task.game.start": 2, "task.distance.l1_weight": 0.0},
             "game.start is 2, and until then nothing is minimised",
         ),
+        (
+            {"task.scale_starts": (0, 2, 1), "task.game.start": 2},
+            "each larger size joins no earlier than the one before",
+        ),
+        ({"task.scale_starts": (0, 0, "50%")}, "the game when all are there"),
         ({"start": "runs/trunk"}, "set text.kind to saved and text.folder to 'runs/trunk'"),
     ],
 )

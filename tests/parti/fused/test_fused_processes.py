@@ -1,0 +1,84 @@
+"""Inpainting in two processes trains as one process with the same global batch does; synthesis stays one model."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fused_runs import inpainting
+
+from vqgan.training.run_folder import RunFolder
+
+_TIMINGS = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two gloo processes left their runs."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root, here = Path(__file__).parents[3], Path(__file__).parent
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests", here))),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(here / "one_of_two_fused_runs.py"), str(folder)],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return folder
+
+
+def test_inpainting_in_two_processes_is_inpainting_in_one(two_processes: Path, tmp_path: Path) -> None:
+    assert inpainting(tmp_path)
+    found, expected = (RunFolder(folder).read_metrics() for folder in (two_processes / "inpainting", tmp_path))
+    assert len(found) == len(expected) > 2
+    for record, wanted in zip(found, expected, strict=True):
+        for timing in _TIMINGS:
+            record.pop(timing, None), wanted.pop(timing, None)
+        split = record.pop("split")
+        assert split == wanted.pop("split")
+        # What a held-out pair loses depends on its place in its batch, and two processes have other batches.
+        if split == "train":
+            assert record == pytest.approx(wanted, rel=2e-4, abs=2e-4)
+    states = [weights(folder) for folder in (two_processes / "inpainting", tmp_path)]
+    for part, state in states[1].items():
+        for key, value in state.items():
+            if torch.is_tensor(value):
+                torch.testing.assert_close(states[0][part][key], value, rtol=0, atol=2e-4, msg=f"{part}.{key}")
+
+
+def test_both_processes_of_synthesis_have_the_same_players_at_the_end(two_processes: Path) -> None:
+    """No more is claimed: wrong captions and batch statistics come from a process's own part of the batch."""
+    first, second = (torch.load(two_processes / f"players-{rank}.pt", weights_only=True) for rank in range(2))
+    for name, player in first.items():
+        assert len(player) > 10
+        for key, weight in player.items():
+            assert torch.equal(weight, second[name][key]), f"{name}.{key}"
+            assert weight.isfinite().all()
+
+
+def weights(run: Path) -> dict[str, dict[str, Any]]:
+    (last,) = sorted((run / "checkpoints").iterdir())[-1:]
+    state = torch.load(last / "state.pt", weights_only=True)
+    return {name: part for name, part in state.items() if name != "loop" and "optimiser" not in name}
