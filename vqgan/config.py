@@ -12,7 +12,7 @@ import json
 import re
 import textwrap
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -131,6 +131,17 @@ def parse_overrides(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
             yield name, yaml.load(text, Loader=Loader)
         except yaml.YAMLError:
             raise ConfigError(f"--{name}: {text!r} is not a YAML value; put quotes around text") from None
+
+
+def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, int | float | str | bool]:
+    """Nested settings under dotted names, as plain values; lists as text."""
+    flat: dict[str, int | float | str | bool] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, int | float | str | bool) else str(value)
+    return flat
 
 
 def dump_config(config: Config) -> str:

@@ -171,6 +171,25 @@ def test_a_complete_run_started_again_trains_no_further(
     assert figures(straight[1]) == before
 
 
+def test_it_is_said_where_a_run_goes_on_and_what_is_other_than_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = {"loop.steps": 2, "task.adversarial.weight": 0.0}
+    vqgan.train.train(stage_1(tmp_path, **short))
+    said = capsys.readouterr().err
+    assert "pictures to train on" in said
+    assert " weights in training, on 1 x cpu" in said
+    assert f"complete; the model is in {tmp_path / 'model'}" in said
+    vqgan.train.train(stage_1(tmp_path, **short))
+    assert f"{tmp_path} is complete at step 2; a larger loop.steps goes on from there" in capsys.readouterr().err
+    vqgan.train.train(stage_1(tmp_path, **short | {"loop.steps": 3, "data.batch_size": 4}))
+    said = capsys.readouterr().err
+    assert "resuming at step 2 of 3" in said
+    assert "loop.steps was 2 and is 3" in said
+    assert "data.batch_size was 8 and is 4" in said
+    assert "the samples come in another order" in said
+
+
 def test_a_run_may_be_prolonged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     short = {"loop.steps": 2, "task.adversarial.weight": 0.0}

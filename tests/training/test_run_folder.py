@@ -41,6 +41,13 @@ def test_create_writes_the_config_that_loads_again(tmp_path: Path) -> None:
     assert run.samples.is_dir()
 
 
+def test_what_the_recorded_config_says_otherwise(tmp_path: Path) -> None:
+    assert RunFolder(tmp_path, SmallConfig()).changed_settings() == []
+    RunFolder(tmp_path, SmallConfig(seed=5)).write_config()
+    assert RunFolder(tmp_path, SmallConfig(seed=5)).changed_settings() == []
+    assert RunFolder(tmp_path, SmallConfig(seed=6)).changed_settings() == ["seed was 5 and is 6"]
+
+
 def test_metrics_are_read_back_and_later_ones_cut(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert run.read_metrics() == []

@@ -85,6 +85,14 @@ class DataPipeline:
                 f"{config.batch_size}; lower data.batch_size or add pictures"
             )
 
+    def describe(self) -> str:
+        """How much there is, for a person: `280 pictures to train on, 20 pictures held out, 8 a step`."""
+        to_train, held_out = (
+            "a stream" if isinstance(source, Stream) else f"{len(source):,} pictures"
+            for source in (self._train, self._heldout)
+        )
+        return f"{to_train} to train on, {held_out} held out, {self.config.batch_size} a step"
+
     def training_batches(self, first_step: int, steps: int, share: Share) -> Iterator[list[Batch]]:
         """The micro-batches of steps `first_step` ... `steps` - 1 for one process."""
         local = share.local_size(self.config.batch_size)

@@ -238,7 +238,8 @@ def restore(stateful: dict[str, Stateful], state: Mapping[str, Any], source: str
         try:
             thing.load_state_dict(state[name])
         except (RuntimeError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+            lines = str(error).splitlines()
+            reason = lines[min(1, len(lines) - 1)].strip()  # torch's first line only says that there are errors
             raise CheckpointError(
                 f"{source}: {name} does not fit this config ({reason}); use another run_dir"
             ) from None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from pydantic import Field
+from torch import nn
 
 from vqgan.config import Config
 from vqgan.data.batch import Batch
@@ -108,20 +109,37 @@ class TrainingLoop:
         """
         self._done, said = self._resume()
         self._check_figure_to_keep_best()
+        progress = Progress(self.title, self._done, self.config.steps, self.accelerator.is_main_process)
+        for line in [*said, *self._how_it_begins()]:
+            progress.say(line)
         if self.accelerator.is_main_process:
             self.run_folder.write_config()
-        progress = Progress(self.title, self._done, self.config.steps, self.accelerator.is_main_process)
-        for line in said:
-            progress.say(line)
-        if self._done:
-            progress.say(f"resuming at step {self._done} of {self.config.steps} in {self.run_folder.path}")
         answer = f"{self.title}: stopping after this step, saving"
         with self._stop.listening(answer if self.accelerator.is_main_process else None):
             while (ending := self._train(progress)) == "diverged":
                 self._done = self._go_back(self._done, progress)
         progress.close()
+        if ending == "complete":
+            progress.say(f"complete; the model is in {self.run_folder.model}")
         self.trackers.close()
         return ending == "complete"
+
+    def _how_it_begins(self) -> list[str]:
+        """What is trained on what, or where the run goes on; lines for a person."""
+        folder, steps = self.run_folder.path, self.config.steps
+        if self._done >= steps:
+            return [f"{folder} is complete at step {self._done}; a larger loop.steps goes on from there"]
+        networks = [part for part in self.task.stateful().values() if isinstance(part, nn.Module)]
+        weights = sum(weight.numel() for network in networks for weight in network.parameters())
+        device = f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
+        lines = [f"{self.data.describe()}; {weights:,} weights in training, on {device}"]
+        if self._done:
+            lines.append(f"resuming at step {self._done} of {steps} in {folder}")
+            changes = self.run_folder.changed_settings()
+            lines += [f"since this run began or was resumed, {change}" for change in changes]
+            if any(change.startswith(("data.", "seed ")) for change in changes):
+                lines.append("from here on the samples come in another order than an unbroken run's")
+        return lines
 
     def _train(self, progress: Progress) -> Literal["complete", "interrupted", "diverged"]:
         """The steps from where the run stands."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vqgan.config import Config, dump_config
+from vqgan.config import Config, dump_config, flatten, read_yaml
 from vqgan.training.durable import recover_folder, replaced_folder, sync_tree, write_file, writing
 
 BEST_FILE = "best.json"
@@ -52,6 +52,15 @@ class RunFolder:
                 if path.is_file():
                     sync_tree(path)
             write_file(self.path / "config.yaml", dump_config(self._config).encode())
+
+    def changed_settings(self) -> list[str]:
+        """What the recorded config says otherwise than this one, a line each; where this one was not recorded yet."""
+        path = self.path / "config.yaml"
+        if self._config is None or not path.is_file():
+            return []
+        before, now = flatten(read_yaml(path)), flatten(self._config.model_dump(mode="json"))
+        names = [name for name in now if name in before and before[name] != now[name] and name != "run_dir"]
+        return [f"{name} was {before[name]} and is {now[name]}" for name in names]
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
         """Add one line to metrics.jsonl."""
