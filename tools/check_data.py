@@ -5,7 +5,7 @@ python tools/check_data.py --data pairs.parquet --data.transform.image_size 128 
 python tools/check_data.py --config configs/parti/shapes.yaml [--section.field value ...]
 
 Counts, sizes and proportions, broken items by cause, pictures that are there twice or in both splits, captions against
-the token limit, their alphabet; check_data.png shows the first batch of a run as its model sees it.
+the token limit, their alphabet; out/check_data.png (--picture) shows the first batch of a run as its model sees it.
 --data takes a folder of pictures, a tar, Parquet, Arrow, JSON or CSV file, a folder of these, `shapes`, `openmoji`, or
 a source as a config has it ('{kind: dataset, name: owner/name}'); --text takes a run's folder, for its vocabulary.
 Ctrl-C ends the looking: what was found is still reported.
@@ -16,8 +16,10 @@ Exit codes: 0 nothing is wrong, 1 problems were found, 2 wrong use, 130 interrup
 import sys
 
 from parti.data_check.check import check
+from parti.data_check.picture import draw_first_batch
 from parti.data_check.report import report_text, write_report
 from parti.data_check.settings import CheckConfig, load_settings
+from parti.data_check.targets import check_targets
 from vqgan.command_line import USER_ERRORS, print_error, print_out
 from vqgan.config import dump_config, format_help
 
@@ -38,10 +40,13 @@ def main(argv: list[str]) -> int:
         if print_config:
             print_out(dump_config(config).rstrip())
             return 0
+        check_targets(config)
         findings = check(config)
-        print_out(report_text(findings))
+        print_out(report_text(findings))  # first of all: no disk is needed for it
         if config.report is not None:
             write_report(findings, config.report)
+        if config.picture is not None and draw_first_batch(findings, config.picture):
+            print_out(f"{config.picture} shows the first batch as the model sees it")
     except USER_ERRORS as error:
         print_error(error)
         return 2

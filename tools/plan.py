@@ -18,7 +18,7 @@ from vqgan.config import ConfigError, load_config, read_yaml
 from vqgan.option_parser import OptionParser
 from vqgan.planning.division import STRATEGIES, Division
 from vqgan.planning.fitting import fitted
-from vqgan.planning.hardware import GPU, GPUS
+from vqgan.planning.hardware import GPUS, gpu_of
 from vqgan.planning.plan import Machines, Plan
 from vqgan.planning.report import ROW_HEADER, as_row, as_text
 from vqgan.planning.tokenizer_plan import plan_tokenizer
@@ -42,11 +42,9 @@ def main(argv: list[str]) -> int:
 def _plan(options: argparse.Namespace, overrides: list[str]) -> Plan:
     path: Path = options.config
     values = read_yaml(path)
-    machines = Machines(
-        Division(options.strategy, options.gpus, options.gpus_a_node), _gpu(options), options.mfu, options.price
-    )
     if "image_tokenizer" in values and values.get("objective", "next_token") == "next_token" and "text" in values:
         config = load_config(TrainPartiConfig, path, overrides)
+        machines = _machines(options)
         loop, note = fitted(config.loop, config.data.batch_size, options.gpus)
         config = config.model_copy(update={"loop": loop})
         tokenizer = tokenizer_config(config, path, options.image_tokenizer)
@@ -56,20 +54,14 @@ def _plan(options: argparse.Namespace, overrides: list[str]) -> Plan:
             f"{path}: plans are for stage 1 (image tokenizers) and stage 2's next_token; this is another objective"
         )
     stage_1 = load_config(TrainVQGANConfig, path, overrides)
+    machines = _machines(options)
     loop, note = fitted(stage_1.loop, stage_1.data.batch_size, options.gpus)
     return replace(plan_tokenizer(stage_1.model_copy(update={"loop": loop}), path.stem, machines), note=note)
 
 
-def _gpu(options: argparse.Namespace) -> GPU:
-    known = GPUS[options.gpu] if options.gpu else None
-    memory = options.gpu_memory or (known.memory if known else None)
-    if memory is None:
-        raise ConfigError(f"give --gpu ({', '.join(GPUS)}), or --gpu-memory with --gpu-tflops")
-    return GPU(
-        memory,
-        options.gpu_tflops or (known.tflops if known else None),
-        options.gpu_bandwidth or (known.bandwidth if known else None),
-    )
+def _machines(options: argparse.Namespace) -> Machines:
+    gpu = gpu_of(options.gpu, options.gpu_memory, options.gpu_tflops, options.gpu_bandwidth)
+    return Machines(Division(options.strategy, options.gpus, options.gpus_a_node), gpu, options.mfu, options.price)
 
 
 def _parser() -> OptionParser:

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from parti.code_cache.making import begin_record, check_same_making, complete_record, expected_shards
+from parti.code_cache.making import begin_record, check_out, check_same_making, complete_record, expected_shards
 from parti.code_cache.reading import CropPicture, Crops, ShardedSource, ShardParts, Unusable
 from parti.code_cache.record import CACHE_FILE, SPLITS, CacheRecord, read_record, shard_path, shards_there
 from parti.code_cache.settings import EncodeConfig
@@ -34,8 +34,10 @@ _SKIPPED_SAID = 20
 def encode(config: EncodeConfig) -> bool:
     """Make the cache, or what of it is missing; True when complete, False when interrupted.
 
-    Raises ConfigError, DataError or ModelFolderError with one line for the user.
+    Raises ConfigError, DataError, ModelFolderError or CannotWriteError with one line for the user.
     """
+    folder = Path(config.out).expanduser()
+    check_out(folder)
     accelerator = begin(config.seed)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer)
     size = config.data.transform.image_size
@@ -44,7 +46,7 @@ def encode(config: EncodeConfig) -> bool:
             f"data.transform.image_size is {size}, the image tokenizer in {config.tokenizer} reads "
             f"{tokenizer.image_size}; set data.transform.image_size to that"
         )
-    folder, source = Path(config.out).expanduser(), ShardedSource(config.data)
+    source = ShardedSource(config.data)
     # 1. What is there must be of the same making; every process looks before the first one writes.
     check_same_making(folder, config, source)
     accelerator.wait_for_everyone()

@@ -6,6 +6,7 @@ from pathlib import Path
 from parti.code_cache.reading import ShardedSource
 from parti.code_cache.record import (
     CACHE_FILE,
+    MAKE_THE_REST,
     SPLITS,
     CacheRecord,
     SkippedRecord,
@@ -24,6 +25,16 @@ from vqgan.config import ConfigError
 from vqgan.data.source import DataError, Split
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.stored_tokenizer import file_fingerprint, tokenizer_fingerprint
+from vqgan.training.durable import writing
+
+
+def check_out(folder: Path) -> None:
+    """Raises ConfigError where a file has the name of the cache's folder, or of one above it."""
+    for path in (folder, *folder.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise ConfigError(f"out: a code cache is a folder, and {path} is a file; choose another out")
+            return
 
 
 def check_same_making(folder: Path, config: EncodeConfig, source: ShardedSource) -> None:
@@ -58,9 +69,10 @@ def check_same_making(folder: Path, config: EncodeConfig, source: ShardedSource)
 
 def begin_record(folder: Path, config: EncodeConfig, tokenizer: ImageTokenizer, source: ShardedSource) -> None:
     """Write the text tokenizer and the cache.json of a cache that is not complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for unfinished in folder.glob(".new-*"):
-        unfinished.unlink()
+    with writing(folder, MAKE_THE_REST):
+        folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in folder.glob(".new-*"):
+            unfinished.unlink()
     record = CacheRecord(
         image_tokenizer=TokenizerRecord(
             fingerprint=tokenizer_fingerprint(config.tokenizer),
@@ -112,7 +124,9 @@ def _text_record(folder: Path, text: TextConfig, source: ShardedSource) -> TextR
         return found
 
     if not (folder / CACHE_FILE).exists():
-        build_text_tokenizer(text, captions).save_pretrained(folder)
+        built = build_text_tokenizer(text, captions)
+        with writing(folder / TEXT_TOKENIZER_FILE, MAKE_THE_REST):
+            built.save_pretrained(folder)
     tokenizer = TextTokenizer.from_pretrained(folder)
     return TextRecord(
         config=text.model_dump(mode="json"),

@@ -14,6 +14,8 @@ from vqgan.training.durable import write_file, writing
 
 CACHE_FILE = "cache.json"
 SPLITS: tuple[Split, ...] = ("train", "heldout")
+MAKE_THE_REST = "run the same command again: it makes what is missing"
+"""What is said to do once whatever kept a cache from being written is mended."""
 
 
 class TokenizerRecord(Config):
@@ -98,7 +100,7 @@ class CacheRecord(Config):
 def write_record(folder: Path, record: CacheRecord) -> None:
     """Put cache.json in place, whole or not at all."""
     path = folder / CACHE_FILE
-    with writing(path):
+    with writing(path, MAKE_THE_REST):
         write_file(path, (json.dumps(record.model_dump(mode="json"), indent=2) + "\n").encode())
 
 

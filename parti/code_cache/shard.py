@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64, Integer
 
+from parti.code_cache.record import MAKE_THE_REST
 from vqgan.data.source import DataError, UnusableSample
 from vqgan.training.durable import write_file, writing
 
@@ -70,7 +71,7 @@ def write_shard(path: Path, rows: Sequence[Row], skipped: Mapping[int, UnusableS
     content = io.BytesIO()
     with pa.ipc.new_file(content, table.schema) as writer:
         writer.write_table(table, max_chunksize=max(len(rows), 1))
-    with writing(path):
+    with writing(path, MAKE_THE_REST):
         write_file(path, content.getvalue())
 
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -13,14 +12,14 @@ from parti.data_check.settings import CheckConfig
 from parti.text import TextTokenizer, build_text_tokenizer
 from parti.text.caption_figures import CaptionFigures, caption_figures
 from parti.text.tokenizer import LEARNED
-from vqgan.contact_sheet import contact_sheet
 from vqgan.data.copies import exact_copies, near_copies
+from vqgan.data.hub import DatasetConfig
 from vqgan.data.inspection import Look, SizeFigures, expected_looks, look_through, size_figures
-from vqgan.data.loader import DataPipeline, Share
+from vqgan.data.mixture import MixtureConfig
+from vqgan.data.shards.samples import ShardsConfig
 from vqgan.data.source import Source, Split, UnusableSample
-from vqgan.data.sources import open_source
+from vqgan.data.sources import SourceConfig, open_source
 from vqgan.data.stream import Stream
-from vqgan.data.transforms import to_pil
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 _LINE_EVERY = 10.0
@@ -63,8 +62,8 @@ class Findings:
     near: list[tuple[tuple[Split, str], tuple[Split, str]]] | None = None
     """Pairs that differ hardly; None: not looked for."""
     captions: CaptionFigures | None = None
-    picture: str | None = None
-    """Where the first batch is drawn."""
+    tokenizer: TextTokenizer | None = None
+    """The vocabulary that the captions were held against; None: there are none."""
     several: tuple[int, int] | None = None
     """Of how many training pictures how many have several captions, of which `captions: auto` makes one."""
 
@@ -128,9 +127,7 @@ def check(config: CheckConfig) -> Findings:
         found.sizes = size_figures(found.looks, config.data.transform) if found.looks else None
     _find_copies(findings)
     findings.several = _several_captions(config)
-    tokenizer = _measure_captions(findings, tokenizer)
-    if config.picture is not None and not findings.interrupted:
-        _draw(findings, config.picture, tokenizer)
+    findings.tokenizer = _measure_captions(findings, tokenizer)
     return findings
 
 
@@ -142,6 +139,18 @@ def _look_through(config: CheckConfig, findings: Findings, split: Split, source:
             found.broken.append(look)
         else:
             found.looks.append(look)
+    if split != SPLITS[0] and _of_one_pool(config.data.source):
+        told = {(item.name, item.cause) for item in findings.splits[SPLITS[0]].broken}
+        found.broken = [item for item in found.broken if (item.name, item.cause) not in told]
+
+
+def _of_one_pool(source: SourceConfig) -> bool:
+    """Whether both splits are chosen from the same files, of which both streams tell what is lost."""
+    if isinstance(source, MixtureConfig):
+        return all(_of_one_pool(part.source) for part in source.sources)
+    return (isinstance(source, ShardsConfig) and not source.heldout_paths) or (
+        isinstance(source, DatasetConfig) and source.heldout_split is None
+    )
 
 
 def _with_progress(
@@ -149,7 +158,7 @@ def _with_progress(
 ) -> Iterator[Look | UnusableSample]:
     """Rate and time left: a bar on a terminal, a line now and then elsewhere."""
     if sys.stderr.isatty():
-        yield from tqdm(looks, desc=split, total=expected, unit=" pictures", dynamic_ncols=True)
+        yield from tqdm(looks, desc=split, total=expected, unit=" items", dynamic_ncols=True)
         return
     start = said = time.monotonic()
     for number, look in enumerate(looks, start=1):
@@ -159,7 +168,7 @@ def _with_progress(
             said, rate = now, number / (now - start)
             left = f", {tqdm.format_interval((expected - number) / rate)} left" if expected else ""
             of = f" of {expected:,}" if expected else ""
-            tqdm.write(f"{split}: {number:,}{of} pictures, {rate:.0f} pictures/s{left}", file=sys.stderr)
+            tqdm.write(f"{split}: {number:,}{of} items, {rate:.0f} items/s{left}", file=sys.stderr)
 
 
 def _find_copies(findings: Findings) -> None:
@@ -208,26 +217,3 @@ def _measure_captions(findings: Findings, tokenizer: TextTokenizer | None) -> Te
         tokenizer = build_text_tokenizer(findings.config.text, learned_from)
     findings.captions = caption_figures(captions, tokenizer)
     return tokenizer
-
-
-def _draw(findings: Findings, path: str, tokenizer: TextTokenizer | None) -> None:
-    """The first pictures of a run's first batch, with the captions as its model reads them."""
-    config = findings.config
-    count = min(config.pictures, config.data.batch_size, findings.splits["train"].total or config.pictures)
-    if not findings.splits["train"].looks:
-        return
-    data = config.data.model_copy(update={"batch_size": count, "workers": 0, "lanes": 1})
-    pipeline = DataPipeline(data, config.seed, require_captions=config.require_captions)
-    ((batch,),) = pipeline.training_batches(0, 1, Share())
-    captions = [_as_read(caption, tokenizer) for caption in batch.captions]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(to_pil(batch.images), captions).save(path)
-    findings.picture = path
-
-
-def _as_read(caption: str | None, tokenizer: TextTokenizer | None) -> str:
-    if caption is None:
-        return "(no caption)"
-    if tokenizer is None or not tokenizer.is_cut([caption])[0]:
-        return caption
-    return f"{tokenizer.decode(tokenizer.encode([caption]))[0]} [cut]"

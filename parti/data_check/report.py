@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parti.data_check.check import Findings, SplitFindings
+from parti.data_check.targets import writing_target
 from parti.text.caption_figures import CaptionFigures
 from vqgan.data.inspection import PROPORTIONS, SizeFigures
 from vqgan.data.mixture import MixtureConfig
@@ -22,6 +24,7 @@ _NAMES = 4
 _CHARACTERS = 200
 """Characters shown of an alphabet."""
 _WIDTH = 110
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
 
 
 def report_text(findings: Findings) -> str:
@@ -60,9 +63,10 @@ def report_json(findings: Findings) -> dict[str, Any]:
 
 
 def write_report(findings: Findings, path: str) -> None:
-    """The JSON report."""
+    """The JSON report. Raises CannotWriteError."""
     text = json.dumps(report_json(findings), indent=2, ensure_ascii=False)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    with writing_target("report", path):
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
 
 def _heading(findings: Findings) -> str:
@@ -116,15 +120,17 @@ def _proportion(name: str, figures: SizeFigures, usable: int) -> str:
 
 
 def _broken(findings: Findings) -> str:
-    causes: dict[str, list[str]] = defaultdict(list)
+    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for split, found in findings.splits.items():
         for item in found.broken:
-            causes[item.cause].append(f"{split} {item.name}")
-    if not causes:
+            # Causes that differ in a path alone are of one kind.
+            kinds[_QUOTED.sub("...", item.cause)].append((f"{split} {item.name}", item.cause))
+    if not kinds:
         return ""
-    lines = [f"broken: {sum(map(len, causes.values())):,}"]
-    for cause, names in sorted(causes.items(), key=lambda entry: -len(entry[1])):
-        lines += [f"  {len(names):,} x {cause}", f"      {_some(names)}"]
+    lines = [f"broken: {sum(map(len, kinds.values())):,}"]
+    for kind, items in sorted(kinds.items(), key=lambda entry: -len(entry[1])):
+        names, causes = zip(*items, strict=True)
+        lines += [f"  {len(names):,} x {kind if len(set(causes)) > 1 else causes[0]}", f"      {_some(names)}"]
     return "\n".join(lines)
 
 
@@ -182,8 +188,6 @@ def _captions(figures: CaptionFigures, several: tuple[int, int] | None) -> str:
 def _verdict(findings: Findings) -> str:
     problems = findings.problems()
     lines = [line for problem in problems for line in _wrapped("problem: ", problem)]
-    if findings.picture:
-        lines.insert(0, f"{findings.picture} shows the first batch as the model sees it")
     if findings.interrupted:
         lines.append("interrupted: the figures are of what was looked at until then")
     elif not problems:

@@ -49,7 +49,7 @@ class CheckConfig(Config):
     """A larger share of captions that are cut at the vocabulary's length is a problem."""
     max_shared: float = Field(0.0, ge=0, le=1)
     """A larger share of held-out pictures that are also trained on is a problem."""
-    picture: str | None = "check_data.png"
+    picture: str | None = "out/check_data.png"
     """Where to draw the first pictures of the first batch, as the model sees them; null: nowhere."""
     pictures: int = Field(24, gt=0)
     """How many."""
@@ -76,6 +76,7 @@ def load_settings(argv: Sequence[str]) -> tuple[CheckConfig, bool]:
         values["text"] = _mapping(text) or {"kind": "saved", "folder": text}
         values["require_captions"] = True
     if path is None and data is None and not any(word.startswith("--data.source") for word in words):
+        load_config(CheckConfig, None, words)  # a misspelt --data is told as such
         raise ConfigError("nothing to check: give --data PATH (a folder, a tar or a Parquet file) or --config FILE")
     sections = [word for name, value in values.items() for word in (f"--{name}", json.dumps(value))]
     return load_config(CheckConfig, None, [*sections, *words]), print_config

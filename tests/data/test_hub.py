@@ -1,6 +1,7 @@
 """The `dataset` source on local files: columns, broken rows, hold-out, streams. Nothing here touches the network."""
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from itertools import islice
@@ -154,7 +155,7 @@ def broken(path: Path) -> str:
     return str(path)
 
 
-CAUSES = ["cannot be decoded", "0 bytes", "no picture", "no caption", "the file is missing"]
+CAUSES = ["cannot be decoded", "0 bytes", "no picture", "no caption", "the file is missing: '/.*gone.png'"]
 
 
 def test_broken_rows_cost_only_themselves(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_broken_rows_do_not_end_a_stream(tmp_path: Path) -> None:
     config = DatasetConfig(name=broken(tmp_path / "a.parquet"), heldout_split="train")
     items = streamed(HubStream(config, "heldout", require_captions=True).in_order())
     assert items[0] == "shade 0"
-    assert all(cause in item for item, cause in zip(items[1:], CAUSES, strict=True))
+    assert all(re.search(cause, item) for item, cause in zip(items[1:], CAUSES, strict=True))
 
 
 def test_a_lane_is_shuffled_anew_every_epoch(tmp_path: Path) -> None:

@@ -240,7 +240,9 @@ def test_truncated(kind: str, share: float) -> None:
 
 def test_zero_bytes_text_and_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    assert cause(path) == "the file is missing"
+    assert cause(path) == f"the file is missing: {str(path)!r}"
+    with pytest.raises(UnusableSample, match=r"^nowhere\.png: the file is missing$"):
+        decode_image(Path("nowhere.png"), "nowhere.png")
     path.write_bytes(b"")
     assert cause(path) == cause(b"") == "the file is empty (0 bytes)"
     path.write_text("404: not found\n" * 100)

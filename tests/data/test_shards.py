@@ -320,10 +320,21 @@ def test_what_is_not_an_archive_is_named(tmp_path: Path) -> None:
     assert sum("shade" in item for item in shown) == 10 + 2
     for cause in (
         "b.tar after sample 2: the rest of the shard is lost: no valid tar header at byte 6144: bad checksum",
-        "c.tar after sample 0: the rest of the shard is lost: it is compressed: unpack it with gunzip",
-        "d.tar after sample 0: the rest of the shard is lost: it ends without",
+        "c.tar: nothing could be read: it is compressed: unpack it with gunzip",
+        "d.tar: nothing could be read: it ends without",
     ):
         assert any(item.startswith(cause) for item in found), cause
+    stream = streamed("heldout", path=str(good), heldout_paths=(str(tmp_path / "[cd].tar"),))
+    assert told(stream.in_order()) == [item for item in found if item.startswith(("c.tar", "d.tar"))]
+
+
+def test_a_shard_cut_in_the_header_of_a_long_name(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.tar", [(f"{'x' * 120}.png", encoded(1))], tarfile.GNU_FORMAT)
+    path.write_bytes(path.read_bytes()[: 512 + 50])
+    other = str(write_shard(tmp_path / "b.tar", shades([99])))
+    assert told(streamed("heldout", path=other, heldout_paths=(str(path),)).in_order()) == [
+        "a.tar: nothing could be read: cut off in a header at byte 562"
+    ]
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/x.png", "a/../../x.png", "a\\..\\x.png"])

@@ -224,7 +224,11 @@ def test_variants_are_chosen_by_kind_and_survive_yaml() -> None:
 def test_sizes_that_do_not_fit_are_explained() -> None:
     with pytest.raises(ConfigError, match="power of two"):
         build_discriminator(StyleGAN2DiscriminatorConfig(), 48)
-    with pytest.raises(ConfigError, match=r"3 widths received for the 5 resolutions \[64, 32, 16, 8, 4\]"):
+    with pytest.raises(
+        ConfigError,
+        match=r"task\.adversarial\.discriminator\.channels: 3 widths received for the 5 resolutions "
+        r"\[64, 32, 16, 8, 4\] .* or null for the default widths",
+    ):
         build_discriminator(TINY, 64)
     with pytest.raises(ConfigError, match="needs 24 pixels"):
         build_discriminator(PatchDiscriminatorConfig(), 16)

@@ -4,6 +4,7 @@ import pytest
 from test_memory_against_measured import ENCODER_DECODER, TOKENIZER, stage_2
 
 from parti.planning.generator import rehearse_generator
+from vqgan.config import ConfigError
 from vqgan.planning.division import Division
 from vqgan.planning.rehearsed_step import Rehearsed
 
@@ -32,3 +33,10 @@ def test_fsdp_divides_what_belongs_to_weights(step: Rehearsed) -> None:
 
 def test_hybrid_divides_within_a_node(step: Rehearsed) -> None:
     assert Division("hybrid", 64, 8).memory(step, True) == Division("fsdp", 8).memory(step, True)
+
+
+def test_hybrid_needs_whole_nodes_or_less_than_one() -> None:
+    assert Division("hybrid", 4, 8).parts == 4
+    assert Division("ddp", 64, 5).parts == 1
+    with pytest.raises(ConfigError, match=r"--gpus 64 are no whole nodes of --gpus-a-node 5, .*; give a multiple"):
+        Division("hybrid", 64, 5)

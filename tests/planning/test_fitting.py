@@ -2,6 +2,7 @@
 
 import pytest
 
+from vqgan.config import ConfigError
 from vqgan.planning.fitting import fitted
 from vqgan.training.loop import LoopConfig
 
@@ -16,7 +17,6 @@ from vqgan.training.loop import LoopConfig
         (8192, 512, 2048, 1),  # 4 pictures a GPU
         (96, 8, 16, 1),  # 12 at a time on one GPU; 6 here
         (100, 20, 10, 2),  # 5 at a time; a share of 10 goes in two
-        (8192, 512, 3, 512),  # no number of parts helps: the error of the run is the error of the plan
     ],
 )
 def test_no_more_at_a_time_than_on_one_gpu(batch: int, micro_batches: int, gpus: int, fitting: int) -> None:
@@ -25,3 +25,18 @@ def test_no_more_at_a_time_than_on_one_gpu(batch: int, micro_batches: int, gpus:
     assert bool(note) == (fitting != micro_batches)
     if note:
         assert batch // gpus // fitting <= batch // micro_batches
+
+
+@pytest.mark.parametrize(
+    ("batch", "gpus", "advice"),
+    [
+        (8192, 12, "take 8 or 16 GPUs, or data.batch_size 8184 or 8196"),
+        (7, 5, "take 1 or 7 GPUs, or data.batch_size 5 or 10"),
+        (100, 128, "take 100 GPUs, or data.batch_size 128"),
+        (1, 8, "take 1 GPU, or data.batch_size 8"),
+    ],
+)
+def test_a_batch_that_does_not_divide_comes_with_what_does(batch: int, gpus: int, advice: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        fitted(LoopConfig(micro_batches=512), batch, gpus)
+    assert str(caught.value) == f"data.batch_size {batch} does not divide among {gpus} GPUs; {advice}"

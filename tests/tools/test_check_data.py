@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data.tiny_shards import shades, write_shard
 from PIL import Image
 
 from parti.data_check import check as check_module
-from parti.data_check.settings import load_settings
+from parti.data_check import picture as picture_module
+from parti.data_check.check import Findings, SplitFindings
+from parti.data_check.report import report_text
+from parti.data_check.settings import CheckConfig, load_settings
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
-from vqgan.data.source import DataError
+from vqgan.data.source import DataError, UnusableSample
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,8 +67,9 @@ def test_a_sound_data_set(data: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert run(data) == 0
     text = capsys.readouterr().out
     assert "no problems found" in text
+    assert text.endswith("\nout/check_data.png shows the first batch as the model sees it\n")
     assert "captions: 10, 9 different" in text
-    with Image.open("check_data.png") as sheet:
+    with Image.open("out/check_data.png") as sheet:
         assert sheet.width > 400, "four pictures side by side"
     code, found = report(data)
     assert (code, found["problems"], found["interrupted"]) == (0, [], False)
@@ -130,7 +135,7 @@ def test_the_picture_shows_what_the_model_reads_of_a_long_caption(data: Path, mo
         shown.extend(captions)
         return pictures[0]
 
-    monkeypatch.setattr(check_module, "contact_sheet", sheet)
+    monkeypatch.setattr(picture_module, "contact_sheet", sheet)
     (data / "train" / "0.txt").unlink()
     assert run(data, "--text.length", "2", "--data.batch_size", "8", "--max-cut", "1", "--pictures", "100") == 0
     assert sorted(shown) == sorted(["(no caption)", *["a cat [cut]"] * 7])
@@ -163,7 +168,7 @@ def test_ctrl_c_reports_what_was_found(
     assert "interrupted: the figures are of what was looked at until then" in text
     assert "looked at" in text
     assert "3" in text.partition("looked at")[2].splitlines()[0]
-    assert not Path("check_data.png").exists()
+    assert not Path("out").exists()
 
 
 def test_a_line_now_and_then_where_there_is_no_terminal(
@@ -173,7 +178,7 @@ def test_a_line_now_and_then_where_there_is_no_terminal(
     assert run(data, "--picture", "null") == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
-    assert lines[3].startswith("train: 4 of 8 pictures, ")
+    assert lines[3].startswith("train: 4 of 8 items, ")
     assert lines[3].endswith(" left")
 
 
@@ -181,6 +186,8 @@ def test_a_line_now_and_then_where_there_is_no_terminal(
     ("words", "message"),
     [
         ([], "nothing to check: give --data PATH"),
+        (["--dta", "x"], "unknown key dta; did you mean data?"),
+        (["--limit", "3"], "nothing to check: give --data PATH"),
         (["--data", "nowhere"], "--data nowhere: no such file or folder"),
         (["--data"], "--data needs a value"),
         (["--data", "{kind: folder, path: nowhere}"], "data folder 'nowhere' does not exist"),
@@ -195,6 +202,73 @@ def test_wrong_use_is_one_line(words: list[str], message: str, capsys: pytest.Ca
     assert message in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+@pytest.mark.parametrize("option", ["--picture", "--report"])
+def test_what_cannot_be_written_is_refused_before_anything_is_read(
+    data: Path, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    Path("folder").mkdir()
+    for target, cause in (
+        ("file/x.png", "file' is a file, not a folder"),
+        ("file/deep/x.png", "file' is a file, not a folder"),
+        ("folder", "it is a folder"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setitem(main.__globals__, "check", None)
+            assert run(data, option, target) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith(f"error: {option[2:]}: {target!r} cannot be written: ")
+        assert printed.err.endswith(f"{cause}; choose another {option}\n")
+    if option == "--picture":
+        assert run(data, option, "sheet.psng") == 2
+        assert "no known format; choose a name that ends with .png" in capsys.readouterr().err
+    assert run(data, option, "new/deep/x.png") == 0
+    assert Path("new/deep/x.png").is_file()
+
+
+@pytest.mark.parametrize("option", ["--picture", "--report"])
+def test_a_failed_write_does_not_cost_the_result(
+    data: Path, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((Image.Image, "save") if option == "--picture" else (Path, "write_text")), full)
+    assert run(data, option, "x.png") == 2
+    printed = capsys.readouterr()
+    assert "no problems found" in printed.out
+    assert printed.err == f"error: cannot write x.png: No space left on device; mend that, or choose another {option}\n"
+
+
+def test_what_a_shard_lost_is_counted_once(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        path = write_shard(tmp_path / folder / "a.tar", shades(range(20)))
+        path.write_bytes(path.read_bytes()[: 12 * 2048 + 700])
+    source = {"kind": "shards", "path": str(tmp_path / "*/a.tar"), "streaming": True, "heldout_share": 0.4}
+    (tmp_path / "run.yaml").write_text(json.dumps({"data": {"source": source, "transform": {"image_size": 4}}}))
+
+    def lost() -> list[list[str]]:
+        findings = check_module.check(load_settings(["--config", str(tmp_path / "run.yaml")])[0])
+        return [[item.name for item in found.broken] for found in findings.splits.values()]
+
+    assert lost() == [["a.tar after sample 12"] * 2, []]
+    source |= {"path": str(tmp_path / "one/a.tar"), "heldout_paths": [str(tmp_path / "two/a.tar")]}
+    (tmp_path / "run.yaml").write_text(json.dumps({"data": {"source": source, "transform": {"image_size": 4}}}))
+    assert lost() == [["a.tar after sample 12"]] * 2, "two shards, though of one name"
+
+
+def test_causes_that_differ_in_a_path_alone_are_one_line() -> None:
+    def told(*names: str) -> str:
+        broken = [UnusableSample(f"row {name}", f"the file is missing: '/a/{name}.png'") for name in names]
+        found = SplitFindings(len(names), len(names), broken=[*broken, UnusableSample("row x", "no picture")])
+        return report_text(Findings(CheckConfig(), {"train": found}))
+
+    lines = "  2 x the file is missing: ...\n      train row 1, train row 2\n  1 x no picture\n      train row x"
+    assert lines in told("1", "2")
+    assert "  1 x the file is missing: '/a/1.png'\n      train row 1\n" in told("1")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """The chart of a codebook's use, and what a histogram has of it."""
 
 from itertools import pairwise
+from typing import Any
 
+import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from vqgan.training.code_usage import by_use, in_bins, usage_chart
 
@@ -26,6 +28,25 @@ def test_bars_go_from_the_most_used_code_to_those_that_nobody_uses() -> None:
     assert all(later <= earlier + 1 for earlier, later in pairwise(heights))
     assert min(heights[:quarter]) > 0
     assert max(heights[quarter:]) == 0
+
+
+def test_the_title_says_how_many_codes_are_used_and_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    draw = ImageDraw.ImageDraw.text
+
+    def noted(canvas: ImageDraw.ImageDraw, place: tuple[float, float], text: str, *more: Any, **options: Any) -> None:
+        written.append(text)
+        draw(canvas, place, text, *more, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    counts = torch.ones(262_144, dtype=torch.int64)
+    counts[:144] = 0
+    picture = usage_chart(counts)
+    assert written == ["codes by use, most used first (log); 262000 of 262144 used; red line: even use"]
+    # The highest bar begins below the text, which ends before the right edge.
+    head = picture.crop((0, 0, picture.width, picture.height - max(bars(picture)) - 1))
+    assert len(set(head.get_flattened_data())) > 2
+    assert set(head.crop((head.width - 4, 0, head.width, head.height)).get_flattened_data()) == {PAPER}
 
 
 def test_an_unused_codebook_is_an_empty_chart() -> None:

@@ -113,6 +113,7 @@ def test_what_is_renamed_is_on_the_disk_before_and_its_name_after(
     [
         (errno.ENOSPC, "free some space"),
         (errno.EROFS, "make the folder writable, or choose another run_dir"),
+        (errno.ENOTDIR, "a file is where a folder belongs: move it away or choose another folder"),
         (errno.ENOENT, "mend that"),
     ],
 )
@@ -121,8 +122,17 @@ def test_a_failed_write_is_one_line_with_the_remedy(number: int, remedy: str) ->
         raise OSError(number, os.strerror(number))
     assert str(caught.value) == (
         f"cannot write runs/model: {os.strerror(number)}; {remedy}, then run the same command again: "
-        "it goes on from the last checkpoint"
+        "it goes on from the last checkpoint, if there is one"
     )
+
+
+def test_what_is_no_run_has_its_own_way_on(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with (
+        pytest.raises(CannotWriteError, match=r"a file is where a folder belongs: .*, then start again$"),
+        writing(tmp_path / "cache", "start again"),
+    ):
+        (tmp_path / "cache").mkdir(exist_ok=True)
 
 
 def test_libraries_in_rust_are_understood(tmp_path: Path) -> None:

@@ -152,6 +152,33 @@ def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(config)["model.kind"] == "vit_vqgan"
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_without_a_login_is_one_line_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wandb.errors import UsageError
+
+    def refused(*_: object, **__: object) -> None:
+        raise UsageError("No API key configured.\nUse `wandb login` to log in.")
+
+    monkeypatch.setattr("wandb.init", refused)
+    with pytest.raises(ConfigError) as caught:
+        logged(("wandb",), tmp_path)
+    assert str(caught.value) == (
+        "trackers.names: wandb does not start (No API key configured. Use `wandb login` to log in.); run "
+        "`wandb login`, or set WANDB_MODE=offline to record on this machine alone"
+    )
+
+
+def test_errors_of_the_run_folder_are_not_taken_for_a_refused_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("accelerate.Accelerator.init_trackers", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        logged(("tensorboard",), tmp_path)
+
+
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)

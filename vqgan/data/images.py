@@ -104,7 +104,8 @@ def decode_image(
             name, f"not a picture in a known format ({known}, ...), or cut off in its header"
         ) from None
     except FileNotFoundError:
-        raise UnusableSample(name, "the file is missing") from None
+        path = f": {str(source)!r}" if isinstance(source, Path) and str(source) != name else ""
+        raise UnusableSample(name, f"the file is missing{path}") from None
     except Exception as error:
         # Malformed bytes make Pillow's parsers raise nearly anything: OSError, SyntaxError, ValueError, struct.error,
         # EOFError, MemoryError, zlib.error, OverflowError, TypeError, IndexError, ...

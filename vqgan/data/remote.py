@@ -1,17 +1,22 @@
 """Files that are read from front to back, local or behind an address, with patience that ends.
 
 A connection that breaks, stalls, crawls or is answered with a passing error is opened again at the byte where it
-broke (Range), a bounded number of times without progress, at growing intervals. Everything else, and the last try, is
-a RemoteError. What other addresses than http(s) need (s3://, gs://, hf://) is opened by fsspec.
+broke (Range), a bounded number of times without progress, at growing intervals; the first time, standard error says
+so. Everything else, and the last try, is a RemoteError. What other addresses than http(s) need (s3://, gs://, hf://)
+is opened by fsspec.
 """
 
 import functools
 import os
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
 
 _CHUNK = 1 << 18
 _PROGRESS = 1 << 20
@@ -118,7 +123,7 @@ class RemoteFile:
 
     def _patient_chunks(self) -> Any:
         """The file's content, chunk by chunk, over as many connections as it takes."""
-        offset, failures, last_failure = 0, 0, 0
+        offset, failures, last_failure, said = 0, 0, 0, False
         while True:
             try:
                 for chunk in self._connection(offset):
@@ -133,7 +138,16 @@ class RemoteFile:
             last_failure = offset if failures == 1 else last_failure
             if failures > self._retries:
                 raise RemoteError(f"{cause}, at byte {offset}, given up after {failures} tries")
+            if not said:  # once a file: who waits should know for what, and a bad line is no flood of them
+                said = True
+                tries = f"try {failures + 1} of {self._retries + 1}"
+                tqdm.write(f"waiting for {self._host} ({cause}), {tries}", file=sys.stderr)
             time.sleep(min(_LONGEST_PAUSE, 0.5 * 2 ** (failures - 1)))
+
+    @property
+    def _host(self) -> str:
+        """Host or bucket, without the name and password that an address may hold."""
+        return urlsplit(self._address).netloc.rpartition("@")[2] or self._address
 
     def _connection(self, offset: int) -> Iterator[bytes]:
         return self._http(offset) if self._address.startswith(("http://", "https://")) else self._fsspec(offset)

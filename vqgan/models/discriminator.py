@@ -50,8 +50,8 @@ class StyleGAN2Discriminator(nn.Module):
         super().__init__()
         if image_size < 8 or image_size.bit_count() != 1:
             raise ConfigError(
-                f"discriminator: a stylegan2 discriminator halves the picture down to 4x4, image_size is {image_size}; "
-                "use a power of two from 8 on, or discriminator.kind patchgan"
+                f"task.adversarial.discriminator: stylegan2 halves the picture down to 4x4, image_size is "
+                f"{image_size}; use a power of two from 8 on, or task.adversarial.discriminator.kind patchgan"
             )
         resolutions = [2**i for i in range(image_size.bit_length() - 1, 1, -1)]
         channels = config.channels or tuple(
@@ -59,8 +59,9 @@ class StyleGAN2Discriminator(nn.Module):
         )
         if len(channels) != len(resolutions):
             raise ConfigError(
-                f"discriminator.channels: {len(channels)} widths received for the {len(resolutions)} resolutions "
-                f"{resolutions} of a {image_size} pixel picture; give one for each"
+                f"task.adversarial.discriminator.channels: {len(channels)} widths received for the {len(resolutions)} "
+                f"resolutions {resolutions} of a {image_size} pixel picture; give one for each, or null for the "
+                "default widths"
             )
         self.image_size = image_size
         self.stddev_group = config.stddev_group
@@ -207,8 +208,8 @@ class PatchDiscriminator(nn.Module):
         patches = image_size >> config.layers  # each stride 2 halves, rounding down; two more layers take one each
         if patches < 3:
             raise ConfigError(
-                f"discriminator.layers: {config.layers} halvings leave nothing of a {image_size} pixel picture; "
-                f"a patchgan needs {3 << config.layers} pixels, set fewer layers"
+                f"task.adversarial.discriminator.layers: {config.layers} halvings leave nothing of a "
+                f"{image_size} pixel picture; a patchgan needs {3 << config.layers} pixels, set fewer layers"
             )
         widths = [config.base_channels * min(2**i, 8) for i in range(config.layers + 1)]
         network: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(_SLOPE)]

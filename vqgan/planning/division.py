@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from vqgan.config import ConfigError
 from vqgan.planning.recording import Kind, Recording
 from vqgan.planning.rehearsed_step import Rehearsed
 
@@ -21,11 +22,21 @@ _DIVIDED: tuple[Kind, ...] = ("weights", "gradients", "optimiser state", "averag
 
 @dataclass(frozen=True)
 class Division:
-    """How many GPUs, and what each has."""
+    """How many GPUs, and what each has. Raises ConfigError for numbers that no machines have."""
 
     strategy: Strategy = "ddp"
     gpus: int = 1
     gpus_a_node: int = 8
+
+    def __post_init__(self) -> None:
+        for option, number in (("--gpus", self.gpus), ("--gpus-a-node", self.gpus_a_node)):
+            if number < 1:
+                raise ConfigError(f"{option} {number}: a whole number from 1 on")
+        if self.strategy == "hybrid" and self.gpus > self.gpus_a_node and self.gpus % self.gpus_a_node:
+            raise ConfigError(
+                f"--gpus {self.gpus} are no whole nodes of --gpus-a-node {self.gpus_a_node}, and --strategy hybrid "
+                "keeps a copy of the weights on each node; give a multiple"
+            )
 
     @property
     def parts(self) -> int:

@@ -1,5 +1,6 @@
 """A config's micro-batches on another number of GPUs than it was written for."""
 
+from vqgan.config import ConfigError
 from vqgan.training.loop import LoopConfig
 
 
@@ -7,10 +8,15 @@ def fitted(loop: LoopConfig, batch_size: int, gpus: int) -> tuple[LoopConfig, st
     """`loop` as it is where the batch divides into its micro-batches on so many GPUs; else with as many as keep no more
     pictures at a time on a GPU than they do on one, and a line for the user.
 
-    Unchanged where the batch does not divide among the GPUs at all.
+    Raises ConfigError where the batch does not divide among the GPUs at all.
     """
     share, rest = divmod(batch_size, gpus)
-    if rest or share % loop.micro_batches == 0:
+    if rest:
+        raise ConfigError(
+            f"data.batch_size {batch_size} does not divide among {gpus} GPUs; take {_near(gpus, batch_size)}, or "
+            f"data.batch_size {' or '.join(str(gpus * part) for part in (share, share + 1) if part)}"
+        )
+    if share % loop.micro_batches == 0:
         return loop, ""
     most = max(1, batch_size // loop.micro_batches)
     at_a_time = max(size for size in range(1, min(most, share) + 1) if share % size == 0)
@@ -19,3 +25,13 @@ def fitted(loop: LoopConfig, batch_size: int, gpus: int) -> tuple[LoopConfig, st
         f"planned with --loop.micro_batches {fitting}: the config's {loop.micro_batches} do not divide on {gpus} GPUs"
     )
     return loop.model_copy(update={"micro_batches": fitting}), note
+
+
+def _near(gpus: int, batch_size: int) -> str:
+    """The numbers of GPUs that divide the batch, next below and above."""
+    dividing = [number for number in range(1, batch_size + 1) if batch_size % number == 0]
+    below = max(number for number in dividing if number < gpus)
+    above = min((number for number in dividing if number > gpus), default=None)
+    if above is None:
+        return f"{below} GPU{'s' * (below > 1)}"
+    return f"{below} or {above} GPUs"

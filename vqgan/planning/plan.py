@@ -1,7 +1,9 @@
 """A plan: what a config needs on given GPUs, in figures; no tensor is made."""
 
+import math
 from dataclasses import dataclass, field, replace
 
+from vqgan.config import ConfigError
 from vqgan.planning.division import Division, total
 from vqgan.planning.hardware import GPU
 
@@ -12,12 +14,18 @@ an allocator leaves."""
 
 @dataclass(frozen=True)
 class Machines:
-    """What a run is given."""
+    """What a run is given. Raises ConfigError for a share or a price that cannot be."""
 
     division: Division
     gpu: GPU
     mfu: float = 0.4
     price: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mfu <= 1:
+            raise ConfigError(f"--mfu {self.mfu:g}: a share of the GPUs' peak, above 0 and at most 1; 0.4 for 40%")
+        if self.price is not None and not 0 <= self.price < math.inf:
+            raise ConfigError(f"--price-per-gpu-hour {self.price:g}: a number from 0 on")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def as_text(plan: Plan) -> str:
 
     lines += ["", "arithmetic"]
     lines += [f"  a picture, forward and backward: {_amount(plan.flops_a_picture)}FLOP"]
-    lines += [f"  a step of {plan.batch:,}, in {micro} parts: {_amount(plan.flops_a_picture * plan.batch)}FLOP"]
+    parts = "one part" if micro == 1 else f"{micro} parts"
+    lines += [f"  a step of {plan.batch:,}, in {parts}: {_amount(plan.flops_a_picture * plan.batch)}FLOP"]
     seen = plan.steps * plan.batch
     lines += [
         "",
@@ -46,7 +47,7 @@ def as_text(plan: Plan) -> str:
         lines.append(f"  {_time(plan.seconds_a_step)} a step, {_time(plan.days * 86_400)} in all, at {reached}")
         if machines.price is not None:
             cost = plan.days * 24 * division.gpus * machines.price
-            lines.append(f"  {cost:,.0f} at {machines.price:g} a GPU-hour")
+            lines.append(f"  {_cost(cost)} at {machines.price:g} a GPU-hour")
     if plan.drawing is not None:
         drawing = plan.drawing
         at = f"at least at {gpu.bandwidth:g} TB/s" if gpu.bandwidth else ""
@@ -83,6 +84,13 @@ def _amount(number: float) -> str:
             return f"{number:.3g} {prefix}"
         number /= 1000
     return f"{number:.3g} E"
+
+
+def _cost(cost: float) -> str:
+    """In whole units from 10 on."""
+    if 0 < cost < 0.005:
+        return "less than 0.01"
+    return f"{cost:,.0f}" if cost >= 9.995 else f"{cost:.2f}"
 
 
 def _time(seconds: float) -> str:

@@ -4,11 +4,14 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 _WIDTH, _HEIGHT = 512, 160
-_BAR, _EVEN, _PAPER = (60, 110, 180), (200, 60, 50), (255, 255, 255)
+"""Of the bars; a line of text is above them."""
+_HEAD = 24
+_FONT_SIZE = 13
+_BAR, _EVEN, _PAPER, _INK = (60, 110, 180), (200, 60, 50), (255, 255, 255), (48, 48, 54)
 
 
 @runtime_checkable
@@ -28,13 +31,17 @@ def usage_chart(counts: Int64[Tensor, "V"]) -> Image.Image:
     ordered = by_use(counts)
     bars = torch.log1p(ordered.double())
     scale = (_HEIGHT - 1) / max(float(bars.max()), 1e-9)
-    picture = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
+    bottom = _HEAD + _HEIGHT - 1
+    picture = Image.new("RGB", (_WIDTH, bottom + 1), _PAPER)
     draw = ImageDraw.Draw(picture)
+    used = f"{int((counts > 0).sum())} of {len(counts)} used"
+    title = f"codes by use, most used first (log); {used}; red line: even use"
+    draw.text((4, _HEAD // 2), title, _INK, ImageFont.load_default(_FONT_SIZE), anchor="lm")
     for x in range(_WIDTH):
         height = round(float(bars[x * len(bars) // _WIDTH]) * scale)
         if height:
-            draw.line((x, _HEIGHT - height, x, _HEIGHT - 1), _BAR)
-    even = _HEIGHT - 1 - round(float(torch.log1p(ordered.double().mean())) * scale)
+            draw.line((x, bottom + 1 - height, x, bottom), _BAR)
+    even = bottom - round(float(torch.log1p(ordered.double().mean())) * scale)
     draw.line((0, even, _WIDTH - 1, even), _EVEN)
     return picture
 

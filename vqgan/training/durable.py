@@ -12,8 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+GO_ON = "run the same command again: it goes on from the last checkpoint, if there is one"
+"""What a run's user does once the cause is mended."""
+
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _FREE_SPACE = "free some space"
+_NO_FOLDER = "a file is where a folder belongs: move it away or choose another folder"
 _REMEDIES = {
     errno.ENOSPC: _FREE_SPACE,
     errno.EDQUOT: _FREE_SPACE,
@@ -21,6 +25,8 @@ _REMEDIES = {
     errno.EROFS: "make the folder writable, or choose another run_dir",
     errno.EACCES: "make the folder writable, or choose another run_dir",
     errno.EPERM: "make the folder writable, or choose another run_dir",
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
     errno.EIO: "have the disk looked at, or move the run to another",
 }
 
@@ -30,8 +36,9 @@ class CannotWriteError(OSError):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Put what the system says of a failed write at `path` into one line. Raises CannotWriteError."""
+def writing(path: Path, then: str = GO_ON) -> Iterator[None]:
+    """Put what the system says of a failed write at `path` into one line, with what to do `then`, once it is mended.
+    Raises CannotWriteError."""
     try:
         yield
     except CannotWriteError:
@@ -41,10 +48,7 @@ def writing(path: Path) -> Iterator[None]:
         if number is None:
             raise
         remedy = _REMEDIES.get(number, "mend that")
-        raise CannotWriteError(
-            f"cannot write {path}: {os.strerror(number)}; {remedy}, then run the same command again: "
-            "it goes on from the last checkpoint"
-        ) from None
+        raise CannotWriteError(f"cannot write {path}: {os.strerror(number)}; {remedy}, then {then}") from None
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -53,7 +57,7 @@ def check_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise CannotWriteError(
             f"cannot write {folder}: {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; {_FREE_SPACE}, "
-            "then run the same command again: it goes on from the last checkpoint"
+            f"then {GO_ON}"
         )
 
 

@@ -2,7 +2,8 @@
 for."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from vqgan.config import Config, ConfigError
+from vqgan.config import Config, ConfigError, flatten
 from vqgan.training.code_usage import in_bins, usage_chart
 from vqgan.training.run_folder import RunFolder
 
@@ -23,7 +24,7 @@ class TrackersConfig(Config):
     """Experiment trackers beside metrics.jsonl."""
 
     names: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), strict=False)
-    """Any of tensorboard, wandb, trackio."""
+    """Any of tensorboard (its files are in the run folder: `tensorboard --logdir RUN_DIR`), wandb, trackio."""
     project: str = "parti"
     """Project name for those that have projects."""
 
@@ -41,7 +42,8 @@ class Trackers:
         os.environ.setdefault("WANDB_DIR", str(run.path))
         accelerator.project_configuration.set_directories(str(run.path))
         accelerator.log_with = [_tracker(name) for name in config.names]
-        accelerator.init_trackers(config.project, config=flatten(settings))
+        with _refusals_in_one_line():
+            accelerator.init_trackers(config.project, config=flatten(settings))
 
     def log(self, values: Mapping[str, float], step: int, split: str) -> None:
         """Record figures of `split` (train, heldout) after `step` steps."""
@@ -76,17 +78,6 @@ class Trackers:
 
     def _native(self, name: str) -> Any:
         return self._accelerator.get_tracker(name, unwrap=True)
-
-
-def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, int | float | str | bool]:
-    """Nested settings under dotted names, as plain values: what every tracker can show."""
-    flat: dict[str, int | float | str | bool] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value if isinstance(value, int | float | str | bool) else str(value)
-    return flat
 
 
 def _tensorboard_picture(writer: Any, title: str, picture: Image.Image, step: int) -> None:
@@ -149,6 +140,20 @@ def _tracker(name: str) -> object:
     from accelerate.utils import LoggerType
 
     return LoggerType(name)
+
+
+@contextmanager
+def _refusals_in_one_line() -> Iterator[None]:
+    """W&B refuses to start without an account or a connection; the others write files alone."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "wandb":
+            raise
+        raise ConfigError(
+            f"trackers.names: wandb does not start ({' '.join(str(error).split())}); run `wandb login`, or set "
+            "WANDB_MODE=offline to record on this machine alone"
+        ) from None
 
 
 def _check_installed(names: tuple[str, ...]) -> None:

@@ -1,5 +1,6 @@
 """Making a code cache: what is in it, and that it is the same whatever stops the work and however many do it."""
 
+import errno
 import importlib.util
 import itertools
 import json
@@ -28,6 +29,7 @@ from vqgan.data.shapes import Shapes, ShapesConfig
 from vqgan.data.source import DataError, UnusableSample
 from vqgan.data.transforms import ImageTransform, TransformConfig
 from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.training.durable import CannotWriteError
 
 ROOT = Path(__file__).parents[3]
 
@@ -305,6 +307,29 @@ def test_another_tokenizer_or_grown_data_in_the_same_folder_are_refused(tokenize
 def test_pictures_of_another_size_than_the_tokenizers_are_refused(tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.transform\.image_size is 64, the image tokenizer in .* reads 32"):
         encode(settings(tmp_path, tokenizer, transform={"image_size": 64}))
+
+
+@pytest.mark.parametrize("below", ["", "cache"])
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"out: a code cache is a folder, and .*file is a file; choose another out"):
+        encode(settings(tmp_path / "file" / below, tmp_path / "nowhere"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_that_says_what_the_same_command_does(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    for written in ("making.TextTokenizer.save_pretrained", "record.write_file", "shard.write_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"parti.code_cache.{written}", full)
+            with pytest.raises(CannotWriteError) as raised:
+                encode(settings(tmp_path / "cache", tokenizer))
+        assert str(raised.value).endswith("space, then run the same command again: it makes what is missing")
+    assert encode(settings(tmp_path / "cache", tokenizer))
 
 
 def test_a_stream_is_encoded_in_its_own_order(tokenizer: Path, tmp_path: Path) -> None:

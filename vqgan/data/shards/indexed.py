@@ -13,7 +13,7 @@ import numpy as np
 
 from vqgan.data.shards.index import read_indexes
 from vqgan.data.shards.names import short_name
-from vqgan.data.shards.samples import LARGEST_MEMBER, SampleReader, ShardsConfig
+from vqgan.data.shards.samples import LARGEST_MEMBER, SampleReader, ShardsConfig, loss
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
 from vqgan.data.split import items_of_split
 
@@ -47,7 +47,8 @@ class Shards:
             if index.broken is not None:  # one more item, to be counted and named when its turn comes
                 keys.append(b"")
                 table = np.concatenate([table, np.full((1, 4), -1)])
-                self._refused[shard, len(index.keys)] = f"the rest of the shard is lost: {index.broken}"
+                _, fate = loss(self._names[shard], len(index.keys))
+                self._refused[shard, len(index.keys)] = f"{fate}: {index.broken}"
             self._refused |= {(shard, number): cause for number, cause in index.refused.items()}
             self._keys.append(np.array(keys, dtype=np.bytes_))
             scores.append(np.append(index.scores, [1.0] * (len(keys) - len(index.keys))))
@@ -83,7 +84,7 @@ class Shards:
         """The name of a sample. Raises UnusableSample where it is refused."""
         shard, number = (int(value) for value in self._numbers[index])
         key = self._keys[shard][number].decode("utf-8", "surrogateescape")
-        name = f"{self._names[shard]}/{key}" if key else f"{self._names[shard]} after sample {number}"
+        name = f"{self._names[shard]}/{key}" if key else loss(self._names[shard], number)[0]
         if cause := self._refused.get((shard, number)):
             raise UnusableSample(name, cause)
         return name

@@ -52,6 +52,16 @@ class ShardsConfig(Config):
     """Streams only: how many times in a row, without progress between them."""
 
 
+def loss(shard: str, whole: int) -> tuple[str, str]:
+    """What reports call the part of a broken shard that is lost, which is one item; and what befell it.
+
+    `whole`: how many samples came before.
+    """
+    if not whole:
+        return shard, "nothing could be read"
+    return f"{shard} after sample {whole}", "the rest of the shard is lost"
+
+
 class SampleReader:
     """From the content of a sample's members to a Sample."""
 

@@ -8,7 +8,7 @@ import numpy as np
 from vqgan.data.remote import LocalFile, RemoteError, RemoteFile
 from vqgan.data.shards.kept import file_stamp, keep, kept
 from vqgan.data.shards.names import is_address, short_name
-from vqgan.data.shards.samples import LARGEST_MEMBER, SampleReader, ShardsConfig
+from vqgan.data.shards.samples import LARGEST_MEMBER, SampleReader, ShardsConfig, loss
 from vqgan.data.shards.tar import BrokenTarError, Group, Member, groups, members
 from vqgan.data.source import DataError, Split
 from vqgan.data.split import hash_score
@@ -69,8 +69,8 @@ class ShardStream:
             except (BrokenTarError, RemoteError) as error:
                 failed = 0 if numbers.seen else failed + 1
                 # The last sample that was begun is lost too: nobody knows whether all its members had come.
-                name = f"{short_name(shard)} after sample {max(0, numbers.seen - 1)}"
-                yield broken_item(name, f"the rest of the shard is lost: {error}")
+                name, fate = loss(short_name(shard), max(0, numbers.seen - 1))
+                yield broken_item(name, f"{fate}: {error}")
                 if failed == _FAILED_SHARDS:
                     raise DataError(
                         f"nothing can be read of {failed} shards in a row, the last {shard!r}: {error}; check paths "

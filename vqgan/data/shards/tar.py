@@ -94,7 +94,7 @@ def members(file: ForwardFile) -> Iterator[Member]:
         name, size = None, None
         if not info.isdir():
             yield member
-        _to(file, start, member.size, member.name)
+        _to(file, start, member.size, f"{member.name!r:.80}")
 
 
 def groups(
@@ -140,11 +140,11 @@ def _parsed(header: bytes, at: int) -> tarfile.TarInfo:
     return info
 
 
-def _to(file: ForwardFile, start: int, size: int, name: str) -> None:
-    """Go to the header after a content of `size` bytes at `start`."""
+def _to(file: ForwardFile, start: int, size: int, what: str) -> None:
+    """Go to the header after a content of `size` bytes at `start`; `what` it is, for the message where it is cut."""
     distance = start + -(-size // BLOCK) * BLOCK - file.position
     if file.skip(distance) < distance:
-        raise BrokenTarError(f"cut off in {name!r:.80} at byte {file.position}")
+        raise BrokenTarError(f"cut off in {what} at byte {file.position}")
 
 
 def _pax_records(content: bytes) -> dict[str, str]:

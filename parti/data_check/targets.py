@@ -1,0 +1,45 @@
+"""Where a check writes: refused before anything is read, if nothing can be written there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from parti.data_check.settings import CheckConfig
+from vqgan.config import ConfigError
+from vqgan.training.durable import CannotWriteError
+
+
+def check_targets(config: CheckConfig) -> None:
+    """Raises ConfigError where the picture or the report cannot be written."""
+    for name, target in (("picture", config.picture), ("report", config.report)):
+        cause = None if target is None else _obstacle(Path(target))
+        if cause is not None:
+            raise ConfigError(f"{name}: {target!r} cannot be written: {cause}; choose another --{name}")
+    if config.picture is not None:
+        ending = Path(config.picture).suffix.lower()
+        if Image.registered_extensions().get(ending) not in Image.SAVE:
+            raise ConfigError(f"picture: {config.picture!r} is of no known format; choose a name that ends with .png")
+
+
+@contextmanager
+def writing_target(name: str, path: str) -> Iterator[None]:
+    """The folder is there, and what goes wrong with the writing is one line. Raises CannotWriteError."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, ValueError) as error:  # ValueError: of Pillow
+        cause = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise CannotWriteError(f"cannot write {path}: {cause}; mend that, or choose another --{name}") from None
+
+
+def _obstacle(path: Path) -> str | None:
+    """Why a file cannot be written there, as far as can be told without writing it."""
+    if path.is_dir():
+        return "it is a folder"
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if there != path and not there.is_dir():
+        return f"{str(there)!r} is a file, not a folder"
+    return None if os.access(there, os.W_OK) else f"{str(there)!r} is write-protected"
