@@ -144,6 +144,8 @@ class NextTokenTask:
         for batch in batches:
             tokens = self.tokenizers(batch)
             logits = model.generator(tokens.text_ids, tokens.codes).image
+            if batch.repeated:
+                continue
             sums.add("nats", F.cross_entropy(logits.flatten(0, 1), tokens.codes.flatten(), reduction="sum"))
             sums.add("codes", torch.tensor(float(tokens.codes.numel()), device=device))
             prompts += batch.texts()

@@ -33,9 +33,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "loop.micro_batches": 2,
         "model": {"kind": "decoder_only", "depth": 2, "width": 16, "heads": 2},
     },
-    "bf16": {"task.precision": "bf16"},
+    # Three held-out batches for two processes, and below one.
+    "bf16": {"task.precision": "bf16", "data.source": {"kind": "shapes", "train_size": 40, "heldout_size": 9}},
     "fp16": {"task.precision": "fp16", "model": {"kind": "decoder_only", "depth": 2, "width": 16, "heads": 2}},
-    "guarded": {"loop.guard": {"max_skipped_in_a_row": 2}},
+    "guarded": {"loop.guard": {"max_skipped_in_a_row": 2}, "data.heldout_limit": 3, "task.sampled_prompts": 2},
     "moved": _WIDE | {"task.optimiser.kind": "adafactor", "model.checkpoint_activations": True},
     "compiled": {"task.compile_layers": True, "loop.steps": 2},
     "killed": {"loop.steps": 100_000, "loop.evaluate_every": 0, "loop.save_every": 2},

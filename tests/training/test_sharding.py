@@ -1,6 +1,8 @@
 """FSDP2 in two processes gives the run of one; its checkpoints move to other numbers of processes."""
 
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 from sharded_runs import RUNS, config_of, poison, stop_after
 from test_processes import assert_same_run
-from tiny_runs import stage_1, untrained_tokenizer
+from tiny_runs import stage_1, stage_2, untrained_tokenizer
 from two_processes import FSDP2, run_in_processes
 
 import parti.train
 import vqgan.train
 from parti.tasks import NextTokenTask
 from vqgan.config import ConfigError
+from vqgan.data.batch import Batch
+from vqgan.data.loader import DataPipeline
 from vqgan.training import loop
 from vqgan.training.loop import TrainingLoop
 from vqgan.training.run_folder import RunFolder
@@ -69,6 +73,33 @@ def test_sharded_runs_are_those_of_one_process(name: str, two: Path, one: Path) 
             continue
         torch.testing.assert_close(shipped[key], weight, rtol=0, atol=_TOLERANCES[name], msg=key)
     assert (two / name / "samples" / "step-0000006.png").read_bytes()
+
+
+@pytest.mark.parametrize(("limit", "batches", "stand_ins"), [(6, 1, 0), (7, 2, 2), (5, 1, 0), (4, 1, 1), (1, 1, 2)])
+def test_every_process_has_as_many_held_out_batches(limit: int, batches: int, stand_ins: int, tmp_path: Path) -> None:
+    data = DataPipeline(stage_1(tmp_path, **{"data.heldout_limit": limit}).data, 0)
+    parts = [list(data.heldout_batches(rank, 3, batch_size=2, even=True)) for rank in range(3)]
+    assert [len(part) for part in parts] == [batches] * 3
+    repeated = [[batch for batch in part if batch.repeated] for part in parts]
+    assert [len(part) for part in repeated] == [0] * (3 - stand_ins) + [1] * stand_ins
+    for rank, part in enumerate(parts):
+        counted = [batch.names for batch in part if not batch.repeated]
+        assert counted == [batch.names for batch in data.heldout_batches(rank, 3, batch_size=2)]
+
+
+def test_a_repeated_batch_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_stand_in(self: DataPipeline, *arguments: Any, **named: Any) -> Iterator[Batch]:
+        yield from heldout_batches(self, *arguments, **named)
+        yield replace(self.preview_batch(1), repeated=True)
+
+    tokenizer = untrained_tokenizer(tmp_path / "tokenizer")
+    runs = [stage_2(tmp_path / name, tokenizer, **{"loop.steps": 1}) for name in ("plain", "with-stand-in")]
+    assert parti.train.train(runs[0])
+    heldout_batches = DataPipeline.heldout_batches
+    monkeypatch.setattr(DataPipeline, "heldout_batches", with_stand_in)
+    assert parti.train.train(runs[1])
+    figures = [_figures(Path(run.run_dir), "nats_per_code") for run in runs]
+    assert figures[0] == figures[1] != []
 
 
 def test_all_processes_skip_and_go_back_when_one_has_no_finite_gradient(two: Path) -> None:

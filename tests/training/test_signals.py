@@ -3,6 +3,8 @@ terminal and a scheduler send them."""
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,25 @@ from vqgan.training.loop import EXIT_INTERRUPTED
 from vqgan.training.run_folder import RunFolder
 
 _ENDLESS = {"loop.steps": 100_000, "loop.log_every": 1, "loop.evaluate_every": 0, "task.adversarial.weight": 0.0}
+
+_LAUNCHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+_WORK = """
+import sys, time
+from vqgan.training.stopping import StopRequest, end_with_launcher
+end_with_launcher()
+stop, until = StopRequest(), time.monotonic() + float(sys.argv[2])
+def work():
+    print("at work", flush=True)
+    while not stop.made and time.monotonic() < until:
+        time.sleep(0.01)
+if sys.argv[1] == "starting":
+    work()
+else:
+    with stop.listening(None):
+        work()
+        time.sleep(0.1)  # for a second signal to come
+print("saved" if stop.made else "went on")
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -44,7 +65,7 @@ def test_twice_leaves_at_once_and_costs_no_checkpoint(number: int, commands: Com
     assert ending.code == -number, "ended by the signal itself: a shell shows 128 + its number, 130 for Ctrl-C"
     assert "Traceback" not in ending.said
     assert not ending.outlived
-    again = commands.run(config, signals=[("resuming at step", number)])
+    again = commands.run(config, signals=[("images/s", number)])
     assert again.code == EXIT_INTERRUPTED, again.said
 
 
@@ -53,6 +74,37 @@ def test_loaders_do_not_outlive_a_killed_trainer(commands: Commands, tmp_path: P
     ending = commands.run(config, signals=[("step 2/", signal.SIGKILL)])
     assert ending.code == -signal.SIGKILL
     assert not ending.outlived
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_trainer_saves_and_leaves_when_its_launcher_is_gone(variable: str, number: int) -> None:
+    assert _said_after(number, {variable: "no"}, "listening", 20.0) == "saved"
+
+
+def test_a_signal_to_launcher_and_trainer_is_one_signal() -> None:
+    assert _said_after(signal.SIGTERM, {"ACCELERATE_DYNAMO_BACKEND": "no"}, "listening", 20.0, group=True) == "saved"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's own signal")
+def test_a_trainer_that_has_nothing_to_save_ends_with_its_launcher() -> None:
+    assert _said_after(signal.SIGKILL, {"ACCELERATE_DYNAMO_BACKEND": "no"}, "starting", 20.0) == ""
+
+
+def test_a_shell_is_no_launcher() -> None:
+    assert _said_after(signal.SIGTERM, {}, "listening", 0.5) == "went on"
+
+
+def _said_after(number: int, environment: dict[str, str], *arguments: Any, group: bool = False) -> str:
+    """What work says at its end when the process that started it, or the group of both, gets a signal."""
+    command = [sys.executable, "-c", _LAUNCHER, _WORK, *map(str, arguments)]
+    with subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as launcher:
+        assert launcher.stdout is not None
+        assert launcher.stdout.readline() == "at work\n"
+        (os.killpg if group else os.kill)(launcher.pid, number)
+        return launcher.stdout.read().strip()
 
 
 def test_ctrl_c_before_the_first_step_is_one_line_and_130(capsys: pytest.CaptureFixture[str]) -> None:

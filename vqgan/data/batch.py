@@ -38,6 +38,8 @@ class Batch:
     captions: list[str | None]
     names: list[str]
     skipped: tuple[UnusableSample, ...] = ()
+    repeated: bool = False
+    """A stand-in for a batch that is not there: it goes through the network, and does not count."""
 
     @staticmethod
     def of(items: Sequence[Item]) -> "Batch":

@@ -7,7 +7,7 @@ no index, are read in lanes: see `vqgan.data.lanes`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -134,8 +134,14 @@ class DataPipeline:
                 yield [batch.pin_memory() for batch in whole] if readers > 1 and torch.cuda.is_available() else whole
                 parts = []
 
-    def heldout_batches(self, rank: int = 0, processes: int = 1, batch_size: int | None = None) -> Iterator[Batch]:
-        """The first `heldout_limit` usable held-out pictures in fixed order, every `processes`-th batch."""
+    def heldout_batches(
+        self, rank: int = 0, processes: int = 1, batch_size: int | None = None, *, even: bool = False
+    ) -> Iterator[Batch]:
+        """The first `heldout_limit` usable held-out pictures in fixed order, every `processes`-th batch.
+
+        `even`: as many batches on every process, for forward passes in which all take part. One that has none left
+        when others have gets a single picture, `repeated`.
+        """
         size = batch_size or self.config.batch_size
         items = islice(self._usable("heldout", []), self.config.heldout_limit)
         number = 0
@@ -143,6 +149,9 @@ class DataPipeline:
             if number % processes == rank:
                 yield Batch.of(chunk)
             number += 1
+            stand_in = chunk[:1]
+        if even and 0 < number % processes <= rank:
+            yield replace(Batch.of(stand_in), repeated=True)
 
     def preview_batch(self, count: int, split: Split = "heldout") -> Batch:
         """The first `count` usable pictures of a split. Raises DataError when there is none."""

@@ -4,11 +4,9 @@ A terminal sends Ctrl-C, and a scheduler SIGTERM, to every process of a run. The
 and saves, for which its loaders must still be there.
 """
 
-import ctypes
 import signal
-import sys
 
-_PR_SET_PDEATHSIG = 1
+from vqgan.parent_process import signal_when_parent_ends
 
 
 def settle_worker(_number: int) -> None:
@@ -19,8 +17,7 @@ def settle_worker(_number: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _obey_the_next)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal_when_parent_ends(signal.SIGKILL)
 
 
 def _obey_the_next(number: int, _frame: object) -> None:

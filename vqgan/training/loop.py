@@ -28,6 +28,7 @@ from vqgan.training.progress import Progress
 from vqgan.training.protocol import Task
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.saving import Saving
+from vqgan.training.sharding import is_sharding_requested
 from vqgan.training.stopping import StopRequest
 from vqgan.training.trackers import Trackers
 from vqgan.training.window import Window
@@ -110,10 +111,11 @@ class TrainingLoop:
         self._done, said = self._resume()
         self._check_figure_to_keep_best()
         progress = Progress(self.title, self._done, self.config.steps, self.accelerator.is_main_process)
-        for line in [*said, *self._how_it_begins()]:
-            progress.say(line)
+        said += self._how_it_begins()  # which compares with the config that is recorded until now
         if self.accelerator.is_main_process:
             self.run_folder.write_config()
+        for line in said:
+            progress.say(line)
         answer = f"{self.title}: stopping after this step, saving"
         with self._stop.listening(answer if self.accelerator.is_main_process else None):
             while (ending := self._train(progress)) == "diverged":
@@ -196,7 +198,8 @@ class TrainingLoop:
 
     def _evaluate(self, done: int, progress: Progress) -> None:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        held_out = self.data.heldout_batches(rank, processes, self._held_out_size())
+        even = is_sharding_requested()
+        held_out = self.data.heldout_batches(rank, processes, self._held_out_size(), even=even)
         figures = self.task.evaluate(map(self._received, held_out))
         self.trackers.log(figures, done, "heldout")
         if isinstance(self.task, CountsCodes) and (counts := self.task.code_counts()) is not None:

@@ -17,6 +17,7 @@ from vqgan.training.protocol import Task
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.seeding import seed_everything
 from vqgan.training.sharding import requested_sharding
+from vqgan.training.stopping import end_with_launcher
 from vqgan.training.trackers import Trackers, TrackersConfig
 
 
@@ -34,10 +35,11 @@ class RunSettings(Protocol):
 
 
 def begin(seed: int, minutes_to_wait: float = 10.0, *, may_shard: bool = False) -> Accelerator:
-    """Memory, devices and randomness of this process.
+    """Memory, devices and randomness of this process, which ends with its launcher.
 
     Raises ConfigError where the accelerate config asks for sharded weights and the run is not one that `may_shard`.
     """
+    end_with_launcher()
     keep_freed_memory()
     accelerator = build_accelerator(minutes_to_wait)
     if not may_shard and requested_sharding(accelerator) is not None:

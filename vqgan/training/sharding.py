@@ -70,13 +70,18 @@ class Sharding:
                 dist.broadcast(tensor.data, 0)
 
 
+def is_sharding_requested() -> bool:
+    """Whether a forward pass takes all processes of the launch, evaluation's too."""
+    return _is_set("ACCELERATE_USE_FSDP")
+
+
 def requested_sharding(accelerator: Accelerator) -> Sharding | None:
     """What the accelerate config asks for (`distributed_type: FSDP`); None without it, and in a single process.
 
     Read from the launcher's environment, as accelerate itself takes FSDP for GPUs only. Raises ConfigError for what
     is not supported.
     """
-    if not _is_set("ACCELERATE_USE_FSDP"):
+    if not is_sharding_requested():
         return None
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise ConfigError("weights are sharded by FSDP2: set fsdp_version to 2 in fsdp_config of the accelerate config")
