@@ -103,8 +103,8 @@ def test_again_it_resumes_trains_nothing_and_says_so(out: Path, capsys: pytest.C
     records = (out / "parti" / "metrics.jsonl").read_bytes()
     assert main(words(out)) == 0
     captured = capsys.readouterr()
-    assert "stage 1: resuming at step 6 of 6" in captured.err
-    assert "stage 2: resuming at step 8 of 8" in captured.err
+    assert "vqgan is complete at step 6" in captured.err
+    assert "parti is complete at step 8" in captured.err
     assert "resumed: training steps alone" in captured.out
     assert (out / "parti" / "metrics.jsonl").read_bytes() == records
     after = read_metrics(out)

@@ -239,6 +239,7 @@ def one_of_two(rank: int, port: int, out: Path, tokenizer: Path) -> int:
             os.environ |= {
                 **{"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank)},
                 **{"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+                "OMP_NUM_THREADS": "1",  # accelerate warns where it is not set
             }
             AcceleratorState._reset_state(reset_partial_state=True)
             os._exit(0 if encode(settings(out, tokenizer)) else 1)
