@@ -1,15 +1,12 @@
 """The contrastive objective: CLIP's own loss, captions that repeat, and two processes as one."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from two_processes import run_in_processes
 
 from parti.reranking.contrastive import contrastive_loss, retrieval_accuracy
 from vqgan.training.distributed import build_accelerator
@@ -63,31 +60,8 @@ def test_retrieval_counts_a_caption_that_repeats_as_right() -> None:
 def test_two_processes_are_one(tmp_path: Path) -> None:
     images, texts = units(0), units(1)
     torch.save({"images": images, "texts": texts, "text_ids": IDS}, tmp_path / "given.pt")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(_SCRIPT), str(tmp_path)],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=100) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    said = tmp_path / "said.txt"
+    assert run_in_processes(_SCRIPT, [str(tmp_path)], said) == [0, 0], said.read_text()
     first, second = (torch.load(tmp_path / f"found-{rank}.pt", weights_only=True) for rank in range(2))
 
     scale = torch.tensor(4.0, requires_grad=True)

@@ -1,11 +1,7 @@
 """The warm-up of the text encoder: BERT's masks and both objectives."""
 
 import math
-import os
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from tiny import CAPTIONS, pairs, tiny_image_tokenizer, tiny_text_tokenizer
 from tiny_text_models import write_bert
 from tiny_warm_up import tiny_task, uneven_pairs
 from torch import Tensor
+from two_processes import run_in_processes
 
 from parti.models import EncoderDecoder
 from parti.text import PretrainedTokenizerConfig, build_text_tokenizer
@@ -224,32 +221,10 @@ def test_passages_are_what_hidden_tokens_are_of_and_captions_are_compared_all_th
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = Path(__file__).parents[2]
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("one_of_two_warm_ups.py")), str(tmp_path)],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=100) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    said = tmp_path / "said.txt"
+    assert run_in_processes(Path(__file__).with_name("one_of_two_warm_ups.py"), [str(tmp_path)], said) == [0, 0], (
+        said.read_text()
+    )
     first, second = (torch.load(tmp_path / f"found-{rank}.pt", weights_only=True) for rank in range(2))
 
     task = tiny_task(masking={"chosen": 0.5})

@@ -1,11 +1,7 @@
 """The captioning task: its losses, who learns, its figures, that it learns, resumes and starts from a trunk."""
 
 import math
-import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ from PIL import Image
 from tiny import tiny_text_tokenizer
 from tiny_captions import MODEL, captioned, run_config, tiny_task
 from torch import Tensor, nn
+from two_processes import run_in_processes
 
 from parti.fused.captioning.caption_decoding import ROWS, DecodingConfig, Row, decode
 from parti.fused.captioning.caption_metrics import can_compare_texts, compare_texts
@@ -113,32 +110,8 @@ def test_drafts_are_a_function_of_seed_step_and_row() -> None:
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = Path(__file__).parents[3]
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__).parents[1] / "one_of_two_captionings.py"), str(tmp_path)],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=100) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    script, said = Path(__file__).parents[1] / "one_of_two_captionings.py", tmp_path / "said.txt"
+    assert run_in_processes(script, [str(tmp_path)], said) == [0, 0], said.read_text()
     first, second = (torch.load(tmp_path / f"found-{rank}.pt", weights_only=True) for rank in range(2))
 
     task = tiny_task(lambda _, caption: len(caption) % 2 == 0)

@@ -1,15 +1,12 @@
 """Inpainting in two processes trains as one process with the same global batch does; synthesis stays one model."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fused_runs import inpainting
+from two_processes import run_in_processes
 
 from vqgan.training.run_folder import RunFolder
 
@@ -20,32 +17,8 @@ _TIMINGS = ("seconds", "images_per_second")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two gloo processes left their runs."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root, here = Path(__file__).parents[3], Path(__file__).parent
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests", here))),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(here / "one_of_two_fused_runs.py"), str(folder)],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    script, said = Path(__file__).parent / "one_of_two_fused_runs.py", folder / "said.txt"
+    assert run_in_processes(script, [str(folder)], said) == [0, 0], said.read_text()
     return folder
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+_HERE = Path(__file__).parent
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What `accelerate launch` hands on of configs/accelerate/fsdp2.yaml."""
 
@@ -31,7 +32,7 @@ def run_in_processes(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "PYTHONWARNINGS": "default",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": os.pathsep.join(map(str, (_HERE.parent, _HERE))),
     }
     with said.open("a") as file:
         processes = [
