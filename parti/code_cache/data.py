@@ -17,6 +17,7 @@ from vqgan.data.lanes import ReadItem
 from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.data.mixture import Mixture, MixtureConfig
 from vqgan.data.source import DataError, Source, Split
+from vqgan.data.unused import Unused
 from vqgan.stored_tokenizer import file_fingerprint, tokenizer_fingerprint
 
 _OPEN_SHARDS = 256
@@ -88,6 +89,10 @@ class CodedPipeline(DataPipeline):
         starts = [sum(about.parts[:number]) for number in range(len(about.parts))]
         parts = [CachedSplit(folder, split, record, *at) for at in zip(starts, about.parts, strict=True)]
         return CachedMixture(parts, [part.weight for part in record.source.sources])
+
+    def unused(self) -> tuple[Unused, ...]:
+        """What the encoded data set passed over."""
+        return tuple(Unused(**record.model_dump()) for record in self._cache.record.unused)
 
     def _item_reader(self) -> ReadItem:
         return read_codes

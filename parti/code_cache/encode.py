@@ -22,6 +22,7 @@ from parti.code_cache.shard import Row, ShardTypes, smallest_type, write_shard
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config import ConfigError
 from vqgan.data.source import Split, UnusableSample
+from vqgan.data.unused import unused_lines
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.run import begin
 from vqgan.training.stopping import StopRequest
@@ -77,6 +78,9 @@ class _Work:
 
     def do(self, source: ShardedSource) -> bool:
         """All of it; True when the cache is complete, False when interrupted."""
+        told = unused_lines(source.unused())
+        for line in told:
+            self._say(line)
         answer = "encoding: stopping after this batch"
         with self._stop.listening(answer if self._accelerator.is_main_process else None):
             seen = {split: self._encode(source, split) for split in SPLITS}
@@ -87,9 +91,12 @@ class _Work:
                 self._say("stopped; the shards that are whole stay, run the same command to go on")
                 return False
         if self._accelerator.is_main_process:
-            record = complete_record(self._folder, seen)
+            record = complete_record(self._folder, seen, source.unused())
             for item in record.skipped[:_SKIPPED_SAID]:
                 self._say(f"skipped {item.name}: {item.cause}")
+            for line in unused_lines(source.unused()):
+                if line not in told:  # a stream learned of it on the way
+                    self._say(line)
             counts = ", ".join(f"{about.pictures} {split}" for split, about in record.splits.items())
             skipped = f"{len(record.skipped)} skipped" + (f" (all in {CACHE_FILE})" if record.skipped else "")
             self._say(f"{counts} pictures in {self._folder}, {skipped}")

@@ -15,6 +15,7 @@ from parti.code_cache.record import (
     TokenizerRecord,
     read_record,
     shard_path,
+    unused_records,
     write_record,
 )
 from parti.code_cache.settings import EncodeConfig
@@ -23,6 +24,7 @@ from parti.text import TextConfig, TextTokenizer, build_text_tokenizer
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE
 from vqgan.config import ConfigError
 from vqgan.data.source import DataError, Split
+from vqgan.data.unused import Unused
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.stored_tokenizer import file_fingerprint, tokenizer_fingerprint
 from vqgan.training.durable import writing
@@ -87,12 +89,16 @@ def begin_record(folder: Path, config: EncodeConfig, tokenizer: ImageTokenizer, 
         seed=config.seed,
         shard_size=config.shard_size,
         splits={split: SplitRecord(positions=source.positions(split), parts=source.parts(split)) for split in SPLITS},
+        unused=unused_records(source.unused()),
     )
     write_record(folder, record)
 
 
-def complete_record(folder: Path, seen: dict[Split, int]) -> CacheRecord:
-    """Count what the shards hold, now that all are there, and say so in cache.json. `seen`: positions of each split."""
+def complete_record(folder: Path, seen: dict[Split, int], unused: Iterable[Unused]) -> CacheRecord:
+    """Count what the shards hold, now that all are there, and say so in cache.json. `seen`: positions of each split.
+
+    `unused` may have grown since the beginning: a stream learns of it while it is read.
+    """
     record = read_record(folder)
     splits, skipped = {}, []
     for split, positions in seen.items():
@@ -104,7 +110,8 @@ def complete_record(folder: Path, seen: dict[Split, int]) -> CacheRecord:
                 SkippedRecord(split=split, position=position, name=item.name, cause=item.cause)
                 for position, item in shard.skipped().items()
             ]
-    record = record.model_copy(update={"complete": True, "splits": splits, "skipped": tuple(skipped)})
+    update = {"complete": True, "splits": splits, "skipped": tuple(skipped), "unused": unused_records(unused)}
+    record = record.model_copy(update=update)
     write_record(folder, record)
     return record
 

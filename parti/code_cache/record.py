@@ -1,6 +1,8 @@
 """`cache.json`: what a code cache holds and was made from, for people and for the runs that read it."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +12,7 @@ from vqgan.config import Config, ConfigError, validate
 from vqgan.data.source import DataError, Split
 from vqgan.data.sources import SourceConfig
 from vqgan.data.transforms import TransformConfig
+from vqgan.data.unused import Unused
 from vqgan.training.durable import write_file, writing
 
 CACHE_FILE = "cache.json"
@@ -57,6 +60,21 @@ class SkippedRecord(Config):
     """Why it could not be used."""
 
 
+class UnusedRecord(Config):
+    """One kind of thing that lay in the data set's location and was not used; fields as in `vqgan.data.unused`."""
+
+    count: int
+    """How many there were."""
+    what: str
+    """What they are."""
+    reason: str
+    """Why they were not used."""
+    examples: tuple[str, ...] = Field((), strict=False)
+    """Names of the first few."""
+    lost: bool
+    """Whether it may be data that was meant to be used."""
+
+
 class SplitRecord(Config):
     """One split."""
 
@@ -95,6 +113,8 @@ class CacheRecord(Config):
     """By name."""
     skipped: tuple[SkippedRecord, ...] = Field((), strict=False)
     """What could not be used."""
+    unused: tuple[UnusedRecord, ...] = Field((), strict=False)
+    """What lay in the data set's location and was not used."""
 
 
 def write_record(folder: Path, record: CacheRecord) -> None:
@@ -122,6 +142,11 @@ def read_record(folder: Path) -> CacheRecord:
         return validate(CacheRecord, values, str(path))
     except ConfigError as error:
         raise DataError(f"{error}; make the cache anew") from None
+
+
+def unused_records(found: Iterable[Unused]) -> tuple[UnusedRecord, ...]:
+    """What a data set passed over, to be kept."""
+    return tuple(UnusedRecord(**asdict(unused)) for unused in found)
 
 
 def shard_path(folder: Path, split: Split, number: int) -> Path:

@@ -20,6 +20,7 @@ from vqgan.data.shards.samples import ShardsConfig
 from vqgan.data.source import Source, Split, UnusableSample
 from vqgan.data.sources import SourceConfig, open_source
 from vqgan.data.stream import Stream
+from vqgan.data.unused import Unused, unused_in
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 _LINE_EVERY = 10.0
@@ -55,6 +56,8 @@ class Findings:
     config: CheckConfig
     splits: dict[Split, SplitFindings] = field(default_factory=dict)
     interrupted: bool = False
+    unused: tuple[Unused, ...] = ()
+    """What lay in the data set's location and is not used."""
     copies: list[list[tuple[Split, str]]] = field(default_factory=list)
     """Groups of pictures that are the same to the pixel."""
     shared: list[tuple[str, str]] = field(default_factory=list)
@@ -76,6 +79,13 @@ class Findings:
             found.append(
                 f"broken items: {broken:,} of {seen:,} ({broken / seen:.2%}, allowed {config.max_broken:.2%}); "
                 "training passes over them: repair or remove them, or allow them with --max-broken"
+            )
+        lost = [unused for unused in self.unused if unused.lost]
+        if (count := sum(unused.count for unused in lost)) > config.max_unused * (count + seen):
+            found.append(
+                f"not used although it may be meant to be: {count:,} of {count + seen:,} things ({lost[0].what}"
+                f"{', ...' if len(lost) > 1 else ''}; allowed {config.max_unused:.2%}): do as the lines 'not used' "
+                "say, or allow them with --max-unused"
             )
         usable = {name: len(split.looks) for name, split in self.splits.items()}
         for name, split in self.splits.items():
@@ -123,6 +133,7 @@ def check(config: CheckConfig) -> Findings:
             _look_through(config, findings, split, source)
     except KeyboardInterrupt:
         findings.interrupted = True
+    findings.unused = unused_in(*sources.values())  # only now: a stream learns of it while it is read
     for found in findings.splits.values():
         found.sizes = size_figures(found.looks, config.data.transform) if found.looks else None
     _find_copies(findings)

@@ -17,6 +17,7 @@ from vqgan.data.inspection import PROPORTIONS, SizeFigures
 from vqgan.data.mixture import MixtureConfig
 from vqgan.data.source import Split
 from vqgan.data.sources import SourceConfig
+from vqgan.data.unused import unused_lines
 
 _PLACES = ("path", "name")
 _NAMES = 4
@@ -30,7 +31,8 @@ _QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
 def report_text(findings: Findings) -> str:
     """Everything on a screen or two: figures first, what is wrong last."""
     blocks = [_heading(findings), _table(findings)]
-    blocks += [_broken(findings), _copies(findings)]
+    unused = [line for text in unused_lines(findings.unused) for line in _wrapped("", text)]
+    blocks += [_broken(findings), "\n".join(unused), _copies(findings)]
     blocks.append(_captions(findings.captions, findings.several) if findings.captions else "captions: none")
     blocks.append(_verdict(findings))
     return "\n\n".join(filter(None, blocks))
@@ -54,6 +56,7 @@ def report_json(findings: Findings) -> dict[str, Any]:
         "interrupted": findings.interrupted,
         "problems": findings.problems(),
         "splits": {name: split(found) for name, found in findings.splits.items()},
+        "unused": [dataclasses.asdict(unused) for unused in findings.unused],
         "exact_copies": findings.copies,
         "near_copies": findings.near,
         "held_out_and_trained_on": [{"heldout": one, "train": other} for one, other in findings.shared],

@@ -45,6 +45,9 @@ class CheckConfig(Config):
     """Look for pictures that differ hardly (saved again, resized), beside exact copies."""
     max_broken: float = Field(0.0, ge=0, le=1)
     """A larger share of broken items is a problem: exit code 1."""
+    max_unused: float = Field(0.0, ge=0, le=1)
+    """A larger share of what may be meant to be used and is not (linked folders, files of unknown endings that may hold
+    images, ...), of all items, is a problem."""
     max_cut: float = Field(0.1, ge=0, le=1)
     """A larger share of captions that are cut at the vocabulary's length is a problem."""
     max_shared: float = Field(0.0, ge=0, le=1)

@@ -28,6 +28,7 @@ from vqgan.data.source import DataError, Sample, Source, Split, UnusableSample
 from vqgan.data.sources import SourceConfig, open_source
 from vqgan.data.stream import Stream
 from vqgan.data.transforms import ImageTransform, TransformConfig
+from vqgan.data.unused import Unused, unused_in
 from vqgan.data.workers import settle_worker
 
 
@@ -92,6 +93,10 @@ class DataPipeline:
             for source in (self._train, self._heldout)
         )
         return f"{to_train} to train on, {held_out} held out, {self.config.batch_size} a step"
+
+    def unused(self) -> tuple[Unused, ...]:
+        """What lay in the data set's location and is not used, as far as it is known by now."""
+        return unused_in(self._train, self._heldout)
 
     def training_batches(self, first_step: int, steps: int, share: Share) -> Iterator[list[Batch]]:
         """The micro-batches of steps `first_step` ... `steps` - 1 for one process."""

@@ -16,6 +16,7 @@ from vqgan.data.epochs import EndlessOrder
 from vqgan.data.interleaving import Interleaving
 from vqgan.data.source import Sample, Source, UnusableSample
 from vqgan.data.stream import Stream, Undecoded
+from vqgan.data.unused import Unused, unused_in
 
 if TYPE_CHECKING:
     from vqgan.data.sources import SourceConfig
@@ -78,6 +79,11 @@ class Mixture:
         number, own = self._place(index)
         return self.sources[number][own]
 
+    @property
+    def unused(self) -> tuple[Unused, ...]:
+        """What its sources pass over."""
+        return unused_in(*self.sources)
+
     def captions(self, index: int) -> tuple[str, ...]:
         """The captions alone, where a source can give them so."""
         number, own = self._place(index)
@@ -107,6 +113,12 @@ class MixtureStream:
         self._turns = Interleaving(weights)
         self._sources = list(sources)
         self._names = list(names)
+
+    @property
+    def unused(self) -> tuple[Unused, ...]:
+        """What its sources pass over, as far as they have been read."""
+        parts = zip(self._sources, self._names, strict=True)
+        return tuple(unused.within(name) for source, name in parts for unused in unused_in(source))
 
     def lane(self, lane: int, lanes: int, seed: int, start: int = 0) -> Iterator[Undecoded]:
         """The lane's items from number `start` on: of each source its own lane, by the weights.
@@ -180,6 +192,10 @@ class _Named:
 
     def __getitem__(self, index: int) -> Sample:
         return _item_at(self._source, index, self._name).load()
+
+    @property
+    def unused(self) -> tuple[Unused, ...]:
+        return tuple(unused.within(self._name) for unused in unused_in(self._source))
 
     def captions(self, index: int) -> tuple[str, ...]:
         read = getattr(self._source, "captions", None)

@@ -18,6 +18,7 @@ from vqgan.config import Config
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline, Share
 from vqgan.data.source import UnusableSample
+from vqgan.data.unused import unused_lines
 from vqgan.training.best import Best, KeepBestConfig
 from vqgan.training.checkpoint import About
 from vqgan.training.code_usage import CountsCodes
@@ -135,6 +136,7 @@ class TrainingLoop:
         weights = sum(weight.numel() for network in networks for weight in network.parameters())
         device = f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
         lines = [f"{self.data.describe()}; {weights:,} weights in training, on {device}"]
+        lines += unused_lines(self.data.unused())
         if self._done:
             lines.append(f"resuming at step {self._done} of {steps} in {folder}")
             changes = self.run_folder.changed_settings()
