@@ -17,8 +17,8 @@ from parti.text_warm_up.train import TrainTextEncoderConfig
 from parti.upsampling.train import TrainUpsamplerConfig
 from vqgan.command_line import split_arguments
 from vqgan.config import Config, ConfigError, load_config, read_yaml, validate
-from vqgan.data.folder import EXTENSIONS, METADATA_FILES
 from vqgan.data.hub import FILE_BUILDERS
+from vqgan.data.listing import EXTENSIONS, METADATA_FILES
 from vqgan.data.loader import DataConfig
 from vqgan.train import TrainVQGANConfig
 
@@ -143,7 +143,7 @@ def _folder(path: Path, value: str) -> dict[str, Any]:
     """A folder of pictures, of tar shards, or one that `datasets` opens: saved by it, or of Parquet files and such."""
     names = [file.name for file in path.iterdir()]
     saved = any(name in ("state.json", "dataset_dict.json") for name in names)
-    endings = {Path(name).suffix.lower() for name in names if name not in METADATA_FILES}
+    endings = {Path(name).suffix.lower() for name in names if name.lower() not in METADATA_FILES}
     if ".tar" in endings and not endings & set(EXTENSIONS):
         return {"kind": "shards", "path": value}
     if saved or (endings & set(FILE_BUILDERS) and not endings & set(EXTENSIONS)):

@@ -4,11 +4,17 @@ Several are a list of texts, or the lines of one text: `captions: random` gives 
 shown (DALL-E's data and MS-COCO have five a picture). Evaluation, previews and metrics take the first.
 """
 
+import re
 from typing import Any, Literal
 
 import numpy as np
 
 from vqgan.data.source import Sample, UnusableSample, is_encodable
+
+MAX_CAPTION_BYTES = 1_000_000
+"""A larger caption is a mistake or an attack: tokenizers take minutes and gigabytes for it."""
+_NEWLINE = re.compile(r"\r\n|\n|\r")
+"""What ends a line of captions: not the separators U+2028, U+0085 and others, at which str.splitlines splits too."""
 
 CaptionChoice = Literal["auto", "first", "random", "joined"]
 """Of several captions. auto: the first of a list, all of a text whatever its lines; first: the first text or line;
@@ -25,9 +31,11 @@ def read_captions(value: Any, choice: CaptionChoice, name: str, *, required: boo
     if value is not None and not isinstance(value, str | list | tuple):
         raise UnusableSample(name, f"its caption is {value!r:.60}, not text")
     if isinstance(value, str):
-        texts = value.splitlines() if choice in ("first", "random") else [value]
+        texts = _NEWLINE.split(value) if choice in ("first", "random") else [value]
     else:
         texts = [text for text in value or () if isinstance(text, str)]
+    if sum(map(len, texts)) > MAX_CAPTION_BYTES:
+        raise UnusableSample(name, f"its caption has more than {MAX_CAPTION_BYTES:,} characters")
     captions = tuple(filter(None, (" ".join(text.split()) for text in texts)))
     if not all(is_encodable(caption) for caption in captions):
         raise UnusableSample(name, "its caption holds half a character (a lone surrogate): save it as UTF-8 text")

@@ -2,36 +2,31 @@
 
 Captions stand in a text file of the picture's name (`cat.png`, `cat.txt`) or in a `metadata.csv` / `metadata.jsonl`
 with the columns `file_name` and `text` (the Hugging Face imagefolder convention; in JSON the text may be a list of
-several); metadata, where there is any, also says which files belong to the data set. Held out is a subfolder (`train/`
-beside `heldout/`, `validation/`, `val/` or `test/`), or else a share of the files chosen by a hash of their names, so
-that it stays when files are added.
+several), at the top or in subfolders; metadata, where there is any, also says which files belong to the data set
+(`vqgan.data.catalog`). Held out is a subfolder (`train/` beside `valid/`, `vqgan.data.split_folders`), or else a share
+of the files chosen by a hash of their names, so that it stays when files are added. What is in the folder and not used
+is told (`unused`).
 """
 
-import csv
-import json
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from vqgan.config import Config
-from vqgan.data.captions import CaptionChoice, read_captions
+from vqgan.data.captions import MAX_CAPTION_BYTES, CaptionChoice, read_captions
+from vqgan.data.catalog import BESIDE, Catalog, Entry, read_catalog
 from vqgan.data.images import Colour, decode_image, parse_colour
+from vqgan.data.leftovers import leftover_files
+from vqgan.data.listing import EXTENSIONS, Listing, list_folder
+from vqgan.data.names import composed
 from vqgan.data.source import DataError, Sample, Split, UnusableSample, printable
 from vqgan.data.split import hash_score, items_of_split
-
-EXTENSIONS = (
-    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif"),
-    *(".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".qoi"),
-)
-"""What counts as a picture where no metadata lists the files; upper case likewise."""
-HELDOUT_FOLDERS = ("heldout", "validation", "val", "test")
-"""Names of the held-out subfolder beside `train/`, the first that exists."""
-METADATA_FILES = ("metadata.csv", "metadata.jsonl")
+from vqgan.data.split_folders import SplitFolders, beside_the_splits, split_folders, unlikely_splits
+from vqgan.data.unused import Unused
 
 
 class FolderConfig(Config):
@@ -50,14 +45,6 @@ class FolderConfig(Config):
     """What shows through transparent pictures."""
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One picture: its name relative to the data set's folder, and what the metadata gives as its caption."""
-
-    name: str
-    caption: Any = None
-
-
 class Folder:
     """The `folder` source. Raises DataError when there is no picture, or no caption and `require_captions`."""
 
@@ -68,138 +55,120 @@ class Folder:
         self._at_least = at_least
         self._captions = config.captions
         self._require_captions = require_captions
-        root = Path(config.path).expanduser()
-        if not root.is_dir():
-            problem = "is not a folder" if root.exists() else "does not exist"
-            raise DataError(f"data folder {str(root)!r} {problem}: set path to a folder that holds the pictures")
-        folder, is_split = _split_folder(root, split)
-        candidates = [base / file for base in (folder, root) for file in METADATA_FILES]
-        metadata = next((path for path in candidates if path.is_file()), None)
-        self._base = (metadata.parent if metadata else folder).resolve()
-        self._captions_from_metadata = metadata is not None
-        items = _read_metadata(metadata, require_captions) if metadata else _walk(folder)
-        if is_split and metadata and metadata.parent == root:  # one list for all splits, names begin with the folder
-            items = [item for item in items if PurePosixPath(item.name).parts[:1] == (folder.name,)]
-        if not items:
-            where = f"{metadata} lists no pictures" if metadata else f"no pictures in {str(folder)!r}"
-            raise DataError(f"{where} (known: {' '.join(EXTENSIONS)}); check path and the file names")
-        if require_captions and not any(self._has_caption(item) for item in items):
+        self._root = Path(config.path).expanduser()
+        # 1. What lies there, and which of it are the splits.
+        listing = _listing(self._root)
+        splits = split_folders([name for name in listing.folders if "/" not in name])
+        used = [""] if splits is None else [splits.train, splits.heldout]
+        catalog = read_catalog(listing, used, require_captions=require_captions)
+        self.unused = _unused(listing, catalog, splits)
+        """What lies in the folder and is not used, of both splits."""
+        # 2. The split's own. Names begin below its folder, unless one list at the top names the files of all.
+        folder = "" if splits is None else splits.train if split == "train" else splits.heldout
+        self._prefix = f"{folder}/" if folder and "" not in catalog.tables else ""
+        entries = [entry for entry in catalog.entries if not folder or entry.name.startswith(f"{folder}/")]
+        self._check(entries, self._root / folder, catalog)
+        if splits is None:
+            scores = np.array([hash_score(composed(entry.name)) for entry in entries])
+            entries = [entries[number] for number in items_of_split(scores, config.heldout_share, split)]
+        if not entries:
+            raise DataError(f"{str(self._root)!r} holds a single picture, none is left to hold out: add more pictures")
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self._entries[index]
+        name = self._name(entry)
+        if entry.refused is not None:
+            raise UnusableSample(name or "(no name)", entry.refused)
+        path = _regular_file(self._root / entry.name, lambda cause: UnusableSample(name, cause))
+        captions = self.captions(index)
+        picture = decode_image(path, name, self._background, at_least=self._at_least)
+        return Sample(picture, captions[0] if captions else None, printable(name), captions)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The captions that training may show, without reading the picture; a blank one counts as missing."""
+        entry = self._entries[index]
+        text, name = entry.text, self._name(entry)
+        if entry.text_file is not None:
+            path = self._root / entry.name
+            text = _read_text(
+                name, path.with_suffix(".txt") if entry.text_file == BESIDE else self._root / entry.text_file
+            )
+        return read_captions(text, self._captions, name, required=self._require_captions)
+
+    def _name(self, entry: Entry) -> str:
+        return entry.name.removeprefix(self._prefix)
+
+    def _check(self, entries: list[Entry], folder: Path, catalog: Catalog) -> None:
+        """Raises DataError where there is nothing to use."""
+        if not entries:
+            lists = ", ".join(str(self._root / name) for name in catalog.tables.values())
+            where = f"{lists} lists no pictures" if lists else f"no pictures in {str(folder)!r}"
+            there = f"; there are {self.unused[0]}" if self.unused else ""
+            raise DataError(f"{where} (known: {' '.join(EXTENSIONS)}); check path and the file names{there}")
+        if self._require_captions and not any(entry.has_caption for entry in entries):
             raise DataError(
                 f"no picture in {str(folder)!r} has a caption, and this run needs captions: put them into name.txt "
                 "beside name.png, or into metadata.csv with the columns file_name,text"
             )
-        if not is_split:
-            scores = np.array([hash_score(item.name) for item in items])
-            items = [items[number] for number in items_of_split(scores, config.heldout_share, split)]
-        if not items:
-            raise DataError(f"{str(root)!r} holds a single picture, none is left to hold out: add more pictures")
-        self._items = items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> Sample:
-        item = self._items[index]
-        path = self._path(item.name)
-        captions = self.captions(index)
-        picture = decode_image(path, item.name, self._background, at_least=self._at_least)
-        return Sample(picture, captions[0] if captions else None, printable(item.name), captions)
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        """The captions that training may show, without reading the picture; a blank one counts as missing."""
-        item = self._items[index]
-        text = item.caption
-        if not self._captions_from_metadata:
-            text = _read_text(item.name, (self._base / item.name).with_suffix(".txt"), self._base)
-        return read_captions(text, self._captions, item.name, required=self._require_captions)
-
-    def _path(self, name: str) -> Path:
-        """Where a picture lies. Raises UnusableSample when that is nowhere, or outside of the data set's folder."""
-        if not name:
-            raise UnusableSample("(no name)", "its metadata row has no file_name")
-        try:
-            path = (self._base / name).resolve()
-            if not path.is_relative_to(self._base):
-                raise UnusableSample(name, "refused: it leads out of the data set's folder")
-            if not path.is_file():
-                raise UnusableSample(name, "not a regular file" if path.exists() else "the file is missing")
-        except (OSError, ValueError, RuntimeError) as error:  # name too long, NUL character, links in a circle
-            raise UnusableSample(name, f"not a usable file name: {error}") from None
-        return path
-
-    def _has_caption(self, item: _Item) -> bool:
-        if self._captions_from_metadata:
-            texts = item.caption if isinstance(item.caption, list) else [item.caption]
-            return any(isinstance(text, str) and bool(text.strip()) for text in texts)
-        return (self._base / item.name).with_suffix(".txt").is_file()
 
 
-def _split_folder(root: Path, split: Split) -> tuple[Path, bool]:
-    """The folder to read, and whether it is the split already."""
-    held_out_folder = next((root / name for name in HELDOUT_FOLDERS if (root / name).is_dir()), None)
-    if held_out_folder is None or not (root / "train").is_dir():
-        return root, False
-    return (root / "train" if split == "train" else held_out_folder), True
+def _listing(root: Path) -> Listing:
+    """What lies in the data set's folder. Raises DataError where it is none, or cannot be read."""
+    if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"data folder {str(root)!r} {problem}: set path to a folder that holds the pictures")
+    listing = list_folder(root)
+    if "" in listing.unreadable:
+        raise DataError(f"data folder {str(root)!r} cannot be read: {listing.unreadable['']}")
+    return listing
 
 
-def _walk(folder: Path) -> list[_Item]:
-    """The pictures below `folder` in order of their names; hidden ones left out, linked folders not entered."""
-    names = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in files:
-            if not file.startswith(".") and Path(file).suffix.lower() in EXTENSIONS:
-                names.append((Path(place) / file).relative_to(folder).as_posix())
-    return [_Item(name) for name in sorted(names)]
+def _unused(listing: Listing, catalog: Catalog, splits: SplitFolders | None) -> tuple[Unused, ...]:
+    named = {entry.name for entry in catalog.entries if entry.listed}
+    found = list(catalog.unused)
+    if splits is None:
+        found += unlikely_splits(listing)
+    else:
+        found += beside_the_splits(listing, splits)
+        places = (f"{splits.train}/", f"{splits.heldout}/")
+        outside = [entry.name for entry in catalog.entries if entry.listed and not entry.name.startswith(places)]
+        if outside:
+            what = f"rows of metadata that name nothing in {splits.train}/ or {splits.heldout}/"
+            found.append(Unused.of(outside, what, "a row's file_name begins with one of them"))
+    return (*found, *leftover_files(listing, named, has_metadata=bool(catalog.tables)))
 
 
-def _read_text(name: str, path: Path, base: Path) -> str | None:
+def _regular_file(path: Path, unusable: Callable[[str], UnusableSample]) -> Path:
+    """The same path, of a file that can be read to its end. Raises what `unusable` makes of the cause."""
     try:
-        if not path.is_file():
-            return None
-        if not path.resolve().is_relative_to(base):
-            raise UnusableSample(name, "refused: its caption file leads out of the data set's folder")
-        return path.read_text(encoding="utf-8-sig")
+        about = path.stat()
+    except FileNotFoundError:
+        raise unusable("the file is missing") from None
+    except (OSError, ValueError) as error:  # name too long, NUL character, links in a circle, a file as a folder
+        raise unusable(f"not a usable file name: {error}") from None
+    if not stat.S_ISREG(about.st_mode):
+        raise unusable("not a regular file")
+    if not about.st_size:  # as the files of /proc seem to be, some of which never end
+        raise unusable("the file is empty (0 bytes)")
+    return path
+
+
+def _read_text(name: str, path: Path) -> str | None:
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise UnusableSample(name, f"its caption file {path.name} is not a regular file")
+        if about.st_size > MAX_CAPTION_BYTES:
+            size = f"{about.st_size:,} bytes, more than the limit of {MAX_CAPTION_BYTES:,}"
+            raise UnusableSample(name, f"its caption file {path.name} has {size}")
+        return path.read_text(encoding="utf-8-sig") if about.st_size else ""
     except UnicodeDecodeError:
         raise UnusableSample(name, f"its caption file {path.name} is not UTF-8 text") from None
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise UnusableSample(name, f"its caption file {path.name} cannot be read: {error.strerror}") from None
-
-
-def _read_metadata(path: Path, require_captions: bool) -> list[_Item]:
-    """The rows of a metadata file. Raises DataError when it is not what its ending says, or lacks a column."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(_csv_rows(file, path) if path.suffix == ".csv" else _json_rows(file, path))
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text: save it as UTF-8") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    for column in ("file_name", "text") if require_captions else ("file_name",):
-        if rows and column not in columns:
-            found = ", ".join(str(name) for name in columns)
-            raise DataError(f"{path} has no column {column!r}, it has: {found}; rename the one that is meant")
-    return [_Item(str(row.get("file_name") or ""), row.get("text")) for row in rows]
-
-
-def _csv_rows(lines: Any, path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        for row in csv.DictReader(lines):
-            row.pop(None, None)  # cells beyond the header
-            yield row
-    except csv.Error as error:
-        raise DataError(f"{path} is not valid CSV: {error}") from None
-
-
-def _json_rows(lines: Any, path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} line {number} is not valid JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path} line {number} is not an object with file_name and text")
-        yield row
