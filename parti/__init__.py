@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import vqgan.openmp  # noqa: F401  before anything imports torch: see there
+
 if TYPE_CHECKING:
     from parti.pipeline import TextToImage
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import vqgan.openmp  # noqa: F401  before anything imports torch: see there
+
 if TYPE_CHECKING:
     from vqgan.image_tokenizer import ImageTokenizer
 
