@@ -122,7 +122,9 @@ def their_rows(setting: Setting, on: str, streaming: bool) -> Iterator[Any]:
     import datasets
 
     files = [str(path) for path in sorted((setting.folder / "parquet").glob("*.parquet"))]
-    rows = datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming)
+    rows = datasets.load_dataset(
+        "parquet", data_files=files, split="train", streaming=streaming, trust_remote_code=False
+    )
     prepare = partial(_prepared, transform=torchvision_transform(setting.image_size, on))
     if streaming:
         rows = rows.shuffle(seed=0, buffer_size=1000).map(prepare, batched=True, batch_size=setting.batch)

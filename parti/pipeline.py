@@ -24,13 +24,14 @@ from parti.completion import Completion
 from parti.model_card import text_to_image_card
 from parti.models import GENERATORS, Generator, GeneratorConfig, TokenSpace
 from parti.sampling.generate import SamplingConfig, generate_codes
+from parti.text.encoders import PretrainedTextEncoderConfig
 from parti.text.tokenizer import TextTokenizer
 from parti.tokenize import token_space
 from vqgan.config import Config, validate
 from vqgan.data.transforms import to_pil
 from vqgan.hub import push_model
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
+from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 _IMAGE_TOKENIZER = "image_tokenizer"
 
@@ -270,8 +271,13 @@ class TextToImage:
             )
         kind = values["model"]["kind"]
         config = validate(_Stored, {"model": values["model"]}, str(folder)).model
-        generator = GENERATORS[kind](config, tokens)
-        load_weights(generator, folder)
+        encoder = getattr(config, "text_encoder", None)
+        if isinstance(encoder, PretrainedTextEncoderConfig) and encoder.architecture is None:
+            raise ModelFolderError(
+                f"{folder} names a text encoder outside of the folder ({encoder.name[:80]!r}), where a saved model has "
+                "its architecture; save it again"
+            )
+        generator = load_model(lambda: GENERATORS[kind](config, tokens), folder)
         generator.eval()
         return cls(generator, text_tokenizer, image_tokenizer, _recommended(values, folder))
 

@@ -135,13 +135,20 @@ def test_a_folder_here_comes_before_a_model_of_the_same_name(fake_hub: FakeHub) 
 
 def test_a_mistyped_path_is_said_without_asking_the_hub(fake_hub: FakeHub) -> None:
     Path("runs/vqgan-shapes").mkdir(parents=True)
+    Path("elsewhere/deep").mkdir(parents=True)
     assert error_of("runs/vqgan-shaped") == (
-        "'runs/vqgan-shaped' is no folder here; as runs is one, the Hugging Face Hub was not asked: for its model of "
-        "that name give runs/vqgan-shaped@main"
+        "'runs/vqgan-shaped' is no folder here; near ones: runs/vqgan-shapes; for the Hugging Face Hub's model of that "
+        "name give runs/vqgan-shaped@main"
     )
+    # Of this toolkit's own folders none need be there; of another's, one.
+    for path in ("runs/x", "out/parti", "elsewhere/x", "elsewheer/deep/model", "a/b/c", "~/x", "back\\slash"):
+        assert " is no folder here" in error_of(path)
+    assert "near ones: elsewhere/deep; and the Hugging Face Hub gives no" in error_of("elsewheer/deep")  # may be both
+    assert fake_hub.asked == ["elsewheer/deep@main"]
+    fake_hub.asked.clear()
     for path in ("nowhere", "./runs/vqgan-shaped", "runs/vqgan-shaped/model", "/no/such/folder"):
         assert error_of(path).startswith("no model in ")
-    with pytest.raises(ModelFolderError, match="no model in me/tok: "):  # a Path is a path
+    with pytest.raises(ModelFolderError, match=r"no model in me/tok: .*'me/tok' is no folder here"):  # a Path is a path
         load_tokenizer(Path("me/tok"))
     assert fake_hub.asked == []
 
@@ -151,15 +158,15 @@ def test_a_mistyped_path_is_said_without_asking_the_hub(fake_hub: FakeHub) -> No
 
 
 def test_a_name_that_nobody_has_leads_with_the_folder_that_is_missing(fake_hub: FakeHub) -> None:
-    assert error_of("runs/parti-shapes") == (
-        "'runs/parti-shapes' is no folder here, and the Hugging Face Hub does not give it (it has no such model; a "
-        "private one needs hf auth login); give a folder, or fetch it where there is a network: hf download "
-        "runs/parti-shapes"
+    assert error_of("mine/parti-shapes") == (
+        "'mine/parti-shapes' is no folder here; and the Hugging Face Hub gives no model of that name (it has no such "
+        "model; a private one needs hf auth login): give a folder, or fetch the Hub's where there is a network: hf "
+        "download mine/parti-shapes"
     )
     assert error_of("me/tok@v2").endswith(": hf download me/tok --revision v2")
     (fake_hub.models / "me" / "words").mkdir(parents=True)
     (fake_hub.models / "me" / "words" / CONFIG_FILE).write_text("{}")
-    assert "does not give it (it has none of model.safetensors)" in error_of("me/words")
+    assert "gives no model of that name (it has none of model.safetensors)" in error_of("me/words")
 
 
 def test_a_hub_that_does_not_answer_is_waited_for_a_few_seconds_only(
@@ -174,7 +181,7 @@ def test_a_hub_that_does_not_answer_is_waited_for_a_few_seconds_only(
     message = error_of("me/tok")
     assert time.perf_counter() - start < 2
     released.set()
-    assert "does not give it (no answer in 0.1 seconds)" in message
+    assert "gives no model of that name (no answer in 0.1 seconds)" in message
     assert fake_hub.asked == []
 
 
@@ -217,7 +224,7 @@ def test_offline_in_a_process_of_its_own_with_a_cache_of_its_own(tmp_path: Path)
     )
     found, message, seconds = done.stdout.splitlines()
     assert Path(found) == folder
-    assert "does not give it (it is not in the cache, and HF_HUB_OFFLINE is set); give a folder" in message
+    assert "of that name (it is not in the cache, and HF_HUB_OFFLINE is set): give a folder" in message
     assert float(seconds) < 1
 
 
@@ -236,7 +243,7 @@ def test_text_models_are_found_in_the_same_way(fake_hub: FakeHub) -> None:
     (fake_hub.models / "plain").mkdir()  # from before names had owners
     (fake_hub.models / "plain" / "tokenizer.json").write_text("{}")
     assert (fetch_model("plain", TOKENIZER_FILES, []) / "tokenizer.json").is_file()
-    with pytest.raises(ConfigError, match=r"'\./bert' is no folder here, and no name on the Hugging Face Hub either"):
+    with pytest.raises(ConfigError, match=r"'\./bert' is no folder here$"):
         find_checkpoint("./bert", TOKENIZER_FILES)
 
 

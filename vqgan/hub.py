@@ -2,8 +2,8 @@
 
 Looking a name up: the Hub's cache first, which needs no network and is not refreshed (`hf download NAME` does that),
 then the Hub, which has five seconds to answer; HF_HUB_OFFLINE leaves it out. A path that was mistyped looks like a name
-too: where `owner` is a folder here, `owner/name` is taken for a path and the Hub is not asked, unless a revision is
-given. Nothing that is fetched can execute code: weights are safetensors.
+too: what begins like a path (`vqgan.missing_folder`) is never looked up, unless a revision is given. Nothing that is
+fetched can execute code: weights are safetensors.
 """
 
 import re
@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from vqgan.missing_folder import looks_local, no_such_folder
 
 CARD_FILE = "README.md"
 _PART = r"\w(?:[\w.-]*\w)?"
@@ -25,7 +27,7 @@ class NotOnHubError(ValueError):
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether `text` has the form owner/name or owner/name@revision."""
+    """Whether `text` has the form owner/name or owner/name@revision; a path may have it too."""
     found = _NAME.fullmatch(text)
     return found is not None and found["owner"] is not None
 
@@ -37,20 +39,19 @@ def fetch_model(name: str, files: Sequence[str], beside: Sequence[str]) -> Path:
     looked up too. Raises NotOnHubError.
     """
     found = _NAME.fullmatch(name)
+    revision = found["revision"] if found is not None else None
+    if looks_local(name) and not revision:
+        again = f"; for the Hugging Face Hub's model of that name give {name}@main" if is_hub_name(name) else ""
+        raise NotOnHubError(no_such_folder(name) + again)
     if found is None:
-        raise NotOnHubError(f"{name!r} is no folder here, and no name on the Hugging Face Hub either (owner/name)")
-    model, revision = found["name"], found["revision"]
+        raise NotOnHubError(f"{no_such_folder(name)}; nor is it a name on the Hugging Face Hub (owner/name)")
+    model = found["name"]
     # Imported on use: it takes a fraction of a second, and most models are folders.
     from huggingface_hub import snapshot_download
 
     which: dict[str, Any] = {"revision": revision, "allow_patterns": [*files, *beside]}
     reason = "no such model"
     for in_cache in (True, False):
-        if not in_cache and not revision and found["owner"] and Path(found["owner"]).is_dir():
-            raise NotOnHubError(
-                f"{name!r} is no folder here; as {found['owner']} is one, the Hugging Face Hub was not asked: for its "
-                f"model of that name give {name}@main"
-            )
         try:
             if not in_cache:
                 _ask(model, revision)
@@ -63,8 +64,8 @@ def fetch_model(name: str, files: Sequence[str], beside: Sequence[str]) -> Path:
         reason = f"it has none of {', '.join(files)}"
     at_revision = f" --revision {revision}" if revision else ""
     raise NotOnHubError(
-        f"{name!r} is no folder here, and the Hugging Face Hub does not give it ({reason}); give a folder, or fetch it "
-        f"where there is a network: hf download {model}{at_revision}"
+        f"{no_such_folder(name)}; and the Hugging Face Hub gives no model of that name ({reason}): give a folder, or "
+        f"fetch the Hub's where there is a network: hf download {model}{at_revision}"
     )
 
 

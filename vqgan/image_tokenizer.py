@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vqgan.config import Config, validate
 from vqgan.hub import push_model
 from vqgan.model_card import image_tokenizer_card
-from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
+from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 from vqgan.models import AUTOENCODERS, AnyAutoencoderConfig, Autoencoder, build_autoencoder
 from vqgan.models.autoencoder import Grid
 
@@ -145,9 +145,8 @@ class ImageTokenizer(nn.Module):
                 f"{folder} holds a {kind!r}, not an image tokenizer ({', '.join(AUTOENCODERS)}); "
                 "give the model folder of a stage-1 run"
             )
-        autoencoder = build_autoencoder(validate(_Stored, {"model": values}, str(folder)).model)
-        load_weights(autoencoder, folder)
-        return cls(autoencoder)
+        config = validate(_Stored, {"model": values}, str(folder)).model
+        return cls(load_model(lambda: build_autoencoder(config), folder))
 
     def _code_grid(self, places: Grid) -> Grid:
         # A residual quantiser's codes of one place stand side by side: the grid is that much wider.

@@ -1,17 +1,25 @@
 """Model folders: `config.json` beside `model.safetensors`, nothing that can execute code."""
 
 import json
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vqgan.construction import TooLargeError, within_file
 from vqgan.hub import NotOnHubError, fetch_model, is_hub_name
+from vqgan.missing_folder import no_such_folder
+from vqgan.weights_header import WeightsHeaderError, stored_sizes
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_LARGEST_CONFIG = 4 << 20
+"""Bytes of a config.json."""
 _DATA_FILES = ("*.json", "*.safetensors")
 """What a model folder is made of, the image tokenizer's in a stage-2 folder included: the Hub's patterns look into
 folders."""
@@ -25,7 +33,8 @@ def find_model_folder(folder: str | Path) -> Path:
     """`folder` itself if it is a model folder, else its `model/`: run folders may be given for models.
 
     A string that is no path here and has the form owner/name or owner/name@revision is looked up on the Hugging Face
-    Hub (vqgan/hub.py); a Path never is. Raises ModelFolderError where such a name gives no model.
+    Hub (vqgan/hub.py), unless it begins like a path; a Path never is. Raises ModelFolderError where such a name gives
+    no model.
     """
     found = Path(folder).expanduser()
     if isinstance(folder, str) and is_hub_name(folder) and not found.exists():
@@ -46,17 +55,44 @@ def save_model_folder(folder: Path, config: Mapping[str, Any], weights: Mapping[
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """The parsed config.json. Raises ModelFolderError when the folder or file is not there or not a JSON object."""
+    """The parsed config.json.
+
+    Raises ModelFolderError when the folder or file is not there, not a regular file, too large or not a JSON object.
+    """
     path = folder / CONFIG_FILE
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_CONFIG:
+            raise ModelFolderError(f"{path} is no regular file of at most {_LARGEST_CONFIG} bytes; it is not a config")
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise ModelFolderError(f"no model in {folder}: {CONFIG_FILE} is missing; give a model folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelFolderError(f"{path} is not valid JSON: {error}") from None
+        near = "give a model folder" if folder.exists() else no_such_folder(str(folder))
+        raise ModelFolderError(f"no model in {folder}: {CONFIG_FILE} is missing; {near}") from None
+    except (ValueError, RecursionError) as error:  # a whole number of too many digits is a ValueError
+        raise error if isinstance(error, ModelFolderError) else _no_json(path, error) from None
     if not isinstance(values, dict):
         raise ModelFolderError(f"{path} holds a {type(values).__name__}, not a mapping; it is not a model's config")
     return values
+
+
+def load_model(build: Callable[[], ModuleT], folder: Path) -> ModuleT:
+    """What `build` makes of the folder's config, with the folder's weights.
+
+    A config whose sizes are not those of the weights is refused before it takes memory. Raises ModelFolderError:
+    weights that are missing, truncated, or of other names or shapes.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        tensors, numbers = stored_sizes(path)
+        module = within_file(build, tensors, numbers)
+    except OSError:
+        raise ModelFolderError(f"no weights in {folder}: {WEIGHTS_FILE} is missing") from None
+    except WeightsHeaderError as error:
+        raise ModelFolderError(f"{path} {error}") from None
+    except TooLargeError as error:
+        raise ModelFolderError(f"{path} does not fit its {CONFIG_FILE}: {error}") from None
+    load_weights(module, folder)
+    return module
 
 
 def load_weights(module: nn.Module, folder: Path) -> None:
@@ -65,7 +101,10 @@ def load_weights(module: nn.Module, folder: Path) -> None:
     if not path.is_file():
         raise ModelFolderError(f"no weights in {folder}: {WEIGHTS_FILE} is missing")
     try:
+        stored_sizes(path)
         weights = load_file(path)
+    except WeightsHeaderError as error:
+        raise ModelFolderError(f"{path} {error}") from None
     except SafetensorError as error:
         raise ModelFolderError(f"{path} is damaged or truncated: {error}") from None
     try:
@@ -73,3 +112,7 @@ def load_weights(module: nn.Module, folder: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelFolderError(f"{path} does not fit its {CONFIG_FILE}: {reason[:500]}") from None
+
+
+def _no_json(path: Path, error: Exception) -> ModelFolderError:
+    return ModelFolderError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}")

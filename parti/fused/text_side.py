@@ -11,6 +11,7 @@ Legend: B batch, T text positions, D text width, V vocabulary, the hidden token 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 
 from parti.text.checkpoint import TOKENIZER_FILES, WEIGHT_FILES, find_checkpoint
 from parti.text.tokenizer import TextTokenizer
+from parti.transformers_folder import SAFE_WEIGHTS, SAFELY
 from vqgan.config import Config, ConfigError
+from vqgan.model_folder import ModelFolderError
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 
 _BERT_STD, _BERT_WIDTH = 0.02, 768
@@ -60,6 +63,15 @@ class TextSpace(NamedTuple):
     def seen(self, ids: Tensor) -> Tensor:
         """Where there is text."""
         return ids != self.pad_id
+
+
+def refuse_outside(config: TextSideConfig, folder: Path) -> None:
+    """Raises ModelFolderError where the config of a saved model names weights that are not in its folder."""
+    if config.bert is not None:
+        raise ModelFolderError(
+            f"{folder} names a BERT outside of the folder ({config.bert[:80]!r}), where a saved model has its weights; "
+            f"set bert to null in its config.json"
+        )
 
 
 def text_space(tokenizer: TextTokenizer) -> TextSpace:
@@ -154,17 +166,17 @@ def _load(name: str) -> tuple[Any, int]:
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it lists the heads that a file has besides
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, **SAFELY)
         if config.model_type != "bert":
             raise ConfigError(f"{name!r} is a {config.model_type}, not a BERT; give one of its family")
         network, report = family.from_pretrained(
             folder,
             dtype=torch.float32,
-            local_files_only=True,
             output_loading_info=True,
             add_pooling_layer=False,
+            **SAFE_WEIGHTS,
         )
-        mask_id = AutoTokenizer.from_pretrained(folder, local_files_only=True).mask_token_id
+        mask_id = AutoTokenizer.from_pretrained(folder, **SAFELY).mask_token_id
     except ConfigError:
         raise
     except Exception as error:  # whatever the files of others lead to

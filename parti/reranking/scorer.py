@@ -10,7 +10,7 @@ transformers is imported on use: it takes seconds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,17 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from parti.text.checkpoint import TOKENIZER_FILES, WEIGHT_FILES
+from parti.transformers_folder import SAFE_WEIGHTS, SAFELY, UnsafeFolderError, check_transformers_folder
 from vqgan.data.transforms import to_pil
+from vqgan.hub import NotOnHubError, fetch_model
 from vqgan.model_folder import ModelFolderError, find_model_folder
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 
 _AT_ONCE = 64
 """Pictures in one pass of the model."""
-_PATIENCE = 10.0
-"""Seconds that the Hub has to answer."""
+_KNOWN = ("clip", "siglip", "siglip2", "chinese_clip", "metaclip_2", "altclip", "align")
+"""transformers' contrastive models of pictures and texts, by `model_type`."""
 
 
 class Scorer:
@@ -96,37 +99,36 @@ class Scorer:
         What is in the Hub's cache is read without a connection; without either it fails within seconds. Raises
         ModelFolderError: no such folder or name, a damaged one, or another kind of model.
         """
-        folder = find_model_folder(Path(name).expanduser())
-        if folder.is_dir():
-            return _load(str(folder), local_files_only=True)
+        if isinstance(name, Path) or Path(name).expanduser().exists():
+            return _load(find_model_folder(Path(name).expanduser()))
         try:
-            return _load(str(name), local_files_only=True)
-        except _UnreadableError:
-            _ask_the_hub(str(name))
-        return _load(str(name), local_files_only=False)
+            return _load(fetch_model(name, WEIGHT_FILES, beside=[*TOKENIZER_FILES, "*.json"]))
+        except NotOnHubError as error:
+            raise ModelFolderError(f"no CLIP or SigLIP: {error}") from None
 
 
-class _UnreadableError(ModelFolderError):
-    """Not there, not complete, or damaged: the Hub may have it."""
-
-
-def _load(name: str, *, local_files_only: bool) -> Scorer:
+def _load(name: Path) -> Scorer:
     declare_missing_torchvision_ops()
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
-    where: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
-    with _without_progress() if local_files_only else nullcontext():
-        config = _one_line(lambda: AutoConfig.from_pretrained(name, **where), f"no model in {name}")
-        if not (hasattr(config, "text_config") and hasattr(config, "vision_config")):
+    try:
+        check_transformers_folder(name)
+    except UnsafeFolderError as error:
+        raise ModelFolderError(str(error)) from None
+    with _without_progress():
+        config = _one_line(lambda: AutoConfig.from_pretrained(name, **SAFELY), f"no model in {name}")
+        if config.model_type not in _KNOWN or not (hasattr(config, "text_config") and hasattr(config, "vision_config")):
             raise ModelFolderError(
                 f"{name} holds a {config.model_type} model, which does not compare pictures with texts; "
                 "give a CLIP or SigLIP model, or a run of tools/train_reranker.py"
             )
-        processor = _one_line(lambda: AutoProcessor.from_pretrained(name, **where), f"{name}: its processor is damaged")
+        processor = _one_line(
+            lambda: AutoProcessor.from_pretrained(name, **SAFELY), f"{name}: its processor is damaged"
+        )
         # In fp32 whatever it was saved in: candidates of one prompt differ in the third digit.
         model, report = _one_line(
             lambda: AutoModel.from_pretrained(
-                name, config=config, dtype=torch.float32, output_loading_info=True, **where
+                name, config=config, dtype=torch.float32, output_loading_info=True, **SAFE_WEIGHTS
             ),
             f"{name}: its weights are missing or damaged",
         )
@@ -144,17 +146,7 @@ def _one_line(read: Callable[[], Any], complaint: str) -> Any:
         return read()
     except Exception as error:  # transformers, tokenizers, safetensors and the Hub's client each raise their own kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise _UnreadableError(f"{complaint}: {reason[:300]}") from None
-
-
-def _ask_the_hub(name: str) -> None:
-    """One short question instead of the minutes of retries that a download without a connection begins with."""
-    from huggingface_hub import HfApi
-
-    _one_line(
-        lambda: HfApi().model_info(name, timeout=_PATIENCE),
-        f"no CLIP or SigLIP {name!r}: no such folder, not complete in the Hub's cache, and the Hub does not give it",
-    )
+        raise ModelFolderError(f"{complaint}: {reason[:300]}") from None
 
 
 @contextmanager

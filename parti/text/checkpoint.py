@@ -1,8 +1,12 @@
-"""Where a pretrained text model's files are: a folder as it is; a Hub name in the local cache, else downloaded."""
+"""Where a pretrained text model's files are: a folder as it is; a Hub name in the local cache, else downloaded.
+
+Either is looked through before transformers reads it (`parti.transformers_folder`).
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from parti.transformers_folder import UnsafeFolderError, check_transformers_folder
 from vqgan.config import ConfigError
 from vqgan.hub import NotOnHubError, fetch_model
 
@@ -14,14 +18,15 @@ WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 def find_checkpoint(name: str, files: Sequence[str]) -> Path:
     """The folder that holds `files` (patterns, of which one must be there) and config.json of model `name`.
 
-    Raises ConfigError, one line that says what to fetch.
+    Raises ConfigError, one line that says what to fetch, or what the folder asks for that no model needs.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not any(True for pattern in files for _ in folder.glob(pattern)):
-            raise ConfigError(f"{name!r} holds none of {', '.join(files)}; give the folder of a pretrained text model")
-        return folder
     try:
-        return fetch_model(name, files, beside=["config.json"])
-    except NotOnHubError as error:
+        if not folder.is_dir():
+            folder = fetch_model(name, files, beside=["config.json"])
+        elif not any(True for pattern in files for _ in folder.glob(pattern)):
+            raise ConfigError(f"{name!r} holds none of {', '.join(files)}; give the folder of a pretrained text model")
+        check_transformers_folder(folder)
+    except (NotOnHubError, UnsafeFolderError) as error:
         raise ConfigError(str(error)) from None
+    return folder

@@ -23,8 +23,26 @@ from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
 from parti.layers.recomputation import recomputed
 from parti.text.checkpoint import WEIGHT_FILES, find_checkpoint
+from parti.transformers_folder import SAFE_WEIGHTS, SAFELY, UnsafeFolderError, check_settings
 from vqgan.config import Config, ConfigError
+from vqgan.construction import TooLargeError
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
+
+_KNOWN = (
+    *("albert", "bert", "big_bird", "camembert", "clip_text_model", "convbert", "data2vec-text", "deberta"),
+    *("deberta-v2", "distilbert", "electra", "ernie", "flaubert", "ibert", "longformer", "megatron-bert", "mobilebert"),
+    *("modernbert", "mpnet", "mt5", "nystromformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert"),
+    *("roformer", "squeezebert", "t5", "umt5", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod", "gpt2"),
+    *("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"),
+)
+"""Networks of transformers that read text, by `model_type`. A model folder names none of the others: some of those
+fetch weights or run what their config names."""
+_LEFT_BY_OTHERS = {
+    *("decoder_start_token_id", "position_embedding_type", "gradient_checkpointing", "task_specific_params"),
+    *("n_positions", "output_past", "directionality", "pooler_fc_size", "pooler_num_attention_heads"),
+    *("pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "n_ctx", "summary_activation", "model_max_length"),
+}
+"""Keys of published configs that no network reads; models saved by earlier versions have them."""
 
 
 class TextEncoder(nn.Module, ABC):
@@ -174,7 +192,7 @@ class PretrainedTextEncoder(TextEncoder):
             raise ConfigError(
                 f"text encoder {config.name!r} reads at most {longest} positions; set text.length to that, not {length}"
             )
-        self.config = config.model_copy(update={"architecture": json.loads(own.to_json_string())})
+        self.config = config.model_copy(update={"architecture": _settings(own)})
         self.network: nn.Module = network.requires_grad_(not config.frozen)
         self.projection = nn.Linear(own.hidden_size, width)
         self.norm = nn.LayerNorm(width)
@@ -223,12 +241,14 @@ def _load(name: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, **SAFELY)
         config = getattr(config, "text_config", config)  # of CLIP the text side alone
         with _warnings_off():
             network, report = _family(config).from_pretrained(
-                folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
+                folder, config=config, dtype=torch.float32, output_loading_info=True, **SAFE_WEIGHTS
             )
+    except ConfigError:
+        raise
     except Exception as error:  # whatever the files of others lead to
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"transformers reads no text encoder from {name!r}: {reason}") from None
@@ -252,19 +272,55 @@ def _warnings_off() -> Iterator[None]:
 
 
 def _build(architecture: dict[str, Any]) -> Any:
-    """The network with weights that are yet to be filled in."""
+    """The network with weights that are yet to be filled in.
+
+    Raises ConfigError where `architecture` is not what `_settings` gives of a network.
+    """
     declare_missing_torchvision_ops()
     from transformers import AutoConfig
 
-    settings = dict(architecture)
-    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    return _states_alone(_family(config).from_config(config))
+    where = "model.text_encoder.architecture"
+    kind = architecture.get("model_type")
+    if kind not in _KNOWN:
+        raise ConfigError(f"{where}: model_type {str(kind)[:80]!r} is no text encoder; one of: {', '.join(_KNOWN)}")
+    try:
+        check_settings(architecture, where)
+        known = _keys_of(AutoConfig.for_model(kind))
+        if unknown := sorted(architecture.keys() - known - _LEFT_BY_OTHERS):
+            raise ConfigError(f"{where}: a {kind} has no {', '.join(unknown)[:200]}; remove it")
+        settings = {key: value for key, value in architecture.items() if key in known and key != "model_type"}
+        config = AutoConfig.for_model(kind, **settings)
+        return _states_alone(_family(config).from_config(config, trust_remote_code=False))
+    except (ConfigError, TooLargeError):
+        raise
+    except UnsafeFolderError as error:
+        raise ConfigError(str(error)) from None
+    except Exception as error:  # whatever the settings of others lead to
+        raise ConfigError(
+            f"{where}: transformers builds no {kind} of it: {' '.join(str(error).split())[:300]}"
+        ) from None
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """What a network is built from again: the keys of its kind, without what others left in their file besides."""
+    known = _keys_of(type(config)())
+    return {key: value for key, value in json.loads(config.to_json_string()).items() if key in known}
+
+
+def _keys_of(config: Any) -> set[str]:
+    """The keys that a kind of network has."""
+    return {*config.to_dict(), *json.loads(config.to_json_string(use_diff=False)), "model_type"}
 
 
 def _family(config: Any) -> Any:
-    """transformers' class of classes that has the encoder for `config`: of T5 without its decoder."""
+    """transformers' class of classes that has the encoder for `config`: of T5 without its decoder.
+
+    Raises ConfigError for a kind of network that is not known here.
+    """
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding
 
+    if config.model_type not in _KNOWN and not config.is_encoder_decoder:
+        raise ConfigError(f"a {config.model_type} is no text encoder that is known here; one of: {', '.join(_KNOWN)}")
     if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
         return AutoModelForTextEncoding
     if config.is_encoder_decoder:

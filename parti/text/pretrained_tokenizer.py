@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders
 from parti.text.checkpoint import TOKENIZER_FILES, find_checkpoint
 from parti.text.tokenizer import TextTokenizer
 from parti.text.vocabulary import NULL_TOKEN
+from parti.transformers_folder import SAFELY
 from vqgan.config import Config, ConfigError
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 
@@ -36,7 +37,7 @@ def load_pretrained_tokenizer(config: PretrainedTokenizerConfig) -> TextTokenize
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(folder, **SAFELY)
     except Exception as error:  # whatever the files of others lead to
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"text.name: transformers reads no tokenizer from {config.name!r}: {reason}") from None

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vqgan.config import Config, validate
 from vqgan.data.transforms import to_pil
-from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
+from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 
 class UpsamplerConfig(Config):
@@ -87,8 +87,8 @@ class Upsampler(nn.Module):
         values = read_model_config(folder)
         if values.get("kind") != "upsampler":
             raise ModelFolderError(f"{folder} holds no upsampler; give the folder of a run of tools/train_upsampler.py")
-        upsampler = cls(validate(UpsamplerConfig, values, str(folder)))
-        load_weights(upsampler, folder)
+        config = validate(UpsamplerConfig, values, str(folder))
+        upsampler = load_model(lambda: cls(config), folder)
         return upsampler.eval().requires_grad_(False)
 
 

@@ -72,11 +72,17 @@ def test_the_card_tells_the_models_own_figures_and_its_example_runs(fake_hub: Fa
 
 
 def test_a_name_that_nobody_has_is_one_line(fake_hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ModelFolderError, match="'runs/parti-shapes' is no folder here, and the Hugging Face Hub"):
-        TextToImage.from_pretrained("runs/parti-shapes")
+    with pytest.raises(ModelFolderError, match="'mine/parti-shapes' is no folder here; and the Hugging Face Hub"):
+        TextToImage.from_pretrained("mine/parti-shapes")
+    assert main(["--model", "mine/parti-shapes", "--prompt", "a", "--out", "out"]) == 2
+    assert capsys.readouterr().err.startswith("error: 'mine/parti-shapes' is no folder here; and the Hugging Face Hub")
+    assert fake_hub.asked == ["mine/parti-shapes@main"] * 2
     assert main(["--model", "runs/parti-shapes", "--prompt", "a", "--out", "out"]) == 2
-    assert capsys.readouterr().err.startswith("error: 'runs/parti-shapes' is no folder here, and the Hugging Face Hub")
-    assert fake_hub.asked == ["runs/parti-shapes@main"] * 2
+    assert capsys.readouterr().err == (
+        "error: 'runs/parti-shapes' is no folder here; for the Hugging Face Hub's model of that name give "
+        "runs/parti-shapes@main\n"
+    )
+    assert len(fake_hub.asked) == 2
 
 
 @pytest.mark.parametrize("unknown", ["revision", "device", "torch_dtype"])

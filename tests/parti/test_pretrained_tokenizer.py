@@ -132,7 +132,7 @@ def test_a_name_that_nobody_has_is_one_line_that_says_what_to_do(monkeypatch: py
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
     with pytest.raises(
-        ConfigError, match=r"'someone/model' is no folder .*no route to host\); give a folder, or"
+        ConfigError, match=r"'someone/model' is no folder .*no route to host\): give a folder, or"
     ) as caught:
         load(Path("someone/model"))
     assert "\n" not in str(caught.value)

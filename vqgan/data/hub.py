@@ -292,9 +292,13 @@ def _open(config: DatasetConfig, split: Split, *, streaming: bool) -> Any:
         if path.is_file():
             if builder is None:
                 raise DataError(f"cannot tell what {config.name!r} is: expected {', '.join(FILE_BUILDERS)}")
-            return datasets.load_dataset(builder, data_files=str(path), split=wanted, streaming=streaming)
+            return datasets.load_dataset(
+                builder, data_files=str(path), split=wanted, streaming=streaming, trust_remote_code=False
+            )
         name = str(path) if path.is_dir() else config.name
-        return datasets.load_dataset(name, config.config_name, split=wanted, streaming=streaming)
+        return datasets.load_dataset(
+            name, config.config_name, split=wanted, streaming=streaming, trust_remote_code=False
+        )
     except DataError:
         raise
     except Exception as error:  # datasets, huggingface_hub, pyarrow and the network each raise their own kinds

@@ -35,10 +35,11 @@ from parti.fused.captioning.caption_words import Given, Written, write
 from parti.fused.captioning.lstm_head import LSTMHead, WordProjection
 from parti.fused.captioning.show_attend_tell import Picture, ShowAttendTell, Told
 from parti.fused.rows import LAST_ROW, TrunkConfig
+from parti.fused.text_side import refuse_outside
 from parti.fused.trunk import FUSED_ROWS, RowParts, RowState
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config import validate
-from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
+from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 _LOOKED_AT = 3
 _LAST_IMAGE_ROW = 11
@@ -174,8 +175,9 @@ class Captioner(nn.Module):
                 f"{found} holds no captioner (kind {values.get('kind')!r}); give the folder of a run with "
                 "objective: fused_captioning"
             )
-        captioner = cls(validate(CaptionerConfig, values, str(found)), TextTokenizer.from_pretrained(found))
-        load_weights(captioner, found)
+        config, tokenizer = validate(CaptionerConfig, values, str(found)), TextTokenizer.from_pretrained(found)
+        refuse_outside(config.text, found)
+        captioner = load_model(lambda: cls(config, tokenizer), found)
         return captioner.eval()
 
 

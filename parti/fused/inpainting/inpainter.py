@@ -11,11 +11,11 @@ from parti.fused.inpainting.blanks import BlankReader
 from parti.fused.inpainting.corruption import emptied
 from parti.fused.inpainting.network import InpaintingNetwork, composite
 from parti.fused.rows import TrunkConfig
-from parti.fused.text_side import text_space
+from parti.fused.text_side import refuse_outside, text_space
 from parti.text.tokenizer import TextTokenizer
 from parti.text_warm_up.masked import Words
 from vqgan.config import validate
-from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
+from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 KIND = "fused_inpainting"
 """What config.json of such a folder says."""
@@ -82,8 +82,8 @@ class Inpainter:
             )
         tokenizer = TextTokenizer.from_pretrained(folder)
         config = validate(TrunkConfig, values.get("trunk") or {}, str(folder))
-        network = InpaintingNetwork(config, text_space(tokenizer))
-        load_weights(network, folder)
+        refuse_outside(config.text, folder)
+        network = load_model(lambda: InpaintingNetwork(config, text_space(tokenizer)), folder)
         frozen: nn.Module = network.eval().requires_grad_(False)
         frozen.to(device or torch.device("cpu"))
         return cls(network, tokenizer)

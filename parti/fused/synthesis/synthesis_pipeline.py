@@ -15,12 +15,12 @@ from tqdm import tqdm
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
 from parti.fused.synthesis.noise import seeded_noise
 from parti.fused.synthesis.scales import side_by_side
-from parti.fused.text_side import text_space
+from parti.fused.text_side import refuse_outside, text_space
 from parti.pipeline import Drawn, TextToImageOutput
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config import validate
 from vqgan.data.transforms import to_pil
-from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
+from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 KIND = "fused_synthesis"
 """What config.json of such a folder says."""
@@ -119,8 +119,8 @@ class ProgressiveTextToImage:
         folder = find_model_folder(folder)
         config = cls.config_of(folder)
         tokenizer = TextTokenizer.from_pretrained(folder)
-        generator = SynthesisGenerator(config, text_space(tokenizer))
-        load_weights(generator, folder)
+        refuse_outside(config.trunk.text, folder)
+        generator = load_model(lambda: SynthesisGenerator(config, text_space(tokenizer)), folder)
         generator.eval()
         return cls(generator, tokenizer)
 

@@ -1,0 +1,128 @@
+"""The folder of a model that transformers reads, looked through before transformers sees it.
+
+Such a folder comes from anybody, and transformers runs code that it names: classes of its author (`auto_map`), kernels
+of the Hub for attention, the libraries of quantized weights and of adapters. None of that is needed for a text encoder,
+a vocabulary or a CLIP, so a folder that asks for it is refused, whatever a caller or the environment would answer.
+Besides: files are regular ones and of bounded size, and none names a file elsewhere on this machine.
+"""
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""What each call of transformers' `from_pretrained` is given: nothing from the network, no code of others."""
+SAFE_WEIGHTS: dict[str, Any] = SAFELY | {"use_safetensors": True}
+"""The same where weights are read: nothing is unpickled."""
+
+_LARGEST_CONFIG, _LARGEST_FILE = 4 << 20, 128 << 20
+"""Bytes of a file of settings, and of a vocabulary; the largest published vocabulary has 33 MB."""
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "*.index.json")
+"""Files whose keys are words of a vocabulary or names of weights."""
+_CODE = {
+    "auto_map": "classes of its author",
+    "custom_pipelines": "classes of its author",
+    "quantization_config": "a library for quantized weights",
+    "gguf_file": "a file of another kind",
+    "tokenizer_object": "an object",
+    "kernel_config": "kernels of others",
+}
+"""Keys of settings that lead transformers to run or read something else."""
+_COUNTS, _MOST = ("num_labels", "extra_ids", "_num_labels"), 100_000
+"""Keys that transformers makes a list as long as their value of."""
+_IMPLEMENTATION = "_implementation"
+"""How keys end that name the code of attention or of experts: a word for transformers' own, owner/name for a kernel of
+the Hub."""
+
+
+class UnsafeFolderError(ValueError):
+    """A folder of a model that asks for what a model does not need; the message is one line."""
+
+
+def check_transformers_folder(folder: Path) -> None:
+    """Raises UnsafeFolderError where the folder names code, files elsewhere, or holds what no model folder holds."""
+    for path in sorted(folder.iterdir()):
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise UnsafeFolderError(f"{path} cannot be read: {error.strerror}; remove it") from None
+        if stat.S_ISDIR(found.st_mode):
+            continue
+        if not stat.S_ISREG(found.st_mode):
+            raise UnsafeFolderError(f"{path} is no regular file; remove it")
+        if path.name == "adapter_config.json":
+            raise UnsafeFolderError(
+                f"{folder} holds an adapter for another model; merge it into the model, and save that"
+            )
+        if path.suffix != ".json" and path.suffix not in (".txt", ".model"):
+            continue
+        is_vocabulary = path.suffix != ".json" or any(path.match(pattern) for pattern in _VOCABULARIES)
+        limit = _LARGEST_FILE if is_vocabulary else _LARGEST_CONFIG
+        if found.st_size > limit:
+            raise UnsafeFolderError(f"{path} has {found.st_size} bytes, at most {limit} are read of such a file")
+        if path.name.endswith(".index.json"):
+            _check_index(path)
+        elif path.suffix == ".json" and not is_vocabulary:
+            check_settings(_read(path), str(path))
+
+
+def check_settings(settings: Any, where: str) -> None:
+    """Raises UnsafeFolderError where settings for transformers name code, or a file of this machine."""
+    for key, value in _entries(settings):
+        if value is None or value == {}:
+            continue
+        if key in _CODE:
+            raise UnsafeFolderError(
+                f"{where}: the key {key} asks transformers for {_CODE[key]}, and nothing that a model folder names is "
+                "run; give a model of transformers' own classes, in safetensors"
+            )
+        if key in _COUNTS and not (isinstance(value, int) and value <= _MOST):
+            raise UnsafeFolderError(f"{where}: {key} is {str(value)[:80]}, at most {_MOST} is possible")
+        named = value.values() if isinstance(value, dict) else [value]
+        if _IMPLEMENTATION in key and not all(text is None or _is_word(text) for text in named):
+            raise UnsafeFolderError(f"{where}: {key} {str(value)[:80]!r} is code of others; remove the key")
+        # Where others saved their model is left in many published files; such a path is not there.
+        if key.endswith("_file") and isinstance(value, str) and _leads_elsewhere(value):
+            raise UnsafeFolderError(f"{where}: {key} names {value[:80]!r}, a file of this machine; remove the key")
+
+
+def _entries(node: Any) -> Iterator[tuple[str, Any]]:
+    """Each key and its value, at any depth."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield from node.items()
+            waiting.extend(node.values())
+        elif isinstance(node, list):
+            waiting.extend(node)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and value.replace("_", "").isalnum()
+
+
+def _leads_elsewhere(value: str) -> bool:
+    path = Path(value)
+    try:
+        return (path.is_absolute() or ".." in path.parts) and path.exists()
+    except (OSError, ValueError):
+        return True
+
+
+def _check_index(path: Path) -> None:
+    """The parts that weights are divided into lie beside their index."""
+    content = _read(path)
+    names = content.get("weight_map", {}) if isinstance(content, dict) else {}
+    for name in names.values() if isinstance(names, dict) else [None]:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise UnsafeFolderError(f"{path} names {str(name)[:80]!r}, which is no safetensors file beside it")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UnsafeFolderError(f"{path} is not valid JSON: {' '.join(str(error).split())[:100]}") from None
