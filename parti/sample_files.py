@@ -32,7 +32,7 @@ from parti.upsampling.upsampler import Upsampler
 from vqgan.config import Config, ConfigError, validate
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.images import decode_image
-from vqgan.data.source import UnusableSample
+from vqgan.data.source import UnusableSample, printable
 from vqgan.devices import usable_device
 
 _GRID_COLUMNS = 8
@@ -187,7 +187,9 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     for prompt, cut in zip(config.prompts, model.text_tokenizer.is_cut(config.prompts), strict=True):
         if cut:
             length = model.text_tokenizer.length
-            sys.stderr.write(f"note: the model reads {length} tokens; the end of this prompt is not seen: {prompt}\n")
+            sys.stderr.write(
+                f"note: the model reads {length} tokens; the end of this prompt is not seen: {printable(prompt)}\n"
+            )
     folder = Path(config.out)
     records: list[dict[str, Any]] = []
     shown: list[tuple[Image.Image, str]] = []

@@ -23,11 +23,12 @@ def main(argv: list[str]) -> int:
     # Only now: to read torch from the disk belongs to the time that is measured, and --help does not need it.
     from parti.demo import load_demo, run_demo
     from vqgan.command_line import USER_ERRORS, print_error, print_out
+    from vqgan.data.source import printable
     from vqgan.training.loop import EXIT_INTERRUPTED
 
     try:
         demo = load_demo(**vars(options), overrides=overrides)
-        metrics = run_demo(demo, started, lambda text: print(f"demo: {text}", file=sys.stderr))
+        metrics = run_demo(demo, started, lambda text: print(printable(f"demo: {text}"), file=sys.stderr))
     except USER_ERRORS as error:
         print_error(error)
         return 2

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vqgan.config import Config, ConfigError, dump_config, format_help, load_config
-from vqgan.data.source import DataError
+from vqgan.data.source import DataError, printable
 from vqgan.model_folder import ModelFolderError
 from vqgan.training.checkpoint import CheckpointError
 from vqgan.training.distributed import LostProcess
@@ -74,13 +74,13 @@ def split_arguments(argv: list[str]) -> tuple[Path | None, list[str], bool]:
 
 
 def print_out(text: str) -> None:
-    """To standard output."""
-    sys.stdout.write(text + "\n")
+    """To standard output. Names and captions in it come from outside: none of them steers the terminal."""
+    sys.stdout.write(printable(text, keep="\n\t") + "\n")
 
 
 def print_error(error: Exception) -> None:
     """One line on standard error."""
-    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.write(f"error: {printable(str(error))}\n")
 
 
 _COMMON = """\

@@ -21,7 +21,7 @@ from parti.code_cache.settings import EncodeConfig
 from parti.code_cache.shard import Row, ShardTypes, smallest_type, write_shard
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config import ConfigError
-from vqgan.data.source import Split, UnusableSample
+from vqgan.data.source import Split, UnusableSample, printable
 from vqgan.data.unused import unused_lines
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.run import begin
@@ -167,4 +167,4 @@ class _Work:
 
     def _say(self, text: str) -> None:
         if self._accelerator.is_main_process:
-            tqdm.write(f"encoding: {text}", file=sys.stderr)
+            tqdm.write(printable(f"encoding: {text}"), file=sys.stderr)

@@ -12,11 +12,13 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
+
+from vqgan.bounded_file import open_regular
+from vqgan.data.source import printable
 
 _CHUNK = 1 << 18
 _PROGRESS = 1 << 20
@@ -37,7 +39,7 @@ class LocalFile:
 
     def __init__(self, path: str) -> None:
         try:
-            self._file = Path(path).open("rb")  # noqa: SIM115 - closed by close()
+            self._file = open_regular(path)  # closed by __exit__
             self.size = self._file.seek(0, 2)
             self._file.seek(0)
         except OSError as error:
@@ -141,7 +143,7 @@ class RemoteFile:
             if not said:  # once a file: who waits should know for what, and a bad line is no flood of them
                 said = True
                 tries = f"try {failures + 1} of {self._retries + 1}"
-                tqdm.write(f"waiting for {self._host} ({cause}), {tries}", file=sys.stderr)
+                tqdm.write(printable(f"waiting for {self._host} ({cause}), {tries}"), file=sys.stderr)
             time.sleep(min(_LONGEST_PAUSE, 0.5 * 2 ** (failures - 1)))
 
     @property

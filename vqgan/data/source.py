@@ -1,5 +1,6 @@
 """What a data source is: numbered samples, each an RGB picture with, perhaps, a caption."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -30,9 +31,23 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def printable(text: str) -> str:
-    """The same text, in which what is no character (a file name that is not UTF-8) is written as an escape."""
-    return text.encode("utf-8", "backslashreplace").decode()
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]")
+"""What steers a terminal or the direction of a line, ends a line, or is half a character."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The same text on one line, for a terminal or a file: what would steer it is written as an escape.
+
+    That is control characters and ANSI sequences, line ends, marks that turn the direction of writing, and what is no
+    character (a file name that is not UTF-8). Those in `keep`, such as a line feed, stay.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    code = ord(character)
+    return short.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 class UnusableSample(Exception):

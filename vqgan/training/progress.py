@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
+from vqgan.data.source import printable
+
 
 class Progress:
     """Step count, pictures per second, time left and the latest figures. Silent unless `visible`."""
@@ -47,7 +49,7 @@ class Progress:
     def say(self, text: str) -> None:
         """A line of its own."""
         if self._visible:
-            tqdm.write(f"{self._title}: {text}", file=sys.stderr)
+            tqdm.write(printable(f"{self._title}: {text}"), file=sys.stderr)
 
     def close(self) -> None:
         """Leave the terminal tidy."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from vqgan.data.remote import LocalFile, RemoteError
 from vqgan.data.shards.kept import Arrays, file_stamp, keep, kept
+from vqgan.data.shards.passed_over import PassedOver
 from vqgan.data.shards.tar import BrokenTarError, Group, Member, groups, members
 from vqgan.data.split import hash_score
 
-_VERSION = 1
 _SCANNERS = 4
 
 
@@ -40,6 +40,8 @@ class ShardIndex:
     """By sample, of some: why it may not be used."""
     broken: str | None
     """Why the shard could not be read to its end."""
+    passed: PassedOver
+    """What is in it and part of no sample."""
 
     def members(self, endings: Sequence[str]) -> Int64[np.ndarray, "N 2"]:
         """By sample: offset and size of its member with the first of `endings` that it has, or size -1."""
@@ -62,7 +64,7 @@ def read_index(path: str) -> ShardIndex:
     """The index of one local shard."""
     arrays = kept("index", path, lambda: file_stamp(path))
     if arrays is not None:
-        with suppress(KeyError, ValueError):
+        with suppress(KeyError, ValueError, TypeError):
             return _from_arrays(arrays)
     stamp = file_stamp(path)
     index = _scanned(path)
@@ -74,9 +76,10 @@ def read_index(path: str) -> ShardIndex:
 def _scanned(path: str) -> ShardIndex:
     found: list[Group[Member]] = []
     broken = None
+    passed = PassedOver()
     try:
         with LocalFile(path) as file:
-            for group in groups(members(file), lambda _: True, lambda _, member: member):
+            for group in groups(members(file, passed), lambda _: True, lambda _, member: member, passed):
                 found.append(group)  # one by one: those before a break are kept
     except (BrokenTarError, RemoteError) as error:
         broken = str(error)
@@ -89,6 +92,7 @@ def _scanned(path: str) -> ShardIndex:
         np.array([(member.offset, member.size) for _, _, member in parts], dtype=np.int64).reshape(-1, 2),
         {number: group.refused for number, group in enumerate(found) if group.refused},
         broken,
+        passed,
     )
 
 
@@ -96,6 +100,7 @@ def _to_arrays(index: ShardIndex) -> Arrays:
     endings = sorted(set(index.endings))
     numbers = {ending: number for number, ending in enumerate(endings)}
     notes = {"keys": index.keys, "endings": endings, "refused": index.refused, "broken": index.broken}
+    notes["passed"] = asdict(index.passed)
     return {
         "notes": np.frombuffer(json.dumps(notes).encode(), dtype=np.uint8),
         "scores": index.scores,
@@ -115,4 +120,5 @@ def _from_arrays(arrays: Arrays) -> ShardIndex:
         arrays["places"],
         {int(number): cause for number, cause in notes["refused"].items()},
         notes["broken"],
+        PassedOver(**notes["passed"]),
     )

@@ -6,6 +6,7 @@ in every epoch, and a resumed run reads nothing twice.
 
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from vqgan.data.shards.index import read_indexes
 from vqgan.data.shards.names import short_name
+from vqgan.data.shards.passed_over import unused_of
 from vqgan.data.shards.samples import LARGEST_MEMBER, SampleReader, ShardsConfig, loss
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
 from vqgan.data.split import items_of_split
@@ -38,10 +40,12 @@ class Shards:
         self._reader = SampleReader(config, require_captions, at_least)
         self._paths = shards
         self._names = [short_name(path) for path in shards]
-        self._keys: list[np.ndarray[Any, Any]] = []
+        self._keys: list[_Keys] = []
         self._refused: dict[tuple[int, int], str] = {}
+        passed = {}
         scores, numbers, places = [], [], []
         for shard, index in enumerate(read_indexes(shards)):
+            passed[self._names[shard]] = index.passed
             keys = [key.encode("utf-8", "surrogateescape") for key in index.keys]
             table = np.concatenate([index.members(config.image_keys), index.members(self._reader.caption_endings)], 1)
             if index.broken is not None:  # one more item, to be counted and named when its turn comes
@@ -50,7 +54,7 @@ class Shards:
                 _, fate = loss(self._names[shard], len(index.keys))
                 self._refused[shard, len(index.keys)] = f"{fate}: {index.broken}"
             self._refused |= {(shard, number): cause for number, cause in index.refused.items()}
-            self._keys.append(np.array(keys, dtype=np.bytes_))
+            self._keys.append(_Keys(keys))
             scores.append(np.append(index.scores, [1.0] * (len(keys) - len(index.keys))))
             numbers.append(np.stack([np.full(len(keys), shard), np.arange(len(keys))], axis=1))
             places.append(table)
@@ -67,6 +71,8 @@ class Shards:
         if chosen is not None:
             chosen_numbers = items_of_split(np.concatenate(scores), config.heldout_share, chosen)
             self._numbers, self._places = self._numbers[chosen_numbers], self._places[chosen_numbers]
+        self.unused = unused_of(passed)
+        """What is in the shards and part of no sample."""
         self._files = _OpenFiles()
 
     def __len__(self) -> int:
@@ -93,6 +99,17 @@ class Shards:
         shard = int(self._numbers[index, 0])
         offset, size = (int(value) for value in self._places[index, column : column + 2])
         return None if size < 0 else self._files.read(self._paths[shard], offset, size)
+
+
+class _Keys:
+    """Many keys in two objects: a list of them, or a table as wide as the longest, takes far more than their bytes."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
+        self._bytes = b"".join(keys)
+
+    def __getitem__(self, number: int) -> bytes:
+        return self._bytes[self._ends[number - 1] if number else 0 : self._ends[number]]
 
 
 class _Descriptor:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-_VERSION = 1
+_VERSION = 2
+"""Of what a note means; 2: what stands behind an end mark counts."""
 
 Arrays = dict[str, np.ndarray]
 

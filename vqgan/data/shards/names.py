@@ -3,6 +3,7 @@
 import glob
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from vqgan.data.source import DataError
@@ -21,11 +22,14 @@ def find_shards(patterns: Sequence[str]) -> list[str]:
     if len(set(shards)) < len(shards):
         twice = next(shard for shard in shards if shards.count(shard) > 1)
         raise DataError(f"shard {twice!r} is named twice: its samples would count twice; name it once")
-    missing = [shard for shard in shards if not is_address(shard) and not Path(shard).is_file()]
-    if missing:
+    local = [Path(shard) for shard in shards if not is_address(shard)]
+    if missing := [shard for shard in local if not shard.exists()]:
         raise DataError(
-            f"{len(missing)} of {len(shards)} shards do not exist, the first: {missing[0]!r}; check path and its braces"
+            f"{len(missing)} of {len(shards)} shards do not exist, the first: {str(missing[0])!r}; check path and its "
+            "braces"
         )
+    if odd := [shard for shard in local if not shard.is_file()]:
+        raise DataError(f"shard {str(odd[0])!r} is a folder, a pipe or a device, not a tar file; check path")
     return shards
 
 
@@ -71,21 +75,37 @@ def _expand_first(name: str) -> list[str]:
 
 
 def _find(pattern: str) -> list[str]:
-    found = []
-    for name in expand_braces(pattern):
-        if is_address(name):
+    found: list[str] = []
+    if is_address(pattern):
+        for name in expand_braces(pattern):
             found += _find_remote(name)
-            continue
-        path = Path(name).expanduser()
-        if path.is_dir():
-            found += sorted(str(shard) for shard in path.glob("*.tar"))
-        elif any(sign in name for sign in "*?[") and not path.exists():
-            found += sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        else:
-            found.append(str(path))
+    else:
+        # What exists means itself: a folder may be called "set [v2]".
+        folder, rest = _existing_part(Path(pattern).expanduser())
+        for name in expand_braces(rest):
+            found += _find_below(folder, name)
     if not found:
         raise DataError(f"no shard at {pattern!r}; give a tar file, a folder of them, a glob or braces {{000..127}}")
     return found
+
+
+def _existing_part(path: Path) -> tuple[Path, str]:
+    """The longest part of a path from its beginning that exists, and what is left, which may be a pattern."""
+    for place in (path, *path.parents):
+        with suppress(OSError, ValueError):
+            if place.exists():
+                return place, str(path.relative_to(place)) if place != path else ""
+    return Path(), str(path)
+
+
+def _find_below(folder: Path, name: str) -> list[str]:
+    path = folder / name
+    if path.is_dir():
+        folder, name = path, "*.tar"
+    if not any(sign in name for sign in "*?["):
+        return [str(path)]
+    pattern = str(Path(glob.escape(str(folder))) / name)
+    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob would also find hidden files
 
 
 def _find_remote(name: str) -> list[str]:

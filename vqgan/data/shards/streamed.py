@@ -8,11 +8,13 @@ import numpy as np
 from vqgan.data.remote import LocalFile, RemoteError, RemoteFile
 from vqgan.data.shards.kept import file_stamp, keep, kept
 from vqgan.data.shards.names import is_address, short_name
+from vqgan.data.shards.passed_over import PassedOver, unused_of
 from vqgan.data.shards.samples import LARGEST_MEMBER, SampleReader, ShardsConfig, loss
-from vqgan.data.shards.tar import BrokenTarError, Group, Member, groups, members
+from vqgan.data.shards.tar import BehindTheEndError, BrokenTarError, Group, Member, groups, members
 from vqgan.data.source import DataError, Split
 from vqgan.data.split import hash_score
 from vqgan.data.stream import LanePart, Undecoded, broken_item, endless, shards_of_lane
+from vqgan.data.unused import Unused
 
 _FAILED_SHARDS = 5
 """So many shards in a row of which nothing can be read end a run: then it is not the shards."""
@@ -34,6 +36,7 @@ class ShardStream:
         self.shards = shards
         self._chosen = chosen
         self._reader = SampleReader(config, require_captions, at_least)
+        self._passed: dict[str, PassedOver] = {}
         self._endings = {*config.image_keys, *self._reader.caption_endings}
 
     def lane(self, lane: int, lanes: int, seed: int, start: int = 0) -> Iterator[Undecoded]:
@@ -43,6 +46,11 @@ class ShardStream:
     def in_order(self) -> Iterator[Undecoded]:
         """Every sample of the split once, shard after shard."""
         return self.read([(shard, lambda _: True) for shard in self.shards])
+
+    @property
+    def unused(self) -> tuple[Unused, ...]:
+        """What is in the shards and part of no sample, as far as they were read."""
+        return unused_of(self._passed)
 
     def count(self, shard: str) -> int | None:
         """How many samples of the split a shard holds, where it was once read to its end and is still the same."""
@@ -69,7 +77,8 @@ class ShardStream:
             except (BrokenTarError, RemoteError) as error:
                 failed = 0 if numbers.seen else failed + 1
                 # The last sample that was begun is lost too: nobody knows whether all its members had come.
-                name, fate = loss(short_name(shard), max(0, numbers.seen - 1))
+                whole = numbers.seen if isinstance(error, BehindTheEndError) else max(0, numbers.seen - 1)
+                name, fate = loss(short_name(shard), whole)
                 yield broken_item(name, f"{fate}: {error}")
                 if failed == _FAILED_SHARDS:
                     raise DataError(
@@ -81,6 +90,7 @@ class ShardStream:
 
     def _samples(self, shard: str, numbers: "_Numbers", wanted: Callable[[int], bool]) -> Iterator[Undecoded]:
         scores = []
+        passed = self._passed[short_name(shard)] = PassedOver()
 
         def is_wanted(key: str) -> bool:
             numbers.seen += 1
@@ -99,7 +109,7 @@ class ShardStream:
             return content
 
         with self._opened(shard) as file:
-            for group in groups(members(file), is_wanted, take):
+            for group in groups(members(file, passed), is_wanted, take, passed):
                 yield self._undecoded(f"{short_name(shard)}/{group.key}", group)
             keep("scores", shard, file.stamp, {"scores": np.array(scores)})
 

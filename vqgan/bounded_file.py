@@ -1,0 +1,62 @@
+"""Opening files that a data set, an archive or a person names: regular files alone, no more bytes than a limit.
+
+A name from outside may lead to a pipe that nobody writes to, a device without end, or a sparse file of a terabyte.
+`open_regular` refuses the first two before it reads; `read_bounded` refuses the third.
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+MAX_TEXT_BYTES = 1 << 20
+"""Of a config, or a file of captions or prompts for one image: 1 MB is some 200,000 words."""
+
+
+class RefusedFileError(OSError):
+    """A file that is not opened or read; `strerror` says why, as of every OSError."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(0, cause)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A regular file, or a link to one, opened for reading. Raises RefusedFileError for a pipe, device or folder, and
+    OSError where it cannot be opened."""
+    _check_is_regular(Path(path).stat().st_mode)  # before opening it, which some devices take for a command
+    # Should a pipe have taken its place: opening it does not wait for its writer, and then it is refused.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        _check_is_regular(os.fstat(descriptor).st_mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bounded(path: str | Path, limit: int, *, pipes: bool = False) -> bytes:
+    """The content of a regular file of at most `limit` bytes; with `pipes` also what a pipe or a device gives.
+
+    Raises RefusedFileError for any other file, OSError where it cannot be read.
+    """
+    with Path(path).open("rb") if pipes else open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:  # not one byte is read
+            raise RefusedFileError(f"it has {size:,} bytes, the limit is {limit:,}")
+        # One more than allowed: a file may grow, and a device has no size.
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise RefusedFileError(f"it has more than {limit:,} bytes, which is the limit")
+    return content
+
+
+def _check_is_regular(mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+    kind = kinds.get(stat.S_IFMT(mode), "a device")
+    raise RefusedFileError(f"it is {kind}, not a regular file")
