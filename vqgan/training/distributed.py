@@ -8,9 +8,12 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, gather_object
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, gather_object
 from jaxtyping import Float
 from torch import Tensor
+
+from vqgan.config import ConfigError
+from vqgan.training.accelerate_environment import check_environment
 
 ThingT = TypeVar("ThingT")
 
@@ -20,10 +23,20 @@ def build_accelerator(minutes_to_wait: float = 10.0) -> Accelerator:
 
     Without an accelerator device the processes of a launch must be told that they are CPU processes: accelerate would
     take each of them for the only one, and all would write the same run. A process that waits for another in an
-    exchange gives up after `minutes_to_wait`.
+    exchange gives up after `minutes_to_wait`. Raises ConfigError where accelerate's environment, or its config file,
+    asks for what the run's own config decides.
     """
+    check_environment()
     waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=minutes_to_wait))
-    return Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available(), kwargs_handlers=[waiting])
+    try:
+        return Accelerator(
+            mixed_precision="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # else the environment's
+            cpu=not torch.accelerator.is_available(),
+            kwargs_handlers=[waiting],
+        )
+    except (ValueError, KeyError) as error:  # a variable with a value that accelerate cannot read
+        raise ConfigError(f"accelerate cannot use its environment or config file: {error}") from None
 
 
 class LostProcess(RuntimeError):
