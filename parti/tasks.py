@@ -18,7 +18,7 @@ from parti.layers.gradient_scales import GradientScales
 from parti.models import Generator, Logits
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig
-from parti.tokenize import PairTokenizer, dropped_captions
+from parti.tokenize import PairTokenizer, TokenPair, dropped_captions
 from vqgan.config import Config
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
@@ -28,7 +28,7 @@ from vqgan.metrics.sums import MetricSums
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.ema import EMA, EMAConfig
 from vqgan.training.findings import about_skipped_steps
-from vqgan.training.micro_batches import accumulate, add_share
+from vqgan.training.micro_batches import accumulate, add_share, weight_of_each
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
 from vqgan.training.precision import Precision, autocast
 from vqgan.training.preparation import prepare
@@ -90,27 +90,27 @@ class NextTokenTask:
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
         metrics: dict[str, Tensor] = {}
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        local = len(batches[0])
-        global_size = local * processes * len(batches)
-        for part, batch in accumulate(self.accelerator, self._parallel_generator, batches):
-            start = (part * processes + rank) * local
-            drop = dropped_captions(self.config.caption_dropout, global_size, self._seed, step, start, local)
-            tokens = self.tokenizers(batch, drop, (self._seed, step, start))
+        share = 1 / len(batches)
+        parts = self._tokenized(batches, step)
+        pad = self.generator.tokens.text_pad_id  # padding is read, but not a target
+        per_token: Tensor | None = None
+        for _, tokens in accumulate(self.accelerator, self._parallel_generator, parts):
             with autocast(self.accelerator.device, self.config.precision):
                 logits: Logits = self._parallel_generator(tokens.text_ids, tokens.codes)
-            losses = {"loss": F.cross_entropy(logits.image.flatten(0, 1), tokens.codes.flatten())}
-            total = losses["loss"]
+            total = image = F.cross_entropy(logits.image.flatten(0, 1), tokens.codes.flatten()) * share
             if logits.text is not None:
-                pad = self.generator.tokens.text_pad_id  # padding is read, but not a target
-                losses["loss_text"] = F.cross_entropy(
-                    logits.text.flatten(0, 1), tokens.text_ids.flatten(), ignore_index=pad
+                # Every text token of the step counts alike: captions, and so parts, have different numbers of them.
+                if per_token is None:
+                    per_token = weight_of_each(self.accelerator, [(part.text_ids != pad).sum() for part in parts])
+                nats = F.cross_entropy(
+                    logits.text.flatten(0, 1), tokens.text_ids.flatten(), ignore_index=pad, reduction="sum"
                 )
-                share = self.config.text_loss_share
-                total = share * losses["loss_text"] + (1 - share) * losses["loss"]
-            self.accelerator.backward(total * (self.optimiser.scale / len(batches)))
-            figures = losses | {"cut_captions": torch.tensor(tokens.cut_share, device=total.device)}
-            add_share(metrics, figures, 1 / len(batches))
+                text = nats * per_token
+                total = self.config.text_loss_share * text + (1 - self.config.text_loss_share) * image
+                add_share(metrics, {"loss_text": text}, 1.0)
+            self.accelerator.backward(total * self.optimiser.scale)
+            add_share(metrics, {"loss": image}, 1.0)
+            add_share(metrics, {"cut_captions": torch.tensor(tokens.cut_share, device=total.device)}, share)
         if self.gradient_scales is not None:
             metrics |= self.gradient_scales.unscale()
         metrics |= self.optimiser.step(step)
@@ -177,6 +177,17 @@ class NextTokenTask:
     def save_model(self, folder: Path) -> None:
         """Averaged weights and both tokenizers: one folder that samples."""
         self._pipeline().save_pretrained(folder)
+
+    def _tokenized(self, batches: Sequence[Batch], step: int) -> list[TokenPair]:
+        """This process's micro-batches; what becomes of a caption depends on its place in the step's global batch."""
+        rank, processes, local = self.accelerator.process_index, self.accelerator.num_processes, len(batches[0])
+        global_size = local * processes * len(batches)
+        parts = []
+        for number, batch in enumerate(batches):
+            start = (number * processes + rank) * local
+            drop = dropped_captions(self.config.caption_dropout, global_size, self._seed, step, start, local)
+            parts.append(self.tokenizers(batch, drop, (self._seed, step, start)))
+        return parts
 
     def _pipeline(self) -> TextToImage:
         return TextToImage(self.ema.module, self.tokenizers.text, self.tokenizers.image, self.config.sampling)

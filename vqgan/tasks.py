@@ -113,19 +113,21 @@ class AutoencoderTask:
 
         # 1. The autoencoder.
         latents, codes = [], []
-        for _, images in accumulate(self.accelerator, self._parallel_autoencoder, parts):
-            with autocast(self.accelerator.device, self.config.precision):
-                output: AutoencoderOutput = self._parallel_autoencoder(images, quantize=not continuous)
-            losses = self._autoencoder_losses(output, images, metrics, adversary, step)
-            total = torch.stack(list(losses.values())).sum()
-            if continuous:  # data-parallel training expects every parameter in the graph
-                total = total + sum(0.0 * parameter.sum() for parameter in quantizer.parameters())
-            self.accelerator.backward(total * (share * self.optimiser.scale))
-            latents.append(output.latents.detach().float())
-            add_share(metrics, {"loss": total} | {f"loss_{name}": value for name, value in losses.items()}, share)
-            if output.quantized is not None:
-                codes.append(output.quantized.codes)
-                add_share(metrics, output.quantized.stats, share)
+        with quantizer.moving_once():
+            for _, images in accumulate(self.accelerator, self._parallel_autoencoder, parts):
+                with autocast(self.accelerator.device, self.config.precision):
+                    output: AutoencoderOutput = self._parallel_autoencoder(images, quantize=not continuous)
+                losses, figures = self._autoencoder_losses(output, images, adversary, step)
+                total = torch.stack(list(losses.values())).sum()
+                if continuous:  # data-parallel training expects every parameter in the graph
+                    total = total + sum(0.0 * parameter.sum() for parameter in quantizer.parameters())
+                self.accelerator.backward(total * (share * self.optimiser.scale))
+                latents.append(output.latents.detach().float())
+                figures |= {"loss": total} | {f"loss_{name}": value for name, value in losses.items()}
+                add_share(metrics, figures, share)
+                if output.quantized is not None:
+                    codes.append(output.quantized.codes)
+                    add_share(metrics, output.quantized.stats, share)
         if continuous:
             for parameter in quantizer.parameters():
                 parameter.grad = None  # zeros would age its moments
@@ -190,11 +192,11 @@ class AutoencoderTask:
         self,
         output: AutoencoderOutput,
         images: Tensor,
-        metrics: dict[str, Tensor],
         adversary: Adversary | None,
         step: int,
-    ) -> dict[str, Float[Tensor, ""]]:
-        """The weighted terms whose sum the autoencoder minimises."""
+    ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Tensor]]:
+        """The weighted terms whose sum the autoencoder minimises, and figures beside them."""
+        figures: dict[str, Tensor] = {}
         config = self.config
         decoded = output.decoded
         terms = self.losses(decoded.images, images)
@@ -203,12 +205,12 @@ class AutoencoderTask:
             terms["logit_laplace"] = config.logit_laplace_weight * likelihood
         if adversary is not None:
             so_far = torch.stack(list(terms.values())).sum()  # what the adaptive weight compares with
-            terms["adversarial"], metrics["adversarial_weight"] = adversary.generator_loss(
+            terms["adversarial"], figures["adversarial_weight"] = adversary.generator_loss(
                 decoded.images, so_far, self.autoencoder.decoder.last_layer, step, self.optimiser.scale
             )
         if output.quantized is not None and not self.autoencoder.codes_are_frozen:
             terms["codebook"] = config.codebook_weight * output.quantized.loss
-        return terms
+        return terms, figures
 
     @torch.no_grad()
     def _observe(

@@ -31,7 +31,7 @@ from vqgan.training.checkpoint import Stateful
 from vqgan.training.distributed import gather_things
 from vqgan.training.ema import EMA, EMAConfig
 from vqgan.training.findings import about_skipped_steps
-from vqgan.training.micro_batches import accumulate, add_share
+from vqgan.training.micro_batches import accumulate, add_share, weight_of_each
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
 
 _LARGEST_SCALE = 100.0
@@ -104,8 +104,7 @@ class TextWarmUpTask:
             for batch, start in zip(batches, starts, strict=True)
         ]
         # Every token of the step counts alike, wherever it is read: gradients are averaged over the processes.
-        chosen = torch.stack([text.masked.chosen.sum() for text in texts]).sum()
-        per_token = processes / self._sum(chosen).clamp(min=1)
+        per_token = weight_of_each(self.accelerator, [text.masked.chosen.sum() for text in texts])
         parts = list(zip(batches, texts, strict=True))
         for _, (batch, text) in accumulate(self.accelerator, self._parallel_network, parts):
             with self._autocast():
@@ -199,11 +198,6 @@ class TextWarmUpTask:
         )
         device = batch.images.device
         return _Texts(ids.to(device), masked.to(device), sum(cut) / len(cut))
-
-    def _sum(self, count: Tensor) -> Tensor:
-        if self.accelerator.num_processes == 1:
-            return count
-        return torch.as_tensor(self.accelerator.reduce(count, reduction="sum"))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

@@ -1,4 +1,4 @@
-"""No variable of accelerate's changes what a run computes: each is refused in one line, used by us, or without effect."""
+"""No variable of accelerate changes what a run computes: each is refused in one line, used by us, or without effect."""
 
 import re
 import subprocess

@@ -10,7 +10,8 @@ temperature). Both entropies are therefore exact at any number of bits:
 - the mean distribution over the 2^bits codes is one matrix product: with the bits in two halves, the mean over latents
   of p(first half) p(second half). It holds 2^bits numbers, never (latents x 2^bits).
 
-The mean is over the latents of one process. Departure: the commitment term is a mean over bits, as in `nearest`.
+In training the mean is over the latents of all processes; each micro-batch has its own, so that with several of them
+fewer latents are asked to use all codes. Departure: the commitment term is a mean over bits, as in `nearest`.
 """
 
 from typing import ClassVar, Literal
@@ -22,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vqgan.config import Config
+from vqgan.quantizers.processes import mean_over_processes
 from vqgan.quantizers.quantizer import Quantized, Quantizer, straight_through
 
 
@@ -62,7 +64,7 @@ class LookupFreeQuantizer(Quantizer):
             codes = self.encode(latents)
             chosen = self.embed(codes)
             logits = latents.flatten(0, 1) * (4 / self.config.temperature)
-            certainty, variety = mean_entropy(logits), entropy_of_mean(logits)
+            certainty, variety = mean_entropy(logits), entropy_of_mean(logits, self.training)
             commitment_loss = F.mse_loss(latents, chosen)
             entropy_loss = certainty - self.config.diversity * variety
             return Quantized(
@@ -92,10 +94,16 @@ def mean_entropy(logits: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
     return (F.softplus(logits) - logits * logits.sigmoid()).sum(-1).mean()
 
 
-def entropy_of_mean(logits: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
-    """Entropy of the mean over latents of their distributions over 2^D codes, in nats (equation 5, second term)."""
+def entropy_of_mean(logits: Float[Tensor, "M D"], together: bool = False) -> Float[Tensor, ""]:
+    """Entropy of the mean over latents of their distributions over 2^D codes, in nats (equation 5, second term).
+
+    `together`: over the latents of all processes, as many on each; the mean of its gradients is that of one process
+    with all of them.
+    """
     half = logits.shape[1] // 2
     mean = _over_patterns(logits[:, :half]).T @ _over_patterns(logits[:, half:]) / len(logits)
+    if together:
+        mean = mean_over_processes(mean)
     # Clamped in the logarithm: 0 ln 0 is 0, but its gradient would not be a number.
     return -(mean * mean.clamp(min=1e-30).log()).sum()
 

@@ -7,9 +7,12 @@ sums are of latents on the unit sphere, and only a code's direction is read: sph
 
 Departures from the paper: counts are smoothed (Laplace, as the authors' public code does), so that a code that nobody
 chooses is never divided by zero: it drifts to the origin once its count is near `epsilon`. Sums begin at the first
-codes with a count of one. The statistics move at every forward pass in training mode, so at every micro-batch.
+codes with a count of one. The statistics move at every forward pass in training mode; those within `moving_once` move
+them together, at its end.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -29,7 +32,7 @@ class NearestEMAConfig(CodebookConfig):
     kind: Literal["nearest_ema"] = "nearest_ema"
     """Nearest neighbour; each code is the running mean of the latents that chose it."""
     decay: float = Field(0.99, ge=0, lt=1)
-    """Share of the running sums that each forward pass keeps."""
+    """Share of the running sums that each training step keeps."""
     epsilon: float = Field(1e-5, gt=0)
     """Laplace smoothing of the running counts, in latents."""
 
@@ -47,6 +50,7 @@ class NearestEMAQuantizer(NearestQuantizer):
         self.codebook.requires_grad_(False)
         self.register_buffer("sums", self.normalize(self.codebook).clone())
         self.register_buffer("counts", torch.ones(config.codebook_size))
+        self._waiting: list[Tensor] | None = None
 
     def forward(self, latents: Float[Tensor, "B N D"]) -> Quantized:
         # fp32 whatever the autocast: rounding in bf16 changes which code is nearest.
@@ -64,6 +68,17 @@ class NearestEMAQuantizer(NearestQuantizer):
                 stats={"quantization_error": commitment_loss.detach()},
             )
 
+    @contextmanager
+    def moving_once(self) -> Iterator[None]:
+        self._waiting = []
+        try:
+            yield
+            waiting, self._waiting = self._waiting, None
+            if waiting:
+                self._move(torch.stack(waiting).sum(0))
+        finally:
+            self._waiting = None
+
     @torch.no_grad()
     def place(self, indices: Int64[Tensor, "K"], vectors: Float[Tensor, "K D"]) -> None:
         """Put codes somewhere else, where they weigh as much as an average code."""
@@ -78,6 +93,14 @@ class NearestEMAQuantizer(NearestQuantizer):
         finite = latents.isfinite().all(-1, keepdim=True)
         rows = torch.cat([torch.where(finite, latents, 0.0), finite.float()], dim=-1)
         totals = rows.new_zeros(self.codebook_size, rows.shape[1]).index_add_(0, codes, rows)
+        if self._waiting is None:
+            self._move(totals)
+        else:
+            self._waiting.append(totals)
+
+    @torch.no_grad()
+    def _move(self, totals: Float[Tensor, "V E"]) -> None:
+        """Towards the sums, and the counts in the last column, of the latents that chose each code."""
         totals = sum_over_processes(totals)
         self.sums.lerp_(totals[:, :-1], 1 - self.decay)
         self.counts.lerp_(totals[:, -1], 1 - self.decay)

@@ -17,6 +17,18 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return total
 
 
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean of each element over all processes, with the gradient of this process's own values.
+
+    What is computed from it has on each process the gradient that its values would have alone, at the mean's place: the
+    average over the processes, which data-parallel training takes, is the true one.
+    """
+    if not _are_many():
+        return values
+    mean = sum_over_processes(values.detach()) / torch.distributed.get_world_size()
+    return values + (mean - values).detach()
+
+
 def from_first_process(values: Tensor) -> Tensor:
     """The first process's `values`: sums on a GPU come in any order, so that equal work may round differently."""
     if not _are_many():

@@ -5,6 +5,7 @@ decoder (`code_dim`), M codes of a picture: N, or N times `codes_per_latent`, a 
 """
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxtyping import Float, Int64
@@ -79,3 +80,10 @@ class Quantizer(nn.Module, ABC):
 
     def at_step(self, step: int, steps: int) -> None:
         """Called before each training step (0-based, of a run of `steps`): temperatures and weights have schedules."""
+
+    def moving_once(self) -> AbstractContextManager[None]:
+        """Around the forward passes of one training step: a codebook that follows its latents moves at their end.
+
+        All micro-batches then meet the same codes, and count as one batch.
+        """
+        return nullcontext()

@@ -1,8 +1,13 @@
-"""Gradient accumulation: one step's batch in parts, one exchange of gradients, figures averaged over the parts."""
+"""Gradient accumulation: one step's batch in parts, one exchange of gradients, figures averaged over the parts.
+
+A part's mean over something of which parts have different numbers (text tokens) is not to be averaged over the parts:
+`weight_of_each` makes one mean of the step of it.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -21,6 +26,19 @@ def accumulate(accelerator: Accelerator, network: nn.Module, parts: Sequence[Par
         else:
             with accelerator.no_sync(network):
                 yield number, part
+
+
+def weight_of_each(accelerator: Accelerator, counts: Sequence[Tensor]) -> Tensor:
+    """What multiplies a micro-batch's sum, so that everything that is counted in a step counts alike.
+
+    `counts`: the numbers of this process's micro-batches, on its device. Gradients (and figures) are added up over the
+    micro-batches and averaged over the processes: the result is processes / (the number over all of both), as if there
+    were one where there is none. All processes call it at the same place.
+    """
+    count = torch.stack([count.detach().float() for count in counts]).sum()
+    if accelerator.num_processes > 1:
+        count = torch.as_tensor(accelerator.reduce(count, reduction="sum"))
+    return accelerator.num_processes / count.clamp(min=1)
 
 
 def add_share(metrics: dict[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:

@@ -30,7 +30,7 @@ from vqgan.metrics.judge import Judge
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.ema import EMA, EMAConfig
 from vqgan.training.findings import about_skipped_steps
-from vqgan.training.micro_batches import accumulate, add_share
+from vqgan.training.micro_batches import accumulate, add_share, weight_of_each
 from vqgan.training.optimisation import OptimiserConfig
 
 _LEARNS_BY = 0.1
@@ -88,8 +88,9 @@ class CaptioningTask:
         ]
         # Every word of the step counts alike, wherever it is read: gradients are averaged over the processes.
         tokens = self.captioner.tokens
-        told = torch.stack([tokens.told(part.ids).sum() for part in captions]).sum()
-        per_word = processes / self._sum(told)
+        per_word = weight_of_each(
+            self.accelerator, [tokens.told(part.ids).sum().to(self.accelerator.device) for part in captions]
+        )
         for _, (batch, part) in accumulate(
             self.accelerator, self._parallel_captioner, list(zip(batches, captions, strict=True))
         ):
@@ -146,12 +147,6 @@ class CaptioningTask:
     def save_model(self, folder: Path) -> None:
         """The averaged captioner as a model folder, with its vocabulary."""
         self.ema.module.save_pretrained(folder)
-
-    def _sum(self, count: Tensor) -> Tensor:
-        count = count.to(self.accelerator.device)
-        if self.accelerator.num_processes == 1:
-            return count
-        return torch.as_tensor(self.accelerator.reduce(count, reduction="sum"))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

@@ -33,7 +33,7 @@ from vqgan.image_losses import ImageLosses, ImageLossesConfig, PerceptualTermCon
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.ema import EMA, EMAConfig
 from vqgan.training.findings import about_skipped_steps
-from vqgan.training.micro_batches import accumulate, add_share
+from vqgan.training.micro_batches import accumulate, add_share, weight_of_each
 from vqgan.training.optimisation import OptimiserConfig
 
 _MARKS = ("[", "]")
@@ -107,8 +107,7 @@ class InpaintingTask:
         local, share = len(batches[0]), 1 / len(batches)
         lost = [self._lose(batch, step, (part * processes + rank) * local) for part, batch in enumerate(batches)]
         # Every word of the step counts alike, wherever it is read: gradients are averaged over the processes.
-        asked = torch.stack([one.text.chosen.sum() for one in lost]).sum()
-        per_word = processes / self._sum(asked).clamp(min=1)
+        per_word = weight_of_each(self.accelerator, [one.text.chosen.sum() for one in lost])
 
         # 1. The network.
         parts = list(zip(batches, lost, strict=True))
@@ -182,11 +181,6 @@ class InpaintingTask:
 
     def _lose(self, batch: Batch, step: int, start: int) -> Holed:
         return lose(self.inpainter, batch, self.config.corruption, self._seed, step, start)
-
-    def _sum(self, count: Tensor) -> Tensor:
-        if self.accelerator.num_processes == 1:
-            return count
-        return torch.as_tensor(self.accelerator.reduce(count, reduction="sum"))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

@@ -53,19 +53,23 @@ def discriminator_terms(
     fake: tuple[Logits, Logits],
     wrong: Logits,
     wrong_counts: Bool[Tensor, "B"],
+    per_wrong: Scalar | None = None,
 ) -> DiscriminatorTerms:
     """Of (unconditional, conditional) logits, in fp32.
 
     `wrong` are conditional logits of real pictures with the caption of another; where `wrong_counts` is false both
-    captions are the same, and nothing is wrong. The mean is over those that count, and 0 where none does.
+    captions are the same, and nothing is wrong. The mean is over those that count, and 0 where none does; in a step of
+    several parts it is their sum times `per_wrong`, as parts have different numbers of them.
     """
+    if per_wrong is None:
+        per_wrong = 1 / wrong_counts.sum().clamp(min=1)
     wrong_losses = game.fake(wrong.float()) * wrong_counts
     return DiscriminatorTerms(
         game.real(real[0].float()).mean(),
         game.real(real[1].float()).mean(),
         game.fake(fake[0].float()).mean(),
         game.fake(fake[1].float()).mean(),
-        wrong_losses.sum() / wrong_counts.sum().clamp(min=1),
+        wrong_losses.sum() * per_wrong,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -39,7 +39,7 @@ from vqgan.metrics.judge import Judge
 from vqgan.metrics.sums import MetricSums
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.ema import EMA, EMAConfig
-from vqgan.training.micro_batches import accumulate, add_share
+from vqgan.training.micro_batches import accumulate, add_share, weight_of_each
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
 from vqgan.training.schedule import ScheduleConfig, Span, in_steps, ramp
 
@@ -124,6 +124,11 @@ class _Part(NamedTuple):
     noise: Float[Tensor, "B Z h w"]
     real: list[Tensor]
 
+    @property
+    def wrong(self) -> Bool[Tensor, "B"]:
+        """Which captions another picture's, the one before, is wrong for: equal captions are not."""
+        return (self.ids != self.ids.roll(1, 0)).any(1)
+
 
 class SynthesisTask:
     """Trains a generator against the discriminators of its scales."""
@@ -203,10 +208,12 @@ class SynthesisTask:
         # 2. The discriminators, on real pictures and on those that the generator has just drawn.
         if not playing:
             return metrics
+        # Every wrong caption of the step counts alike: parts have different numbers of them.
+        per_wrong = weight_of_each(self.accelerator, [part.wrong.sum() for part in parts]) * len(parts)
         for number, part in accumulate(self.accelerator, self._parallel_discriminators, parts):
             with self._autocast():
                 real = self._parallel_discriminators(part.real, part.ids, wrong=True)
-            losses, figures = self._discriminator_losses(real, opinions[number], part, step)
+            losses, figures = self._discriminator_losses(real, opinions[number], part, per_wrong, step)
             loss = torch.stack(list(losses.values())).sum()
             self.accelerator.backward(loss * share)
             figures |= {f"loss_discriminator_{name}": value for name, value in losses.items()}
@@ -340,23 +347,22 @@ class SynthesisTask:
         return Contrast(torch.stack([one.loss for one in found]).sum(), found[-1].accuracy)
 
     def _discriminator_losses(
-        self, real: Opinions, drawn: Opinions, part: _Part, step: int
+        self, real: Opinions, drawn: Opinions, part: _Part, per_wrong: Tensor, step: int
     ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Tensor]]:
         """The weighted terms, and figures of the largest scale."""
         config = self.config
-        counts = (part.ids != part.ids.roll(1, 0)).any(1)
         losses = {}
         for side, seen, faked in zip(self.generator.config.sides, real.scales, drawn.scales, strict=True):
             assert seen.wrong is not None
             ours, theirs = (seen.unconditional, seen.conditional), (faked.unconditional, faked.conditional)
-            losses[str(side)] = discriminator_terms(self._game, ours, theirs, seen.wrong, counts).total()
+            losses[str(side)] = discriminator_terms(self._game, ours, theirs, seen.wrong, part.wrong, per_wrong).total()
         seen, faked = real.scales[-1], drawn.scales[-1]
         assert seen.wrong is not None
         figures = {
             "real_accuracy": (seen.unconditional > 0).float().mean(),
             "fake_accuracy": (faked.unconditional < 0).float().mean(),
             # A right caption above the wrong one, of the same real picture.
-            "caption_accuracy": ((seen.conditional > seen.wrong) & counts).sum() / counts.sum().clamp(min=1),
+            "caption_accuracy": ((seen.conditional > seen.wrong) & part.wrong).sum() * per_wrong,
         }
         if isinstance(config.matching, JointMatchingConfig):
             contrast = self._joint_matching(part, real)
