@@ -17,7 +17,7 @@ from parti.text_warm_up.train import TrainTextEncoderConfig
 from parti.upsampling.train import TrainUpsamplerConfig
 from vqgan.command_line import split_arguments
 from vqgan.config import Config, ConfigError, load_config, read_yaml, validate
-from vqgan.data.hub import FILE_BUILDERS
+from vqgan.data.hub_opening import FILE_BUILDERS
 from vqgan.data.listing import EXTENSIONS, METADATA_FILES
 from vqgan.data.loader import DataConfig
 from vqgan.train import TrainVQGANConfig

@@ -10,62 +10,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
-from vqgan.config import Config
-from vqgan.data.captions import CaptionChoice, read_captions
-from vqgan.data.images import Colour, decode_image, parse_colour
-from vqgan.data.parquet import LOST_COLUMN, readable_rows
+from vqgan.data.captions import read_captions
+from vqgan.data.hub_opening import DatasetConfig, one_line, open_rows, row_files
+from vqgan.data.images import decode_image, parse_colour
+from vqgan.data.parquet import LOST_COLUMN
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
 from vqgan.data.split import items_of_split
 from vqgan.data.stream import LanePart, Undecoded, broken_item, endless, shards_of_lane
 
-FILE_BUILDERS = {
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tar": "webdataset",
-}
-"""Ending of a local file -> what `datasets` reads it with."""
 _SHUFFLE_BUFFER = 256
 """Encoded pictures that each lane of a stream is shuffled in: some 25 MB."""
-
-
-class DatasetConfig(Config):
-    """A data set of the Hugging Face Hub, or a local file or folder that `datasets` opens."""
-
-    kind: Literal["dataset"] = "dataset"
-    """Whatever `datasets.load_dataset` opens."""
-    name: str
-    """Hub name (owner/name), or a local Parquet, Arrow, JSON, CSV or tar file, or a folder of them."""
-    config_name: str | None = None
-    """Configuration (subset) of the data set, where it has several."""
-    split: str = "train"
-    """Split to train on."""
-    heldout_split: str | None = None
-    """Split to hold out, e.g. validation; null: a part of `split`."""
-    image_column: str = "image"
-    """Column with the pictures."""
-    caption_column: str | None = "text"
-    """Column with the captions (text, a list of texts, or class labels); null: none."""
-    captions: CaptionChoice = "auto"
-    """Where a picture has several, in a list or in the lines of a text: first; random (another each time it is shown);
-    joined; auto: all lines of a text as one caption, of a list the first."""
-    streaming: bool = False
-    """Read from front to back without downloading first."""
-    heldout_share: float = Field(0.05, gt=0, lt=1)
-    """Without heldout_split: share of the rows to hold out, chosen by row number."""
-    heldout_count: int = Field(1000, gt=0)
-    """Streaming without heldout_split: how many rows at the front of the first file are held out."""
-    background: Colour = "#ffffff"
-    """What shows through transparent pictures."""
 
 
 class HubDataset:
@@ -74,7 +33,7 @@ class HubDataset:
     def __init__(
         self, config: DatasetConfig, split: Split, *, require_captions: bool = False, at_least: int | None = None
     ) -> None:
-        rows = _open(config, split, streaming=False)
+        rows = open_rows(config, split, streaming=False)
         self._reader = _RowReader(config, rows.features, require_captions, at_least)
         self._rows = self._reader.leave_encoded(rows)
         self._captions = self._reader.captions_alone(rows)
@@ -108,7 +67,7 @@ def _row(rows: Any, number: int, name: str) -> dict[str, Any]:
         row: dict[str, Any] = rows[number]
         return row
     except Exception as error:  # text that is not UTF-8, a file that was cut short since it was opened
-        raise UnusableSample(name, f"its row cannot be read: {_one_line(error)}") from None
+        raise UnusableSample(name, f"its row cannot be read: {one_line(error)}") from None
 
 
 class HubStream:
@@ -117,7 +76,7 @@ class HubStream:
     def __init__(
         self, config: DatasetConfig, split: Split, *, require_captions: bool = False, at_least: int | None = None
     ) -> None:
-        rows = _open(config, split, streaming=True)
+        rows = open_rows(config, split, streaming=True)
         features = rows.features
         if features is None:  # a format without a schema: the first row tells
             features = dict.fromkeys(next(iter(rows.take(1)), {}))
@@ -165,7 +124,7 @@ class HubStream:
             count = int(regrouped.num_shards)
             pieces = [regrouped.shard(count, piece) for piece in range(count)]
         if count == 1:
-            yield broken_item(f"{name} from row {read} on", f"the rest of the file is lost: {_one_line(broken)}")
+            yield broken_item(f"{name} from row {read} on", f"the rest of the file is lost: {one_line(broken)}")
             return
         yield from self._rows_of_pieces(pieces, name, read)
 
@@ -179,7 +138,7 @@ class HubStream:
                     if row_number > already_read:
                         yield self._undecoded(row, f"{name} row {row_number - 1}")
             except Exception as error:
-                yield broken_item(f"{name} row group {number}", f"its rows are lost: {_one_line(error)}")
+                yield broken_item(f"{name} row group {number}", f"its rows are lost: {one_line(error)}")
 
     def _undecoded(self, row: dict[str, Any], name: str) -> Undecoded:
         return Undecoded(name, partial(self._reader.sample, row, name))
@@ -219,6 +178,7 @@ class _RowReader:
                     f"data set {config.name!r} has no column {column!r}, it has: {', '.join(features)}{hint}{absent}"
                 )
         self._config = config
+        self._files = row_files(config)
         self._background = parse_colour(config.background)
         self._at_least = at_least
         self._require_captions = require_captions
@@ -226,7 +186,7 @@ class _RowReader:
         kind = features[config.image_column]
         if not _may_hold_pictures(kind):
             raise DataError(
-                f"data set {config.name!r}: column {config.image_column!r} holds {_one_line(kind)}, not pictures; "
+                f"data set {config.name!r}: column {config.image_column!r} holds {one_line(kind)}, not pictures; "
                 f"set image_column to one of: {', '.join(features)}"
             )
         self._has_schema = kind is not None
@@ -260,8 +220,8 @@ class _RowReader:
         if value is None and path:
             value = path
         if isinstance(value, str):
-            value = _read(value, name) if "://" in value else Path(value)
-        if isinstance(value, bytes | Path | Image.Image):
+            value = self._files.read(value, name)
+        if isinstance(value, bytes | Image.Image):
             return decode_image(value, name, self._background, at_least=self._at_least)
         raise UnusableSample(name, "no picture" if value is None else f"a {type(value).__name__} is not a picture")
 
@@ -273,74 +233,6 @@ class _RowReader:
         if self._label_names is not None and isinstance(value, int):
             value = self._label_names[value] if 0 <= value < len(self._label_names) else None  # -1: no label
         return read_captions(value, self._config.captions, name, required=self._require_captions)
-
-
-def _open(config: DatasetConfig, split: Split, *, streaming: bool) -> Any:
-    """The rows of a split, before anything is held out."""
-    import datasets
-
-    wanted = config.heldout_split if split == "heldout" and config.heldout_split is not None else config.split
-    path = Path(config.name).expanduser()
-    builder = FILE_BUILDERS.get(path.suffix.lower())
-    looks_local = builder is not None or config.name.startswith(("/", "./", "../", "~"))
-    if looks_local and not path.exists():
-        raise DataError(f"data file or folder {config.name!r} does not exist: check name")
-    try:
-        if any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):  # written by save_to_disk
-            rows = _saved_split(datasets.load_from_disk(str(path)), config, wanted)
-            return rows.to_iterable_dataset() if streaming else rows
-        if path.is_file():
-            if builder is None:
-                raise DataError(f"cannot tell what {config.name!r} is: expected {', '.join(FILE_BUILDERS)}")
-            return datasets.load_dataset(
-                builder, data_files=str(path), split=wanted, streaming=streaming, trust_remote_code=False
-            )
-        name = str(path) if path.is_dir() else config.name
-        return datasets.load_dataset(
-            name, config.config_name, split=wanted, streaming=streaming, trust_remote_code=False
-        )
-    except DataError:
-        raise
-    except Exception as error:  # datasets, huggingface_hub, pyarrow and the network each raise their own kinds
-        if not streaming and path.exists() and isinstance(error, datasets.exceptions.DatasetGenerationError):
-            with suppress(Exception):  # whatever goes wrong now, the first error is the one to tell
-                return readable_rows(_parquet_files(path, wanted))
-        raise DataError(
-            f"data set {config.name!r} (config {config.config_name}, split {wanted}) cannot be opened: "
-            f"{_one_line(error)}; check the name, and the network if it is on the Hub"
-        ) from None
-
-
-def _parquet_files(path: Path, wanted: str) -> list[str]:
-    """The files of a split, all of which must be Parquet files."""
-    import datasets
-
-    files = [str(path)] if path.is_file() else datasets.load_dataset_builder(str(path)).config.data_files[wanted]
-    if any(FILE_BUILDERS.get(Path(file).suffix.lower()) != "parquet" for file in files):
-        raise ValueError("not only Parquet files")
-    return list(files)
-
-
-def _saved_split(saved: Any, config: DatasetConfig, wanted: str) -> Any:
-    """One split of what `save_to_disk` wrote: a dictionary of splits, or a data set that has none."""
-    if not isinstance(saved, dict):
-        if config.heldout_split is not None:
-            raise DataError(f"data set {config.name!r} was saved without splits: set heldout_split to null")
-        return saved
-    if wanted not in saved:
-        raise DataError(f"data set {config.name!r} has no split {wanted!r}, it has: {', '.join(saved)}")
-    return saved[wanted]
-
-
-def _read(address: str, name: str) -> bytes:
-    """The bytes behind an address such as hf://datasets/owner/name/a.png, as streams of picture folders have it."""
-    import fsspec  # type: ignore[import-untyped]
-
-    try:
-        with fsspec.open(address, "rb") as file:
-            return file.read()
-    except Exception as error:  # every protocol raises its own kinds
-        raise UnusableSample(name, f"cannot be read: {_one_line(error)}") from None
 
 
 def _may_hold_pictures(kind: Any) -> bool:
@@ -356,8 +248,3 @@ def _plain_rows(rows: Any) -> Iterator[dict[str, Any]]:
     # Not by iterating over `rows`: in a DataLoader's worker that would leave out what other workers should read.
     for batch in rows.iter(batch_size=1):
         yield {column: values[0] for column, values in batch.items()}
-
-
-def _one_line(error: Any) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
