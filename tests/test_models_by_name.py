@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -174,12 +173,16 @@ def test_a_hub_that_does_not_answer_is_waited_for_a_few_seconds_only(
 ) -> None:
     assert hub._PATIENCE <= 5
     monkeypatch.setattr(hub, "_PATIENCE", 0.1)
-    released = threading.Event()
+    released, answered = threading.Event(), threading.Event()
+
     # As a name server does that drops what it receives: no time-out of the HTTP client would end that.
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: released.wait(20))
-    start = time.perf_counter()
+    def model_info(*_: object, **__: object) -> None:
+        released.wait(60)
+        answered.set()
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
     message = error_of("me/tok")
-    assert time.perf_counter() - start < 2
+    assert not answered.is_set(), "it was waited for"
     released.set()
     assert "gives no model of that name (no answer in 0.1 seconds)" in message
     assert fake_hub.asked == []
@@ -205,12 +208,11 @@ def test_offline_in_a_process_of_its_own_with_a_cache_of_its_own(tmp_path: Path)
     folder = make_cache(tmp_path / "hub", "me/tok", "1" * 40, {"main": "1" * 40})
     tiny_image_tokenizer().save_pretrained(folder)
     program = (
-        "import time; from vqgan.hub import NotOnHubError, fetch_model\n"
+        "import socket; from vqgan.hub import NotOnHubError, fetch_model\n"
+        "socket.socket.connect = socket.getaddrinfo = lambda *_: print('asks the network')\n"
         "print(fetch_model('me/tok', ['model.safetensors'], ['config.json']))\n"
-        "start = time.perf_counter()\n"
         "try: fetch_model('me/other', ['model.safetensors'], [])\n"
         "except NotOnHubError as error: print(error)\n"
-        "print(time.perf_counter() - start)"
     )
     environment = os.environ | {
         "HF_HOME": str(tmp_path),
@@ -222,10 +224,9 @@ def test_offline_in_a_process_of_its_own_with_a_cache_of_its_own(tmp_path: Path)
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    found, message, seconds = done.stdout.splitlines()
+    found, message = done.stdout.splitlines()
     assert Path(found) == folder
     assert "of that name (it is not in the cache, and HF_HUB_OFFLINE is set): give a folder" in message
-    assert float(seconds) < 1
 
 
 def test_text_models_are_found_in_the_same_way(fake_hub: FakeHub) -> None:

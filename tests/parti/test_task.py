@@ -2,6 +2,7 @@
 
 import math
 import re
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -234,27 +235,66 @@ def decoder_only_task(precision: str) -> NextTokenTask:
     return NextTokenTask(config, model, PairTokenizer(text, image), build_accelerator(), 30, 0)
 
 
+def taken(task: NextTokenTask) -> list[dict[str, Tensor]]:
+    """Filled by train_step: the gradients of each update, as the optimizer receives them."""
+    steps: list[dict[str, Tensor]] = []
+    update = task.optimiser.step
+
+    def step(number: int) -> dict[str, Tensor]:
+        named = task.generator.named_parameters()
+        scale = task.optimiser.scale
+        steps.append({name: weight.grad / scale for name, weight in named if weight.grad is not None})
+        return update(number)
+
+    task.optimiser.step = step  # type: ignore[method-assign]
+    return steps
+
+
+def distance(received: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Of all gradients together, relative to the length of the expected ones."""
+    assert received.keys() == expected.keys()
+    apart = [(received[name] - gradient).norm() for name, gradient in expected.items()]
+    return float(torch.stack(apart).norm() / torch.stack([gradient.norm() for gradient in expected.values()]).norm())
+
+
+def error_of_gradients(exact: NextTokenTask, rounded: NextTokenTask, steps: int) -> float:
+    """The mean distance of `rounded`'s gradients while both go the way of `exact`'s weights.
+
+    Not the losses of two trainings: each rounding grows along the way, by how much depends on the processor's kernels.
+    """
+    expected, received = taken(exact), taken(rounded)
+    for step in range(steps):
+        rounded.generator.load_state_dict(exact.generator.state_dict())
+        exact.train_step([pairs(8)], step)
+        rounded.train_step([pairs(8)], step)
+    return statistics.fmean(distance(one, other) for one, other in zip(received, expected, strict=True))
+
+
+def test_fp16_with_a_gradient_scale_for_each_branch_has_the_gradients_of_fp32() -> None:
+    """Up to its rounding, which is an eighth of bf16's; a scale that is forgotten is off by thousands."""
+    error = {p: error_of_gradients(decoder_only_task("fp32"), decoder_only_task(p), 30) for p in ("fp16", "bf16")}
+    assert error["fp16"] < error["bf16"] / 4  # a seventh with each of five sets of kernels and threads: 0.27% of 1.9%
+    assert error["bf16"] < 0.05
+
+
 def test_fp16_with_a_gradient_scale_for_each_branch_learns_as_fp32_does() -> None:
-    losses = {}
     for precision in ("fp32", "fp16"):
         task = decoder_only_task(precision)
         figures = [task.train_step([pairs(8)], step) for step in range(30)]
-        losses[precision] = figures[-1]["loss"].item()
+        assert figures[-1]["loss"] < 2.0  # from ln 32 = 3.47; 1.56 in fp32, in fp16 up to 1.59, as the kernels round
         assert ("branches_left_out" in figures[-1]) is (precision == "fp16")
         assert ("gradient_scales" in task.stateful()) is (precision == "fp16")
     assert figures[-1]["branches_left_out"] == 0
     assert figures[-1]["least_gradient_scale"] == pytest.approx(2**13 * 2 ** (30 / 1000), rel=1e-4)
-    assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.02)
-    assert losses["fp32"] < 2.5  # from ln 32 = 3.47
 
 
 def test_fp16_scales_the_loss_of_a_model_without_gradient_scales_which_then_learns_as_in_fp32() -> None:
-    losses = {}
-    for precision in ("fp32", "fp16"):
-        task = task_of(FP32.model_copy(update={"precision": precision}))
+    losses, tasks = {}, {p: task_of(FP32.model_copy(update={"precision": p})) for p in ("fp32", "fp16")}
+    for precision, task in tasks.items():
         figures = [task.train_step([pairs(8)], step) for step in range(20)]
         losses[precision] = [one["loss"].item() for one in figures]
+    # Ten steps of warm-up: the ways have not parted yet. They were 0.001 apart at most, with three sets of kernels.
     assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.02)
     assert figures[-1]["loss_scale"] == 2**16
-    assert task.stateful().keys() == {"generator", "ema", "optimiser"}
-    assert task.optimiser.state_dict()["loss_scale"] == {"value": 2**16, "finite_in_a_row": 20}
+    assert tasks["fp16"].stateful().keys() == {"generator", "ema", "optimiser"}
+    assert tasks["fp16"].optimiser.state_dict()["loss_scale"] == {"value": 2**16, "finite_in_a_row": 20}

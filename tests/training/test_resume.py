@@ -256,7 +256,7 @@ def test_sigterm_saves_and_exits_with_75(tmp_path: Path) -> None:
         if "step 2/" in line:
             process.terminate()
             break
-    _, rest = process.communicate(timeout=30)
+    _, rest = process.communicate(timeout=120)
     assert process.returncode == EXIT_INTERRUPTED, rest
     assert "run the same command to go on" in rest
     (checkpoint,) = (path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.startswith("step-"))

@@ -1,6 +1,5 @@
 """FSDP2 in two processes gives the run of one; its checkpoints move to other numbers of processes."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -128,11 +127,10 @@ def test_a_run_goes_on_in_one_process_and_then_again_in_two_which_end_clearly_wh
         patch.setattr(TrainingLoop, "_should_stop", TrainingLoop._should_stop)  # given back afterwards
         stop_after(4)
         assert not parti.train.train(config_of(two, "moved"))
-    said, started = two / "said-later.txt", time.monotonic()
-    codes = run_in_processes(_SCRIPT, [str(two), "moved", "killed"], said, FSDP2)
+    said = two / "said-later.txt"
+    codes = run_in_processes(_SCRIPT, [str(two), "moved", "killed"], said, FSDP2)  # raises if they do not end
 
     assert codes == [2, -9], said.read_text()
-    assert time.monotonic() - started < 100
     lines = [line for line in said.read_text().splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert lines[0].startswith("error: process 0 of 2 ends, as another has ended or does not answer (")
