@@ -1,6 +1,7 @@
 """Two gloo processes on the CPU that run one script, as a launcher would start them."""
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -12,6 +13,19 @@ FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What `accelerate launch` hands on of configs/accelerate/fsdp2.yaml."""
 
 
+def free_port() -> int:
+    """A port to meet at. Below those that systems hand out by themselves: another test's server would take it between
+    this look and the meeting."""
+    while True:
+        port = 15_000 + secrets.randbelow(15_000)
+        with socket.socket() as free:
+            try:
+                free.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
 def run_in_processes(
     script: Path,
     arguments: Sequence[str],
@@ -21,16 +35,13 @@ def run_in_processes(
     seconds: float = 120,
 ) -> list[int]:
     """The exit codes; what they said is in the file `said`. They are killed after `seconds`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     shared = {
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "PYTHONWARNINGS": "default",
         "PYTHONPATH": os.pathsep.join(map(str, (_HERE.parent, _HERE))),
     }

@@ -36,8 +36,10 @@ def distances(vectors: Tensor, codebook: Tensor) -> Tensor:
 def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN is part of PyTorch for x86")

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import traceback
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from tiny_caches import SHAPES, contents, settings
 from training.tiny_runs import untrained_tokenizer
+from two_processes import free_port
 
 from parti.code_cache.encode import encode
 from parti.code_cache.record import read_record
@@ -257,9 +257,7 @@ def test_two_processes_make_what_one_makes(
     shutil.copytree(whole, out)
     for name in ("train-00000.arrow", "train-00002.arrow", "heldout-00000.arrow"):  # as after a kill
         (out / name).unlink()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     children = [one_of_two(rank, port, out, tokenizer) for rank in range(2)]
     statuses = [os.waitpid(child, 0)[1] for child in children]
     said = capfd.readouterr().err
