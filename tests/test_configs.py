@@ -65,8 +65,3 @@ def test_stage_2_and_the_stage_1_that_it_stands_on(path: Path, tmp_path: Path) -
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
     (tmp_path / "again.yaml").write_text(dump_config(config))
     assert load_config(TrainPartiConfig, tmp_path / "again.yaml") == config
-
-
-@pytest.mark.parametrize("path", STAGE_1 + STAGE_2, ids=name)
-def test_the_head_comment_is_there(path: Path) -> None:
-    assert path.read_text().startswith("#"), "say the command, the hardware, the time and the expected figure"

@@ -41,11 +41,6 @@ def test_config(path: Path, tmp_path: Path) -> None:
     assert load_config(TrainUpsamplerConfig, tmp_path / "again.yaml") == config
 
 
-@pytest.mark.parametrize("path", PATHS, ids=name)
-def test_the_head_comment_is_there(path: Path) -> None:
-    assert path.read_text().startswith("#"), "say the command, the hardware, the time and the expected figure"
-
-
 def test_parti_512_has_the_papers_network() -> None:
     config = load_config(TrainUpsamplerConfig, CONFIGS / "upsampler" / "parti_512.yaml")
     with torch.device("meta"):

@@ -40,7 +40,6 @@ def test_networks_fit_the_pictures(path: Path, tmp_path: Path) -> None:
     assert [picture.shape[-1] for picture in pictures] == list(model.sides)
     assert model.sides[-1] == config.data.transform.image_size
     assert all(one.wrong is not None and one.wrong.shape == (2,) for one in opinions.scales)
-    assert path.read_text().startswith("#")
 
 
 def test_the_large_config_is_the_drawing() -> None:
