@@ -6,6 +6,10 @@ pictures = model("a small red circle above a large blue square", num_images=4, s
 Given a picture and what of it stays, the rest is drawn:
 
 model("a small red circle above a large blue square", image=picture, keep=keep_top(model.image_tokenizer.grid, 0.5))
+
+With a larger decoder of the same codes (configs/vqgan/vit_vqgan_second_phase.yaml):
+
+TextToImage.from_pretrained("runs/parti", image_tokenizer="runs/vit-vqgan-second-phase")
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,10 +34,12 @@ from parti.tokenize import token_space
 from vqgan.config import Config, validate
 from vqgan.data.transforms import to_pil
 from vqgan.hub import push_model
-from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.image_tokenizer import CodesFingerprint, ImageTokenizer
 from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 _IMAGE_TOKENIZER = "image_tokenizer"
+_CODES = "codes_fingerprint"
+"""In config.json: of the codes that the generator learned."""
 
 
 class _Stored(Config):
@@ -228,6 +234,7 @@ class TextToImage:
             "model": self.generator.config.model_dump(mode="json"),
             "tokens": self.generator.tokens.model_dump(mode="json"),
             "sampling": self.sampling.model_dump(mode="json"),
+            _CODES: str(self.image_tokenizer.codes_fingerprint()),
         }
         save_model_folder(folder, config, self.generator.state_dict())
         self.text_tokenizer.save_pretrained(folder)
@@ -252,18 +259,22 @@ class TextToImage:
         return push_model(name, self.save_pretrained, card, private=private, token=token, commit_message=commit_message)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "TextToImage":
+    def from_pretrained(cls, folder: str | Path, *, image_tokenizer: str | Path | None = None) -> "TextToImage":
         """Read a stage-2 model folder, the run folder that has one in `model/`, or a Hub name (owner/name[@revision]).
 
-        Raises ModelFolderError when there is none, it is damaged or its parts do not fit, ConfigError when its
-        config.json holds what no config admits.
+        `image_tokenizer`, a folder or Hub name too, draws in the place of the folder's own: one with the same codes and
+        another decoder, such as that of Parti's second phase (`codes_from`).
+
+        Raises ModelFolderError when there is none, it is damaged, its parts do not fit, or the image tokenizer has
+        other codes; ConfigError when its config.json holds what no config admits.
         """
         folder = find_model_folder(folder)
         values = _read_config(folder)
         text_tokenizer = TextTokenizer.from_pretrained(folder)
-        image_tokenizer = ImageTokenizer.from_pretrained(folder / _IMAGE_TOKENIZER)
+        tokenizer = ImageTokenizer.from_pretrained(image_tokenizer or folder / _IMAGE_TOKENIZER)
         tokens = validate(TokenSpace, values["tokens"], str(folder))
-        given = token_space(text_tokenizer, image_tokenizer)
+        _check_codes(values, folder, tokenizer, image_tokenizer)
+        given = token_space(text_tokenizer, tokenizer)
         if tokens != given:
             raise ModelFolderError(
                 f"{folder}: the generator was built for ({tokens}), its tokenizers give ({given}); "
@@ -279,7 +290,22 @@ class TextToImage:
             )
         generator = load_model(lambda: GENERATORS[kind](config, tokens), folder)
         generator.eval()
-        return cls(generator, text_tokenizer, image_tokenizer, _recommended(values, folder))
+        return cls(generator, text_tokenizer, tokenizer, _recommended(values, folder))
+
+
+def _check_codes(values: dict[str, Any], folder: Path, tokenizer: ImageTokenizer, given: str | Path | None) -> None:
+    """Raises ModelFolderError where the generator in `folder` learned other codes than those of the tokenizer."""
+    learned = CodesFingerprint.parse(values.get(_CODES))
+    if learned is None:  # an earlier version's, which does not say
+        if given is None:
+            return
+        learned = ImageTokenizer.from_pretrained(folder / _IMAGE_TOKENIZER).codes_fingerprint()
+    if differing := learned.differs_from(tokenizer.codes_fingerprint()):
+        whose = f"the image tokenizer {given}" if given is not None else f"the one in {folder / _IMAGE_TOKENIZER}"
+        raise ModelFolderError(
+            f"{folder}: the generator learned the codes of another image tokenizer; {whose} differs from it in "
+            f"{differing}; give the one that it was trained with (--image-tokenizer), or one whose codes_from that is"
+        )
 
 
 def recommended_sampling(folder: str | Path) -> SamplingConfig:

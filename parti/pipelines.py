@@ -6,6 +6,7 @@ from parti.fused.synthesis.synthesis_pipeline import KIND as SYNTHESIS
 from parti.fused.synthesis.synthesis_pipeline import ProgressiveTextToImage
 from parti.models import GENERATORS
 from parti.pipeline import TextToImage
+from vqgan.config import ConfigError
 from vqgan.model_folder import ModelFolderError, find_model_folder, read_model_config
 
 Pipeline = TextToImage | ProgressiveTextToImage
@@ -27,3 +28,19 @@ def pipeline_of(folder: str | Path) -> type[Pipeline]:
         found = f", of kind {kind!r}," if kind else ""
         raise ModelFolderError(f"{folder}{found} holds no text-to-image model; give the folder of a stage-2 run")
     return PIPELINES[kind]
+
+
+def open_pipeline(folder: str | Path, image_tokenizer: str | None = None) -> Pipeline:
+    """The model in a folder, drawing with another image tokenizer of the same codes where one is given.
+
+    Raises what `pipeline_of` and the pipelines raise, ConfigError for an image tokenizer where no codes are drawn.
+    """
+    kind = pipeline_of(folder)
+    if kind is TextToImage:
+        return TextToImage.from_pretrained(folder, image_tokenizer=image_tokenizer)
+    if image_tokenizer is not None:
+        raise ConfigError(
+            f"image_tokenizer: the model in {folder} draws pictures without codes, so {image_tokenizer} has nothing to "
+            "decode; leave it out"
+        )
+    return kind.from_pretrained(folder)

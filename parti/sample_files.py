@@ -24,7 +24,7 @@ from torch import Tensor
 from parti.completion import Completion, keep_black, keep_top
 from parti.fused.synthesis.synthesis_pipeline import ProgressiveTextToImage
 from parti.pipeline import Drawn, OnRows, recommended_sampling
-from parti.pipelines import Pipeline, pipeline_of
+from parti.pipelines import Pipeline, open_pipeline, pipeline_of
 from parti.reranking.rerank import candidate_seeds, keep_best
 from parti.reranking.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
@@ -48,6 +48,9 @@ class SampleConfig(Config):
 
     model: str
     """Stage-2 run folder, its model folder, or a Hub name (owner/name)."""
+    image_tokenizer: str | None = None
+    """Another image tokenizer of the same codes to draw with, such as that of the second phase, whose decoder is
+    larger: stage-1 run folder, its model folder, or a Hub name."""
     prompts: tuple[str, ...] = Field(strict=False, min_length=1)
     """Texts to draw."""
     n: int = Field(4, gt=0)
@@ -145,7 +148,7 @@ def resolve(
 def _check_options_mean_something(sampling: dict[str, int | float | str | None], values: dict[str, Any]) -> None:
     """Raises ConfigError for an option about codes, of a model that draws whole pictures in one pass."""
     settings = [name for name, value in sampling.items() if value is not None]
-    settings += [name for name in ("image", "keep_top", "mask", "watch") if values.get(name)]
+    settings += [name for name in ("image_tokenizer", "image", "keep_top", "mask", "watch") if values.get(name)]
     if settings:
         raise ConfigError(
             f"--{settings[0].replace('_', '-')} says how codes are drawn, one after the other; {values['model']} draws "
@@ -174,7 +177,7 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     Raises ModelFolderError for a folder without a stage-2 model, a reranker or an upsampler, ConfigError for a picture
     or mask that does not serve, and when `config.out` cannot be written.
     """
-    model = pipeline_of(config.model).from_pretrained(config.model).to(config.device)
+    model = open_pipeline(config.model, config.image_tokenizer).to(config.device)
     scorer = None
     if config.reranker is not None:
         scorer = Scorer.from_pretrained(config.reranker).to(config.device)
@@ -205,6 +208,8 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
                 image = drawn.image
                 record: dict[str, Any] = {"file": f"{index // config.n:04d}-{index % config.n:02d}.png"}
                 record |= {"prompt": drawn.prompt, "seed": drawn.seed}
+                if config.image_tokenizer is not None:
+                    record["image_tokenizer"] = config.image_tokenizer
                 if config.sampling is not None:
                     record["settings"] = config.sampling.model_dump(mode="json")
                 if completion is not None:

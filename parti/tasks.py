@@ -37,7 +37,9 @@ _LEARNS_BY = 0.1
 """Share of the run after which a generator that learns at all beats a uniform guess: it knows the common codes."""
 
 
-class NextTokenTaskConfig(Config):
+class NextTokenTaskConfig(
+    Config, may_change=("caption_dropout", "text_loss_share", "precision", "compile_layers", "sampled_prompts")
+):
     """How a generator learns, and how it is sampled while it does."""
 
     caption_dropout: float = Field(0.1, ge=0, lt=1)

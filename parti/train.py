@@ -32,7 +32,9 @@ from vqgan.training.run_folder import RunFolder
 from vqgan.training.trackers import TrackersConfig
 
 
-class TrainPartiConfig(Config):
+class TrainPartiConfig(
+    Config, fixed=("objective",), may_change=("run_dir", "seed", "image_tokenizer", "preview_prompts")
+):
     """A stage-2 run."""
 
     objective: Literal["next_token"] = "next_token"
@@ -90,9 +92,9 @@ def train(config: TrainPartiConfig) -> bool:
         image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
     else:
         cache = CodeCache(config.data.codes)
-        cache.check_tokenizer(config.image_tokenizer)
-        config = config.model_copy(update={"data": cache.resolved(config.data)})
         image_tokenizer = StoredImageTokenizer(config.image_tokenizer)
+        cache.check_tokenizer(image_tokenizer, config.image_tokenizer)
+        config = config.model_copy(update={"data": cache.resolved(config.data)})
     if config.data.transform.image_size != image_tokenizer.image_size:
         raise ConfigError(
             f"data.transform.image_size is {config.data.transform.image_size}, the image tokenizer in "

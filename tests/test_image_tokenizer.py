@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vqgan.checksums import SUMS_FILE
 from vqgan.config import ConfigError
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.layers.transformer import TransformerConfig
@@ -77,7 +78,7 @@ def test_it_stays_frozen_in_evaluation_mode_and_fp32() -> None:
 def test_a_saved_tokenizer_is_the_same_to_the_bit(tmp_path: Path) -> None:
     tokenizer = build()
     tokenizer.save_pretrained(tmp_path / "model")
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [SUMS_FILE, CONFIG_FILE, WEIGHTS_FILE]
     torch.manual_seed(99)
     loaded = ImageTokenizer.from_pretrained(str(tmp_path / "model"))
     assert loaded.autoencoder.config == CONFIG

@@ -96,7 +96,11 @@ def test_what_is_pushed_loads_again_by_its_name(fake_hub: FakeHub) -> None:
         loaded = load("me/tok")
         assert torch.equal(loaded.encode(images), codes)
         assert torch.equal(loaded.decode(codes), tokenizer.decode(codes))
-    assert fake_hub.fetched("me/tok") == [CONFIG_FILE, WEIGHTS_FILE]  # no card: what the model is read from
+    assert fake_hub.fetched("me/tok") == [
+        "SHA256SUMS",
+        CONFIG_FILE,
+        WEIGHTS_FILE,
+    ]  # no card: what the model is read from
     assert fake_hub.asked == ["me/tok@main"]  # the second time it came from the cache
 
 

@@ -45,7 +45,7 @@ def test_a_decoder_of_the_same_size_goes_on_from_what_it_knows(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.encoder": LARGER}, r"codes_from: .*first has model\.encoder .*'depth': 1.*this run .*'depth': 2"),
+        ({"model.encoder": LARGER}, r"codes_from: .*first has model\.encoder\.depth 1, this run 2; only"),
         ({"model.quantizer": {"codebook_size": 64, "code_dim": 4}}, r"first has model\.quantizer"),
         ({"model.patch_size": 4}, r"first has model\.patch_size 8, this run 4; only the decoder and the output may"),
     ],

@@ -7,9 +7,10 @@ import pytest
 import torch
 from tiny import tiny_image_tokenizer
 
+from vqgan.fingerprints import file_fingerprint
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.model_folder import ModelFolderError
-from vqgan.stored_tokenizer import StoredImageTokenizer, file_fingerprint, tokenizer_fingerprint
+from vqgan.stored_tokenizer import StoredImageTokenizer, files_fingerprint
 
 
 @pytest.fixture
@@ -65,14 +66,14 @@ def test_the_fingerprint_is_the_hash_of_names_lengths_and_bytes(folder: Path, tm
     for name in ("config.json", "model.safetensors"):
         content = (folder / "model" / name).read_bytes()
         expected.update(name.encode() + b"\0" + len(content).to_bytes(8, "big") + content)
-    assert tokenizer_fingerprint(folder) == expected.hexdigest(), "a run folder has its model's"
-    assert tokenizer_fingerprint(folder / "model") == expected.hexdigest()
+    assert files_fingerprint(folder) == expected.hexdigest(), "a run folder has its model's"
+    assert files_fingerprint(folder / "model") == expected.hexdigest()
     tiny_image_tokenizer().save_pretrained(tmp_path / "again")
-    assert tokenizer_fingerprint(tmp_path / "again") == expected.hexdigest()
+    assert files_fingerprint(tmp_path / "again") == expected.hexdigest()
     tiny_image_tokenizer(seed=1).save_pretrained(tmp_path / "other")
-    assert tokenizer_fingerprint(tmp_path / "other") != expected.hexdigest()
+    assert files_fingerprint(tmp_path / "other") != expected.hexdigest()
     with pytest.raises(ModelFolderError, match=r"config\.json is missing"):
-        tokenizer_fingerprint(tmp_path / "nowhere")
+        files_fingerprint(tmp_path / "nowhere")
 
 
 def test_a_files_fingerprint_is_its_hash(tmp_path: Path) -> None:

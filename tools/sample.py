@@ -6,6 +6,8 @@ Writes OUT/0000-00.png (number of the prompt, number of the sample), OUT/grid.pn
 (file, prompt, seed and settings of each). A picture depends on model, prompt, seed and settings alone, and on the
 upsampler where one is given. With --rerank K it is the best of K by --reranker, and the seed is the one that won.
 With --image FILE and --keep-top SHARE or --mask FILE pictures are completed; OUT/given.png shows what is given.
+With --image-tokenizer the codes are decoded by another tokenizer that has the same: the larger decoder of the second
+phase.
 A model that draws at several scales at once (fused_synthesis) draws its largest, with --all-scales all side by side.
 """
 
@@ -63,6 +65,7 @@ def build_parser() -> OptionParser:
     add("image", str, "FILE", default="none")
     add("keep_top", float, "SHARE", default="none")
     add("mask", str, "FILE", default="none")
+    add("image_tokenizer", str, "FOLDER", default="the model's own")
     add("upsample", str, "FOLDER", default="pictures stay as drawn")
     add("batch_size", int, "COUNT")
     graph = SamplingConfig.model_fields["cuda_graph"].description

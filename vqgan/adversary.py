@@ -25,7 +25,21 @@ from vqgan.training.precision import Precision, autocast
 from vqgan.training.schedule import Span, ramp
 
 
-class AdversaryConfig(Config):
+class AdversaryConfig(
+    Config,
+    fixed=("loss",),
+    may_change=(
+        "weight",
+        "adaptive",
+        "start",
+        "warmup",
+        "r1_gamma",
+        "r1_every",
+        "lecam_weight",
+        "lecam_decay",
+        "picture_share",
+    ),
+):
     """The adversarial loss, its discriminator and when they join."""
 
     weight: float = Field(0.1, ge=0)

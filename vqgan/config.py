@@ -15,7 +15,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,15 +28,30 @@ ConfigT = TypeVar("ConfigT", bound="Config")
 
 
 class Config(BaseModel):
-    """Base of every configuration: keyword-only, frozen, strict types, no unknown keys, one docstring a field."""
+    """Base of every configuration: keyword-only, frozen, strict types, no unknown keys, one docstring a field.
+
+    The config of a part of a run says which of its fields a run that resumes may change: `class X(Config,
+    fixed=("heads",), may_change=("dropout",))`. What is fixed decides what the weights mean (see
+    `vqgan.config_changes`).
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True
     )
 
+    fields_fixed: ClassVar[frozenset[str]] = frozenset()
+    fields_that_may_change: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, *, fixed: Sequence[str] = (), may_change: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.fields_fixed = cls.fields_fixed.difference(may_change).union(fixed)
+        cls.fields_that_may_change = cls.fields_that_may_change.difference(fixed).union(may_change)
+
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        if unknown := sorted((cls.fields_fixed | cls.fields_that_may_change) - cls.model_fields.keys()):
+            raise TypeError(f"{cls.__qualname__} has no field {unknown[0]} to be fixed or to change")
         for name, field in cls.model_fields.items():
             if not field.description and _has_source(cls):
                 raise TypeError(

@@ -16,7 +16,7 @@ from vqgan.losses.reconstruction import l1, l2
 from vqgan.training.precision import Precision, autocast
 
 
-class PerceptualTermConfig(PerceptualConfig):
+class PerceptualTermConfig(PerceptualConfig, may_change=("weight", "picture_share")):
     """The perceptual loss (LPIPS) and its weight."""
 
     weight: float = Field(0.1, ge=0)
@@ -25,7 +25,7 @@ class PerceptualTermConfig(PerceptualConfig):
     """Share of each batch that the network sees: less is cheaper."""
 
 
-class ImageLossesConfig(Config):
+class ImageLossesConfig(Config, may_change=("l1_weight", "l2_weight")):
     """Weights of the distances; ViT-VQGAN's, and Parti's for super-resolution."""
 
     l1_weight: float = Field(0.0, ge=0)

@@ -10,12 +10,14 @@ Other picture sizes than that of training: `decode(codes, grid=tokenizer.grid_of
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vqgan.config import Config, validate
+from vqgan.fingerprints import settings_fingerprint, weights_fingerprint
 from vqgan.hub import push_model
 from vqgan.model_card import image_tokenizer_card
 from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
@@ -30,6 +32,43 @@ class _Stored(Config):
     """The autoencoder."""
 
 
+class CodesFingerprint(NamedTuple):
+    """What decides a picture's codes and what they stand for: not the decoder, of which there may be several.
+
+    Tokenizers of equal fingerprints may take each other's place, with pictures that look different.
+    """
+
+    settings: str
+    """Of the kind and sizes of encoder and quantiser, the size of the pictures included."""
+    encoder: str
+    """Of the encoder's weights."""
+    quantizer: str
+    """Of the quantiser's weights, the codebook."""
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+    @classmethod
+    def parse(cls, text: object) -> "CodesFingerprint | None":
+        """What `str` made; None for anything else."""
+        parts = text.split("-") if isinstance(text, str) else []
+        return cls(*parts) if len(parts) == len(cls._fields) else None
+
+    def differs_from(self, other: "CodesFingerprint") -> str:
+        """In words, in what."""
+        names = {"settings": "settings", "encoder": "the encoder's weights", "quantizer": "the codebook"}
+        return " and ".join(what for name, what in names.items() if getattr(self, name) != getattr(other, name))
+
+
+def codes_fingerprint(autoencoder: Autoencoder) -> CodesFingerprint:
+    """That of an autoencoder as it is now; a pass over its encoder's weights."""
+    return CodesFingerprint(
+        settings_fingerprint(autoencoder.config.settings_of_codes(with_defaults=False)),
+        weights_fingerprint(autoencoder.encoder.state_dict()),
+        weights_fingerprint(autoencoder.quantizer.weights_of_codes()),
+    )
+
+
 class ImageTokenizer(nn.Module):
     """A frozen autoencoder as a translator between pictures and codes; always fp32, whatever the autocast.
 
@@ -39,6 +78,15 @@ class ImageTokenizer(nn.Module):
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
         self.autoencoder = autoencoder.eval().requires_grad_(False)
+
+    def codes_fingerprint(self) -> CodesFingerprint:
+        """What decides the codes; a pass over the encoder's weights."""
+        return codes_fingerprint(self.autoencoder)
+
+    def decoder_fingerprint(self) -> str:
+        """Of what only the pictures depend on: the decoder's weights and settings."""
+        settings = settings_fingerprint(self.autoencoder.config.model_dump(mode="json", include={"decoder", "output"}))
+        return f"{settings}-{weights_fingerprint(self.autoencoder.decoder.state_dict())}"
 
     @property
     def grid(self) -> Grid:
@@ -109,7 +157,7 @@ class ImageTokenizer(nn.Module):
             return self.autoencoder.decode(latents, places).images.clamp(-1, 1)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
+        """Write `config.json`, `model.safetensors` and their checksums."""
         config = self.autoencoder.config.model_dump(mode="json")
         save_model_folder(Path(folder), config, self.autoencoder.state_dict())
 

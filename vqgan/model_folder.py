@@ -1,4 +1,7 @@
-"""Model folders: `config.json` beside `model.safetensors`, nothing that can execute code."""
+"""Model folders: `config.json` beside `model.safetensors`, nothing that can execute code.
+
+`SHA256SUMS` says what they were when they were written: reading notices every byte that changed since.
+"""
 
 import json
 import stat
@@ -10,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vqgan.checksums import SUMS_FILE, add_checksums, changed_since_written, noted_files
 from vqgan.construction import TooLargeError, within_file
 from vqgan.hub import NotOnHubError, fetch_model, is_hub_name
 from vqgan.missing_folder import no_such_folder
@@ -20,7 +24,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 _LARGEST_CONFIG = 4 << 20
 """Bytes of a config.json."""
-_DATA_FILES = ("*.json", "*.safetensors")
+_DATA_FILES = ("*.json", "*.safetensors", f"*{SUMS_FILE}")
 """What a model folder is made of, the image tokenizer's in a stage-2 folder included: the Hub's patterns look into
 folders."""
 
@@ -48,10 +52,11 @@ def find_model_folder(folder: str | Path) -> Path:
 
 
 def save_model_folder(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Write both files; the folder is made where it is missing."""
+    """Write both files and their checksums; the folder is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, folder / WEIGHTS_FILE)
+    add_checksums(folder, (CONFIG_FILE, WEIGHTS_FILE))
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
@@ -95,23 +100,57 @@ def load_model(build: Callable[[], ModuleT], folder: Path) -> ModuleT:
     return module
 
 
+def check_unchanged(folder: Path, name: str) -> None:
+    """Raises ModelFolderError where a file of the folder is not what was written."""
+    if damage := changed_since_written(folder, name):
+        raise ModelFolderError(
+            f"{folder / name} is damaged or was edited: {damage}; take it again from where the model came from, or "
+            f"remove {folder / SUMS_FILE} if it was changed on purpose"
+        )
+
+
+def check_all_unchanged(folder: Path) -> None:
+    """`check_unchanged` of every file that was noted. Raises ModelFolderError."""
+    for name in noted_files(folder) or [WEIGHTS_FILE]:
+        check_unchanged(folder, name)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The folder's weights, whose config has been read. Raises ModelFolderError: missing, truncated, or not as they
+    were written."""
+    weights = _weights(folder)
+    _check_both(folder)
+    return weights
+
+
 def load_weights(module: nn.Module, folder: Path) -> None:
-    """Fill `module` from the folder's weights. Raises ModelFolderError: missing, truncated or other names or shapes."""
+    """Fill `module` from the folder's weights. Raises what `read_weights` raises, and ModelFolderError for other names
+    or shapes."""
+    weights = _weights(folder)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelFolderError(f"{folder / WEIGHTS_FILE} does not fit its {CONFIG_FILE}: {reason[:500]}") from None
+    _check_both(folder)  # last: whatever else is wrong says more
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise ModelFolderError(f"no weights in {folder}: {WEIGHTS_FILE} is missing")
     try:
         stored_sizes(path)
-        weights = load_file(path)
+        return load_file(path)
     except WeightsHeaderError as error:
         raise ModelFolderError(f"{path} {error}") from None
     except SafetensorError as error:
         raise ModelFolderError(f"{path} is damaged or truncated: {error}") from None
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ModelFolderError(f"{path} does not fit its {CONFIG_FILE}: {reason[:500]}") from None
+
+
+def _check_both(folder: Path) -> None:
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        check_unchanged(folder, name)
 
 
 def _no_json(path: Path, error: Exception) -> ModelFolderError:

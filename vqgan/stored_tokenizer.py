@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.checksums import add_checksums
+from vqgan.image_tokenizer import CodesFingerprint, ImageTokenizer
 from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder
 from vqgan.models.autoencoder import Grid
 
@@ -27,7 +28,17 @@ class StoredImageTokenizer(ImageTokenizer):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = find_model_folder(folder)
-        super().__init__(ImageTokenizer.from_pretrained(self.folder).autoencoder.to("meta"))
+        read = ImageTokenizer.from_pretrained(self.folder)
+        fingerprints = read.codes_fingerprint(), read.decoder_fingerprint()
+        super().__init__(read.autoencoder.to("meta"))
+        self._codes_fingerprint, self._decoder_fingerprint = fingerprints
+
+    def codes_fingerprint(self) -> CodesFingerprint:
+        """That of the tokenizer that was in the folder at the start."""
+        return self._codes_fingerprint
+
+    def decoder_fingerprint(self) -> str:
+        return self._decoder_fingerprint
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Int64[Tensor, "B N"]:
         return self._in_memory(images.device).encode(images)
@@ -43,6 +54,7 @@ class StoredImageTokenizer(ImageTokenizer):
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copyfile(self.folder / name, Path(folder) / name)
+        add_checksums(Path(folder), (CONFIG_FILE, WEIGHTS_FILE))
 
     def _apply(self, fn: object, recurse: bool = True) -> "StoredImageTokenizer":  # noqa: ARG002
         """Nothing to move: it is read onto the device of what it translates."""
@@ -53,12 +65,12 @@ class StoredImageTokenizer(ImageTokenizer):
             return ImageTokenizer.from_pretrained(self.folder).to(device)
 
 
-def tokenizer_fingerprint(folder: str | Path) -> str:
+def files_fingerprint(folder: str | Path) -> str:
     """SHA-256 over config.json and then model.safetensors of a model folder, each as it is on the disk: for each file
     its name, a zero byte, its length as eight bytes (big-endian), its bytes.
 
-    Same bytes, same fingerprint; a copy has it, a tokenizer of other weights or settings has not. Raises
-    ModelFolderError where a file is missing.
+    What code caches of an earlier version have of the tokenizer that made them: it tells decoders apart too, which
+    `ImageTokenizer.codes_fingerprint` does not. Raises ModelFolderError where a file is missing.
     """
     found = find_model_folder(folder)
     digest = hashlib.sha256()
@@ -68,13 +80,6 @@ def tokenizer_fingerprint(folder: str | Path) -> str:
             _add(digest, found / name)
         except OSError:
             raise ModelFolderError(f"no model in {folder}: {name} is missing; give a model folder") from None
-    return digest.hexdigest()
-
-
-def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    _add(digest, path)
     return digest.hexdigest()
 
 

@@ -38,7 +38,9 @@ from vqgan.training.preparation import prepare
 from vqgan.training.schedule import in_steps
 
 
-class AutoencoderTaskConfig(ImageLossesConfig):
+class AutoencoderTaskConfig(
+    ImageLossesConfig, may_change=("logit_laplace_weight", "codebook_weight", "precision", "compile_layers")
+):
     """Weights of the losses, and how the autoencoder learns."""
 
     logit_laplace_weight: float = Field(0.0, ge=0)

@@ -18,7 +18,7 @@ from vqgan.training.schedule import in_steps
 from vqgan.training.trackers import TrackersConfig
 
 
-class TrainVQGANConfig(Config):
+class TrainVQGANConfig(Config, may_change=("run_dir", "seed", "codes_from", "preview_pictures")):
     """A stage-1 run."""
 
     run_dir: str = "runs/vqgan"
@@ -101,7 +101,7 @@ def keep_codes(autoencoder: Autoencoder, folder: str) -> tuple[int, int]:
     source = ImageTokenizer.from_pretrained(folder).autoencoder
     ours, theirs = autoencoder.config.settings_of_codes(), source.config.settings_of_codes()
     if differing := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
-        key = differing[0]
+        key = "quantizer.kind" if "quantizer.kind" in differing else differing[0]
         raise ConfigError(
             f"codes_from: {folder} has model.{key} {theirs.get(key)}, this run {ours.get(key)}; only the decoder and "
             "the output may differ"

@@ -18,13 +18,14 @@ from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.data.mixture import Mixture, MixtureConfig
 from vqgan.data.source import DataError, Source, Split
 from vqgan.data.unused import Unused
-from vqgan.stored_tokenizer import file_fingerprint, tokenizer_fingerprint
+from vqgan.fingerprints import file_fingerprint
+from vqgan.image_tokenizer import ImageTokenizer
 
 _OPEN_SHARDS = 256
 """Files that stay open: a system allows a process some 1000."""
 
 
-class PairDataConfig(DataConfig):
+class PairDataConfig(DataConfig, may_change=("codes",)):
     """Where pictures, or their codes, and captions come from, and how they are batched."""
 
     codes: str | None = None
@@ -44,13 +45,16 @@ class CodeCache:
                 "same options to go on"
             )
 
-    def check_tokenizer(self, folder: str) -> None:
-        """Raises ConfigError where the codes are of another image tokenizer than that in `folder`."""
-        ours, theirs = tokenizer_fingerprint(folder), self.record.image_tokenizer.fingerprint
-        if ours != theirs:
+    def check_tokenizer(self, tokenizer: ImageTokenizer, folder: str) -> None:
+        """Raises ConfigError where the codes are of another image tokenizer than the one from `folder`.
+
+        Its decoder need not be that of the one that made them.
+        """
+        if differing := self.record.image_tokenizer.differs_from(tokenizer, folder):
             raise ConfigError(
-                f"data.codes: the codes in {self.folder} were made by the image tokenizer {theirs[:12]}, "
-                f"image_tokenizer {folder} is {ours[:12]}; give the one that made them, or encode anew with this one"
+                f"data.codes: the codes in {self.folder} are not those of image_tokenizer {folder}, which differs from "
+                f"the one that made them in {differing}; give that one, or one with its codes and another decoder "
+                "(codes_from), or encode anew with this one"
             )
 
     def resolved(self, config: PairDataConfig) -> PairDataConfig:

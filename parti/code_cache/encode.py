@@ -49,7 +49,7 @@ def encode(config: EncodeConfig) -> bool:
         )
     source = ShardedSource(config.data)
     # 1. What is there must be of the same making; every process looks before the first one writes.
-    check_same_making(folder, config, source)
+    check_same_making(folder, config, tokenizer, source)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         begin_record(folder, config, tokenizer, source)

@@ -25,8 +25,8 @@ from parti.text.tokenizer import TEXT_TOKENIZER_FILE
 from vqgan.config import ConfigError
 from vqgan.data.source import DataError, Split
 from vqgan.data.unused import Unused
+from vqgan.fingerprints import file_fingerprint
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.stored_tokenizer import file_fingerprint, tokenizer_fingerprint
 from vqgan.training.durable import writing
 
 
@@ -39,14 +39,18 @@ def check_out(folder: Path) -> None:
             return
 
 
-def check_same_making(folder: Path, config: EncodeConfig, source: ShardedSource) -> None:
-    """Raises ConfigError where the folder holds a cache that other options, or other data, made."""
+def check_same_making(folder: Path, config: EncodeConfig, tokenizer: ImageTokenizer, source: ShardedSource) -> None:
+    """Raises ConfigError where the folder holds a cache that other options, codes or data made."""
     if not (folder / CACHE_FILE).exists():
         return
     record = read_record(folder)
+    if differing := record.image_tokenizer.differs_from(tokenizer, config.tokenizer):
+        raise ConfigError(
+            f"out: the code cache in {folder} was made with another tokenizer than {config.tokenizer}, which differs "
+            f"in {differing}; use the same to go on, or another out"
+        )
     text = record.text_tokenizer
     pairs: dict[str, tuple[object, object]] = {
-        "tokenizer": (record.image_tokenizer.fingerprint, tokenizer_fingerprint(config.tokenizer)),
         "text": (text and text.config, config.text and config.text.model_dump(mode="json")),
         "data.source": (record.source.model_dump(mode="json"), config.data.source.model_dump(mode="json")),
         "data.transform": (record.transform.model_dump(mode="json"), config.data.transform.model_dump(mode="json")),
@@ -77,7 +81,7 @@ def begin_record(folder: Path, config: EncodeConfig, tokenizer: ImageTokenizer, 
             unfinished.unlink()
     record = CacheRecord(
         image_tokenizer=TokenizerRecord(
-            fingerprint=tokenizer_fingerprint(config.tokenizer),
+            fingerprint=str(tokenizer.codes_fingerprint()),
             grid=tokenizer.grid,
             vocab_size=tokenizer.vocab_size,
             image_size=tokenizer.image_size,

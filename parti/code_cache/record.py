@@ -13,6 +13,8 @@ from vqgan.data.source import DataError, Split
 from vqgan.data.sources import SourceConfig
 from vqgan.data.transforms import TransformConfig
 from vqgan.data.unused import Unused
+from vqgan.image_tokenizer import CodesFingerprint, ImageTokenizer
+from vqgan.stored_tokenizer import files_fingerprint
 from vqgan.training.durable import write_file, writing
 
 CACHE_FILE = "cache.json"
@@ -25,13 +27,26 @@ class TokenizerRecord(Config):
     """The image tokenizer of the codes."""
 
     fingerprint: str
-    """SHA-256 of its files (vqgan/stored_tokenizer.py says of what exactly)."""
+    """Of what decides the codes, not of the decoder (`ImageTokenizer.codes_fingerprint`). Earlier versions have the
+    SHA-256 of its files (`vqgan.stored_tokenizer.files_fingerprint`)."""
     grid: tuple[int, int]
     """Code grid (h, w) of a picture."""
     vocab_size: int
     """Number of codes."""
     image_size: int
     """Side of the pictures that it reads, in pixels."""
+
+    def differs_from(self, tokenizer: ImageTokenizer, folder: str | Path) -> str:
+        """In what the tokenizer, which was read from `folder`, gives other codes, in words; nothing where it does not.
+
+        One with another decoder gives the same.
+        """
+        ours = CodesFingerprint.parse(self.fingerprint)
+        if ours is not None:
+            return ours.differs_from(tokenizer.codes_fingerprint())
+        return (
+            "" if files_fingerprint(folder) == self.fingerprint else "its files, of which earlier versions know alone"
+        )
 
 
 class TextRecord(Config):

@@ -56,6 +56,9 @@ class GeneratorEvaluationConfig(Config):
 
     model: str
     """Stage-2 run folder, or a model folder."""
+    image_tokenizer: str | None = None
+    """Another image tokenizer of the same codes that draws, such as that of the second phase, whose decoder is larger;
+    null: the model's own. Every figure's protocol says which it was."""
     out: str
     """JSON file for the figures; its folder is made where missing."""
     data: ReferenceSetConfig | None = None
@@ -138,7 +141,7 @@ def measure_generator(config: GeneratorEvaluationConfig, progress: bool = False)
     folder = find_model_folder(config.model)
     make_room(config.out)
     device = usable_device(config.device, "device:", torch.float64)  # codes are drawn in float64
-    subject = open_subject(folder, config.sampling, device)
+    subject = open_subject(folder, config.sampling, device, config.image_tokenizer)
     _check_size(config, subject)
     # Read before the long work begins: a wrong path is to be known at once.
     rows = read_partiprompts(config.partiprompts) if config.partiprompts is not None else []

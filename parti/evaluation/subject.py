@@ -11,13 +11,13 @@ import torch
 from parti.evaluation.likelihood import LikelihoodMeter
 from parti.fused.synthesis.synthesis_pipeline import ProgressiveTextToImage
 from parti.pipeline import Drawn, TextToImage, recommended_sampling
-from parti.pipelines import pipeline_of
+from parti.pipelines import open_pipeline, pipeline_of
 from parti.sampling.generate import SamplingConfig
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config import ConfigError
 from vqgan.evaluation import image_size_word
 from vqgan.metrics.protocol import file_sha256
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE
+from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder
 
 IMAGE_TOKENIZER = "image_tokenizer"
 
@@ -60,20 +60,28 @@ def defaults_of(folder: Path) -> tuple[dict[str, Any], str]:
     return {}, f"--data.transform.image_size={side}"
 
 
-def open_subject(folder: Path, sampling: SamplingConfig | None, device: torch.device) -> Subject:
-    """Read a model folder. Raises ModelFolderError, or ConfigError where `sampling` and the model do not fit."""
-    if pipeline_of(folder) is TextToImage:
-        return _of_codes(folder, sampling or recommended_sampling(folder), device)
+def open_subject(
+    folder: Path, sampling: SamplingConfig | None, device: torch.device, image_tokenizer: str | None = None
+) -> Subject:
+    """Read a model folder; `image_tokenizer` draws in the place of its own.
+
+    Raises ModelFolderError, or ConfigError where `sampling`, the image tokenizer and the model do not fit.
+    """
+    model = open_pipeline(folder, image_tokenizer).to(device)
+    if isinstance(model, TextToImage):
+        own = folder / IMAGE_TOKENIZER
+        decoder = find_model_folder(image_tokenizer) if image_tokenizer is not None else own
+        return _of_codes(model, folder, decoder, sampling or model.sampling)
     if sampling is not None:
         raise ConfigError(f"sampling: the model in {folder} draws in one pass, without settings; leave sampling out")
-    return _progressive(folder, device)
+    return _progressive(model, folder)
 
 
-def _of_codes(folder: Path, sampling: SamplingConfig, device: torch.device) -> Subject:
-    model = TextToImage.from_pretrained(folder).to(device)
+def _of_codes(model: TextToImage, folder: Path, decoder: Path, sampling: SamplingConfig) -> Subject:
+    """`decoder`: the model folder of the image tokenizer."""
     tokens, size = model.generator.tokens, model.image_tokenizer.image_size
     weights = file_sha256(folder / WEIGHTS_FILE)
-    tokenizer_weights = file_sha256(folder / IMAGE_TOKENIZER / WEIGHTS_FILE)
+    tokenizer_weights = file_sha256(decoder / WEIGHTS_FILE)
     parameters = _parameters(model.generator)
 
     def draw(wanted: Sequence[tuple[str, int]], batch_size: int) -> Iterator[Drawn]:
@@ -87,7 +95,9 @@ def _of_codes(folder: Path, sampling: SamplingConfig, device: torch.device) -> S
         about={
             "path": str(folder),
             "weights_sha256": weights,
+            "image_tokenizer": str(decoder),
             "image_tokenizer_sha256": tokenizer_weights,
+            "codes_fingerprint": str(model.image_tokenizer.codes_fingerprint()),
             "config": _config(folder),
             "image_size": size,
             "vocab_size": tokens.image_vocab_size,
@@ -97,13 +107,12 @@ def _of_codes(folder: Path, sampling: SamplingConfig, device: torch.device) -> S
         },
         identity={"weights_sha256": weights, "image_tokenizer_sha256": tokenizer_weights},
         head=f"{folder}: {parameters:,} weights, {tokens.image_length} of {tokens.image_vocab_size} codes a picture of "
-        f"{size}x{size}, weights sha256 {weights[:16]}",
+        f"{size}x{size}, weights sha256 {weights[:16]}; decoded by {decoder}",
         likelihood=LikelihoodMeter(model),
     )
 
 
-def _progressive(folder: Path, device: torch.device) -> Subject:
-    model = ProgressiveTextToImage.from_pretrained(folder).to(device)
+def _progressive(model: ProgressiveTextToImage, folder: Path) -> Subject:
     weights, parameters, size = file_sha256(folder / WEIGHTS_FILE), _parameters(model.generator), model.sides[-1]
 
     def draw(wanted: Sequence[tuple[str, int]], batch_size: int) -> Iterator[Drawn]:

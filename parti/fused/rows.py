@@ -18,7 +18,7 @@ LAST_ROW = 14
 """Row 0 is what is read: the picture and the ids."""
 
 
-class TrunkConfig(Config):
+class TrunkConfig(Config, fixed=("image_size", "deepest_row", "channels", "skips", "normalisation")):
     """Sizes of the trunk; the defaults are drawn."""
 
     image_size: int = Field(256, gt=0)

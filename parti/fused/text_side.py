@@ -30,7 +30,7 @@ _BERT_STD, _BERT_WIDTH = 0.02, 768
 """BERT's initial weights (arXiv 1810.04805, published code), which are of that width."""
 
 
-class TextSideConfig(Config):
+class TextSideConfig(Config, fixed=("width", "heads", "mlp_width"), may_change=("dropout", "bert")):
     """The BertLayers; the defaults are bert-base."""
 
     width: int = Field(768, gt=0)

@@ -7,13 +7,11 @@ convolutions 1 to 11 and BertLayers 4 to 14 to captioning.
 from pathlib import Path
 from typing import TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from parti.text import TextConfig
 from vqgan.config import ConfigError
-from vqgan.model_folder import WEIGHTS_FILE, ModelFolderError, find_model_folder, read_model_config
+from vqgan.model_folder import ModelFolderError, find_model_folder, read_model_config, read_weights
 
 KIND_PREFIX = "fused_"
 """How the `kind` in the config.json of a fused model begins: fused_inpainting, fused_captioning, fused_synthesis."""
@@ -31,10 +29,7 @@ def start_from(model: nn.Module, start: str | Path) -> list[str]:
     folder = find_model_folder(start)
     if not str(read_model_config(folder).get("kind", "")).startswith(KIND_PREFIX):
         raise ModelFolderError(f"{folder} holds no fused model to start from; give the folder of such a run")
-    try:
-        theirs = _by_part(load_file(folder / WEIGHTS_FILE))
-    except (OSError, SafetensorError) as error:
-        raise ModelFolderError(f"{folder / WEIGHTS_FILE} cannot be read: {error}") from None
+    theirs = _by_part(read_weights(folder))
     state = model.state_dict()
     taken = []
     for part, name in _by_part({name: name for name in state}).items():

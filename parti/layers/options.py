@@ -6,7 +6,7 @@ from parti.layers.rotary import check_head_width
 from vqgan.config import Config
 
 
-class TransformerOptions(Config):
+class TransformerOptions(Config, fixed=("norm", "feed_forward", "qk_norm", "rotary")):
     """Choices that neither Parti's nor DALL-E's paper makes; the defaults are the papers' blocks."""
 
     norm: NormKind = "layer"

@@ -41,7 +41,11 @@ from parti.models.token_space import TokenSpace
 from vqgan.config import Config
 
 
-class DecoderOnlyConfig(Config):
+class DecoderOnlyConfig(
+    Config,
+    fixed=("kind", "depth", "width", "heads", "mlp_width", "attention", "kernel"),
+    may_change=("dropout", "checkpoint_activations"),
+):
     """DALL-E's transformer. The defaults are the paper's, 12 billion parameters; give smaller ones for less."""
 
     kind: Literal["decoder_only"] = "decoder_only"

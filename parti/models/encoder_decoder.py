@@ -41,7 +41,11 @@ from parti.text.encoders import (
 from vqgan.config import Config
 
 
-class EncoderDecoderConfig(Config):
+class EncoderDecoderConfig(
+    Config,
+    fixed=("kind", "encoder_depth", "decoder_depth", "width", "heads", "mlp_width", "attention", "kernel"),
+    may_change=("dropout", "checkpoint_activations"),
+):
     """Parti's encoder-decoder. The defaults are the paper's 350M model."""
 
     kind: Literal["encoder_decoder"] = "encoder_decoder"

@@ -20,7 +20,7 @@ from vqgan.torchvision_ops import declare_missing_torchvision_ops
 _PAD, _START, _END = "<pad>", "<start>", "<end>"
 
 
-class TowerConfig(Config):
+class TowerConfig(Config, fixed=("depth", "width", "heads", "mlp_width")):
     """One of the two transformers."""
 
     depth: int = Field(gt=0)
@@ -39,7 +39,7 @@ class TowerConfig(Config):
         return self
 
 
-class DualEncoderConfig(Config):
+class DualEncoderConfig(Config, fixed=("image_size", "patch_size", "embedding_width")):
     """A vision transformer and a causal text transformer that meet in one embedding. Defaults: CLIP's ViT-B/16."""
 
     image_size: int = Field(256, gt=0)

@@ -22,13 +22,16 @@ from torch import Tensor
 
 from parti.text.checkpoint import TOKENIZER_FILES, WEIGHT_FILES
 from parti.transformers_folder import SAFE_WEIGHTS, SAFELY, UnsafeFolderError, check_transformers_folder
+from vqgan.checksums import add_checksums
 from vqgan.data.transforms import to_pil
 from vqgan.hub import NotOnHubError, fetch_model
-from vqgan.model_folder import ModelFolderError, find_model_folder
+from vqgan.model_folder import ModelFolderError, check_all_unchanged, find_model_folder
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 
 _AT_ONCE = 64
 """Pictures in one pass of the model."""
+_FILES = (".json", ".safetensors")
+"""How the names of all end that a folder of a model is made of."""
 _KNOWN = ("clip", "siglip", "siglip2", "chinese_clip", "metaclip_2", "altclip", "align")
 """transformers' contrastive models of pictures and texts, by `model_type`."""
 
@@ -91,6 +94,7 @@ class Scorer:
         with _without_progress():
             self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        add_checksums(Path(folder), [path.name for path in Path(folder).iterdir() if path.suffix in _FILES])
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "Scorer":
@@ -100,7 +104,10 @@ class Scorer:
         ModelFolderError: no such folder or name, a damaged one, or another kind of model.
         """
         if isinstance(name, Path) or Path(name).expanduser().exists():
-            return _load(find_model_folder(Path(name).expanduser()))
+            folder = find_model_folder(Path(name).expanduser())
+            scorer = _load(folder)
+            check_all_unchanged(folder)
+            return scorer
         try:
             return _load(fetch_model(name, WEIGHT_FILES, beside=[*TOKENIZER_FILES, "*.json"]))
         except NotOnHubError as error:

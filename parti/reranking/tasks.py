@@ -30,7 +30,7 @@ _LEARNS_BY = 0.1
 """Share of the run after which a model that learns at all tells pairs apart better than by guessing."""
 
 
-class ContrastiveTaskConfig(Config):
+class ContrastiveTaskConfig(Config, may_change=("precision",)):
     """How a dual encoder learns."""
 
     optimiser: OptimiserConfig = OptimiserConfig()

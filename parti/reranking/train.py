@@ -16,7 +16,7 @@ from vqgan.training.run_folder import RunFolder
 from vqgan.training.trackers import TrackersConfig
 
 
-class TrainRerankerConfig(Config):
+class TrainRerankerConfig(Config, may_change=("run_dir", "seed", "preview_pictures")):
     """A run that trains a reranker."""
 
     run_dir: str = "runs/reranker"

@@ -27,7 +27,10 @@ from vqgan.config import Config, ConfigError, validate
 from vqgan.training.schedule import cosine
 
 
-class SamplingConfig(Config):
+class SamplingConfig(
+    Config,
+    may_change=("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "precision", "cuda_graph"),
+):
     """How codes are drawn. The defaults are plain sampling: every setting has a value that switches it off."""
 
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)

@@ -79,7 +79,7 @@ class TextEncoderSizes(Config):
     """What its blocks do otherwise than Parti's; rotary is for image codes and means nothing here."""
 
 
-class TrainedTextEncoderConfig(Config):
+class TrainedTextEncoderConfig(Config, fixed=("kind",), may_change=("start",)):
     """A text encoder that learns with the decoder."""
 
     kind: Literal["trained"] = "trained"
@@ -155,7 +155,7 @@ class EncoderBlock(nn.Module):
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
-class PretrainedTextEncoderConfig(Config):
+class PretrainedTextEncoderConfig(Config, fixed=("kind", "frozen"), may_change=("name", "architecture")):
     """A text encoder of transformers, with its weights. Its tokenizer must be the run's: text.kind pretrained."""
 
     kind: Literal["pretrained"] = "pretrained"

@@ -19,7 +19,7 @@ from vqgan.torchvision_ops import declare_missing_torchvision_ops
 PAD_TOKEN = "<|caption-padding|>"
 
 
-class PretrainedTokenizerConfig(Config):
+class PretrainedTokenizerConfig(Config, fixed=("kind", "name", "length")):
     """The vocabulary of a pretrained text model."""
 
     kind: Literal["pretrained"] = "pretrained"

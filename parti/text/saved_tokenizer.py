@@ -7,7 +7,7 @@ from vqgan.config import Config
 from vqgan.model_folder import find_model_folder
 
 
-class SavedTokenizerConfig(Config):
+class SavedTokenizerConfig(Config, fixed=("kind", "folder")):
     """A vocabulary that is there already, of whatever kind. Its length is in it."""
 
     kind: Literal["saved"] = "saved"

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from parti.text.merge_dropout import MergeDropout
 from parti.text.vocabulary import NULL_TOKEN, PAD_TOKEN, learn_bpe, learn_unigram
+from vqgan.checksums import add_checksums
 from vqgan.config import Config
-from vqgan.model_folder import ModelFolderError
+from vqgan.model_folder import ModelFolderError, check_unchanged
 
 PAD_ID, NULL_ID = 0, 1
 """Ids of a learned vocabulary: padding, and the one token that stands for 'no caption'."""
@@ -28,7 +29,7 @@ PAD_ID, NULL_ID = 0, 1
 TEXT_TOKENIZER_FILE = "text_tokenizer.json"
 
 
-class TextTokenizerConfig(Config):
+class TextTokenizerConfig(Config, fixed=("kind", "vocab_size", "length", "training_captions"), may_change=("dropout",)):
     """A byte-pair vocabulary trained from the captions."""
 
     kind: Literal["bpe"] = "bpe"
@@ -43,7 +44,7 @@ class TextTokenizerConfig(Config):
     """BPE dropout: share of the merges that are left out in training, so that words are seen in pieces; DALL-E 0.1."""
 
 
-class UnigramConfig(Config):
+class UnigramConfig(Config, fixed=("kind", "vocab_size", "length", "training_captions")):
     """A unigram vocabulary trained from the captions, as Parti's SentencePiece model."""
 
     kind: Literal["unigram"] = "unigram"
@@ -146,9 +147,11 @@ class TextTokenizer:
         return [text.strip() for text in self._tokenizer.decode_batch(ids.tolist(), skip_special_tokens=True)]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `text_tokenizer.json`: all there is, of a pretrained vocabulary too. The length is in it."""
+        """Write `text_tokenizer.json`: all there is, of a pretrained vocabulary too, the length included; and its
+        checksum."""
         folder.mkdir(parents=True, exist_ok=True)
         self._tokenizer.save(str(folder / TEXT_TOKENIZER_FILE))
+        add_checksums(folder, [TEXT_TOKENIZER_FILE])
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "TextTokenizer":
@@ -166,9 +169,11 @@ class TextTokenizer:
         # The first version wrote byte-pair vocabularies alone, and did not say what they are padded with.
         pad = PAD_TOKEN if padding is None else padding["pad_token"]
         try:
-            return cls(tokenizer, truncation["max_length"], pad)
+            read = cls(tokenizer, truncation["max_length"], pad)
         except ValueError as error:
             raise ModelFolderError(f"{path} is damaged: {error}") from None
+        check_unchanged(folder, TEXT_TOKENIZER_FILE)  # last: whatever else is wrong says more
+        return read
 
     @cached_property
     def _whole(self) -> Tokenizer:

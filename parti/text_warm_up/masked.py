@@ -19,7 +19,7 @@ from parti.text.tokenizer import TextTokenizer
 from vqgan.config import Config
 
 
-class MaskingConfig(Config):
+class MaskingConfig(Config, may_change=("chosen", "hidden", "replaced")):
     """Which tokens are hidden. The defaults are BERT's."""
 
     chosen: float = Field(0.15, gt=0, lt=1)

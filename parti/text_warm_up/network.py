@@ -32,7 +32,11 @@ _FIRST_SCALE = 1 / 0.07
 """Of the cosines; CLIP, section 2.4."""
 
 
-class TextWarmUpConfig(Config):
+class TextWarmUpConfig(
+    Config,
+    fixed=("encoder_depth", "width", "heads", "mlp_width", "patch_size", "embedding_width"),
+    may_change=("dropout",),
+):
     """The text encoder, by the names that it has in stage 2 (defaults: Parti 350M), and what is thrown away."""
 
     encoder_depth: int = Field(12, gt=0)

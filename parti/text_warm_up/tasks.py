@@ -42,7 +42,7 @@ _HELD_OUT_STEP = 0
 """Held-out texts have the masks of this step, at every evaluation."""
 
 
-class TextWarmUpTaskConfig(Config):
+class TextWarmUpTaskConfig(Config, may_change=("contrastive_weight", "precision")):
     """How a text encoder learns to read."""
 
     masking: MaskingConfig = MaskingConfig()

@@ -17,7 +17,7 @@ from vqgan.training.run_folder import RunFolder
 from vqgan.training.trackers import TrackersConfig
 
 
-class TrainTextEncoderConfig(Config):
+class TrainTextEncoderConfig(Config, may_change=("run_dir", "seed", "passages", "preview_pictures")):
     """A run that warms up the text encoder of stage 2."""
 
     run_dir: str = "runs/text-encoder"

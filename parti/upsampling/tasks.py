@@ -34,7 +34,7 @@ from vqgan.training.micro_batches import accumulate, add_share
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
 
 
-class UpsamplerTaskConfig(ImageLossesConfig):
+class UpsamplerTaskConfig(ImageLossesConfig, may_change=("precision",)):
     """Weights of the losses, and how the upsampler learns."""
 
     adversarial: AdversaryConfig = AdversaryConfig()

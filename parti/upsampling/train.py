@@ -13,7 +13,7 @@ from vqgan.training.run_folder import RunFolder
 from vqgan.training.trackers import TrackersConfig
 
 
-class TrainUpsamplerConfig(Config):
+class TrainUpsamplerConfig(Config, may_change=("run_dir", "seed", "image_tokenizer", "preview_pictures")):
     """A run that trains an upsampler."""
 
     run_dir: str = "runs/upsampler"

@@ -26,7 +26,7 @@ from vqgan.data.transforms import to_pil
 from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 
-class UpsamplerConfig(Config):
+class UpsamplerConfig(Config, fixed=("kind", "scale", "blocks", "channels", "expansion")):
     """A super-resolution network; the defaults are Parti's for 256 to 512 pixels."""
 
     kind: Literal["upsampler"] = "upsampler"

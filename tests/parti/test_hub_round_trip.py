@@ -39,7 +39,9 @@ def test_what_is_pushed_draws_the_same_pictures_by_its_name(fake_hub: FakeHub) -
     for ours, theirs in zip(expected, drawn, strict=True):
         assert np.array_equal(ours, theirs)
     assert fake_hub.fetched("me/shapes") == [
+        "SHA256SUMS",
         "config.json",
+        "image_tokenizer/SHA256SUMS",
         "image_tokenizer/config.json",
         "image_tokenizer/model.safetensors",
         "model.safetensors",

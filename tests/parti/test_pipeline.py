@@ -12,6 +12,7 @@ from tiny import CAPTIONS, tiny_image_tokenizer, tiny_text_to_image
 from parti.pipeline import Drawn, TextToImage, recommended_sampling
 from parti.sampling.generate import SamplingConfig
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
+from vqgan.checksums import add_checksums
 from vqgan.config import ConfigError
 from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
 
@@ -132,6 +133,7 @@ def test_a_folder_without_recommended_settings_gets_plain_ones(folder: Path) -> 
     values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     del values["sampling"]
     (folder / CONFIG_FILE).write_text(json.dumps(values), encoding="utf-8")
+    add_checksums(folder, [CONFIG_FILE])
     assert recommended_sampling(folder) == TextToImage.from_pretrained(folder).sampling == SamplingConfig()
 
 

@@ -158,6 +158,7 @@ def test_print_config_shows_the_resolved_settings_and_draws_nothing(
     assert main([*words, "--print-config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == {
         "model": model,
+        "image_tokenizer": None,
         "prompts": ["a red cat"],
         "n": 4,
         "seed": 0,

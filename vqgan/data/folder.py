@@ -29,7 +29,7 @@ from vqgan.data.split_folders import SplitFolders, beside_the_splits, split_fold
 from vqgan.data.unused import Unused
 
 
-class FolderConfig(Config):
+class FolderConfig(Config, may_change=("kind", "path", "captions", "heldout_share", "background")):
     """Pictures in a folder, with captions in text files or in metadata.csv / metadata.jsonl."""
 
     kind: Literal["folder"] = "folder"

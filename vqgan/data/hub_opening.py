@@ -33,7 +33,23 @@ FILE_BUILDERS = {
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".7z")
 
 
-class DatasetConfig(Config):
+class DatasetConfig(
+    Config,
+    may_change=(
+        "kind",
+        "name",
+        "config_name",
+        "split",
+        "heldout_split",
+        "image_column",
+        "caption_column",
+        "captions",
+        "streaming",
+        "heldout_share",
+        "heldout_count",
+        "background",
+    ),
+):
     """A data set of the Hugging Face Hub, or a local file or folder that `datasets` opens."""
 
     kind: Literal["dataset"] = "dataset"

@@ -32,7 +32,7 @@ from vqgan.data.unused import Unused, unused_in
 from vqgan.data.workers import settle_worker
 
 
-class DataConfig(Config):
+class DataConfig(Config, may_change=("batch_size", "workers", "lanes", "heldout_limit")):
     """Where pictures and captions come from, and how they are batched."""
 
     source: SourceConfig = ShapesConfig()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _GOLDEN = 0.6180339887498949
 
 
-class MixedSourceConfig(Config):
+class MixedSourceConfig(Config, may_change=("weight", "name")):
     """One data set of a mixture."""
 
     weight: float = Field(1.0, gt=0, le=1e6)
@@ -35,7 +35,7 @@ class MixedSourceConfig(Config):
     """The data set."""
 
 
-class MixtureConfig(Config):
+class MixtureConfig(Config, may_change=("kind", "sources")):
     """Several data sets, mixed by weights."""
 
     kind: Literal["mixture"] = "mixture"

@@ -24,7 +24,7 @@ _CACHE_BYTES = 256 * 2**20
 """What drawn pictures may occupy in memory: all of them up to 200x200 pixels; beyond it, some are drawn each time."""
 
 
-class OpenMojiConfig(Config):
+class OpenMojiConfig(Config, may_change=("kind", "skin_tones", "heldout_share", "background")):
     """OpenMoji drawings with their Unicode names; needs `pip install "parti-toolkit[openmoji]"`."""
 
     kind: Literal["openmoji"] = "openmoji"

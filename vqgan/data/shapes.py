@@ -97,7 +97,7 @@ def render(scene: Scene, placements: tuple[Placement, Placement], size: int) -> 
     return Image.fromarray(canvas.round().astype(np.uint8))
 
 
-class ShapesConfig(Config):
+class ShapesConfig(Config, may_change=("kind", "seed", "train_size", "heldout_size")):
     """Procedural pictures of two shapes with captions; no files needed."""
 
     kind: Literal["shapes"] = "shapes"

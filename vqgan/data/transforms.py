@@ -21,7 +21,7 @@ from vqgan.data.resizing import resized
 _Box = tuple[int, int, int, int]
 
 
-class TransformConfig(Config):
+class TransformConfig(Config, fixed=("image_size",), may_change=("crop", "smallest_crop", "background", "flip")):
     """How a picture becomes a square of `image_size` pixels."""
 
     image_size: int = Field(256, gt=0)

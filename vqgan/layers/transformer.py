@@ -11,7 +11,7 @@ from vqgan.layers.attend import attend
 from vqgan.layers.positions import positions_on
 
 
-class TransformerConfig(Config):
+class TransformerConfig(Config, fixed=("depth", "width", "heads", "mlp_width"), may_change=("dropout",)):
     """Size of one transformer stack."""
 
     depth: int = Field(8, gt=0)

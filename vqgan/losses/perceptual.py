@@ -30,7 +30,7 @@ _WEIGHTS_ENUMS: dict[Backbone, str] = {
 """Where torchvision keeps the URL of each backbone's ImageNet weights."""
 
 
-class PerceptualConfig(Config):
+class PerceptualConfig(Config, may_change=("backbone", "weights", "seed")):
     """LPIPS: which features are compared, and where their weights come from."""
 
     backbone: Backbone = "vgg"

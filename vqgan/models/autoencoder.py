@@ -15,13 +15,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vqgan.config import Config
+from vqgan.config_changes import fixed_settings
 from vqgan.layers.logit_laplace import logit_laplace_mean
 from vqgan.quantizers import NearestConfig, Quantized, Quantizer, QuantizerConfig
 
 Grid = tuple[int, int]
 
 
-class AutoencoderConfig(Config, ABC):
+class AutoencoderConfig(Config, ABC, fixed=("kind", "image_size", "output")):
     """What the configs of all autoencoders have in common."""
 
     kind: str
@@ -43,9 +44,11 @@ class AutoencoderConfig(Config, ABC):
         """Values that the decoder emits for a pixel."""
         return {"rgb": 3, "logit_laplace": 6}[self.output]
 
-    def settings_of_codes(self) -> dict[str, Any]:
-        """The settings that decide what a picture's codes are: all but the decoder's."""
-        return self.model_dump(mode="json", exclude={"decoder", "output"})
+    def settings_of_codes(self, *, with_defaults: bool = True) -> dict[str, Any]:
+        """The settings that decide what a picture's codes are, by dotted names: neither the decoder's, nor what only
+        training knows, such as weights of losses. `with_defaults`: see `fixed_settings`."""
+        settings = fixed_settings(self, with_defaults=with_defaults)
+        return {name: value for name, value in settings.items() if name.partition(".")[0] not in ("decoder", "output")}
 
     @model_validator(mode="after")
     def _check_stride(self) -> "AutoencoderConfig":

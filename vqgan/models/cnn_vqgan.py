@@ -21,7 +21,18 @@ from vqgan.models.autoencoder import Autoencoder, AutoencoderConfig, Decoded, De
 from vqgan.quantizers import NearestConfig, QuantizerConfig, build_quantizer
 
 
-class CNNVQGANConfig(AutoencoderConfig):
+class CNNVQGANConfig(
+    AutoencoderConfig,
+    fixed=(
+        "base_channels",
+        "channel_multipliers",
+        "residual_blocks",
+        "attention_resolutions",
+        "latent_channels",
+        "groups",
+    ),
+    may_change=("dropout",),
+):
     """CNN VQGAN. The defaults are the paper's f16 for ImageNet: 256 pixels to 256 codes, of 1024."""
 
     kind: Literal["cnn_vqgan"] = "cnn_vqgan"

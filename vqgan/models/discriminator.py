@@ -30,7 +30,7 @@ _SLOPE = 0.2
 """Of the leaky ReLUs, both papers."""
 
 
-class StyleGAN2DiscriminatorConfig(Config):
+class StyleGAN2DiscriminatorConfig(Config, fixed=("kind", "channel_multiplier", "channels", "stddev_group")):
     """StyleGAN2's residual discriminator; one logit an image."""
 
     kind: Literal["stylegan2"] = "stylegan2"
@@ -189,7 +189,7 @@ def _leaky_relu(x: Tensor) -> Tensor:
     return functional.leaky_relu(x, _SLOPE)
 
 
-class PatchDiscriminatorConfig(Config):
+class PatchDiscriminatorConfig(Config, fixed=("kind", "base_channels", "layers")):
     """pix2pix's PatchGAN; one logit a patch."""
 
     kind: Literal["patchgan"] = "patchgan"

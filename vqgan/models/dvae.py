@@ -32,7 +32,7 @@ _ENCODER_KERNELS = (3, 3, 3, 1)
 _DECODER_KERNELS = (1, 3, 3, 3)
 
 
-class DVAEConfig(AutoencoderConfig):
+class DVAEConfig(AutoencoderConfig, fixed=("hidden", "blocks_per_group", "decoder_width")):
     """DALL-E's discrete VAE. The defaults are the published model: 1024 codes a picture of 256 pixels."""
 
     kind: Literal["dvae"] = "dvae"

@@ -21,7 +21,7 @@ from vqgan.models.autoencoder import Autoencoder, AutoencoderConfig, Decoded, De
 from vqgan.quantizers import build_quantizer
 
 
-class EnhancingStackConfig(Config):
+class EnhancingStackConfig(Config, fixed=("depth", "width", "heads", "head_width", "mlp_width")):
     """Size of one transformer stack. The defaults are the public small model's."""
 
     depth: int = Field(8, gt=0)
@@ -36,7 +36,7 @@ class EnhancingStackConfig(Config):
     """Hidden width of each block's feed-forward."""
 
 
-class EnhancingViTVQGANConfig(AutoencoderConfig):
+class EnhancingViTVQGANConfig(AutoencoderConfig, fixed=("patch_size",)):
     """ViT-VQGAN as enhancing-transformers builds it: 1024 codes for 256 pixels."""
 
     kind: Literal["enhancing_vit_vqgan"] = "enhancing_vit_vqgan"

@@ -18,7 +18,7 @@ from vqgan.models.autoencoder import Autoencoder, AutoencoderConfig, Decoded, De
 from vqgan.quantizers import build_quantizer
 
 
-class ViTVQGANConfig(AutoencoderConfig):
+class ViTVQGANConfig(AutoencoderConfig, fixed=("patch_size",)):
     """ViT-VQGAN. The defaults are the paper's small model at 256 pixels: 1024 codes a picture."""
 
     kind: Literal["vit_vqgan"] = "vit_vqgan"

@@ -23,7 +23,11 @@ from vqgan.quantizers.quantizer import Quantizer
 from vqgan.training.schedule import Span, in_steps
 
 
-class CodebookCareConfig(Config):
+class CodebookCareConfig(
+    Config,
+    fixed=("memory",),
+    may_change=("continuous", "kmeans_iterations", "revive_every", "revive_until", "watch_steps"),
+):
     """When a learned codebook starts, and when its unused codes are moved."""
 
     continuous: Span = 0

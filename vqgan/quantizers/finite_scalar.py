@@ -21,7 +21,7 @@ _MARGIN = 1e-3
 """The paper's eps: how far, relatively, the outermost latents stay within the outermost levels."""
 
 
-class FiniteScalarConfig(Config):
+class FiniteScalarConfig(Config, fixed=("kind", "levels")):
     """Rounding of a few dimensions to a few levels each."""
 
     has_codebook: ClassVar[bool] = False

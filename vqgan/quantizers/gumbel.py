@@ -29,7 +29,7 @@ from vqgan.quantizers.quantizer import Quantized, Quantizer, straight_through
 from vqgan.training.schedule import Span, in_steps
 
 
-class AnnealingConfig(Config):
+class AnnealingConfig(Config, may_change=("start", "end", "over")):
     """A value that goes from `start` to `end` along half a cosine, and stays there."""
 
     start: float = Field(ge=0)
@@ -46,7 +46,7 @@ class AnnealingConfig(Config):
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class GumbelConfig(Config):
+class GumbelConfig(Config, fixed=("kind", "codebook_size", "latent_dim", "code_dim"), may_change=("straight_through",)):
     """Gumbel-softmax relaxation. The defaults are DALL-E's (appendix A.2 and A.3)."""
 
     has_codebook: ClassVar[bool] = False

@@ -27,7 +27,9 @@ from vqgan.quantizers.processes import mean_over_processes
 from vqgan.quantizers.quantizer import Quantized, Quantizer, straight_through
 
 
-class LookupFreeConfig(Config):
+class LookupFreeConfig(
+    Config, fixed=("kind", "bits"), may_change=("entropy_weight", "diversity", "temperature", "commitment_weight")
+):
     """The signs of a few dimensions."""
 
     has_codebook: ClassVar[bool] = False

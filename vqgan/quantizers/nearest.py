@@ -19,7 +19,7 @@ from vqgan.quantizers.quantizer import LookUp, Quantized, Quantizer, straight_th
 from vqgan.quantizers.search import nearest_codes
 
 
-class CodebookConfig(Config):
+class CodebookConfig(Config, fixed=("codebook_size", "code_dim", "l2_normalize"), may_change=("commitment_weight",)):
     """A learned codebook in which the nearest code is looked up, however it learns."""
 
     has_codebook: ClassVar[bool] = True
@@ -34,7 +34,7 @@ class CodebookConfig(Config):
     """Weight of the term that pulls latents to their codes."""
 
 
-class NearestConfig(CodebookConfig):
+class NearestConfig(CodebookConfig, fixed=("kind",)):
     """Nearest code of a learned codebook."""
 
     kind: Literal["nearest"] = "nearest"

@@ -26,7 +26,7 @@ from vqgan.quantizers.processes import sum_over_processes
 from vqgan.quantizers.quantizer import Quantized, straight_through
 
 
-class NearestEMAConfig(CodebookConfig):
+class NearestEMAConfig(CodebookConfig, fixed=("kind",), may_change=("decay", "epsilon")):
     """Nearest code of a codebook that follows the mean of its latents."""
 
     kind: Literal["nearest_ema"] = "nearest_ema"
@@ -78,6 +78,10 @@ class NearestEMAQuantizer(NearestQuantizer):
                 self._move(torch.stack(waiting).sum(0))
         finally:
             self._waiting = None
+
+    def weights_of_codes(self) -> dict[str, Tensor]:
+        """The codebook: running sums and counts serve training alone."""
+        return {"codebook": self.codebook}
 
     @torch.no_grad()
     def place(self, indices: Int64[Tensor, "K"], vectors: Float[Tensor, "K D"]) -> None:

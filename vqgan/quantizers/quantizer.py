@@ -70,6 +70,10 @@ class Quantizer(nn.Module, ABC):
     def continuous(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N E"]:
         """What the decoder reads while training without codes: the same space, not rounded to any code."""
 
+    def weights_of_codes(self) -> dict[str, Tensor]:
+        """What of the state decides which code is chosen and what it stands for."""
+        return self.state_dict()
+
     def look_ups(
         self,
         latents: Float[Tensor, "B N D"],  # noqa: ARG002 - for those with a codebook

@@ -24,7 +24,9 @@ from vqgan.quantizers.nearest import NearestConfig, NearestQuantizer
 from vqgan.quantizers.quantizer import LookUp, Quantized, Quantizer, straight_through
 
 
-class ResidualConfig(Config):
+class ResidualConfig(
+    Config, fixed=("kind", "codebook_size", "code_dim", "depth", "shared"), may_change=("commitment_weight",)
+):
     """Sums of codes. The defaults are the paper's."""
 
     has_codebook: ClassVar[bool] = True

@@ -8,7 +8,7 @@ from pydantic import Field
 from vqgan.config import Config, ConfigError
 
 
-class KeepBestConfig(Config):
+class KeepBestConfig(Config, may_change=("figure", "mode")):
     """Which model and checkpoint are kept beside the newest."""
 
     figure: str = Field(min_length=1)

@@ -15,7 +15,7 @@ from vqgan.training.sharded_tensors import whole
 from vqgan.training.sharding import Layers, Sharding, copy_parts, hollow_copy
 
 
-class EMAConfig(Config):
+class EMAConfig(Config, may_change=("decay", "warmup_power")):
     """The averaged copy that is evaluated and shipped."""
 
     decay: float = Field(0.999, ge=0, lt=1)

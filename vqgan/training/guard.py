@@ -15,7 +15,7 @@ from torch import Tensor
 from vqgan.config import Config
 
 
-class GuardConfig(Config):
+class GuardConfig(Config, may_change=("max_skipped_in_a_row", "max_rollbacks")):
     """What to do about steps without a finite gradient; each of them is left out and counted in any case."""
 
     max_skipped_in_a_row: int = Field(10, ge=0)

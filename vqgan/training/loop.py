@@ -41,7 +41,20 @@ _STEPS_BETWEEN_AGREEING_TO_STOP = 8
 """With several processes: to ask whether one of them was told to stop, each waits for its device."""
 
 
-class LoopConfig(Config):
+class LoopConfig(
+    Config,
+    may_change=(
+        "steps",
+        "micro_batches",
+        "log_every",
+        "evaluate_every",
+        "preview_every",
+        "save_every",
+        "keep_checkpoints",
+        "keep_best",
+        "minutes_to_wait",
+    ),
+):
     """How long a run is and what happens when. All counts are optimiser steps; 0 means never."""
 
     steps: int = Field(1000, gt=0)

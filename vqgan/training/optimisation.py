@@ -14,7 +14,11 @@ from vqgan.training.schedule import ScheduleConfig, learning_rate_factor
 from vqgan.training.sharded_tensors import divided_like, whole
 
 
-class OptimiserConfig(Config):
+class OptimiserConfig(
+    Config,
+    fixed=("kind",),
+    may_change=("learning_rate", "betas", "momentum", "nesterov", "weight_decay", "adam_ratio", "clip_norm"),
+):
     """One player's optimiser."""
 
     kind: Literal["adafactor", "adamw", "muon"] = "adamw"

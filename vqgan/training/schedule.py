@@ -26,7 +26,7 @@ def in_steps(span: int | str, steps: int) -> float:
     return float(span[:-1]) / 100 * steps if isinstance(span, str) else float(span)
 
 
-class ScheduleConfig(Config):
+class ScheduleConfig(Config, may_change=("shape", "warmup", "decay_from", "decay_until", "final_ratio")):
     """How the learning rate goes: a linear warm-up, a plateau, then a decay to `final_ratio` at the last step."""
 
     shape: Literal["constant", "cosine", "exponential", "linear"] = "cosine"

@@ -20,7 +20,7 @@ from vqgan.training.run_folder import RunFolder
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
 
-class TrackersConfig(Config):
+class TrackersConfig(Config, may_change=("names", "project")):
     """Experiment trackers beside metrics.jsonl."""
 
     names: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), strict=False)

@@ -45,7 +45,7 @@ _LOOKED_AT = 3
 _LAST_IMAGE_ROW = 11
 
 
-class CaptionerConfig(TrunkConfig):
+class CaptionerConfig(TrunkConfig, fixed=("kind", "attention_width")):
     """Sizes of the captioning model; the defaults are drawn, with 219M parameters. Rows and text side are the
     pretraining model's where the run starts from one."""
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from vqgan.config import Config
 
 
-class CaptioningLossesConfig(Config):
+class CaptioningLossesConfig(Config, may_change=("row_3", "row_7", "row_11", "row_14", "even_attention")):
     """Weights of the losses."""
 
     row_3: float = Field(1.0, ge=0)

@@ -37,7 +37,7 @@ _LEARNS_BY = 0.1
 """Share of the run after which a model that learns at all does better than a guess."""
 
 
-class CaptioningTaskConfig(Config):
+class CaptioningTaskConfig(Config, may_change=("trunk_ratio", "precision", "rounds")):
     """How captions are learned."""
 
     losses: CaptioningLossesConfig = CaptioningLossesConfig()

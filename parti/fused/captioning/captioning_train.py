@@ -18,7 +18,7 @@ from vqgan.training.run_folder import RunFolder
 from vqgan.training.trackers import TrackersConfig
 
 
-class TrainCaptioningConfig(Config):
+class TrainCaptioningConfig(Config, fixed=("objective",), may_change=("run_dir", "seed", "start", "preview_pictures")):
     """A run that trains a captioner."""
 
     objective: Literal["fused_captioning"] = "fused_captioning"

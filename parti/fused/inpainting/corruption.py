@@ -23,7 +23,19 @@ from parti.text_warm_up.masked import MaskedText, MaskingConfig, Words, choose
 from vqgan.config import Config
 
 
-class CorruptionConfig(Config):
+class CorruptionConfig(
+    Config,
+    may_change=(
+        "mostly_picture",
+        "mostly_caption",
+        "smallest_hole",
+        "largest_hole",
+        "large_hole",
+        "completion",
+        "shortest_span",
+        "long_span",
+    ),
+):
     """How much is taken, and how often from which side."""
 
     mostly_picture: float = Field(0.25, ge=0, le=1)

@@ -40,7 +40,9 @@ _MARKS = ("[", "]")
 """Around words that were told, in previews."""
 
 
-class InpaintingTaskConfig(Config):
+class InpaintingTaskConfig(
+    Config, may_change=("hole_weight", "valid_weight", "text_weight", "bert_ratio", "precision")
+):
     """What is taken away, the weights of the losses, and how the network learns."""
 
     corruption: CorruptionConfig = CorruptionConfig()

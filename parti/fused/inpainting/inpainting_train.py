@@ -21,7 +21,7 @@ from vqgan.training.run_folder import RunFolder
 from vqgan.training.trackers import TrackersConfig
 
 
-class TrainInpaintingConfig(Config):
+class TrainInpaintingConfig(Config, fixed=("objective",), may_change=("run_dir", "seed", "start", "preview_pictures")):
     """A run that pretrains the fused trunk: image inpainting and language completion."""
 
     objective: Literal["fused_inpainting"] = "fused_inpainting"

@@ -29,7 +29,7 @@ PICTURE_ROWS = (12, 13, 14)
 """Rows whose pictures are drawn, from the smallest to the largest."""
 
 
-class SynthesisConfig(Config):
+class SynthesisConfig(Config, fixed=("finest_channels",)):
     """The generator; the defaults are drawn."""
 
     trunk: TrunkConfig = TrunkConfig()

@@ -20,7 +20,7 @@ from parti.reranking.scorer import Scorer
 from vqgan.config import Config
 
 
-class JointMatchingConfig(Config):
+class JointMatchingConfig(Config, fixed=("kind",), may_change=("weight",)):
     """By the discriminators' features."""
 
     kind: Literal["joint"] = "joint"
@@ -29,7 +29,7 @@ class JointMatchingConfig(Config):
     """Weight for both players."""
 
 
-class ClipMatchingConfig(Config):
+class ClipMatchingConfig(Config, fixed=("kind",), may_change=("folder", "weight")):
     """By a frozen CLIP."""
 
     kind: Literal["clip"] = "clip"

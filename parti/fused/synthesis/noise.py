@@ -18,7 +18,7 @@ from parti.fused.fusion import group_norm
 from vqgan.config import Config
 
 
-class NoiseConfig(Config):
+class NoiseConfig(Config, fixed=("channels", "hidden_channels")):
     """The noise and its branch; the defaults are drawn."""
 
     channels: int = Field(32, gt=0)

@@ -21,7 +21,7 @@ from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
 from vqgan.config import Config
 
 
-class PictureEncoderConfig(Config):
+class PictureEncoderConfig(Config, fixed=("base_channels", "most_channels")):
     """From real pictures to the noise of their kind."""
 
     base_channels: int = Field(32, gt=0)

@@ -23,7 +23,7 @@ _WIDEST_HEAD = 8
 """Most channels of that map, in units of `base_channels`."""
 
 
-class ScaleDiscriminatorConfig(Config):
+class ScaleDiscriminatorConfig(Config, fixed=("base_channels", "sentence_width", "normalise")):
     """Width of the discriminators; the same for every scale."""
 
     base_channels: int = Field(64, gt=0)

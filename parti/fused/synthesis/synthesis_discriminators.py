@@ -26,7 +26,7 @@ _FIRST_SCALE, _LARGEST_SCALE = 10.0, 100.0
 """Of the cosines that captions and pictures are matched by; CLIP has 14 and 100."""
 
 
-class DiscriminatorsConfig(Config):
+class DiscriminatorsConfig(Config, fixed=("sentence_layers",)):
     """Reader and discriminators."""
 
     scale: ScaleDiscriminatorConfig = ScaleDiscriminatorConfig()

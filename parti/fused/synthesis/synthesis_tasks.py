@@ -52,7 +52,7 @@ _SHOWN = 128
 _NO_DISTANCE = ImageLossesConfig(l2_weight=0.0, perceptual=PerceptualTermConfig(weight=0.0))
 
 
-class GameConfig(Config):
+class GameConfig(Config, fixed=("loss",), may_change=("weight", "start", "warmup", "r1_gamma", "r1_every")):
     """The game of generator and discriminators."""
 
     loss: Literal["logistic", "hinge"] = "logistic"
@@ -69,7 +69,13 @@ class GameConfig(Config):
     """Steps between R1 penalties, each scaled by this number (lazy regularisation)."""
 
 
-class SynthesisTaskConfig(Config):
+class SynthesisTaskConfig(
+    Config,
+    may_change=(
+        *("matching", "scale_starts", "explained_from", "explained_share", "divergence_weight", "distance_until"),
+        *("bert_ratio", "precision", "sampled_prompts"),
+    ),
+):
     """The game, what is played beside it, and how both players learn."""
 
     game: GameConfig = GameConfig()

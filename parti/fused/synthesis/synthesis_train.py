@@ -23,7 +23,9 @@ from vqgan.training.schedule import in_steps
 from vqgan.training.trackers import TrackersConfig
 
 
-class TrainSynthesisConfig(Config):
+class TrainSynthesisConfig(
+    Config, fixed=("objective", "encoder"), may_change=("run_dir", "seed", "start", "preview_pictures")
+):
     """A run that trains a generator of pictures at three scales against a discriminator for each."""
 
     objective: Literal["fused_synthesis"] = "fused_synthesis"

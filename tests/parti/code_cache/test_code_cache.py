@@ -261,7 +261,7 @@ def test_stored_ids_are_what_the_text_tokenizer_gives(tokenizer: Path, cache: Pa
 def other_tokenizer(folder: Path, tokenizer: Path) -> Path:
     changed = ImageTokenizer.from_pretrained(tokenizer)
     with torch.no_grad():
-        next(changed.parameters()).add_(1e-3)
+        next(changed.autoencoder.encoder.parameters()).add_(1e-3)
     changed.save_pretrained(folder)
     return folder
 
@@ -273,8 +273,11 @@ def test_codes_of_another_image_tokenizer_are_refused_before_anything_else(
     with pytest.raises(ConfigError) as raised:
         start(tmp_path / "run", other, cache)
     message = str(raised.value)
-    assert message.startswith(f"data.codes: the codes in {cache} were made by the image tokenizer ")
-    assert message.endswith("give the one that made them, or encode anew with this one")
+    assert message == (
+        f"data.codes: the codes in {cache} are not those of image_tokenizer {other}, which differs from the one that "
+        "made them in the encoder's weights; give that one, or one with its codes and another decoder (codes_from), "
+        "or encode anew with this one"
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -73,7 +73,7 @@ def test_the_record_says_what_was_made_from_what(whole: Path) -> None:
     assert record["splits"]["heldout"] == {"positions": 8, "parts": [], "pictures": 8, "shards": 1}
     assert record["skipped"] == []
     assert sorted(contents(whole)) == [
-        *("cache.json", "heldout-00000.arrow", "text_tokenizer.json"),
+        *("SHA256SUMS", "cache.json", "heldout-00000.arrow", "text_tokenizer.json"),
         *("train-00000.arrow", "train-00001.arrow", "train-00002.arrow"),
     ]
 
@@ -293,9 +293,9 @@ def test_another_tokenizer_or_grown_data_in_the_same_folder_are_refused(tokenize
     assert encode(settings(out, tokenizer, source))
     other = ImageTokenizer.from_pretrained(tokenizer)
     with torch.no_grad():
-        next(other.parameters()).add_(1e-3)
+        next(other.autoencoder.encoder.parameters()).add_(1e-3)
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ConfigError, match="was made with tokenizer"):
+    with pytest.raises(ConfigError, match="which differs in the encoder's weights; use the same"):
         encode(settings(out, tmp_path / "other", source))
     shutil.copy(pictures / "train/00.png", pictures / "train/99.png")
     shutil.copy(pictures / "train/00.txt", pictures / "train/99.txt")

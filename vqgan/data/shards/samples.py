@@ -18,7 +18,25 @@ LARGEST_MEMBER = 1 << 28
 """Bytes of a picture or a caption above which it is refused: 256 MB is a mistake or an attack."""
 
 
-class ShardsConfig(Config):
+class ShardsConfig(
+    Config,
+    may_change=(
+        "kind",
+        "path",
+        "paths",
+        "heldout_paths",
+        "heldout_share",
+        "image_keys",
+        "caption_key",
+        "caption_field",
+        "captions",
+        "background",
+        "streaming",
+        "shuffle_buffer",
+        "timeout",
+        "retries",
+    ),
+):
     """WebDataset tar shards, local or behind an address (http, https, or what fsspec opens: s3, gs, hf, ...)."""
 
     kind: Literal["shards"] = "shards"
