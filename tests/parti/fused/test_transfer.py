@@ -77,5 +77,5 @@ def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
         start_from(Captioner(DEEPER), tmp_path / "nowhere")
     (tmp_path / "model" / "model.safetensors").unlink()
     (tmp_path / "model" / "config.json").write_text('{"kind": "fused_inpainting"}')
-    with pytest.raises(ModelFolderError, match="cannot be read"):
+    with pytest.raises(ModelFolderError, match="is missing"):
         start_from(Captioner(DEEPER), tmp_path)
