@@ -35,12 +35,11 @@ def open_pipeline(folder: str | Path, image_tokenizer: str | None = None) -> Pip
 
     Raises what `pipeline_of` and the pipelines raise, ConfigError for an image tokenizer where no codes are drawn.
     """
-    kind = pipeline_of(folder)
-    if kind is TextToImage:
+    if pipeline_of(folder) is TextToImage:
         return TextToImage.from_pretrained(folder, image_tokenizer=image_tokenizer)
     if image_tokenizer is not None:
         raise ConfigError(
             f"image_tokenizer: the model in {folder} draws pictures without codes, so {image_tokenizer} has nothing to "
             "decode; leave it out"
         )
-    return kind.from_pretrained(folder)
+    return ProgressiveTextToImage.from_pretrained(folder)
