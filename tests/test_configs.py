@@ -7,7 +7,7 @@ import torch
 
 from parti.models import GENERATORS, TokenSpace
 from parti.train import TrainPartiConfig
-from vqgan.config import dump_config, load_config
+from vqgan.config import dump_config, load_config, read_yaml
 from vqgan.models import build_autoencoder
 from vqgan.models.discriminator import build_discriminator
 from vqgan.train import TrainVQGANConfig
@@ -65,3 +65,13 @@ def test_stage_2_and_the_stage_1_that_it_stands_on(path: Path, tmp_path: Path) -
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
     (tmp_path / "again.yaml").write_text(dump_config(config))
     assert load_config(TrainPartiConfig, tmp_path / "again.yaml") == config
+
+
+ALL = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "accelerate")
+
+
+@pytest.mark.parametrize("path", ALL, ids=name)
+def test_every_training_config_keeps_the_best_model(path: Path) -> None:
+    loop = read_yaml(path)["loop"]
+    assert set(loop["keep_best"]) == {"figure", "mode"}
+    assert loop["evaluate_every"], "a model is only known to be the best where it is evaluated"

@@ -12,9 +12,11 @@ from functools import partial
 from parti.fused.captioning.caption_files import CaptionConfig, caption_files
 from vqgan.command_line import USER_ERRORS, print_error, print_out
 from vqgan.config import validate
+from vqgan.console import command
 from vqgan.option_parser import OptionParser
 
 
+@command
 def main(argv: list[str]) -> int:
     try:
         options = vars(build_parser().parse_args(argv))

@@ -22,6 +22,7 @@ from parti.data_check.settings import CheckConfig, load_settings
 from parti.data_check.targets import check_targets
 from vqgan.command_line import USER_ERRORS, print_error, print_out
 from vqgan.config import dump_config, format_help
+from vqgan.console import command
 
 OPTIONS = """\
   --config FILE    config of a training run: checks what that run would read
@@ -31,6 +32,7 @@ OPTIONS = """\
   --help           this text"""
 
 
+@command
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print_out(f"{(__doc__ or '').strip()}\n\n{OPTIONS}\n\n{format_help(CheckConfig)}")

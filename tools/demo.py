@@ -13,10 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+from vqgan.console import command
+
 NEXT_PROMPT = "a large yellow square above a small red triangle"
 TIMES = ("total", "stage1", "stage2")
 
 
+@command
 def main(argv: list[str]) -> int:
     started = time.monotonic()
     options, overrides = build_parser().parse_known_args(argv)

@@ -12,8 +12,10 @@ import sys
 from parti.code_cache.encode import encode
 from parti.code_cache.settings import EncodeConfig
 from vqgan.command_line import run_training
+from vqgan.console import command
 
 
+@command
 def main(argv: list[str]) -> int:
     return run_training(argv, EncodeConfig, encode, __doc__)
 

@@ -25,6 +25,7 @@ from parti.evaluation import fused_pairs, generator
 from vqgan import evaluation as tokenizer
 from vqgan.command_line import USER_ERRORS, print_error, print_out
 from vqgan.config import Config, ConfigError, dump_config, format_help
+from vqgan.console import command
 from vqgan.metrics.report import MetricsReport, write_report
 
 
@@ -55,6 +56,7 @@ WORDS = """\
   --help           this text; after one of the four words only its own settings"""
 
 
+@command
 def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         names = [word for word in argv[:1] if word in EVALUATIONS] or list(EVALUATIONS)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from vqgan import load_tokenizer
 from vqgan.command_line import USER_ERRORS, print_error, print_out
+from vqgan.console import command
 from vqgan.foreign.formats import EXPORTS, export_checkpoint
 from vqgan.foreign.reading import ForeignCheckpointError
 from vqgan.option_parser import OptionParser
 
 
+@command
 def main(argv: list[str]) -> int:
     try:
         options = build_parser().parse_args(argv)

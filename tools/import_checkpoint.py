@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 from vqgan.command_line import USER_ERRORS, print_error, print_out
+from vqgan.console import command
 from vqgan.foreign.formats import IMPORTS, import_checkpoint
 from vqgan.foreign.reading import ForeignCheckpointError
 from vqgan.option_parser import OptionParser
 
 
+@command
 def main(argv: list[str]) -> int:
     try:
         options = build_parser().parse_args(argv)

@@ -15,6 +15,7 @@ from parti.planning.generator_plan import plan_generator, tokenizer_config
 from parti.train import TrainPartiConfig
 from vqgan.command_line import USER_ERRORS, print_error, print_out
 from vqgan.config import ConfigError, load_config, read_yaml
+from vqgan.console import command
 from vqgan.option_parser import OptionParser
 from vqgan.planning.division import STRATEGIES, Division
 from vqgan.planning.fitting import fitted
@@ -25,6 +26,7 @@ from vqgan.planning.tokenizer_plan import plan_tokenizer
 from vqgan.train import TrainVQGANConfig
 
 
+@command
 def main(argv: list[str]) -> int:
     parser = _parser()
     try:

@@ -20,11 +20,13 @@ from parti.sample_files import SampleConfig, resolve, write_samples
 from parti.sampling.generate import SamplingConfig
 from vqgan.command_line import USER_ERRORS, print_error, print_out
 from vqgan.config import ConfigError, dump_config
+from vqgan.console import command
 from vqgan.option_parser import OptionParser
 
 RECOMMENDED = "as the model recommends"
 
 
+@command
 def main(argv: list[str]) -> int:
     try:
         options = parse(argv)

@@ -11,8 +11,10 @@ import sys
 from parti.objectives import choose_objective
 from vqgan.command_line import print_error, run_training
 from vqgan.config import ConfigError
+from vqgan.console import command
 
 
+@command
 def main(argv: list[str]) -> int:
     try:
         objective = choose_objective(argv)

@@ -7,8 +7,10 @@ import sys
 
 from parti.reranking.train import TrainRerankerConfig, train
 from vqgan.command_line import run_training
+from vqgan.console import command
 
 
+@command
 def main(argv: list[str]) -> int:
     return run_training(argv, TrainRerankerConfig, train, __doc__)
 

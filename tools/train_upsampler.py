@@ -9,8 +9,10 @@ import sys
 
 from parti.upsampling.train import TrainUpsamplerConfig, train
 from vqgan.command_line import run_training
+from vqgan.console import command
 
 
+@command
 def main(argv: list[str]) -> int:
     return run_training(argv, TrainUpsamplerConfig, train, __doc__)
 

@@ -6,9 +6,11 @@ accelerate launch tools/train_vqgan.py --config configs/vqgan/shapes.yaml [--sec
 import sys
 
 from vqgan.command_line import run_training
+from vqgan.console import command
 from vqgan.train import TrainVQGANConfig, train
 
 
+@command
 def main(argv: list[str]) -> int:
     return run_training(argv, TrainVQGANConfig, train, __doc__)
 

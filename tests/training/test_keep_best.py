@@ -88,3 +88,79 @@ def test_going_back_behind_the_best_keeps_its_model(tmp_path: Path, monkeypatch:
     # Of step 4, which was taken back: the weights were sound, and nothing since was better.
     assert json.loads((tmp_path / "best" / "best.json").read_text())["step"] == 4
     ImageTokenizer.from_pretrained(tmp_path / "best")
+
+
+_BEST_FIRST: dict[str, Any] = {
+    **{"loop.keep_best": {"figure": "psnr", "mode": "higher"}, "loop.evaluate_every": 2, "loop.steps": 12},
+    "loop.log_every": 1,
+}
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, values: dict[int, float]) -> None:
+    """PSNR by step, instead of the true one; the training loss falls all the time."""
+    done = [0]
+    train_step = AutoencoderTask.train_step
+
+    def step(self: AutoencoderTask, batches: Any, number: int) -> dict[str, Any]:
+        done[0] = number + 1
+        figures = train_step(self, batches, number)
+        return {name: value for name, value in figures.items() if not name.startswith("loss_")} | {
+            "loss": figures["loss"] * 0 + 1 / done[0]
+        }
+
+    monkeypatch.setattr(AutoencoderTask, "train_step", step)
+    monkeypatch.setattr(AutoencoderTask, "evaluate", lambda _self, _batches: {"psnr": values.get(done[0], 0.0)})
+
+
+def test_patience_ends_the_run_with_the_best_model_and_a_larger_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {2: 20.0, 4: 30.0, 6: 29.0, 8: 25.0, 10: 31.0, 12: 24.0}
+    scripted(monkeypatch, values)
+    assert vqgan.train.train(stage_1(tmp_path, **_BEST_FIRST, **{"loop.patience": 2}))
+    said = capsys.readouterr().err
+    assert "step 8: 2 evaluations without a better one (loop.patience)" in said
+    assert f"complete; the model in {tmp_path / 'model'} is the best, psnr 30 at step 4 (25 at step 8)" in said
+    run = RunFolder(tmp_path)
+    assert max(int(str(record["step"])) for record in run.read_metrics()) == 8
+    shipped = (run.model / "model.safetensors").read_bytes()
+    assert shipped == (run.best / "model.safetensors").read_bytes()
+    assert not (run.model / "best.json").exists()
+    ImageTokenizer.from_pretrained(run.model)
+
+    assert vqgan.train.train(stage_1(tmp_path, **_BEST_FIRST, **{"loop.patience": 2}))
+    said = capsys.readouterr().err
+    assert "is complete at step 8; a larger loop.patience goes on from there" in said
+    assert max(int(str(record["step"])) for record in run.read_metrics()) == 8
+
+    assert vqgan.train.train(stage_1(tmp_path, **_BEST_FIRST, **{"loop.patience": 3}))
+    assert json.loads((run.best / "best.json").read_text())["step"] == 10
+    assert max(int(str(record["step"])) for record in run.read_metrics()) == 12
+    assert (run.model / "model.safetensors").read_bytes() != (run.best / "model.safetensors").read_bytes()
+
+
+def test_patience_counts_over_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {2: 30.0, 4: 29.0, 6: 28.0, 8: 27.0}
+    scripted(monkeypatch, values)
+    short = _BEST_FIRST | {"loop.steps": 5, "loop.patience": 3}
+    assert vqgan.train.train(stage_1(tmp_path, **short))  # its last step has an evaluation too: 0.0
+    assert vqgan.train.train(stage_1(tmp_path, **_BEST_FIRST, **{"loop.patience": 3}))
+    assert max(int(str(record["step"])) for record in RunFolder(tmp_path).read_metrics()) == 6
+
+
+def test_memorizing_is_said_once_and_recorded_and_the_best_model_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, {2: 30.0, 4: 28.0, 6: 26.0, 8: 24.0, 10: 22.0, 12: 20.0})
+    assert vqgan.train.train(stage_1(tmp_path, **_BEST_FIRST))
+    said = capsys.readouterr().err
+    assert said.count("learned by heart") == 1
+    assert "that is the last one; the best by psnr 30 at step 2 (20 at step 12) is in" in said
+    events = [record for record in RunFolder(tmp_path).read_metrics() if record.get("event") == "finding"]
+    assert [event["step"] for event in events if "learned by heart" in str(event["finding"])] == [4]
+
+
+def test_patience_without_anything_to_wait_for_is_refused(tmp_path: Path) -> None:
+    for change in ({}, {"loop.keep_best": {"figure": "psnr", "mode": "higher"}, "loop.evaluate_every": 0}):
+        with pytest.raises(ConfigError, match="patience 2 waits for a better evaluation"):
+            stage_1(tmp_path, **{"loop.patience": 2}, **change)

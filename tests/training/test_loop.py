@@ -94,7 +94,7 @@ def test_what_happens_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [record.get("penalty") for record in train] == [1, None, None, None], "the mean of the steps that have it"
     assert task.evaluated == [6, 6, 6]
     assert sorted(path.name for path in run_folder.samples.iterdir()) == [
-        f"step-{step:07d}.png" for step in (2, 4, 6, 7)
+        f"step-{step:07d}.png" for step in (1, 2, 4, 6, 7)
     ]
     assert sorted(path.name for path in run_folder.checkpoints.iterdir()) == [f"step-{step:07d}" for step in (3, 6, 7)]
     assert (run_folder.model / "model").is_file()

@@ -94,6 +94,17 @@ class DataPipeline:
         )
         return f"{to_train} to train on, {held_out} held out, {self.config.batch_size} a step"
 
+    def describe_passes(self, steps: int) -> str | None:
+        """How often a run of `steps` sees each training picture: `1,200 steps = 24 passes over 3,226 pictures`.
+
+        None for streams, whose length is unknown, and mixtures, whose sources are passed at rates of their own.
+        """
+        if isinstance(self._train, Stream | Mixture):
+            return None
+        passes = steps * self.config.batch_size / len(self._train)
+        shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
+        return f"{steps:,} steps = {shown} passes over {len(self._train):,} pictures"
+
     def unused(self) -> tuple[Unused, ...]:
         """What lay in the data set's location and is not used, as far as it is known by now."""
         return unused_in(self._train, self._heldout)

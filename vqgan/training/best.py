@@ -24,7 +24,13 @@ class Best:
         self.config = config
         self.step = 0
         """After which the best evaluation was; 0: none yet."""
-        self._value = 0.0
+        self.last_step = 0
+        """After which the last evaluation was."""
+        self.value = 0.0
+        self.last_value = 0.0
+        self.training_loss: float | None = None
+        """What the training loss was at the best evaluation, where it is known."""
+        self._without_better = 0
 
     def check_figure(self, figures: Mapping[str, float]) -> None:
         """Raises ConfigError where the evaluations, of which `figures` is one, do not have the figure."""
@@ -34,24 +40,45 @@ class Best:
                 f"choose one of {', '.join(sorted(figures))}"
             )
 
-    def improved_by(self, figures: Mapping[str, float], step: int) -> bool:
+    def improved_by(self, figures: Mapping[str, float], step: int, training_loss: float | None = None) -> bool:
         """Take note of the evaluation after `step`; whether it is the best so far."""
         if self.config is None:
             return False
         self.check_figure(figures)
         value, sign = figures[self.config.figure], 1 if self.config.mode == "higher" else -1
-        better = sign * value > sign * self._value if self.step else value == value
+        better = sign * value > sign * self.value if self.step else value == value
+        self.last_step, self.last_value = step, value
+        self._without_better = 0 if better else self._without_better + 1
         if better:
-            self.step, self._value = step, value
+            self.step, self.value, self.training_loss = step, value, training_loss
         return better
+
+    def is_given_up(self, patience: int) -> bool:
+        """Whether the latest `patience` evaluations were no better than one before; never where it is 0."""
+        return 0 < patience <= self._without_better
+
+    def worsened_share(self) -> float:
+        """By how much of the best value the last is worse."""
+        assert self.config is not None
+        worse = self.last_value - self.value if self.config.mode == "lower" else self.value - self.last_value
+        return worse / max(abs(self.value), 1e-12)
+
+    def describe(self) -> str:
+        """For people: `nats_per_code 2.12 at step 400 (3.57 at step 1,200)`."""
+        assert self.config is not None
+        last = "" if self.step == self.last_step else f" ({self.last_value:.4g} at step {self.last_step:,})"
+        return f"{self.config.figure} {self.value:.4g} at step {self.step:,}{last}"
 
     def evaluation(self) -> dict[str, object]:
         """The best one, for people and scripts to read."""
         assert self.config is not None
-        return {"step": self.step, "figure": self.config.figure, "value": self._value, "mode": self.config.mode}
+        return {"step": self.step, "figure": self.config.figure, "value": self.value, "mode": self.config.mode}
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.config is None or not self.step else self.evaluation()
+        if self.config is None or not self.step:
+            return {}
+        since = {"last_step": self.last_step, "last_value": self.last_value, "without_better": self._without_better}
+        return self.evaluation() | since | {"training_loss": self.training_loss}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Of another figure than this config's nothing is taken: the comparison begins anew."""
@@ -59,4 +86,7 @@ class Best:
             self.config.figure,
             self.config.mode,
         )
-        self.step, self._value = (state["step"], state["value"]) if same else (0, 0.0)
+        self.step, self.value = (state["step"], state["value"]) if same else (0, 0.0)
+        since = state if same else {}  # an earlier version wrote the best alone
+        self.last_step, self.last_value = since.get("last_step", self.step), since.get("last_value", self.value)
+        self._without_better, self.training_loss = since.get("without_better", 0), since.get("training_loss")

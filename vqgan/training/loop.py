@@ -11,20 +11,20 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from pydantic import Field
-from torch import nn
+from pydantic import Field, model_validator
 
 from vqgan.config import Config
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline, Share
 from vqgan.data.source import UnusableSample
-from vqgan.data.unused import unused_lines
+from vqgan.training.announcements import beginning, resuming, where_the_models_are
 from vqgan.training.best import Best, KeepBestConfig
 from vqgan.training.checkpoint import About
 from vqgan.training.code_usage import CountsCodes
 from vqgan.training.distributed import gather_things, mean_over_processes
 from vqgan.training.findings import Findings
 from vqgan.training.guard import Guard, GuardConfig, TrainingDiverged, separate_skips
+from vqgan.training.memorizing import about_memorizing, training_loss
 from vqgan.training.progress import Progress
 from vqgan.training.protocol import Task
 from vqgan.training.run_folder import RunFolder
@@ -62,22 +62,34 @@ class LoopConfig(
     micro_batches: int = Field(1, gt=0)
     """Gradient accumulation: parts into which each process's share of a batch is divided."""
     log_every: int = Field(50, gt=0)
-    """Steps between lines of figures."""
+    """Steps between lines of figures; after the first step there is a line as a sign of life."""
     evaluate_every: int = Field(500, ge=0)
     """Steps between evaluations on held-out data; the last step always has one."""
     preview_every: int = Field(500, ge=0)
-    """Steps between pictures in samples/; the last step always has one."""
+    """Steps between pictures in samples/; unless never, the first step has one, and the last always."""
     save_every: int = Field(500, ge=0)
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = Field(2, gt=0)
     """Number of newest checkpoints that stay; from 2 on, one may be damaged and the run still goes on."""
     keep_best: KeepBestConfig | None = None
     """Keep the model of the best evaluation in best/, and its checkpoint: {figure: psnr, mode: higher}."""
+    patience: int = Field(0, ge=0)
+    """Evaluations in a row without a better one after which the run is complete, and model/ holds the best model; 0:
+    train to the last step. Needs keep_best."""
     minutes_to_wait: float = Field(10.0, gt=0)
     """With several processes: how long one waits for another before it ends; longer than drawing a preview takes, or
     writing a checkpoint."""
     guard: GuardConfig = GuardConfig()
     """What to do about steps without a finite gradient."""
+
+    @model_validator(mode="after")
+    def _check_patience_has_something_to_wait_for(self) -> "LoopConfig":
+        if self.patience and (self.keep_best is None or not self.evaluate_every):
+            raise ValueError(
+                f"patience {self.patience} waits for a better evaluation, so it needs keep_best "
+                "({figure: nats_per_code, mode: lower}, for example) and evaluate_every above 0"
+            )
+        return self
 
 
 class TrainingLoop:
@@ -107,6 +119,8 @@ class TrainingLoop:
         self._best = Best(config.keep_best)
         self._guard = Guard(config.guard)
         self._findings = Findings()
+        self._findings_held_out = Findings()
+        self._training_loss: float | None = None
         self._done = 0
         self._without_gradient: list[str] = []
         self._not_finite: list[str] = []
@@ -131,32 +145,27 @@ class TrainingLoop:
         for line in said:
             progress.say(line)
         answer = f"{self.title}: stopping after this step, saving"
-        with self._stop.listening(answer if self.accelerator.is_main_process else None):
-            while (ending := self._train(progress)) == "diverged":
-                self._done = self._go_back(self._done, progress)
+        ending: Literal["complete", "interrupted", "diverged"] = "complete"
+        if not self._has_ended():
+            with self._stop.listening(answer if self.accelerator.is_main_process else None):
+                while (ending := self._train(progress)) == "diverged":
+                    self._done = self._go_back(self._done, progress)
         progress.close()
         if ending == "complete":
-            progress.say(f"complete; the model is in {self.run_folder.model}")
+            if (given_up := self._best.is_given_up(self.config.patience)) and self.accelerator.is_main_process:
+                self.run_folder.ship_best()
+            for line in where_the_models_are(self._best, self.run_folder, given_up):
+                progress.say(line)
         self.trackers.close()
         return ending == "complete"
 
     def _how_it_begins(self) -> list[str]:
-        """What is trained on what, or where the run goes on; lines for a person."""
-        folder, steps = self.run_folder.path, self.config.steps
-        if self._done >= steps:
-            return [f"{folder} is complete at step {self._done}; a larger loop.steps goes on from there"]
-        networks = [part for part in self.task.stateful().values() if isinstance(part, nn.Module)]
-        weights = sum(weight.numel() for network in networks for weight in network.parameters())
-        device = f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
-        lines = [f"{self.data.describe()}; {weights:,} weights in training, on {device}"]
-        lines += unused_lines(self.data.unused())
-        if self._done:
-            lines.append(f"resuming at step {self._done} of {steps} in {folder}")
-            changes = self.run_folder.changed_settings()
-            lines += [f"since this run began or was resumed, {change}" for change in changes]
-            if any(change.startswith(("data.", "seed ")) for change in changes):
-                lines.append("from here on the samples come in another order than an unbroken run's")
-        return lines
+        folder, steps = self.run_folder, self.config.steps
+        if self._has_ended():
+            larger = "loop.steps" if self._done >= steps else "loop.patience"
+            return [f"{folder.path} is complete at step {self._done}; a larger {larger} goes on from there"]
+        lines = beginning(self.task, self.data, self.accelerator, steps)
+        return lines if not self._done else lines + resuming(folder, self._done, steps)
 
     def _train(self, progress: Progress) -> Literal["complete", "interrupted", "diverged"]:
         """The steps from where the run stands."""
@@ -164,6 +173,7 @@ class TrainingLoop:
         share = Share(self.accelerator.process_index, self.accelerator.num_processes, self.config.micro_batches)
         data = self.data.training_batches(self._done + offset, steps + offset, share)
         window.start_clock()
+        progress.time_left.step_begins()
         for step, batches in enumerate(data, start=self._done):
             metrics = self.task.train_step([self._received(batch) for batch in batches], step)
             figures, self._without_gradient = separate_skips(metrics)
@@ -176,22 +186,30 @@ class TrainingLoop:
             progress.advance()
             if done % self.config.log_every == 0 or done == steps:
                 self._log(done, progress)
+            elif done == 1:
+                self._show_first_step(progress)
             window.stop_clock()
+            progress.time_left.step_ends()
             if self._guard.diverged:
                 return "diverged"
             if (ending := self._after_step(done, progress)) is not None:
                 return ending
             window.start_clock()
+            progress.time_left.step_begins()
         return "complete"
 
-    def _after_step(self, done: int, progress: Progress) -> Literal["interrupted", "diverged"] | None:
+    def _after_step(self, done: int, progress: Progress) -> Literal["complete", "interrupted", "diverged"] | None:
         """Evaluate, preview and save what is due, and see whether training ends here."""
         config, last = self.config, done == self.config.steps
-        evaluating, previewing = (last or _due(done, every) for every in (config.evaluate_every, config.preview_every))
+        evaluating = last or _due(done, config.evaluate_every)
+        previewing = last or _due(done, config.preview_every) or (done == 1 and config.preview_every > 0)
         if (evaluating or previewing) and self._is_broken():
             return "diverged"
         if evaluating:
             self._evaluate(done, progress)
+            if not last and self._best.is_given_up(config.patience):
+                last = previewing = True
+                progress.say(f"step {done}: {config.patience} evaluations without a better one (loop.patience)")
         if previewing:
             with self._saving.whole_averages(self.accelerator.device):
                 if self.accelerator.is_main_process:
@@ -206,6 +224,8 @@ class TrainingLoop:
             return "diverged"
         self._report_skipped(progress)
         self._save(done, passing=not regular)
+        if last:
+            return "complete"
         if not interrupted:
             return None
         progress.say(f"stopped at step {done}, saved; run the same command to go on")
@@ -220,9 +240,13 @@ class TrainingLoop:
         if isinstance(self.task, CountsCodes) and (counts := self.task.code_counts()) is not None:
             self.trackers.code_counts(counts, done)
         progress.say(f"step {done} held out  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
-        if self._best.improved_by(figures, done):
+        if self._best.improved_by(figures, done, self._training_loss):
             self._saving.save_best(self._best.evaluation())
             self._save_waits = True
+        memorizing = about_memorizing(self._best, self._training_loss, self.run_folder.best)
+        for finding in self._findings_held_out.news(memorizing):
+            progress.say(f"step {done}: {finding}")
+            self._record_event(done, {"event": "finding", "finding": finding})
 
     def _held_out_size(self) -> int:
         share = Share(0, self.accelerator.num_processes, self.config.micro_batches)
@@ -250,10 +274,20 @@ class TrainingLoop:
         shown = {name: value for name, value in figures.items() if name.startswith("loss") or name == "skipped_steps"}
         progress.report(done, shown, rate)
         self._window.clear()
+        self._training_loss = training_loss(figures)
         figures |= {"step": done, "run_share": done / self.config.steps}
         for finding in self._findings.news(self.task.diagnose(figures)):
             progress.say(f"step {done}: {finding}")
             self._record_event(done, {"event": "finding", "finding": finding})
+
+    def _show_first_step(self, progress: Progress) -> None:
+        """The figures of the run's first step; they are in the first line's means too."""
+        figures = mean_over_processes(self.accelerator, self._window.means())
+        shown = {name: value for name, value in figures.items() if name.startswith("loss")}
+        progress.first(1, shown, self._window.rate()[1])
+
+    def _has_ended(self) -> bool:
+        return self._done >= self.config.steps or (self._done > 0 and self._best.is_given_up(self.config.patience))
 
     def _received(self, batch: Batch) -> Batch:
         self._newly_skipped += [item for item in batch.skipped if item.name not in self._skipped]
@@ -286,6 +320,8 @@ class TrainingLoop:
         loop_state = self._saving.restore(step)
         self._seconds = loop_state["seconds"]
         self._findings.load_state_dict(loop_state["findings"])
+        self._findings_held_out.load_state_dict(loop_state.get("findings_held_out", {}))
+        self._training_loss = loop_state.get("training_loss")
         return loop_state
 
     def _check_figure_to_keep_best(self) -> None:
@@ -343,6 +379,8 @@ class TrainingLoop:
             "skipped": self._skipped,
             "guard": self._guard.state_dict(),
             "findings": self._findings.state_dict(),
+            "findings_held_out": self._findings_held_out.state_dict(),
+            "training_loss": self._training_loss,
             "best": self._best.state_dict(),
             "metrics_bytes": self.run_folder.metrics_bytes() if self.accelerator.is_main_process else 0,
         }

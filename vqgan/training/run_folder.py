@@ -7,6 +7,7 @@ one grows, and a checkpoint knows how long it was.
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -103,10 +104,16 @@ class RunFolder:
             write_file(path, content.getvalue())
         return path
 
-    def replace_model(self, write: Callable[[Path], None]) -> None:
+    def replace_model(self, write: Callable[[Path], object]) -> None:
         """Let `write` fill a new folder, then put it in the place of model/."""
         with writing(self.model), replaced_folder(self.model) as folder:
             write(folder)
+
+    def ship_best(self) -> None:
+        """Put the model of best/ in the place of model/; nothing where somebody has removed best/."""
+        if self.best.is_dir():
+            without = shutil.ignore_patterns(BEST_FILE)
+            self.replace_model(lambda folder: shutil.copytree(self.best, folder, ignore=without, dirs_exist_ok=True))
 
     def replace_best(self, write: Callable[[Path], None], evaluation: Mapping[str, object]) -> None:
         """The same for best/, which `evaluation` describes."""

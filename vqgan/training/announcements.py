@@ -1,0 +1,44 @@
+"""What a run says of itself when it begins, goes on and is complete; lines for a person."""
+
+from accelerate import Accelerator
+from torch import nn
+
+from vqgan.data.loader import DataPipeline
+from vqgan.data.unused import unused_lines
+from vqgan.training.best import Best
+from vqgan.training.protocol import Task
+from vqgan.training.run_folder import RunFolder
+
+
+def beginning(task: Task, data: DataPipeline, accelerator: Accelerator, steps: int) -> list[str]:
+    """What is trained on what."""
+    networks = [part for part in task.stateful().values() if isinstance(part, nn.Module)]
+    weights = sum(weight.numel() for network in networks for weight in network.parameters())
+    device = f"{accelerator.num_processes} x {accelerator.device.type}"
+    lines = [f"{data.describe()}; {weights:,} weights in training, on {device}"]
+    if (passes := data.describe_passes(steps)) is not None:
+        lines.append(passes)
+    return lines + unused_lines(data.unused())
+
+
+def resuming(folder: RunFolder, done: int, steps: int) -> list[str]:
+    """Where a run goes on, and what is otherwise than before."""
+    changes = folder.changed_settings()
+    lines = [f"resuming at step {done} of {steps} in {folder.path}"]
+    lines += [f"since this run began or was resumed, {change}" for change in changes]
+    if any(change.startswith(("data.", "seed ")) for change in changes):
+        lines.append("from here on the samples come in another order than an unbroken run's")
+    return lines
+
+
+def where_the_models_are(best: Best, folder: RunFolder, given_up: bool) -> list[str]:
+    """Of a complete run. `given_up`: waiting for a better evaluation ended it, and model/ holds the best model."""
+    if given_up:
+        return [f"complete; the model in {folder.model} is the best, {best.describe()}"]
+    lines = [f"complete; the model is in {folder.model}"]
+    if best.step and best.step != best.last_step:
+        lines.append(
+            f"that is the last one; the best by {best.describe()} is in {folder.best}, which stands wherever a model "
+            "folder may"
+        )
+    return lines
