@@ -1,23 +1,28 @@
 """A stage-2 step, rehearsed: the generator as `parti.tasks` trains it, on codes of an image tokenizer or of a cache."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
 from parti.layers.sparse_attention import dense_mask
-from parti.models import GENERATORS, DecoderOnly, EncoderDecoder, Generator, TokenSpace
+from parti.layers.sparse_masks import MaskKind, dalle_layer_kinds
+from parti.models import GENERATORS, DecoderOnly, EncoderDecoder, Generator, GeneratorConfig, TokenSpace
+from parti.models.decoder_only import DecoderOnlyConfig
 from parti.planning.flops import training_flops
 from parti.tasks import NextTokenTask
+from parti.text.encoders import TrainedTextEncoderConfig
 from parti.text.tokenizer import TextTokenizerConfig, UnigramConfig
 from parti.tokenize import PairTokenizer, TokenPair
 from parti.train import TrainPartiConfig
 from vqgan.config import ConfigError
 from vqgan.data.batch import Batch
 from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.planning.depth import Shallow, Stacks, shallow_networks, watch_blocks
+from vqgan.planning.footprint import Counted, Footprint
 from vqgan.planning.recording import Kernels, rehearsal
 from vqgan.planning.rehearsed_step import Cast, Rehearsed, parameters_of, pictures, rehearse
 from vqgan.planning.tokenizer import encoding_flops, tokenizer_without_weights
@@ -32,36 +37,99 @@ def rehearse_generator(
     *,
     recompute: bool = False,
     kernels: Kernels = "gpu",
+    whole: bool | None = None,
 ) -> Rehearsed:
-    """One step. `recompute`: keep of each layer its input alone, as model.checkpoint_activations does."""
-    from_cache = config.data.codes is not None
-    with _without_kept_masks(), rehearsal(kernels) as recording:
+    """One step. `recompute`: keep of each layer its input alone, as model.checkpoint_activations does.
+
+    Of a deep network a few blocks are recorded and the rest is concluded, unless it is recorded `whole`.
+    """
+    with rehearsal():
         image_tokenizer = tokenizer_without_weights(tokenizer)
         tokens = tokens_of(config, image_tokenizer)
-        model = config.model
-        if getattr(model, "checkpoint_activations", False):
-            model, recompute = model.model_copy(update={"checkpoint_activations": False}), True
-        generator = GENERATORS[model.kind](model, tokens)
-        if recompute:
-            for block in generator.stacked_layers():
-                _keep_the_input_alone(block)
-        tokenizers = BlankPairs(image_tokenizer, tokens, from_cache)
-        task = NextTokenTask(config.task, generator, tokenizers, build_accelerator(), config.loop.steps, config.seed)
-        cast = Cast([generator], [] if from_cache else [image_tokenizer], [task.ema.module])
-        # Of several micro-batches one, as if those before it had left their gradients: nothing else stays of them.
-        since, _ = rehearse(recording, task, cast, [[pictures(pairs_at_a_time, image_tokenizer.image_size)]])
-        if config.loop.micro_batches > 1:
-            recording.keep("gradients")
+    generator = generator_without_weights(config, tokens)
+    recompute = recompute or getattr(config.model, "checkpoint_activations", False)
+    stacks = _stacks(config.model)
+    if whole is None:
+        whole = sum(map(len, stacks.values())) <= _SHALLOW
+    kept = max(map(len, stacks.values())) if whole else _KEPT_ENDS * len(set(generator.layer_kinds))
+    recordings = [
+        _record(config, tokenizer, pairs_at_a_time, shallow, kept, recompute=recompute, kernels=kernels)
+        for shallow in shallow_networks(stacks, kept)
+    ]
+    from_cache = config.data.codes is not None
     layers = generator.stacked_layers()
     return Rehearsed(
-        recording,
-        since,
+        Footprint(recordings),
         parts_of(generator),
         largest_block=4 * max(map(parameters_of, layers)),
         outside_blocks=parameters_of(generator) - sum(map(parameters_of, layers)),
         flops=training_flops(generator) + (0 if from_cache else encoding_flops(tokenizer)),
         frozen_parts={} if from_cache else {"image tokenizer": parameters_of(image_tokenizer)},
     )
+
+
+_KEPT_ENDS = 1
+"""Blocks that are recorded at each end of a stack, for each kind of mask."""
+_SHALLOW = 12
+"""Blocks up to which recording all takes no longer than recording few several times."""
+
+
+def _record(
+    config: TrainPartiConfig,
+    tokenizer: TrainVQGANConfig,
+    pairs_at_a_time: int,
+    shallow: Shallow,
+    kept: int,
+    *,
+    recompute: bool,
+    kernels: Kernels,
+) -> Counted:
+    """The step of the network with these stacks."""
+    from_cache = config.data.codes is not None
+    with _without_kept_masks(), rehearsal(kernels) as recording:
+        recording.exactly()
+        image_tokenizer = tokenizer_without_weights(tokenizer)
+        tokens = tokens_of(config, image_tokenizer)
+        generator = GENERATORS[config.model.kind](_with_stacks(config.model, shallow.stacks), tokens)
+        generator.layer_kinds = list(cast(Sequence[MaskKind], shallow.stacks[_OF_IMAGE]))
+        if recompute:
+            for block in generator.stacked_layers():
+                _keep_the_input_alone(block)
+        tokenizers = BlankPairs(image_tokenizer, tokens, from_cache)
+        task = NextTokenTask(config.task, generator, tokenizers, build_accelerator(), config.loop.steps, config.seed)
+        watch_blocks(recording, _blocks(generator), kept)
+        cast_of_step = Cast([generator], [] if from_cache else [image_tokenizer], [task.ema.module])
+        # Of several micro-batches one, as if those before it had left their gradients: nothing else stays of them.
+        since, _ = rehearse(recording, task, cast_of_step, [[pictures(pairs_at_a_time, image_tokenizer.image_size)]])
+        if config.loop.micro_batches > 1:
+            recording.keep("gradients")
+    return Counted(recording, since, shallow.times)
+
+
+_OF_IMAGE, _OF_TEXT = "image blocks", "text blocks"
+
+
+def _stacks(model: GeneratorConfig) -> Stacks[str]:
+    """Blocks' kinds: of those that read the image, their masks."""
+    if isinstance(model, DecoderOnlyConfig):
+        return {_OF_IMAGE: dalle_layer_kinds(model.depth) if model.attention == "sparse" else ["full"] * model.depth}
+    text = model.encoder_depth if isinstance(model.text_encoder, TrainedTextEncoderConfig) else 0
+    return {_OF_TEXT: ["text"] * text, _OF_IMAGE: [model.attention] * model.decoder_depth}
+
+
+def _with_stacks(model: GeneratorConfig, stacks: Mapping[str, Sequence[Hashable]]) -> GeneratorConfig:
+    """As deep as these, and keeping activations: what is computed again is so by `_keep_the_input_alone`."""
+    image = len(stacks[_OF_IMAGE])
+    if isinstance(model, DecoderOnlyConfig):
+        return model.model_copy(update={"depth": image, "checkpoint_activations": False})
+    text = len(stacks[_OF_TEXT]) or model.encoder_depth
+    return model.model_copy(update={"encoder_depth": text, "decoder_depth": image, "checkpoint_activations": False})
+
+
+def _blocks(generator: Generator) -> Mapping[str, Sequence[nn.Module]]:
+    if isinstance(generator, EncoderDecoder):
+        return {_OF_TEXT: generator.text_encoder.stacked_layers(), _OF_IMAGE: generator.stepped_layers()}
+    return {_OF_IMAGE: generator.stepped_layers()}
 
 
 def generator_without_weights(config: TrainPartiConfig, tokens: TokenSpace) -> Generator:

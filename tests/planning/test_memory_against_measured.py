@@ -90,7 +90,7 @@ def test_stage_2(model: dict[str, Any], task: dict[str, Any], pairs: int, micro_
     config = stage_2(model, task, micro_batches)
     step = rehearse_generator(config, TOKENIZER, pairs, kernels="cpu")
     measured = most_memory(lambda: run_generator(config, pairs))
-    assert step.recording.peak(step.since).total == pytest.approx(measured, rel=0.15)
+    assert step.footprint.peak().total == pytest.approx(measured, rel=0.15)
 
 
 def run_tokenizer(config: TrainVQGANConfig, count: int) -> AutoencoderTask:
@@ -139,4 +139,4 @@ def test_stage_1(model: dict[str, Any], task: dict[str, Any], count: int, micro_
     config = stage_1(model, task, micro_batches)
     step = rehearse_tokenizer(config, count, kernels="cpu")
     measured = most_memory(lambda: run_tokenizer(config, count))
-    assert step.recording.peak(step.since).total == pytest.approx(measured, rel=0.15)
+    assert step.footprint.peak().total == pytest.approx(measured, rel=0.15)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vqgan.config import ConfigError
-from vqgan.planning.recording import Kind, Recording
+from vqgan.planning.recording import Kind
 from vqgan.planning.rehearsed_step import Rehearsed
 
 Strategy = Literal["ddp", "fsdp", "hybrid"]
@@ -50,7 +50,7 @@ class Division:
         shares: dict[Kind, float] = {}
         if self.parts > 1:
             shares = dict.fromkeys(_DIVIDED, 1 / self.parts) | {"weights in 16 bits": 0.0}
-        peak = step.recording.peak(step.since, shares)
+        peak = step.footprint.peak(shares)
         memory: dict[str, int] = {kind: size for kind, size in peak.by_kind.items() if size}
         if self.parts > 1:
             unit = step.largest_block // 4
@@ -58,13 +58,8 @@ class Division:
             memory["gathered weights"] = 2 * (2 if in_16_bits else 4) * unit + outside
             memory["gradients on their way"] = 10 * unit + outside
         elif self.gpus > 1:
-            memory["exchange buffers"] = gradient_bytes(step.recording, step.since)
+            memory["exchange buffers"] = step.footprint.largest("gradients")
         return memory
-
-
-def gradient_bytes(recording: Recording, since: int) -> int:
-    """Of all gradients."""
-    return recording.largest("gradients", since)
 
 
 def total(memory: Mapping[str, int]) -> int:

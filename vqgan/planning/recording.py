@@ -60,6 +60,12 @@ class Peak(NamedTuple):
     total: int
     by_kind: dict[Kind, int]
 
+    @staticmethod
+    def shared(whole: Mapping[Kind, float], shares: Mapping[Kind, float]) -> "Peak":
+        """Where a process has only a share of some kinds."""
+        by_kind = {kind: round(size * shares.get(kind, 1.0)) for kind, size in whole.items()}
+        return Peak(sum(by_kind.values()), by_kind)
+
 
 class _Life:
     """One storage: size, the moments between which it is there, what it is for, and whether it is there throughout."""
@@ -87,8 +93,11 @@ class Recording(TorchDispatchMode):
         self._now = 0
         self._lives: list[_Life] = []
         self._living: dict[int, _Life] = {}
+        self._mortal: dict[int, _Life] = {}  # of the living those that do not stay
         self._bytes_living = self._bytes_unchecked = 0
         self._updating = False
+        self._windows: list[tuple[int, str]] = []
+        self._unchecked = _UNCHECKED
 
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -111,23 +120,32 @@ class Recording(TorchDispatchMode):
     def call(self, tensors: Iterable[Tensor | None], kind: Kind, stays: bool = True) -> None:
         """Say what these are for; what stays counts from the start, such as moments that the first step makes."""
         for tensor in tensors:
-            life = None if tensor is None else self._living.get(tensor.untyped_storage()._cdata)
-            if life is not None:
+            key = None if tensor is None else tensor.untyped_storage()._cdata
+            life = None if key is None else self._living.get(key)
+            if key is not None and life is not None:
                 life.kind = kind
                 life.stays |= stays
+                if life.stays:
+                    self._mortal.pop(key, None)
 
     def keep(self, kind: Kind) -> None:
         """All of this kind is there from the start, as gradients are from the second micro-batch on."""
         for life in self._lives:
             life.stays |= life.kind == kind
 
-    def largest(self, kind: Kind, since: int = 0) -> int:
-        """Most bytes of one kind at any moment."""
-        others = {other: 0.0 for other in KINDS if other != kind}
-        return self.peak(since, others).total
+    def enter(self, window: str) -> None:
+        """A stretch of time with this name begins; names may come again. `peaks` tells the most of each."""
+        self._windows.append((self._now, window))
 
-    def peak(self, since: int = 0, share: Mapping[Kind, float] | None = None) -> Peak:
-        """Of all moments from `since` on the one with most memory, where of each kind a process has only a `share`."""
+    def exactly(self) -> None:
+        """Look after each operation which storages have ended: for few of them, of which much is concluded."""
+        self._unchecked = 0.0
+
+    def peaks(self, since: int = 0, share: Mapping[Kind, float] | None = None) -> dict[str, dict[Kind, int]]:
+        """Of all moments from `since` on that of each window at which most memory is held, by kind.
+
+        Most where of each kind a process has only a `share`; the bytes are the whole ones.
+        """
         self._bury()
         shares = share or {}
         steps: dict[int, dict[Kind, int]] = defaultdict(lambda: defaultdict(int))
@@ -137,16 +155,22 @@ class Recording(TorchDispatchMode):
             steps[since if life.stays else max(life.birth, since)][life.kind] += life.bytes
             if life.end is not None and not life.stays:
                 steps[life.end][life.kind] -= life.bytes
+        starts = [(moment, name) for moment, name in self._windows if moment > since]
+        before = [name for moment, name in self._windows if moment <= since]
+        window = before[-1] if before else ""
         now: dict[Kind, int] = dict.fromkeys(KINDS, 0)
-        most, at_most = -1.0, now
-        for moment in sorted(steps):
-            for kind, change in steps[moment].items():
-                now[kind] += change
+        most: dict[str, tuple[float, dict[Kind, int]]] = {}
+        # A window begins after what the operation before it changed, and what is there then is there in it.
+        for moment, begins, name in sorted([(m, True, name) for m, name in starts] + [(m, False, "") for m in steps]):
+            if begins:
+                window = name
+            else:
+                for kind, change in steps[moment].items():
+                    now[kind] += change
             total = sum(now[kind] * shares.get(kind, 1.0) for kind in now)
-            if total > most:
-                most, at_most = total, dict(now)
-        by_kind = {kind: round(size * shares.get(kind, 1.0)) for kind, size in at_most.items()}
-        return Peak(sum(by_kind.values()), by_kind)
+            if window not in most or total > most[window][0]:
+                most[window] = total, dict(now)
+        return {name: at_most for name, (_, at_most) in most.items()}
 
     @property
     def now(self) -> int:
@@ -156,6 +180,7 @@ class Recording(TorchDispatchMode):
     def before_update(self, optimiser: torch.optim.Optimizer, *_: object) -> None:
         """Called before each optimiser's step: now its gradients can be told."""
         self.call((parameter.grad for parameter in _parameters(optimiser)), "gradients", stays=False)
+        self.enter("update")
         self._updating = True
 
     def after_update(self, optimiser: torch.optim.Optimizer, *_: object) -> None:
@@ -163,6 +188,7 @@ class Recording(TorchDispatchMode):
         states = (optimiser.state.get(parameter, {}) for parameter in _parameters(optimiser))
         self.call((value for state in states for value in tree_iter(state) if isinstance(value, Tensor)), _STATE)
         self._updating = False
+        self.enter("after the update")
 
     def _kind_of(self, tensor: Tensor) -> Kind | None:
         life = self._living.get(tensor.untyped_storage()._cdata)
@@ -173,20 +199,20 @@ class Recording(TorchDispatchMode):
         key = storage._cdata
         if key in self._living:
             return
-        life = self._living[key] = _Life(storage, self._now, kind)
+        life = self._living[key] = self._mortal[key] = _Life(storage, self._now, kind)
         self._lives.append(life)
         self._bytes_living += life.bytes
         self._bytes_unchecked += life.bytes
-        if self._bytes_unchecked > _UNCHECKED * self._bytes_living:
+        if self._bytes_unchecked > self._unchecked * self._bytes_living:
             self._bury()
 
     def _bury(self) -> None:
         """Look which storages have ended; not after each operation, as that takes long."""
         expired = torch.UntypedStorage._expired
-        # What stays need not be asked.
-        dead = [key for key, life in self._living.items() if not life.stays and expired(life.storage.cdata)]
+        dead = [key for key, life in self._mortal.items() if expired(life.storage.cdata)]
         for key in dead:
             life = self._living.pop(key)
+            del self._mortal[key]
             life.end = self._now
             del life.storage
             self._bytes_living -= life.bytes

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vqgan.data.batch import Batch
+from vqgan.planning.footprint import Footprint
 from vqgan.planning.recording import Recording
 from vqgan.training.protocol import Task
 
@@ -15,10 +16,8 @@ from vqgan.training.protocol import Task
 class Rehearsed:
     """What one process does in a step, alone; how several share it is `vqgan.planning.division`'s business."""
 
-    recording: Recording
-    """Of memory, from the networks' birth to the end of the last step."""
-    since: int
-    """The moment at which training begins."""
+    footprint: Footprint
+    """Its memory."""
     parts: dict[str, int]
     """Parameters of the trained networks by part."""
     largest_block: int
