@@ -42,5 +42,6 @@ def train_on_captions(
     preview = data.preview_batch(settings.preview_pictures)
     if accelerator.is_main_process:
         run.create()
-    task = build_task(accelerator, run_vocabulary(settings.text, data, run, accelerator))
+    vocabulary = run_vocabulary(settings.text, data, run, accelerator, settings.loop.minutes_to_wait)
+    task = build_task(accelerator, vocabulary)
     return run_to_end(settings, task, data, run, accelerator, preview, title)

@@ -108,7 +108,7 @@ def train(config: TrainPartiConfig) -> bool:
     run = RunFolder(config.run_dir, config)
     if accelerator.is_main_process:
         run.create()
-    text_tokenizer = run_vocabulary(config.text, data, run, accelerator)
+    text_tokenizer = run_vocabulary(config.text, data, run, accelerator, config.loop.minutes_to_wait)
     judge = caption_judge(config.data.source)
     ids_are_ours = cache is not None and cache.has_ids_of(run.path)
     task = build_task(config, accelerator, text_tokenizer, image_tokenizer, judge, ids_are_ours=ids_are_ours)

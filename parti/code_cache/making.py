@@ -21,9 +21,10 @@ from parti.code_cache.record import (
 from parti.code_cache.settings import EncodeConfig
 from parti.code_cache.shard import Shard
 from parti.text import TextConfig, TextTokenizer, build_text_tokenizer
+from parti.text.run_vocabulary import vocabulary_progress
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE
 from vqgan.config import ConfigError
-from vqgan.data.source import DataError, Split
+from vqgan.data.source import Split
 from vqgan.data.unused import Unused
 from vqgan.fingerprints import file_fingerprint
 from vqgan.image_tokenizer import ImageTokenizer
@@ -128,14 +129,9 @@ def expected_shards(folder: Path, split: Split, positions: int, shard_size: int)
 def _text_record(folder: Path, text: TextConfig, source: ShardedSource) -> TextRecord:
     """The vocabulary is made once; the file stays."""
 
-    def captions(count: int) -> Iterable[str]:
-        found = list(source.captions(count))
-        if not found:
-            raise DataError("no caption in the training split; stage 2 needs captions")
-        return found
-
     if not (folder / CACHE_FILE).exists():
-        built = build_text_tokenizer(text, captions)
+        with vocabulary_progress(source.captions) as captions:
+            built = build_text_tokenizer(text, captions)
         with writing(folder / TEXT_TOKENIZER_FILE, MAKE_THE_REST):
             built.save_pretrained(folder)
     tokenizer = TextTokenizer.from_pretrained(folder)

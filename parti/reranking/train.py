@@ -7,9 +7,11 @@ from pydantic import Field, model_validator
 
 from parti.reranking.dual_encoder import DualEncoderConfig, build_dual_encoder, build_processor
 from parti.reranking.tasks import ContrastiveTask, ContrastiveTaskConfig
+from parti.text.run_vocabulary import vocabulary_progress
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
 from vqgan.config import Config, ConfigError, read_yaml, validate
 from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.training.first_process import first_process_alone
 from vqgan.training.loop import LoopConfig
 from vqgan.training.run import begin, run_to_end
 from vqgan.training.run_folder import RunFolder
@@ -90,7 +92,8 @@ def _vocabulary(config: TrainRerankerConfig, data: DataPipeline, run: RunFolder,
                 f"text: the run in {run.path} has the vocabulary ({before}), this config asks for ({config.text}); "
                 "keep the run's, or choose another run_dir"
             )
-    elif accelerator.is_main_process:
-        captions = list(data.captions(config.text.training_captions))
-        TextTokenizer.train(captions, config.text).save_pretrained(run.path)
-    accelerator.wait_for_everyone()
+    with first_process_alone(accelerator, run.path, config.loop.minutes_to_wait) as to_be_made:
+        if to_be_made and not resuming:
+            with vocabulary_progress(data.captions) as captions:
+                tokenizer = TextTokenizer.train(captions(config.text.training_captions), config.text)
+            tokenizer.save_pretrained(run.path)

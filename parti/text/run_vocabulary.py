@@ -1,8 +1,14 @@
 """The vocabulary of a run: made once by the main process, kept in the run folder, the same ever after."""
 
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from parti.text import TextConfig, TextTokenizer, build_text_tokenizer
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE
@@ -10,11 +16,19 @@ from vqgan.config import ConfigError, read_yaml, validate
 from vqgan.data.loader import DataPipeline
 from vqgan.data.source import DataError
 from vqgan.training.durable import writing
+from vqgan.training.first_process import first_process_alone
 from vqgan.training.run_folder import RunFolder
 
+_SECONDS_BETWEEN_LINES = 10.0
 
-def run_vocabulary(text: TextConfig, data: DataPipeline, run: RunFolder, accelerator: Accelerator) -> TextTokenizer:
+
+def run_vocabulary(
+    text: TextConfig, data: DataPipeline, run: RunFolder, accelerator: Accelerator, minutes_to_wait: float = 10.0
+) -> TextTokenizer:
     """The text tokenizer in the run's folder, where it is put when the run starts. All processes call it.
+
+    While the first process reads captions and learns from them it says how far it is, and the others wait for it as
+    long as it lives; `minutes_to_wait` without a sign of life ends them.
 
     Raises ConfigError where the run was started with another one, or for one that cannot be had; DataError where there
     is no caption to learn from.
@@ -23,21 +37,58 @@ def run_vocabulary(text: TextConfig, data: DataPipeline, run: RunFolder, acceler
     resuming = recorded.is_file() and (run.path / TEXT_TOKENIZER_FILE).is_file()
     if resuming:
         _check_same_text(text, recorded)
-    accelerator.wait_for_everyone()
+    with first_process_alone(accelerator, run.path, minutes_to_wait) as to_be_made:
+        # A run whose config was not recorded yet has trained no step: its vocabulary may be of another config.
+        if to_be_made and not resuming:
+            with vocabulary_progress(data.captions) as captions:
+                tokenizer = build_text_tokenizer(text, captions)
+            with writing(run.path):
+                tokenizer.save_pretrained(run.path)
+    return TextTokenizer.from_pretrained(run.path)
 
-    def captions(count: int) -> list[str]:
-        found = list(data.captions(count))
+
+@contextmanager
+def vocabulary_progress(captions: Callable[[int], Iterable[str]]) -> Iterator[Callable[[int], list[str]]]:
+    """`captions` as a list, with a line every ten seconds on how far reading, and then learning, are.
+
+    The list's function raises DataError where there is no caption.
+    """
+    found: list[str] = []
+    wanted, read = 0, False
+    begin = time.monotonic()
+    over = threading.Event()
+
+    def all_of(count: int) -> list[str]:
+        nonlocal wanted, read
+        wanted = count
+        for caption in captions(count):
+            found.append(caption)  # one by one: `tell` looks at their number
         if not found:
             raise DataError("no caption in the training split; stage 2 needs captions")
+        read = True
         return found
 
-    # A run whose config was not recorded yet has trained no step: its vocabulary may be of another config.
-    if accelerator.is_main_process and not resuming:
-        tokenizer = build_text_tokenizer(text, captions)
-        with writing(run.path):
-            tokenizer.save_pretrained(run.path)
-    accelerator.wait_for_everyone()
-    return TextTokenizer.from_pretrained(run.path)
+    def tell() -> None:
+        while not over.wait(_SECONDS_BETWEEN_LINES):
+            seconds, count = time.monotonic() - begin, len(found)
+            if read:
+                _say(f"learning from {count:,} captions, {seconds:.0f} s so far")
+                continue
+            rate = count / seconds
+            left = f", about {max(0, wanted - count) / rate:.0f} s left" if count else ""
+            _say(f"{count:,} of up to {wanted:,} captions read, {rate:,.0f} a second{left}")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield all_of
+    finally:
+        over.set()
+        teller.join()
+
+
+def _say(text: str) -> None:
+    tqdm.write(f"vocabulary: {text}", file=sys.stderr)
 
 
 def _check_same_text(text: TextConfig, recorded: Path) -> None:

@@ -39,7 +39,7 @@ class TextTokenizerConfig(Config, fixed=("kind", "vocab_size", "length", "traini
     length: int = Field(128, gt=0)
     """Text positions T; longer captions are cut."""
     training_captions: int = Field(100_000, gt=0)
-    """Captions that the vocabulary is trained on, from the start of the training split."""
+    """Captions that the vocabulary is trained on, from all over the training split."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """BPE dropout: share of the merges that are left out in training, so that words are seen in pieces; DALL-E 0.1."""
 
@@ -54,7 +54,7 @@ class UnigramConfig(Config, fixed=("kind", "vocab_size", "length", "training_cap
     length: int = Field(128, gt=0)
     """Text positions T; longer captions are cut."""
     training_captions: int = Field(100_000, gt=0)
-    """Captions that the vocabulary is trained on, from the start of the training split."""
+    """Captions that the vocabulary is trained on, from all over the training split."""
 
 
 LEARNED: dict[str, Callable[[Iterable[str], int], Tokenizer]] = {"bpe": learn_bpe, "unigram": learn_unigram}

@@ -220,8 +220,13 @@ def test_preview_batch(pipeline: Callable[..., DataPipeline]) -> None:
 @pytest.mark.parametrize("source", SOURCES)
 def test_captions_for_the_text_tokenizer(source: Any, pipeline: Callable[..., DataPipeline]) -> None:
     data = pipeline(source(10, broken=lambda index: index == 1))
-    assert list(data.captions(4)) == ["number 0", "number 2", "number 3"], "of the first four"
-    assert len(list(data.captions(100))) == 9
+    assert sorted(data.captions(100), key=lambda text: int(text.split()[1])) == [
+        f"number {index}" for index in range(10) if index != 1
+    ]
+    some = list(data.captions(4))
+    assert some == list(data.captions(4))
+    assert 3 <= len(some) <= 4
+    assert {text for text in some if int(text.split()[1]) > 3}, "not of the first four"
 
 
 def test_captions_alone_are_read_where_the_source_can(pipeline: Callable[..., DataPipeline]) -> None:
@@ -232,7 +237,7 @@ def test_captions_alone_are_read_where_the_source_can(pipeline: Callable[..., Da
         def __getitem__(self, index: int) -> Sample:
             raise AssertionError("no picture is needed")
 
-    assert list(pipeline(Labelled(10)).captions(4)) == ["label 0", "label 1", "label 3"]
+    assert list(pipeline(Labelled(10)).captions(10)) == [f"label {index}" for index in range(10) if index != 2]
 
 
 def test_a_real_source_end_to_end() -> None:

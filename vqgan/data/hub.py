@@ -8,6 +8,7 @@ lanes, without a download (`streaming: true`). Pictures stay encoded until they 
 import difflib
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -82,6 +83,8 @@ class HubStream:
             features = dict.fromkeys(next(iter(rows.take(1)), {}))
         self._reader = _RowReader(config, features, require_captions, at_least)
         self._rows = self._reader.leave_encoded(rows)
+        self._captions = self._reader.captions_alone(rows)
+        self._is_local = Path(config.name).expanduser().exists()
         self._name = config.name
         # The first file's front is held out. A number of rows over all files would need every file's length.
         self._held_out = config.heldout_count if config.heldout_split is None else 0
@@ -96,6 +99,23 @@ class HubStream:
         if self._only_front:
             return islice(self.file(0), self._held_out)
         return chain.from_iterable(islice(self.file(number), self.first(number), None) for number in range(self.files))
+
+    @property
+    def parts(self) -> int:
+        """Its files; of a front that is held out the first alone."""
+        return 1 if self._only_front else self.files
+
+    def is_local(self, part: int) -> bool:  # noqa: ARG002
+        """Whether files can be read to their ends in little time."""
+        return self._is_local
+
+    def captions_of(self, part: int) -> Iterator[Undecoded]:
+        """The rows of a file, for their captions alone; of Parquet no other column is read."""
+        if self._captions is None:
+            return iter(())
+        alone = copy(self)
+        alone._rows = self._captions
+        return islice(alone.file(part), self.first(part), self._held_out if self._only_front else None)
 
     @property
     def files(self) -> int:
@@ -141,7 +161,7 @@ class HubStream:
                 yield broken_item(f"{name} row group {number}", f"its rows are lost: {one_line(error)}")
 
     def _undecoded(self, row: dict[str, Any], name: str) -> Undecoded:
-        return Undecoded(name, partial(self._reader.sample, row, name))
+        return Undecoded(name, partial(self._reader.sample, row, name), partial(self._reader.captions, row, name))
 
 
 class _HubLane(LanePart):

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from vqgan.config import Config
 from vqgan.data.batch import Batch, Item
-from vqgan.data.captions import all_captions, choose_caption
+from vqgan.data.caption_sample import sampled_captions
+from vqgan.data.captions import choose_caption
 from vqgan.data.epochs import EndlessOrder
 from vqgan.data.lanes import MAX_UNUSABLE_IN_A_ROW, LaneBatches, ReadItem, joined, lanes_for
 from vqgan.data.mixture import Mixture
@@ -178,18 +179,8 @@ class DataPipeline:
         return Batch.of(items)
 
     def captions(self, count: int) -> Iterator[str]:
-        """Captions of the first `count` training samples, for training a text tokenizer."""
-        if isinstance(self._train, Stream):
-            for sample in islice(_samples(self._train), count):
-                if isinstance(sample, Sample):
-                    yield from all_captions(sample)
-            return
-        captions = getattr(self._train, "captions", None)
-        for index in range(min(count, len(self._train))):
-            try:
-                found = captions(index) if captions else all_captions(self._train[index])
-            except UnusableSample:
-                continue
+        """Captions of `count` training samples from all over the data set, for training a text tokenizer."""
+        for found in sampled_captions(self._train, count):
             yield from found
 
     def _open(self, split: Split) -> Source | Stream:

@@ -89,6 +89,10 @@ class Mixture:
         number, own = self._place(index)
         return self.sources[number].captions(own)
 
+    def shares(self, count: int) -> list[tuple[Source, int]]:
+        """Each source, and how many of `count` samples are its by the weights."""
+        return list(zip(self.sources, self.turns.counts(count), strict=True))
+
     def _place(self, index: int) -> tuple[int, int]:
         """Source and own index of sample `index` of a pass: found by bisection of its position in the endless order."""
         if not 0 <= index < len(self):
@@ -137,6 +141,10 @@ class MixtureStream:
         while True:
             yield next(rows[self._turns[position][0]])
             position += 1
+
+    def shares(self, count: int) -> list[tuple[Source | Stream, int]]:
+        """Each source, and how many of `count` samples are its by the weights."""
+        return list(zip(self._sources, self._turns.counts(count), strict=True))
 
     def in_order(self) -> Iterator[Undecoded]:
         """Every item once, by the weights until a source ends, then without it."""
@@ -203,7 +211,9 @@ class _Named:
 
 
 def _item_at(source: Source, index: int, name: str) -> Undecoded:
-    return _named_item(Undecoded(f"item {index}", lambda: source[index]), name)
+    alone = getattr(source, "captions", None)
+    captions = None if alone is None else lambda: alone(index)
+    return _named_item(Undecoded(f"item {index}", lambda: source[index], captions), name)
 
 
 def _named_item(item: Undecoded, name: str) -> Undecoded:
@@ -214,4 +224,4 @@ def _named_item(item: Undecoded, name: str) -> Undecoded:
             raise UnusableSample(f"{name}: {unusable.name}", unusable.cause) from None
         return Sample(sample.image, sample.caption, f"{name}: {sample.name}", sample.captions)
 
-    return Undecoded(f"{name}: {item.name}", load)
+    return Undecoded(f"{name}: {item.name}", load, item.read_captions)

@@ -126,6 +126,10 @@ class Shapes:
         scene, placements = self.scene(index)
         return Sample(render(scene, placements, self.size), str(scene), f"shapes-{index}")
 
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The caption alone: nothing is drawn."""
+        return (str(self.scene(index)[0]),)
+
     def scene(self, index: int) -> tuple[Scene, tuple[Placement, Placement]]:
         """What sample `index` shows and where."""
         rng = np.random.default_rng((*self._key, index))

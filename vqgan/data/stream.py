@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from vqgan.data.captions import all_captions
 from vqgan.data.source import DataError, Sample, UnusableSample
 
 T = TypeVar("T")
@@ -27,6 +28,12 @@ class Undecoded:
 
     name: str
     load: Callable[[], Sample]
+    read_captions: Callable[[], tuple[str, ...]] | None = None
+    """Its captions without its picture, where that is possible; raises what `load` does."""
+
+    def captions(self) -> tuple[str, ...]:
+        """All that training may show with its picture. Raises UnusableSample."""
+        return all_captions(self.load()) if self.read_captions is None else self.read_captions()
 
 
 def broken_item(name: str, cause: str) -> Undecoded:

@@ -1,6 +1,7 @@
 """Shards that are read from front to back, in lanes: those behind an address, and local ones on request."""
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import partial
 
 import numpy as np
@@ -46,6 +47,21 @@ class ShardStream:
     def in_order(self) -> Iterator[Undecoded]:
         """Every sample of the split once, shard after shard."""
         return self.read([(shard, lambda _: True) for shard in self.shards])
+
+    @property
+    def parts(self) -> int:
+        """Its shards."""
+        return len(self.shards)
+
+    def is_local(self, part: int) -> bool:
+        """Whether a shard can be read to its end in little time: in a local one pictures are passed over unread."""
+        return not is_address(self.shards[part])
+
+    def captions_of(self, part: int) -> Iterator[Undecoded]:
+        """The samples of a shard, for their captions alone."""
+        alone = copy(self)
+        alone._endings = {*self._reader.caption_endings}
+        return alone.read([(self.shards[part], lambda _: True)])
 
     @property
     def unused(self) -> tuple[Unused, ...]:
@@ -121,7 +137,11 @@ class ShardStream:
             return broken_item(name, group.refused)
         picture = next((group.parts[key] for key in self.config.image_keys if key in group.parts), None)
         caption = next((group.parts[key] for key in self._reader.caption_endings if key in group.parts), None)
-        return Undecoded(name, partial(self._reader.sample, name, lambda: picture, lambda: caption))
+        return Undecoded(
+            name,
+            partial(self._reader.sample, name, lambda: picture, lambda: caption),
+            partial(self._reader.captions, name, lambda: caption),
+        )
 
     def _is_chosen(self, score: float) -> bool:
         return self._chosen is None or (score < self.config.heldout_share) == (self._chosen == "heldout")
