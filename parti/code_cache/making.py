@@ -6,6 +6,7 @@ from pathlib import Path
 from parti.code_cache.reading import ShardedSource
 from parti.code_cache.record import (
     CACHE_FILE,
+    ITEM_ORDER,
     MAKE_THE_REST,
     SPLITS,
     CacheRecord,
@@ -52,6 +53,7 @@ def check_same_making(folder: Path, config: EncodeConfig, tokenizer: ImageTokeni
         )
     text = record.text_tokenizer
     pairs: dict[str, tuple[object, object]] = {
+        "item_order": (record.item_order, ITEM_ORDER),
         "text": (text and text.config, config.text and config.text.model_dump(mode="json")),
         "data.source": (record.source.model_dump(mode="json"), config.data.source.model_dump(mode="json")),
         "data.transform": (record.transform.model_dump(mode="json"), config.data.transform.model_dump(mode="json")),
@@ -81,6 +83,7 @@ def begin_record(folder: Path, config: EncodeConfig, tokenizer: ImageTokenizer, 
         for unfinished in folder.glob(".new-*"):
             unfinished.unlink()
     record = CacheRecord(
+        item_order=ITEM_ORDER,
         image_tokenizer=TokenizerRecord(
             fingerprint=str(tokenizer.codes_fingerprint()),
             grid=tokenizer.grid,

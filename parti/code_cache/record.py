@@ -19,6 +19,8 @@ from vqgan.training.durable import write_file, writing
 
 CACHE_FILE = "cache.json"
 SPLITS: tuple[Split, ...] = ("train", "heldout")
+ITEM_ORDER = 2
+"""Version of the order in which data sets list their items; caches of another are complete or made anew."""
 MAKE_THE_REST = "run the same command again: it makes what is missing"
 """What is said to do once whatever kept a cache from being written is mended."""
 
@@ -108,6 +110,8 @@ class CacheRecord(Config):
 
     version: Literal[1] = 1
     """Of this layout."""
+    item_order: int = 1
+    """In which order the data set listed its items then; 1 where it is not said."""
     complete: bool = False
     """Whether all shards are there."""
     image_tokenizer: TokenizerRecord

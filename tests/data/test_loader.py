@@ -199,14 +199,64 @@ def test_held_out_batches(source: Any, pipeline: Callable[..., DataPipeline]) ->
     held_out = source(7, broken=lambda index: index == 1, first=1000)
     data = pipeline(heldout=held_out, heldout_limit=5)
     whole = list(data.heldout_batches(batch_size=2))
-    assert [batch.names for batch in whole] == [["1000", "1002"], ["1003", "1004"], ["1005"]]
+    # The place of what is broken is taken by another, where there is an index.
+    first = ["1000", "1006"] if source is Numbers else ["1000"]
+    assert [batch.names for batch in whole] == [first, ["1002", "1003"], ["1004"]]
     assert [item.name for item in whole[0].skipped] == ["1001"]
-    assert [len(batch) for batch in data.heldout_batches()] == [4, 1]
+    assert not whole[1].skipped
     for rank in range(2):
         mine = list(data.heldout_batches(rank, processes=2, batch_size=2))
         assert [batch.names for batch in mine] == [batch.names for batch in whole][rank::2]
     again = list(data.heldout_batches(batch_size=2))
     assert all(torch.equal(one.images, two.images) for one, two in zip(whole, again, strict=True)), "no random crops"
+
+
+@pytest.mark.parametrize("even", [False, True])
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("source", SOURCES)
+def test_each_process_decodes_its_share_of_the_held_out_sample_alone(
+    source: Any, processes: int, even: bool, pipeline: Callable[..., DataPipeline]
+) -> None:
+    decoded: list[int] = []
+
+    def broken(index: int) -> bool:
+        decoded.append(index)
+        return index in (0, 1, 4, 23)  # the first batch, one in a batch, one that would take a place
+
+    data = pipeline(heldout=source(24, broken=broken, first=1000), heldout_limit=13)
+    seen: list[str] = []
+    skipped: list[str] = []
+    counts, decodings = [], []
+    for rank in range(processes):
+        decoded.clear()
+        batches = list(data.heldout_batches(rank, processes, batch_size=2, even=even))
+        counts.append(len(batches))
+        stand_ins = sum(batch.repeated for batch in batches)
+        decodings.append(len(decoded) - 6 * stand_ins)  # a stand-in takes at most six to find
+        seen += [name for batch in batches if not batch.repeated for name in batch.names]
+        skipped += [item.name for batch in batches for item in batch.skipped]
+    expected = {str(1000 + index) for index in range(13)} - {"1000", "1001", "1004"}
+    if source is Numbers:
+        expected |= {"1013", "1014", "1017"}
+    assert sorted(seen) == sorted(expected), "each once, whatever the number of processes"
+    assert sorted(skipped) == ["1000", "1001", "1004"], "none is lost"
+    assert max(decodings) <= 2 * -(-7 // processes) + 3
+    if even:
+        assert len(set(counts)) == 1, "as many batches on every process"
+
+
+def test_what_is_broken_at_the_end_is_told_with_the_last_batch(pipeline: Callable[..., DataPipeline]) -> None:
+    data = pipeline(heldout=Numbers(6, broken=lambda index: index > 1, first=1000))
+    (batch,) = data.heldout_batches(batch_size=2)
+    assert batch.names == ["1000", "1001"]
+    assert [item.name for item in batch.skipped] == ["1002", "1003", "1004", "1005"]
+
+
+def test_it_is_said_how_many_held_out_pictures_are_used_of_how_many(pipeline: Callable[..., DataPipeline]) -> None:
+    said = pipeline(heldout=Numbers(700), heldout_limit=512).describe()
+    assert "700 pictures held out, of which evaluations use 512, a fixed random sample, 4 a step" in said
+    assert "10 pictures to train on, 512 pictures held out, 4 a step" in pipeline(heldout=Numbers(512)).describe()
+    assert "of which evaluations use the first 512" in pipeline(heldout=Strided(700)).describe()
 
 
 def test_preview_batch(pipeline: Callable[..., DataPipeline]) -> None:

@@ -24,7 +24,7 @@ from vqgan.data.leftovers import leftover_files
 from vqgan.data.listing import EXTENSIONS, Listing, list_folder
 from vqgan.data.names import composed
 from vqgan.data.source import DataError, Sample, Split, UnusableSample, printable
-from vqgan.data.split import hash_score, items_of_split
+from vqgan.data.split import by_score, hash_score, items_of_split
 from vqgan.data.split_folders import SplitFolders, beside_the_splits, split_folders, unlikely_splits
 from vqgan.data.unused import Unused
 
@@ -68,9 +68,11 @@ class Folder:
         self._prefix = f"{folder}/" if folder and "" not in catalog.tables else ""
         entries = [entry for entry in catalog.entries if not folder or entry.name.startswith(f"{folder}/")]
         self._check(entries, self._root / folder, catalog)
+        scores = np.array([hash_score(composed(self._name(entry))) for entry in entries])
         if splits is None:
-            scores = np.array([hash_score(composed(entry.name)) for entry in entries])
             entries = [entries[number] for number in items_of_split(scores, config.heldout_share, split)]
+        elif split == "heldout":
+            entries = [entries[number] for number in by_score(scores)]
         if not entries:
             raise DataError(f"{str(self._root)!r} holds a single picture, none is left to hold out: add more pictures")
         self._entries = entries

@@ -21,8 +21,8 @@ from vqgan.data.hub_opening import DatasetConfig, one_line, open_rows, row_files
 from vqgan.data.images import decode_image, parse_colour
 from vqgan.data.parquet import LOST_COLUMN
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
-from vqgan.data.split import items_of_split
-from vqgan.data.stream import LanePart, Undecoded, broken_item, endless, shards_of_lane
+from vqgan.data.split import items_of_split, position_scores
+from vqgan.data.stream import LanePart, Undecoded, broken_item, endless, in_turns, shards_of_lane
 
 _SHUFFLE_BUFFER = 256
 """Encoded pictures that each lane of a stream is shuffled in: some 25 MB."""
@@ -42,8 +42,7 @@ class HubDataset:
         self._numbers = np.arange(len(rows))
         if config.heldout_split is None:
             # Scores by position from a fixed seed: more rows at the end leave the earlier ones on their side.
-            scores = np.random.default_rng(0).random(len(rows))
-            self._numbers = items_of_split(scores, config.heldout_share, split)
+            self._numbers = items_of_split(position_scores(len(rows)), config.heldout_share, split)
         if not len(self._numbers):
             raise DataError(f"data set {config.name!r}: no rows for the {split} split of {len(rows)} rows")
 
@@ -98,7 +97,16 @@ class HubStream:
         """Every row of the split once, file after file."""
         if self._only_front:
             return islice(self.file(0), self._held_out)
-        return chain.from_iterable(islice(self.file(number), self.first(number), None) for number in range(self.files))
+        return chain.from_iterable(map(self._of_split, range(self.files)))
+
+    def spread(self) -> Iterator[Undecoded]:
+        """Every row of the split once, from several files in turn."""
+        if self._only_front:
+            return self.in_order()
+        return in_turns([partial(self._of_split, number) for number in range(self.files)])
+
+    def _of_split(self, file: int) -> Iterator[Undecoded]:
+        return islice(self.file(file), self.first(file), None)
 
     @property
     def parts(self) -> int:

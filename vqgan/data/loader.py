@@ -6,7 +6,7 @@ So a resumed run, or one on another number of processes, sees the same samples i
 no index, are read in lanes: see `vqgan.data.lanes`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -27,7 +27,7 @@ from vqgan.data.mixture import Mixture
 from vqgan.data.shapes import ShapesConfig
 from vqgan.data.source import DataError, Sample, Source, Split, UnusableSample
 from vqgan.data.sources import SourceConfig, open_source
-from vqgan.data.stream import Stream
+from vqgan.data.stream import Stream, evaluation_order
 from vqgan.data.transforms import ImageTransform, TransformConfig
 from vqgan.data.unused import Unused, unused_in
 from vqgan.data.workers import settle_worker
@@ -49,7 +49,12 @@ class DataConfig(Config, may_change=("batch_size", "workers", "lanes", "heldout_
     depends on it. A multiple of the processes, which take no more workers than they have lanes each. Of a batch that it
     does not divide, their greatest common divisor."""
     heldout_limit: int = Field(512, gt=0)
-    """Held-out pictures used in each evaluation."""
+    """Held-out pictures used in each evaluation, always the same: a random sample of all; of a stream those that come
+    first."""
+
+
+Load = Callable[[], Sample]
+"""Reads an item. Raises UnusableSample."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,15 @@ class DataPipeline:
 
     def describe(self) -> str:
         """How much there is, for a person: `280 pictures to train on, 20 pictures held out, 8 a step`."""
-        to_train, held_out = (
-            "a stream" if isinstance(source, Stream) else f"{len(source):,} pictures"
-            for source in (self._train, self._heldout)
-        )
-        return f"{to_train} to train on, {held_out} held out, {self.config.batch_size} a step"
+        train, heldout, limit = self._train, self._heldout, self.config.heldout_limit
+        to_train = "a stream" if isinstance(train, Stream) else f"{len(train):,} pictures"
+        if isinstance(heldout, Stream):
+            held_out = f"a stream held out, of which evaluations use the first {limit:,} pictures"
+        elif len(heldout) > limit:
+            held_out = f"{len(heldout):,} pictures held out, of which evaluations use {limit:,}, a fixed random sample"
+        else:
+            held_out = f"{len(heldout):,} pictures held out"
+        return f"{to_train} to train on, {held_out}, {self.config.batch_size} a step"
 
     def describe_passes(self, steps: int) -> str | None:
         """How often a run of `steps` sees each training picture: `1,200 steps = 24 passes over 3,226 pictures`.
@@ -154,29 +163,49 @@ class DataPipeline:
     def heldout_batches(
         self, rank: int = 0, processes: int = 1, batch_size: int | None = None, *, even: bool = False
     ) -> Iterator[Batch]:
-        """The first `heldout_limit` usable held-out pictures in fixed order, every `processes`-th batch.
+        """A fixed sample of `heldout_limit` held-out pictures in fixed order, every `processes`-th batch of it.
 
-        `even`: as many batches on every process, for forward passes in which all take part. One that has none left
-        when others have gets a single picture, `repeated`.
+        Only the batches of this process are decoded. The sample is random, as held-out items come in a random order; of
+        a stream it is what comes first (`evaluation_order`). The place of an unusable item is taken by another, as far
+        as there are others and the data set has an index.
+
+        `even`: as many batches on every process, for forward passes in which all take part. One that has none when
+        others have gets a single picture, `repeated`.
         """
-        size = batch_size or self.config.batch_size
-        items = islice(self._usable("heldout", []), self.config.heldout_limit)
-        number = 0
-        while chunk := list(islice(items, size)):
-            if number % processes == rank:
-                yield Batch.of(chunk)
-            number += 1
-            stand_in = chunk[:1]
-        if even and 0 < number % processes <= rank:
-            yield replace(Batch.of(stand_in), repeated=True)
+        places, size = iter(self._places()), batch_size or self.config.batch_size
+        skipped: list[UnusableSample] = []
+        ready: Batch | None = None  # one behind: what is skipped after the last batch is told with it
+        count = 0
+        while own := list(islice(places, size)):
+            count += 1
+            if (count - 1) % processes != rank:
+                continue
+            items = [item for place in own if (item := self._usable_of(place, skipped)) is not None]
+            if not items and not even:
+                continue
+            if ready is not None:
+                yield ready
+            ready = replace(Batch.of(items), skipped=tuple(skipped)) if items else self._stand_in(skipped)
+            skipped.clear()
+        if even and 0 < count % processes <= rank:
+            if ready is not None:
+                yield ready
+            ready = self._stand_in(skipped)
+        if ready is not None:
+            yield replace(ready, skipped=(*ready.skipped, *skipped))
 
     def preview_batch(self, count: int, split: Split = "heldout") -> Batch:
-        """The first `count` usable pictures of a split. Raises DataError when there is none."""
-        skipped: list[UnusableSample] = []
-        items = list(islice(self._usable(split, skipped), count))
+        """The first `count` usable pictures of a split: of held-out ones a sample, as in evaluations.
+
+        Raises DataError when there is none.
+        """
+        source, skipped = self._heldout if split == "heldout" else self._train, list[UnusableSample]()
+        loads = (item.load for item in evaluation_order(source)) if isinstance(source, Stream) else _loads(source)
+        usable = (item for load in loads if (item := self._usable_of([load], skipped)) is not None)
+        items = list(islice(usable, count))
         if not items:
             raise DataError(f"no usable picture in the {split} split; skipped {len(skipped)}{_first_of(skipped)}")
-        return Batch.of(items)
+        return replace(Batch.of(items), skipped=tuple(skipped))
 
     def captions(self, count: int) -> Iterator[str]:
         """Captions of `count` training samples from all over the data set, for training a text tokenizer."""
@@ -196,15 +225,30 @@ class DataPipeline:
     def _item_reader(self) -> ReadItem:
         return _ReadPicture(self.config.transform)
 
-    def _usable(self, split: Split, skipped: list[UnusableSample]) -> Iterator[Item]:
-        """A split's usable items in its own order, not augmented; `skipped` holds those on the way to the next."""
-        source = self._heldout if split == "heldout" else self._train
-        for sample in _samples(source):
-            if isinstance(sample, UnusableSample):
-                skipped.append(sample)
+    def _places(self) -> Iterator[Iterable[Load]]:
+        """Of each place in the held-out sample what may stand there, the further ones for unusable items before them.
+
+        Which those are depends on the place alone, so that no process needs to know what another could not use.
+        """
+        source, limit = self._heldout, self.config.heldout_limit
+        if isinstance(source, Stream):
+            return ([item.load] for item in islice(evaluation_order(source), limit))
+        read, count = source.__getitem__, len(source)
+        return ((partial(read, index) for index in range(place, count, limit)) for place in range(min(limit, count)))
+
+    def _usable_of(self, place: Iterable[Load], skipped: list[UnusableSample]) -> Item | None:
+        """The first usable item of a place, not augmented; `skipped` receives the others."""
+        for load in place:
+            try:
+                sample = load()
+            except UnusableSample as unusable:
+                skipped.append(unusable.report())
                 continue
-            yield self._read(sample, None, tuple(skipped))
-            skipped.clear()
+            return self._read(sample, None, ())
+        return None
+
+    def _stand_in(self, skipped: Sequence[UnusableSample]) -> Batch:
+        return replace(self.preview_batch(1), repeated=True, skipped=tuple(skipped))
 
 
 def _samples(source: Source | Stream) -> Iterator[Sample | UnusableSample]:
@@ -217,7 +261,7 @@ def _samples(source: Source | Stream) -> Iterator[Sample | UnusableSample]:
             yield unusable.report()
 
 
-def _loads(source: Source) -> Iterator[Callable[[], Sample]]:
+def _loads(source: Source) -> Iterator[Load]:
     return (partial(source.__getitem__, index) for index in range(len(source)))
 
 

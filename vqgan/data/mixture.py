@@ -4,7 +4,7 @@ Each source goes through epochs of its own, in orders of its own; who stands at 
 (`Interleaving`). So the order is a function of (sources, weights, seed, position), of indexable sources and of streams.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from vqgan.data.captions import all_captions
 from vqgan.data.epochs import EndlessOrder
 from vqgan.data.interleaving import Interleaving
 from vqgan.data.source import Sample, Source, UnusableSample
-from vqgan.data.stream import Stream, Undecoded
+from vqgan.data.stream import Stream, Undecoded, evaluation_order
 from vqgan.data.unused import Unused, unused_in
 
 if TYPE_CHECKING:
@@ -148,7 +148,14 @@ class MixtureStream:
 
     def in_order(self) -> Iterator[Undecoded]:
         """Every item once, by the weights until a source ends, then without it."""
-        rows: list[Iterator[Undecoded] | None] = [self._in_order_of(number) for number in range(len(self._sources))]
+        return self._mixed(lambda stream: stream.in_order())
+
+    def spread(self) -> Iterator[Undecoded]:
+        """The same, of each stream from as many places at a time as it can be read at."""
+        return self._mixed(evaluation_order)
+
+    def _mixed(self, read: Callable[[Stream], Iterator[Undecoded]]) -> Iterator[Undecoded]:
+        rows: list[Iterator[Undecoded] | None] = [self._row_of(number, read) for number in range(len(self._sources))]
         position = 0
         while any(rows):
             number = self._turns[position][0]
@@ -172,10 +179,10 @@ class MixtureStream:
             yield _item_at(source, next(order.from_position(position)), name)
             position += lanes
 
-    def _in_order_of(self, number: int) -> Iterator[Undecoded]:
+    def _row_of(self, number: int, read: Callable[[Stream], Iterator[Undecoded]]) -> Iterator[Undecoded]:
         source, name = self._sources[number], self._names[number]
         if isinstance(source, Stream):
-            return (_named_item(item, name) for item in source.in_order())
+            return (_named_item(item, name) for item in read(source))
         return (_item_at(source, index, name) for index in range(len(source)))
 
 

@@ -8,7 +8,9 @@ from vqgan.data.folder import Folder, FolderConfig
 from vqgan.data.hub import DatasetConfig, HubDataset, HubStream
 from vqgan.data.mixture import MixedSourceConfig, MixtureConfig, mix
 from vqgan.data.openmoji import OpenMoji, OpenMojiConfig
+from vqgan.data.random_order import InRandomOrder
 from vqgan.data.shapes import Shapes, ShapesConfig
+from vqgan.data.shards.indexed import Shards
 from vqgan.data.shards.opening import open_shards
 from vqgan.data.shards.samples import ShardsConfig
 from vqgan.data.source import Source, Split
@@ -32,7 +34,8 @@ def open_source(
 ) -> Source | Stream:
     """One split of a data set; `image_size` is what drawn data sets (shapes, openmoji) are drawn at.
 
-    `at_least`: large JPEGs may be decoded smaller, down to this shorter side (`decode_image`).
+    Held-out items of an index come in a random order that is always the same. `at_least`: large JPEGs may be decoded
+    smaller, down to this shorter side (`decode_image`).
     Raises DataError when the data set is missing, empty, or without captions where they are required.
     """
     match config:
@@ -51,8 +54,12 @@ def open_source(
         case FolderConfig():
             return Folder(config, split, require_captions=require_captions, at_least=at_least)
         case ShardsConfig():
-            return open_shards(config, split, require_captions=require_captions, at_least=at_least)
+            shards = open_shards(config, split, require_captions=require_captions, at_least=at_least)
+            own = split == "heldout" and bool(config.heldout_paths)
+            return InRandomOrder(shards) if own and isinstance(shards, Shards) else shards
         case DatasetConfig(streaming=True):
             return HubStream(config, split, require_captions=require_captions, at_least=at_least)
         case DatasetConfig():
-            return HubDataset(config, split, require_captions=require_captions, at_least=at_least)
+            rows = HubDataset(config, split, require_captions=require_captions, at_least=at_least)
+            own = split == "heldout" and config.heldout_split is not None
+            return InRandomOrder(rows) if own else rows

@@ -26,13 +26,23 @@ def held_out(scores: Float[np.ndarray, "N"], share: float) -> Bool[np.ndarray, "
 
 
 def items_of_split(scores: Float[np.ndarray, "N"], share: float, split: Split) -> Int64[np.ndarray, "M"]:
-    """Numbers of a split's items: training items in their own order, held-out ones by score.
-
-    So the first held-out items, which limited evaluations and previews take, are a fair sample: data sets are often
-    sorted by kind.
-    """
+    """Numbers of a split's items: training items in their own order, held-out ones in a random one (`by_score`)."""
     mask = held_out(scores, share)
     if split == "train":
         return np.flatnonzero(~mask)
     numbers = np.flatnonzero(mask)
-    return numbers[np.argsort(scores[numbers], kind="stable")]
+    return numbers[by_score(scores[numbers])]
+
+
+def by_score(scores: Float[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
+    """Numbers of items in order of their scores: a random order that stays as the data set grows.
+
+    Every held-out split comes so, that of a folder, file or shard of its own too: limited evaluations and previews take
+    its first items, which would be of the first classes alone where a data set is sorted by kind.
+    """
+    return np.argsort(scores, kind="stable")
+
+
+def position_scores(count: int) -> Float[np.ndarray, "N"]:
+    """Scores of `count` items that have no names, by their position: more items leave the earlier ones' as they are."""
+    return np.random.default_rng(0).random(count)

@@ -9,7 +9,7 @@ Items come undecoded, so that a resumed run passes over what it has seen without
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar, runtime_checkable
@@ -59,6 +59,39 @@ class Stream(Protocol):
     def in_order(self) -> Iterator[Undecoded]:
         """Every item once, in the data's own order."""
         ...
+
+
+def evaluation_order(stream: Stream) -> Iterator[Undecoded]:
+    """Every item once, from as many places at a time as the stream can be read at.
+
+    A stream is not shuffled: its beginning is no random sample, but by this it is not of one place either.
+    """
+    spread = getattr(stream, "spread", None)
+    items: Iterator[Undecoded] = stream.in_order() if spread is None else spread()
+    return items
+
+
+def in_turns(parts: Sequence[Callable[[], Iterator[T]]], at_once: int = 8) -> Iterator[T]:
+    """The items of all parts, one from each of `at_once` open parts in turn; the parts in a fixed random order."""
+    order = np.random.default_rng(0).permutation(len(parts))
+    waiting = iter([parts[number] for number in order])
+    open_parts = [part() for part in islice(waiting, at_once)]
+    while open_parts:
+        going = []
+        for part in open_parts:
+            row: Iterator[T] | None = part
+            while row is not None:
+                item = next(row, _END)
+                if item is not _END:
+                    yield item  # type: ignore[misc]
+                    going.append(row)
+                    break
+                following = next(waiting, None)
+                row = None if following is None else following()
+        open_parts = going
+
+
+_END = object()
 
 
 class LanePart(ABC):

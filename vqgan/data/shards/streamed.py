@@ -14,7 +14,7 @@ from vqgan.data.shards.samples import LARGEST_MEMBER, SampleReader, ShardsConfig
 from vqgan.data.shards.tar import BehindTheEndError, BrokenTarError, Group, Member, groups, members
 from vqgan.data.source import DataError, Split
 from vqgan.data.split import hash_score
-from vqgan.data.stream import LanePart, Undecoded, broken_item, endless, shards_of_lane
+from vqgan.data.stream import LanePart, Undecoded, broken_item, endless, in_turns, shards_of_lane
 from vqgan.data.unused import Unused
 
 _FAILED_SHARDS = 5
@@ -67,6 +67,10 @@ class ShardStream:
     def unused(self) -> tuple[Unused, ...]:
         """What is in the shards and part of no sample, as far as they were read."""
         return unused_of(self._passed)
+
+    def spread(self) -> Iterator[Undecoded]:
+        """Every sample of the split once, from several shards in turn."""
+        return in_turns([partial(self.read, [(shard, lambda _: True)]) for shard in self.shards])
 
     def count(self, shard: str) -> int | None:
         """How many samples of the split a shard holds, where it was once read to its end and is still the same."""
