@@ -4,17 +4,21 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& echo $$python && break; done)
 BIN := .venv/bin
+WORKERS ?= 2
 
 .PHONY: demo test test-all check format clean
 
 demo: .venv/.installed  ## Train both stages on the embedded data, draw unseen prompts, write out/demo/report.html
 	$(BIN)/python tools/demo.py --out out/demo
 
+# Two processes with one thread each; then, with two threads, the tests whose sums those divide (docs/testing.md).
 test: .venv/.installed check  ## Lint, types, import contracts, and every test that takes seconds
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=2 $(BIN)/pytest -m "threads and not slow"
 
 test-all: .venv/.installed check  ## The same with the slow proofs
-	$(BIN)/pytest -m ""
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m ""
+	OMP_NUM_THREADS=2 $(BIN)/pytest -m threads
 
 check: .venv/.installed
 	$(BIN)/ruff check .

@@ -1,11 +1,14 @@
 """Settings of the whole test run."""
 
+import os
+
 import jaxtyping
 import pytest
 import torch
 
-# The tests' tensors are tiny: threads would cost more than they give, most of all on a busy machine.
-torch.set_num_threads(1)
+# The tests' tensors are tiny: threads would cost more than they give, most of all on a busy machine. Processes that a
+# test starts have one thread each, whatever this run has.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from vqgan.models import AUTOENCODERS
 from vqgan.quantizers import QUANTIZERS
 from vqgan.train import TrainVQGANConfig, build_task
 
+pytestmark = pytest.mark.threads
+
 STACK = {"depth": 1, "width": 32, "heads": 2, "mlp_width": 64}
 CHANNELS = {"base_channels": 16, "channel_multipliers": [1, 1, 2, 2], "residual_blocks": 1, "groups": 8}
 MODELS: dict[str, dict[str, Any]] = {

@@ -7,6 +7,8 @@ from torch import Tensor
 from vqgan.image_losses import ImageLosses, ImageLossesConfig, PerceptualTermConfig
 from vqgan.losses.perceptual import PerceptualLoss
 
+pytestmark = pytest.mark.threads
+
 CPU = torch.device("cpu")
 PERCEPTUAL = PerceptualTermConfig(weight=0.3, backbone="squeeze", weights="random")
 

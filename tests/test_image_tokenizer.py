@@ -16,6 +16,8 @@ from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
 from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
 
+pytestmark = pytest.mark.threads
+
 STACK = TransformerConfig(depth=1, width=16, heads=2, mlp_width=24, dropout=0.5)
 CONFIG = ViTVQGANConfig(
     image_size=16, patch_size=4, encoder=STACK, decoder=STACK, quantizer=NearestConfig(codebook_size=32, code_dim=6)

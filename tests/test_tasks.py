@@ -16,6 +16,8 @@ from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
 from vqgan.tasks import AutoencoderTask, AutoencoderTaskConfig
 
+pytestmark = pytest.mark.threads
+
 STACK = TransformerConfig(depth=1, width=16, heads=2, mlp_width=24)
 STEPS = 10
 ADVERSARIAL = {

@@ -13,6 +13,8 @@ from vqgan.foreign.enhancing import from_enhancing
 from vqgan.foreign.reading import ForeignCheckpointError
 from vqgan.image_tokenizer import ImageTokenizer
 
+pytestmark = pytest.mark.threads
+
 PATCH, SIDE, CODES, CODE_DIM = 4, 3, 24, 5
 STACKS = {
     "encoder": {"dim": 16, "depth": 2, "heads": 2, "mlp_dim": 20},

@@ -12,6 +12,8 @@ from vqgan.foreign.taming import to_taming
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 
+pytestmark = pytest.mark.threads
+
 State = dict[str, Tensor]
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 """For networks in float64: what fp32 is off by depends on the processor's kernels and reached 1.1e-5."""

@@ -19,6 +19,8 @@ from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 
+pytestmark = pytest.mark.threads
+
 State = dict[str, Tensor]
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 """Ten times what fp32 is off by here, but for whole VQGANs: they are compared in float64."""

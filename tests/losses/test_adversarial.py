@@ -9,6 +9,8 @@ from torch import nn
 
 from vqgan.losses.adversarial import ADVERSARIAL_LOSSES, adaptive_weight, r1_penalty
 
+pytestmark = pytest.mark.threads
+
 REAL = torch.tensor([2.0, -1.0, 0.5])
 FAKE = torch.tensor([-3.0, 0.0, 1.5])
 

@@ -12,6 +12,8 @@ from vqgan.config import ConfigError
 from vqgan.losses.perceptual import Backbone, PerceptualConfig, PerceptualLoss
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 
+pytestmark = pytest.mark.threads
+
 SQUEEZE_FILE = "squeezenet1_1-b8a52dc0.pth"
 
 

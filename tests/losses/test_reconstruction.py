@@ -9,6 +9,8 @@ import torch
 from vqgan.layers.logit_laplace import expand_pixels, logit_laplace_mean, shrink_pixels
 from vqgan.losses.reconstruction import LOG_SCALE_RANGE, l1, l2, logit_laplace
 
+pytestmark = pytest.mark.threads
+
 
 def images(seed: int) -> torch.Tensor:
     return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1

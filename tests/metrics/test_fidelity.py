@@ -7,6 +7,8 @@ import torch
 from vqgan.metrics.fidelity import FidelityMeter, psnr, ssim, to_float, to_uint8
 from vqgan.metrics.protocol import Reconstructed
 
+pytestmark = pytest.mark.threads
+
 
 def pictures(count: int, seed: int, side: int = 12) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1

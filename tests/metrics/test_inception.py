@@ -24,6 +24,8 @@ from vqgan.metrics.inception import (
 from vqgan.metrics.protocol import Figure, Reconstructed
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 
+pytestmark = pytest.mark.threads
+
 CPU = torch.device("cpu")
 
 

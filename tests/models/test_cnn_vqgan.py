@@ -14,6 +14,8 @@ from vqgan.config import ConfigError, validate
 from vqgan.models.cnn_vqgan import CNNVQGAN, CNNVQGANConfig
 from vqgan.quantizers import NearestConfig
 
+pytestmark = pytest.mark.threads
+
 TINY = CNNVQGANConfig(
     image_size=16,
     base_channels=8,

@@ -22,6 +22,8 @@ from vqgan.models.discriminator import (
     minibatch_stddev,
 )
 
+pytestmark = pytest.mark.threads
+
 TINY = StyleGAN2DiscriminatorConfig(channels=(4, 6, 8))
 
 

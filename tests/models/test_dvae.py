@@ -14,6 +14,8 @@ from vqgan.losses.reconstruction import logit_laplace
 from vqgan.models.dvae import DVAE, DVAEConfig
 from vqgan.quantizers import AnnealingConfig, GumbelConfig, NearestConfig
 
+pytestmark = pytest.mark.threads
+
 CODES, HIDDEN, DECODER_WIDTH = 24, 8, 12
 GUMBEL = GumbelConfig(codebook_size=CODES, latent_dim=8 * HIDDEN, code_dim=DECODER_WIDTH)
 NEAREST = NearestConfig(codebook_size=CODES, code_dim=6)

@@ -17,6 +17,8 @@ from vqgan.models.enhancing_vit import (
 )
 from vqgan.quantizers import NearestConfig
 
+pytestmark = pytest.mark.threads
+
 TINY = EnhancingViTVQGANConfig(
     image_size=16,
     patch_size=4,

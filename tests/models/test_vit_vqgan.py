@@ -13,6 +13,8 @@ from vqgan.layers.transformer import Transformer, TransformerConfig
 from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
 
+pytestmark = pytest.mark.threads
+
 STACK = TransformerConfig(depth=1, width=16, heads=2, mlp_width=24)
 TINY = ViTVQGANConfig(
     image_size=16,

@@ -15,6 +15,8 @@ from parti.sampling.generate import SamplingConfig
 from vqgan.data.source import UnusableSample
 from vqgan.data.transforms import ImageTransform, TransformConfig, to_pil
 
+pytestmark = pytest.mark.threads
+
 CPU = torch.device("cpu")
 HALF = keep_top((4, 4), 0.5)
 EVERYTHING = SamplingConfig(guidance_scale=1.7, guidance_schedule="cosine", top_k=20, top_p=0.9)

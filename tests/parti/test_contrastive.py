@@ -11,6 +11,8 @@ from two_processes import run_in_processes
 from parti.reranking.contrastive import contrastive_loss, retrieval_accuracy
 from vqgan.training.distributed import build_accelerator
 
+pytestmark = pytest.mark.threads
+
 _SCRIPT = Path(__file__).with_name("one_of_two_contrasts.py")
 IDS = torch.tensor([[1, 2], [3, 4], [5, 6], [1, 7], [3, 4], [8, 9]])
 """Pairs 1 and 4 share their caption."""

@@ -17,6 +17,8 @@ from parti.models.token_space import TokenSpace
 from parti.sampling.generate import SamplingConfig, generate_codes
 from vqgan.training.optimisation import hidden_matrices
 
+pytestmark = pytest.mark.threads
+
 CONFIG = DecoderOnlyConfig(depth=4, width=32, heads=2, mlp_width=64, kernel=3)
 NULL_IDS = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0])
 KINDS: list[MaskKind] = ["row", "column", "convolution", "full"]

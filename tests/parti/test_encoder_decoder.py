@@ -11,6 +11,8 @@ from tiny import GENERATOR, TOKENS, codes, text_ids, tiny_generator
 from parti.models import EncoderDecoder, EncoderDecoderConfig, TokenSpace
 from vqgan.training.optimisation import hidden_matrices
 
+pytestmark = pytest.mark.threads
+
 NULL_IDS = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0])
 
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from parti.layers.feed_forward import SwiGLU, feed_forward
 from parti.layers.options import TransformerOptions
 
+pytestmark = pytest.mark.threads
+
 
 def numbers(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))

@@ -13,6 +13,8 @@ from parti.models import Generator
 from parti.sampling.generate import GivenCodes, SamplingConfig, generate_codes
 from vqgan.config import ConfigError
 
+pytestmark = pytest.mark.threads
+
 NULL_IDS = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0])
 PLAIN = SamplingConfig()
 EVERYTHING = SamplingConfig(guidance_scale=1.7, temperature=1.3, top_k=20, top_p=0.95)

@@ -31,6 +31,8 @@ from vqgan.metrics.reference_set import ReferenceSetConfig
 from vqgan.model_folder import ModelFolderError
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 
+pytestmark = pytest.mark.threads
+
 CPU = torch.device("cpu")
 
 

@@ -10,6 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from parti.layers.gradient_scales import Branch, BranchEnds, GradientScales
 
+pytestmark = pytest.mark.threads
+
 TINY = 1e-8
 """Factor on the loss: the branches' gradients are then far below the smallest number of fp16, 6e-8."""
 

@@ -6,6 +6,8 @@ import torch
 from parti.layers.kv_cache import CacheLayout, KeyValueCache
 from parti.layers.sparse_masks import MaskKind, image_mask
 
+pytestmark = pytest.mark.threads
+
 KINDS: list[MaskKind] = ["row", "column", "convolution", "full"]
 GRIDS = [(8, 8), (3, 7), (7, 3), (1, 6), (6, 1), (32, 32)]
 CPU = torch.device("cpu")

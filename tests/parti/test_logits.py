@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from parti.layers.logits import fp32_logits
 
+pytestmark = pytest.mark.threads
+
 
 def case() -> tuple[nn.Linear, Tensor, Tensor]:
     torch.manual_seed(0)

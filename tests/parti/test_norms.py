@@ -5,6 +5,8 @@ import torch
 
 from parti.layers.norms import EPS, HeadNorm, norm
 
+pytestmark = pytest.mark.threads
+
 
 def numbers(*shape: int) -> torch.Tensor:
     return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(0)) + 1

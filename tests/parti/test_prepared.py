@@ -18,6 +18,8 @@ from parti.sampling.prepared import Bf16Linear, Int8Linear, PackedLinear, Precis
 from vqgan.config import ConfigError
 from vqgan.model_folder import load_weights, save_model_folder
 
+pytestmark = pytest.mark.threads
+
 NULL_IDS = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0])
 MODERN = TransformerOptions(norm="rms", feed_forward="swiglu", qk_norm=True, rotary=True)
 DALLE = DecoderOnlyConfig(depth=4, width=32, heads=2, mlp_width=64, kernel=3)

@@ -29,6 +29,8 @@ from vqgan.data.loader import DataPipeline
 from vqgan.training.distributed import build_accelerator
 from vqgan.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.threads
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "reranker").glob("*.yaml"))
 _TOWER = {"depth": 1, "width": 32, "heads": 2, "mlp_width": 64}

@@ -25,6 +25,8 @@ from vqgan.training.ema import EMAConfig
 from vqgan.training.optimisation import OptimiserConfig
 from vqgan.training.schedule import ScheduleConfig
 
+pytestmark = pytest.mark.threads
+
 FP32 = NextTokenTaskConfig(precision="fp32", caption_dropout=0.0)
 
 

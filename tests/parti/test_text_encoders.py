@@ -28,6 +28,8 @@ from vqgan.training.distributed import build_accelerator
 from vqgan.training.ema import EMAConfig
 from vqgan.training.optimisation import OptimiserConfig
 
+pytestmark = pytest.mark.threads
+
 THEIRS = {"bert": BertModel, "t5": T5EncoderModel, "clip": CLIPTextModel}
 LENGTH, WIDTH = 16, 32
 

@@ -33,6 +33,8 @@ from vqgan.data.loader import DataPipeline
 from vqgan.data.source import DataError
 from vqgan.training.distributed import build_accelerator
 
+pytestmark = pytest.mark.threads
+
 HALVES = (slice(4), slice(4, 8))
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "text_encoder").glob("*.yaml"))
 

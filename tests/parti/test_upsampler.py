@@ -18,6 +18,8 @@ from vqgan.config import ConfigError
 from vqgan.data.transforms import to_pil
 from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
 
+pytestmark = pytest.mark.threads
+
 TINY = UpsamplerConfig(blocks=1, channels=8, expansion=2)
 BORDER = 6
 """Pixels of a large picture whose surroundings end at the picture's edge."""

@@ -24,6 +24,8 @@ from vqgan.training.distributed import build_accelerator
 from vqgan.training.loop import TrainingLoop
 from vqgan.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.threads
+
 MODEL = {"blocks": 1, "channels": 8, "expansion": 2}
 ADVERSARIAL = {
     "discriminator": {"kind": "stylegan2", "channels": [4, 6, 8, 8]},

@@ -9,6 +9,8 @@ from torch import Tensor
 from vqgan.config import Config, ConfigError, load_config, validate
 from vqgan.quantizers import QUANTIZERS, NearestConfig, NearestEMAConfig, Quantizer, QuantizerConfig, build_quantizer
 
+pytestmark = pytest.mark.threads
+
 
 class Owner(Config):
     """A section that has a quantiser."""

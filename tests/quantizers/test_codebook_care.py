@@ -23,6 +23,8 @@ from vqgan.quantizers import (
 )
 from vqgan.quantizers.codebook_care import CodebookCare, CodebookCareConfig, codebooks
 
+pytestmark = pytest.mark.threads
+
 _LEARNED: dict[str, QuantizerConfig] = {
     "nearest": NearestConfig(codebook_size=64, code_dim=8),
     "nearest, plain": NearestConfig(codebook_size=64, code_dim=8, l2_normalize=False),

@@ -9,6 +9,8 @@ from mixtures import mixture, modes_with_a_code_of_their_own
 from vqgan.config import ConfigError, validate
 from vqgan.quantizers import FiniteScalarConfig, FiniteScalarQuantizer
 
+pytestmark = pytest.mark.threads
+
 
 def quantizer(*levels: int) -> FiniteScalarQuantizer:
     return FiniteScalarQuantizer(FiniteScalarConfig(levels=levels))

@@ -10,6 +10,8 @@ from torch import Tensor
 from vqgan.config import ConfigError, validate
 from vqgan.quantizers import AnnealingConfig, GumbelConfig, GumbelQuantizer
 
+pytestmark = pytest.mark.threads
+
 
 def quantizer(codes: int = 20, *, straight_through: bool = False) -> GumbelQuantizer:
     torch.manual_seed(0)

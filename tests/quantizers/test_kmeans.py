@@ -8,6 +8,8 @@ from mixtures import mixture, modes
 
 from vqgan.quantizers.kmeans import kmeans
 
+pytestmark = pytest.mark.threads
+
 
 def test_separated_clusters_are_found() -> None:
     centres = 10 * torch.eye(6)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from vqgan.quantizers import LookupFreeConfig, LookupFreeQuantizer
 
+pytestmark = pytest.mark.threads
+
 
 def corners(bits: int) -> Tensor:
     """All codes, (2^bits, bits), in double precision; bit i of a code's number is dimension i."""

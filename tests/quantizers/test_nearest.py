@@ -6,6 +6,8 @@ from torch import Tensor
 
 from vqgan.quantizers import NearestConfig, NearestQuantizer
 
+pytestmark = pytest.mark.threads
+
 
 def quantizer(codes: int = 40, dim: int = 6, *, l2_normalize: bool = True) -> NearestQuantizer:
     torch.manual_seed(0)

@@ -10,6 +10,8 @@ from vqgan.quantizers import NearestEMAConfig, NearestEMAQuantizer, NearestQuant
 from vqgan.quantizers.nearest import NearestConfig
 from vqgan.training.ema import EMA, EMAConfig
 
+pytestmark = pytest.mark.threads
+
 
 def quantizer(codes: int = 12, dim: int = 4, decay: float = 0.9, *, l2_normalize: bool = False) -> NearestEMAQuantizer:
     torch.manual_seed(0)

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from vqgan.quantizers import ResidualConfig, ResidualQuantizer
 
+pytestmark = pytest.mark.threads
+
 
 def quantizer(depth: int = 3, codes: int = 20, dim: int = 4, *, shared: bool) -> ResidualQuantizer:
     torch.manual_seed(0)

@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vqgan.quantizers import search
 from vqgan.quantizers.search import nearest_codes
 
+pytestmark = pytest.mark.threads
+
 
 @pytest.fixture(params=["oneDNN", "BLAS"])
 def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

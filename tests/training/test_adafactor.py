@@ -16,6 +16,8 @@ import parti.train
 from vqgan.training.adafactor import Adafactor, corrected_decay, quantised
 from vqgan.training.loop import TrainingLoop
 
+pytestmark = pytest.mark.threads
+
 Array = NDArray[np.float64]
 RATE, BETA1, BETA2 = 0.01, 0.9, 0.96
 FACTORED, PLAIN = (128, 130), (127, 130)

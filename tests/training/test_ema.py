@@ -6,6 +6,8 @@ from torch import nn
 
 from vqgan.training.ema import EMA, EMAConfig
 
+pytestmark = pytest.mark.threads
+
 
 def network(value: float = 0.0) -> nn.Linear:
     layer = nn.Linear(2, 1)

@@ -8,6 +8,8 @@ from vqgan.training.guard import separate_skips
 from vqgan.training.loss_scale import LOWEST, UPDATES_BETWEEN_DOUBLINGS, LossScale
 from vqgan.training.optimisation import Optimiser, OptimiserConfig
 
+pytestmark = pytest.mark.threads
+
 
 def test_the_scale_is_that_of_torch_for_the_same_gradients() -> None:
     weight = nn.Parameter(torch.zeros(1))

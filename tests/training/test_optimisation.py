@@ -20,6 +20,8 @@ from vqgan.quantizers import NearestConfig
 from vqgan.training.optimisation import Optimiser, OptimiserConfig, hidden_matrices
 from vqgan.training.schedule import ScheduleConfig
 
+pytestmark = pytest.mark.threads
+
 KINDS = get_args(OptimiserConfig.model_fields["kind"].annotation)
 STACK = TransformerConfig(depth=1, width=8, heads=2, mlp_width=12)
 AUTOENCODER = ViTVQGANConfig(

@@ -29,6 +29,8 @@ from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.loop import TrainingLoop
 from vqgan.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.threads
+
 _TIMINGS = ("seconds", "images_per_second")
 
 

@@ -26,6 +26,8 @@ from parti.text.pretrained_tokenizer import load_pretrained_tokenizer
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config import ConfigError, validate
 
+pytestmark = pytest.mark.threads
+
 TOKENS = CaptionTokens(tiny_text_tokenizer())
 A, RED, BLUE, CAT = (int(word) for word in TOKENS.frame(["a red blue cat"]).ids[0, 1:5])
 END, PAD, MASK = TOKENS.end, TOKENS.pad, TOKENS.mask

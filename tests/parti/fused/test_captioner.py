@@ -15,6 +15,8 @@ from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
 from vqgan.config import ConfigError, validate
 from vqgan.model_folder import ModelFolderError, save_model_folder
 
+pytestmark = pytest.mark.threads
+
 DRAWN = {
     3: (256, 32),
     4: (512, 16),

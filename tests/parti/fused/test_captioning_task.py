@@ -35,6 +35,8 @@ from vqgan.training.distributed import build_accelerator
 from vqgan.training.loop import TrainingLoop
 from vqgan.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.threads
+
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "parti").glob("fused_captioning*.yaml"))
 HALVES = (slice(0, 4), slice(4, 8))
 

@@ -34,6 +34,8 @@ from vqgan.training.distributed import build_accelerator
 from vqgan.training.loop import TrainingLoop
 from vqgan.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.threads
+
 TOKENIZER = tiny_text_tokenizer()
 ADVERSARIAL = {
     "weight": 0.1,

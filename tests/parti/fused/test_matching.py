@@ -13,6 +13,8 @@ from parti.reranking.scorer import Scorer
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
 from vqgan.data.transforms import to_pil
 
+pytestmark = pytest.mark.threads
+
 TOWER = TowerConfig(depth=1, width=16, heads=2, mlp_width=32)
 SIZES = DualEncoderConfig(image_size=16, patch_size=8, image_encoder=TOWER, text_encoder=TOWER, embedding_width=8)
 PROMPTS = ["a red cat", "a blue dog", "a green hat"]

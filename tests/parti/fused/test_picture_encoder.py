@@ -8,6 +8,8 @@ from torch.distributions import Normal, kl_divergence
 from parti.fused.synthesis.noise import seeded_noise
 from parti.fused.synthesis.picture_encoder import Painter, PictureEncoder, PictureEncoderConfig, divergence
 
+pytestmark = pytest.mark.threads
+
 IDS = torch.tensor([[3, 4, 5, 6, 0, 0], [7, 8, 0, 0, 0, 0], [3, 8, 9, 0, 0, 0]])
 
 

@@ -1,11 +1,14 @@
 """Show, Attend and Tell against its formulas; the LSTM heads against their own steps; the tied projection."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from parti.fused.captioning.lstm_head import LSTMHead, WordProjection
 from parti.fused.captioning.show_attend_tell import ShowAttendTell
+
+pytestmark = pytest.mark.threads
 
 COUNT, LENGTH, CHANNELS, WIDTH, ATTENTION = 2, 5, 6, 8, 7
 

@@ -11,6 +11,8 @@ from parti.fused.synthesis.scales import at_scales, side_by_side
 from parti.fused.text_side import TextSpace
 from vqgan.config import ConfigError, validate
 
+pytestmark = pytest.mark.threads
+
 IDS = torch.tensor([[3, 4, 5, 6, 0, 0], [7, 8, 0, 0, 0, 0]])
 
 DRAWN = {

@@ -7,6 +7,8 @@ from tiny_synthesis import TEXT, TOKENS
 from parti.fused.synthesis.scale_discriminator import ScaleDiscriminatorConfig
 from parti.fused.synthesis.synthesis_discriminators import Discriminators, DiscriminatorsConfig, SentenceReader
 
+pytestmark = pytest.mark.threads
+
 IDS = torch.tensor([[3, 4, 5, 0, 0, 0], [7, 8, 9, 3, 0, 0], [4, 3, 5, 0, 0, 0]])
 CONFIG = DiscriminatorsConfig(scale=ScaleDiscriminatorConfig(base_channels=4, sentence_width=6), sentence_layers=1)
 

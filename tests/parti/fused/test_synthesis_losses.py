@@ -7,6 +7,8 @@ import torch
 
 from parti.fused.synthesis.synthesis_losses import GAMES, DiscriminatorTerms, discriminator_terms, generator_loss
 
+pytestmark = pytest.mark.threads
+
 REAL = (torch.tensor([2.0, -1.0]), torch.tensor([0.5, 3.0]))
 FAKE = (torch.tensor([-0.5, 1.5]), torch.tensor([-2.0, 0.0]))
 WRONG = torch.tensor([1.0, -4.0])

@@ -17,6 +17,8 @@ from parti.text.pretrained_tokenizer import PretrainedTokenizerConfig, load_pret
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config import ConfigError
 
+pytestmark = pytest.mark.threads
+
 SIZES = {"width": 24, "heads": 2, "mlp_width": 32, "dropout": 0.0}
 
 

@@ -11,6 +11,8 @@ from parti.fused.text_side import TextSpace
 from parti.fused.trunk import Trunk
 from vqgan.config import ConfigError, validate
 
+pytestmark = pytest.mark.threads
+
 DRAWN = {
     1: (128, 64, False),
     2: (64, 128, False),
