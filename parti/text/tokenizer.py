@@ -40,12 +40,14 @@ class TextTokenizerConfig(Config, fixed=("kind", "vocab_size", "length", "traini
     """Text positions T; longer captions are cut."""
     training_captions: int = Field(100_000, gt=0)
     """Captions that the vocabulary is trained on, from all over the training split."""
+    lowercase: bool = False
+    """Read all text in lower case, prompts too: fewer tokens, but letters in a picture lose their case. DALL-E does."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """BPE dropout: share of the merges that are left out in training, so that words are seen in pieces; DALL-E 0.1."""
 
 
 class UnigramConfig(Config, fixed=("kind", "vocab_size", "length", "training_captions")):
-    """A unigram vocabulary trained from the captions, as Parti's SentencePiece model."""
+    """A unigram vocabulary trained from the captions by SentencePiece, as Parti's."""
 
     kind: Literal["unigram"] = "unigram"
     """Pieces of a unigram language model, over bytes."""
@@ -55,9 +57,11 @@ class UnigramConfig(Config, fixed=("kind", "vocab_size", "length", "training_cap
     """Text positions T; longer captions are cut."""
     training_captions: int = Field(100_000, gt=0)
     """Captions that the vocabulary is trained on, from all over the training split."""
+    lowercase: bool = False
+    """Read all text in lower case, prompts too: fewer tokens, but letters in a picture lose their case. DALL-E does."""
 
 
-LEARNED: dict[str, Callable[[Iterable[str], int], Tokenizer]] = {"bpe": learn_bpe, "unigram": learn_unigram}
+LEARNED: dict[str, Callable[[Iterable[str], int, bool], Tokenizer]] = {"bpe": learn_bpe, "unigram": learn_unigram}
 """How a vocabulary is learned, by its config's `kind`."""
 
 
@@ -98,7 +102,7 @@ class TextTokenizer:
     @classmethod
     def train(cls, captions: Iterable[str], config: TextTokenizerConfig | UnigramConfig) -> "TextTokenizer":
         """Learn a vocabulary from `captions`."""
-        return cls(LEARNED[config.kind](captions, config.vocab_size), config.length, PAD_TOKEN)
+        return cls(LEARNED[config.kind](captions, config.vocab_size, config.lowercase), config.length, PAD_TOKEN)
 
     @property
     def null_ids(self) -> Int64[Tensor, "T"]:

@@ -1,25 +1,35 @@
 """Vocabularies learned from the captions at hand: byte-pair merges, and the pieces of a unigram language model.
 
-Both work on the bytes of NFKC, lower-cased text: any text has ids, none is unknown. Unigram (Kudo, 1804.10959) is what
-Parti's SentencePiece vocabulary is (arXiv 2206.10789, section 2.2). Departure: SentencePiece works on characters and
-falls back to bytes for rare ones. The `tokenizers` library does the work.
+Both work on the bytes of NFKC text, lower-cased or not: any text has ids, none is unknown. Unigram (Kudo, 1804.10959)
+is what Parti's SentencePiece vocabulary is (arXiv 2206.10789, section 2.2), and `sentencepiece` learns it; that of
+`tokenizers` finds far worse pieces (docs/log.md, 2026-12-01). Departure: SentencePiece works on characters and falls
+back to bytes for rare ones; here pieces are of bytes, which for English is the same. `tokenizers` divides the text.
 """
 
-import json
+import io
+from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 PAD_TOKEN, NULL_TOKEN = "<pad>", "<null>"
 """The first two tokens of a learned vocabulary: padding, and the one that stands for 'no caption'."""
 
+_LONGEST_PIECE = 16
+"""In bytes, as in SentencePiece."""
+_SEEDS = 1_000_000
+"""Pieces of the first guess, as in SentencePiece."""
+_WORDS_OF_SEEDS = 200_000
+"""The most frequent words, of which they are made: some ten million candidates."""
 _NEVER = -1000.0
 """Log-probability of the special pieces: text is never divided into them."""
 
 
-def learn_bpe(captions: Iterable[str], vocab_size: int) -> Tokenizer:
+def learn_bpe(captions: Iterable[str], vocab_size: int, lowercase: bool = False) -> Tokenizer:
     """Byte-pair merges: the most frequent pairs of neighbours become one token, again and again."""
-    tokenizer = _byte_level(models.BPE())
+    tokenizer = _byte_level(models.BPE(), lowercase)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[PAD_TOKEN, NULL_TOKEN],
@@ -30,26 +40,91 @@ def learn_bpe(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def learn_unigram(captions: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Pieces with probabilities: a text is divided the most probable way. The library prunes a large first guess."""
-    tokenizer = _byte_level(models.Unigram())
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD_TOKEN, NULL_TOKEN],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+def learn_unigram(captions: Iterable[str], vocab_size: int, lowercase: bool = False) -> Tokenizer:
+    """Pieces with probabilities: a text is divided the most probable way. SentencePiece prunes a large first guess."""
+    tokenizer = _byte_level(models.BPE(), lowercase)  # whose model is replaced below
+    words = Counter(
+        word
+        for caption in captions
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(caption))
     )
-    tokenizer.train_from_iterator(captions, trainer)
-    pieces = dict(json.loads(tokenizer.to_str())["model"]["vocab"])
-    # The library numbers bytes that no caption has in an order that changes from call to call.
-    learned = [(piece, pieces[piece]) for piece in sorted(pieces) if piece not in (PAD_TOKEN, NULL_TOKEN)]
-    tokenizer.model = models.Unigram([(PAD_TOKEN, _NEVER), (NULL_TOKEN, _NEVER), *learned], None, False)
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    seen = set("".join(words))
+    learned = _learned_pieces(words, vocab_size - 2 - len(alphabet - seen)) if words else {}
+    # Bytes that no caption has cost what SentencePiece charges for an unknown character.
+    rare = min(learned.values(), default=0.0) - 10.0
+    pieces = learned | dict.fromkeys(sorted(alphabet - learned.keys()), rare)
+    vocabulary = [(PAD_TOKEN, _NEVER), (NULL_TOKEN, _NEVER), *pieces.items()]
+    tokenizer.model = models.Unigram(vocabulary, None, False)
+    tokenizer.add_special_tokens([PAD_TOKEN, NULL_TOKEN])  # no part of a text, and left out of what is decoded
     return tokenizer
 
 
-def _byte_level(model: models.Model) -> Tokenizer:
+def _learned_pieces(words: Counter[str], count: int) -> dict[str, float]:
+    """Up to `count` pieces of these words with their log-probabilities, the most probable first; all single bytes that
+    the words have are among them."""
+    import sentencepiece
+
+    lines = (f"{word}\t{times}" for word, times in _most_first(words))
+    file = io.BytesIO()
+    with TemporaryDirectory() as folder:
+        seeds = Path(folder) / "seeds.tsv"
+        seeds.write_text("".join(f"{piece}\t{times}\n" for piece, times in _seeds(words)), encoding="utf-8")
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=lines,
+            model_writer=file,
+            model_type="unigram",
+            input_format="tsv",
+            seed_sentencepieces_file=str(seeds),
+            vocab_size=count + 1,  # one stands for what is unknown
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            split_by_unicode_script=False,  # words are split already
+            split_by_number=False,
+            max_sentencepiece_length=_LONGEST_PIECE,
+            max_sentence_length=1 << 20,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    model = sentencepiece.SentencePieceProcessor(model_proto=file.getvalue())
+    return {
+        model.id_to_piece(number): model.get_score(number)
+        for number in range(model.get_piece_size())
+        if not model.is_unknown(number)
+    }
+
+
+def _seeds(words: Counter[str]) -> list[tuple[str, int]]:
+    """The first guess: all single bytes, and the pieces that occur twice, those first that cover most text.
+
+    SentencePiece's own guess counts each word once, however often it occurs, so that a word which stands in few others
+    is no piece: `diamond` became eight tokens in captions of which every second has one.
+    """
+    singles, longer = Counter[str](), Counter[str]()
+    for word, times in _most_first(words)[:_WORDS_OF_SEEDS]:
+        for begin in range(len(word)):
+            singles[word[begin]] += times
+            for end in range(begin + 2, min(begin + _LONGEST_PIECE, len(word)) + 1):
+                longer[word[begin:end]] += times
+    for word in words:
+        singles.update(dict.fromkeys(word, 0))
+    pieces = [(piece, times) for piece, times in longer.items() if times > 1]
+    pieces.sort(key=lambda piece: (-piece[1] * len(piece[0]), piece[0]))
+    return [*((byte, max(1, times)) for byte, times in _most_first(singles)), *pieces[:_SEEDS]]
+
+
+def _most_first(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _byte_level(model: models.Model, lowercase: bool) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
+    cases = [normalizers.Lowercase()] if lowercase else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), *cases, normalizers.Strip()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer

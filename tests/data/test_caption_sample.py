@@ -11,7 +11,7 @@ from tiny_shards import write_shard
 
 from vqgan.data.caption_sample import sampled_captions
 from vqgan.data.folder import Folder, FolderConfig
-from vqgan.data.hub import DatasetConfig
+from vqgan.data.hub_opening import DatasetConfig
 from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.data.mixture import MixedSourceConfig, MixtureConfig
 from vqgan.data.shapes import Shapes, ShapesConfig

@@ -1,10 +1,12 @@
 """Learned vocabularies, BPE and unigram: round trips, padding, cutting, special tokens, files."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from tiny import CAPTIONS, tiny_text_tokenizer
 from tokenizers import Tokenizer
@@ -17,6 +19,7 @@ from parti.text.tokenizer import (
     TextTokenizerConfig,
     UnigramConfig,
 )
+from vqgan.data.shapes import Shapes, ShapesConfig
 from vqgan.model_folder import ModelFolderError
 
 KINDS = {
@@ -42,11 +45,43 @@ def tokenizer(request: pytest.FixtureRequest) -> TextTokenizer:
     return TextTokenizer.train(CAPTIONS, KINDS[request.param])
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_any_text_survives_up_to_case(text: str, tokenizer: TextTokenizer) -> None:
+@pytest.mark.parametrize("text", [*TEXTS, 'a STOP sign, "Grüße" and OpenAI\'s \u2581 <0x41>'])
+def test_any_text_survives(text: str, tokenizer: TextTokenizer) -> None:
     ids = tokenizer.encode([text])
-    assert tokenizer.decode(ids) == [text.lower()]
+    assert tokenizer.decode(ids) == [text]
     assert tokenizer.is_cut([text]) == [False]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_case_is_kept_unless_the_config_says_otherwise(kind: str) -> None:
+    lowered = TextTokenizer.train(CAPTIONS, KINDS[kind].model_copy(update={"lowercase": True}))
+    kept = TextTokenizer.train(CAPTIONS, KINDS[kind])
+    prompts = ["a RED Cat", "a red cat"]
+    assert kept.decode(kept.encode(prompts)) == prompts
+    assert lowered.decode(lowered.encode(prompts)) == ["a red cat"] * 2
+    assert torch.equal(lowered.encode(prompts)[:1], lowered.encode(prompts)[1:])
+
+
+def test_a_unigram_vocabulary_takes_no_more_tokens_than_sentencepiece_and_few_more_than_bpe() -> None:
+    """Words that stand in no other word are pieces too: with SentencePiece's own first guess they were letters."""
+    shapes = Shapes(ShapesConfig(), "train", 16)
+    captions = [shapes.captions(index)[0] for index in range(2000)]
+    vocabularies = {
+        kind: TextTokenizer.train(captions, config.model_copy(update={"vocab_size": 2000}))
+        for kind, config in KINDS.items()
+    }
+    mean = {
+        kind: sum(count.tokens for count in vocabulary.count_tokens(captions)) / len(captions)
+        for kind, vocabulary in vocabularies.items()
+    }
+    file = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(captions), model_writer=file, vocab_size=2000, hard_vocab_limit=False, minloglevel=2
+    )
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=file.getvalue())
+    assert mean["unigram"] <= sum(map(len, theirs.encode(captions))) / len(captions)
+    assert mean["unigram"] == pytest.approx(mean["bpe"], rel=0.05)
+    assert mean["unigram"] < 12
 
 
 def test_ids_are_int64_in_range_and_padded_to_the_length(tokenizer: TextTokenizer) -> None:
@@ -68,8 +103,8 @@ def test_a_word_of_the_captions_becomes_one_token() -> None:
     assert (ids != PAD_ID).sum() == 3
 
 
-def test_case_width_and_outer_space_do_not_matter(tokenizer: TextTokenizer) -> None:
-    first, *others = tokenizer.encode(["a red cat", "  A RED\u00a0Cat\n", "a \uff52ed cat"])
+def test_width_and_outer_space_do_not_matter(tokenizer: TextTokenizer) -> None:
+    first, *others = tokenizer.encode(["a red cat", "  a red\u00a0cat\n", "a \uff52ed cat"])
     assert all(torch.equal(first, other) for other in others)
 
 

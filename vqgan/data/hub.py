@@ -11,6 +11,7 @@ from contextlib import suppress
 from copy import copy
 from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
