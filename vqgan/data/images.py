@@ -1,30 +1,38 @@
 """Any picture as an upright RGB `PIL.Image`, or an UnusableSample that says why not.
 
-What has a meaning is converted: transparency is laid on a background colour, 16 bits are scaled (Pillow alone would
-clip them) to 8, CMYK, YCbCr, HSV and LAB become RGB, the EXIF orientation is applied, an animation gives its first
-frame. Embedded colour profiles (ICC) are not applied, as is usual for training data.
+What has a meaning is converted: transparency is laid on a background colour, 12, 16 and 32 bits are scaled (Pillow
+alone would clip them) to 8, CMYK, YCbCr, HSV and LAB become RGB, the EXIF orientation is applied, an animation gives
+its first frame. Embedded colour profiles (ICC) are not applied, as is usual for training data.
 
 Nothing here depends on Pillow's global settings, and only raster formats are tried: an EPS file would start
-Ghostscript on text that came from somewhere. Whatever the bytes are, time and memory are bounded: the limits below
-refuse by the header, so that the worst picture takes seconds, some 20 on a slow core.
+Ghostscript on text that came from somewhere. Whatever the bytes are, time and memory are bounded: annotations never
+reach Pillow (`image_files`), and the limits below refuse by the header, so that the worst picture takes seconds, some
+20 on a slow core.
 """
 
 import functools
-import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageColor, UnidentifiedImageError
 from pydantic import AfterValidator
 
+from vqgan.bounded_file import RefusedFileError, read_bounded
+from vqgan.data.image_files import ico, png
+from vqgan.data.image_files.budget import BudgetedFile
+from vqgan.data.image_files.essential import Essential, essential
+from vqgan.data.image_files.exif import orientation
+from vqgan.data.image_files.refused import RefusedImageError
 from vqgan.data.source import UnusableSample
 
 MAX_PIXELS = 100_000_000
 """Pictures above 100 megapixels are refused by their header: 300 MB of memory each is a mistake or an attack."""
+MAX_SIDE = 65_535
+"""Pixels of a side, as in a JPEG: what is longer takes gigabytes to resize, however narrow it is."""
 MAX_SLOW_PIXELS = 16_000_000
 """The same for what is decoded at about a megapixel a second: JPEG 2000, and formats that Pillow reads in Python."""
 MAX_BYTES = 2**30
@@ -36,6 +44,9 @@ _SLOW_CODECS = {"jpeg2k", "qoi", "ppm", "ppm_plain", "bmp_rle"}
 """Pillow's names of the decoders that MAX_SLOW_PIXELS is for; ordinary PPM and BMP files are "raw"."""
 _MAX_SCANNED_PIXELS = 5_000_000_000
 """Pixels times scans of a progressive JPEG, each scan a pass over the picture: 10 to 14 are usual, any number legal."""
+
+_BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT = 258, 262, 322, 323
+"""Tags of TIFF."""
 
 Rgb = tuple[int, int, int]
 
@@ -84,17 +95,22 @@ def decode_image(
     try:
         with _quiet_pillow():
             if isinstance(source, Image.Image):
-                picture = _decode(source, background)
+                picture = _decode(source, background, _essential_of(source))
                 return picture.copy() if picture is source else picture
             data = source if isinstance(source, bytes) else _read(source)
             if not data:
-                raise _RefusedError("the file is empty (0 bytes)")
-            with Image.open(io.BytesIO(data), formats=_openable_formats()) as image:
-                _refuse_slow(image, data)
+                raise RefusedImageError("the file is empty (0 bytes)")
+            for width, height in ico.sizes(data):  # Pillow decodes one when it opens the file
+                _refuse_size(width, height)
+            needed = essential(data)
+            file = BudgetedFile(needed.data)
+            with Image.open(file, formats=_openable_formats()) as image:
+                file.opened()
+                _refuse_slow(image, needed.data)
                 if at_least is not None:
                     image.draft(None, (at_least, at_least))  # only JPEG takes notice
-                return _decode(image, background)
-    except _RefusedError as refusal:
+                return _decode(image, background, needed)
+    except RefusedImageError as refusal:
         raise UnusableSample(name, str(refusal)) from None
     except Image.DecompressionBombError:
         raise UnusableSample(name, f"too large: more than the limit of {MAX_PIXELS:,} pixels") from None
@@ -115,15 +131,14 @@ def decode_image(
         raise UnusableSample(name, f"cannot be decoded: {cause}") from None
 
 
-class _RefusedError(Exception):
-    """A picture without a sensible meaning; the message becomes the cause."""
-
-
 def _read(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise _RefusedError(f"too large: a file of {size:,} bytes is more than the limit of {MAX_BYTES:,}")
-    return path.read_bytes()
+        raise RefusedImageError(f"too large: a file of {size:,} bytes is more than the limit of {MAX_BYTES:,}")
+    try:
+        return read_bounded(path, MAX_BYTES)
+    except RefusedFileError as refusal:
+        raise RefusedImageError(f"cannot be decoded: {refusal}") from None
 
 
 @functools.cache
@@ -145,40 +160,58 @@ def _refuse_slow(image: Image.Image, data: bytes) -> None:
     width, height = image.size
     _refuse_size(width, height)
     if width * height > MAX_SLOW_PIXELS and any(tile[0] in _SLOW_CODECS for tile in getattr(image, "tile", ())):
-        raise _RefusedError(
+        raise RefusedImageError(
             f"too large for its slow format: {width}x{height} is more than the limit of {MAX_SLOW_PIXELS:,} pixels"
         )
+    _refuse_size(*_tile_size(image))
     if image.info.get("progressive"):
         scans = data.count(b"\xff\xda")
         if width * height * scans > _MAX_SCANNED_PIXELS:
-            raise _RefusedError(f"a progressive JPEG of {width}x{height} pixels in {scans} scans; save it again")
+            raise RefusedImageError(f"a progressive JPEG of {width}x{height} pixels in {scans} scans; save it again")
+
+
+def _tile_size(image: Image.Image) -> tuple[int, int]:
+    """Of a TIFF the tiles that it is decoded in, which may be larger than the image."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1)
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else (1, 1)
 
 
 def _refuse_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
-        raise _RefusedError(f"a picture of {width}x{height} pixels shows nothing")
+        raise RefusedImageError(f"a picture of {width}x{height} pixels shows nothing")
+    if max(width, height) > MAX_SIDE:
+        raise RefusedImageError(f"too long: a side of {width}x{height} is more than the limit of {MAX_SIDE:,} pixels")
     if width * height > MAX_PIXELS:
-        raise _RefusedError(f"too large: {width}x{height} is more than the limit of {MAX_PIXELS:,} pixels")
+        raise RefusedImageError(f"too large: {width}x{height} is more than the limit of {MAX_PIXELS:,} pixels")
 
 
-def _decode(image: Image.Image, background: Rgb) -> Image.Image:
+def _decode(image: Image.Image, background: Rgb, needed: Essential) -> Image.Image:
     # 1. The header alone is enough to refuse.
     _refuse_size(*image.size)
     transparent = _transparent_value(image)
     # 2. Pixels; formats that turn the picture themselves (TIFF) take the orientation out of the EXIF data here.
     image.load()
-    orientation = _orientation(image)
+    turn = _TURNS.get(_orientation(image, needed))
     # 3. Colours, then upright.
     rgb = _to_rgb(image, transparent, background)
-    return rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
+    return rgb.transpose(turn) if turn is not None else rgb
 
 
-def _orientation(image: Image.Image) -> Any:
+def _orientation(image: Image.Image, needed: Essential) -> int:
     """The EXIF orientation; unreadable EXIF data around a good picture is no reason to lose the picture."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
-        return 1
+    found = _essential_of(image)
+    return orientation(needed.exif or found.exif, needed.xmp or found.xmp)
+
+
+def _essential_of(image: Image.Image) -> Essential:
+    """What an image that is open tells of its orientation, as far as it is in the form of a file."""
+    exif = image.info.get("exif", b"")
+    if not exif and "Raw profile type exif" in image.info:
+        exif = png.from_hexadecimal(str(image.info["Raw profile type exif"]).encode("ascii", "replace"))
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+    texts = (text.encode("utf-8", "replace") if isinstance(text, str) else text for text in (exif, xmp))
+    return Essential(b"", *(text if isinstance(text, bytes) else b"" for text in texts))
 
 
 def _transparent_value(image: Image.Image) -> Any:
@@ -203,7 +236,7 @@ def _to_rgb(image: Image.Image, transparent: Any, background: Rgb) -> Image.Imag
         to_srgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
         converted = ImageCms.applyTransform(image, to_srgb)
         if converted is None:
-            raise _RefusedError("its LAB colours cannot be converted")
+            raise RefusedImageError("its LAB colours cannot be converted")
         return converted
     if image.mode == "La":
         image = image.convert("LA")
@@ -217,16 +250,35 @@ def _to_rgb(image: Image.Image, transparent: Any, background: Rgb) -> Image.Imag
 
 
 def _grey_to_rgb(image: Image.Image, transparent: Any, background: Rgb) -> Image.Image:
-    """Grey values of 16 bits, 32 bits or floating point as RGB, from the scale that they evidently have."""
+    """Grey values of 12, 16 or 32 bits or floating point as RGB, from the scale that they evidently have.
+
+    Whole numbers of 32 bits have none of their own: whoever writes them keeps 8 or 16 bits in them.
+    """
     grey = np.asarray(image).astype(np.float32)  # exact up to 2^24, above which everything is refused
     if not np.isfinite(grey).all():
-        raise _RefusedError("its grey values include infinity or NaN")
+        raise RefusedImageError("its grey values include infinity or NaN")
     low, high = grey.min(), grey.max()
-    scales = [1, 255] if image.mode == "F" else [65535]
-    white = next((scale for scale in scales if high <= scale), None)
+    white = next((scale for scale in _white_levels(image) if high <= scale), None)
     if white is None or low < 0:
-        raise _RefusedError(f"grey values from {low:g} to {high:g} have no known scale; save it with 8 or 16 bits")
+        raise RefusedImageError(f"grey values from {low:g} to {high:g} have no known scale; save it with 8 or 16 bits")
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # white is zero; Pillow inverts 8 bits alone
+        grey = white - grey
     pixels = np.repeat(np.rint(grey * (255 / white)).astype(np.uint8)[..., None], 3, axis=2)
     if isinstance(transparent, int):
         pixels[grey == transparent] = background
     return Image.fromarray(pixels)
+
+
+def _white_levels(image: Image.Image) -> Sequence[int]:
+    """The levels that may be white, the first that no pixel exceeds is."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS)
+    bits = bits[0] if isinstance(bits, tuple) and bits else bits
+    if image.mode == "F":
+        return (1, 255)
+    if bits == 12:
+        return (4095,)
+    if image.mode == "I" and bits == 16:  # with a sign
+        return (32767,)
+    # Of a PNG or a PPM, Pillow's mode I has 16 bits.
+    return (255, 65535) if image.mode == "I" and image.format not in ("PNG", "PPM") else (65535,)
