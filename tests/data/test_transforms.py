@@ -1,13 +1,16 @@
 """Crops take what they say, resizing low-passes, and pictures survive the way to a tensor and back."""
 
+from collections import Counter, defaultdict
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from vqgan.data import transforms
 from vqgan.data.area import shrink_by_area
-from vqgan.data.transforms import ImageTransform, TransformConfig, to_pil
+from vqgan.data.transforms import ImageTransform, TransformConfig, _random_square, to_pil
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -106,6 +109,35 @@ def test_random_crops_differ_reproducibly_and_reach_both_ends() -> None:
     assert len(set(left_edges)) > 20
 
 
+@pytest.mark.parametrize("size", [(11, 8), (8, 11)])
+def test_a_random_crop_is_at_every_place_the_last_row_and_column_too(size: tuple[int, int]) -> None:
+    image = noise(*size)
+    transform = ImageTransform(TransformConfig(image_size=8, crop="random", smallest_crop=1.0))  # so without resampling
+    pixels, places = np.asarray(image), set()
+    for number in range(200):
+        shown = levels(transform(image, np.random.default_rng(number)))
+        places |= {
+            (left, top)
+            for left in range(size[0] - 7)
+            for top in range(size[1] - 7)
+            if np.array_equal(shown, pixels[top : top + 8, left : left + 8])
+        }
+    assert places == {(left, top) for left in range(size[0] - 7) for top in range(size[1] - 7)}
+
+
+def test_a_random_crop_has_every_side_and_every_place_equally_often() -> None:
+    boxes = [_random_square((9, 6), 0.5, np.random.default_rng(number)) for number in range(4000)]
+    assert all(right - left == bottom - top for left, top, right, bottom in boxes)
+    sides = Counter(right - left for left, _, right, _ in boxes)
+    assert set(sides) == {3, 4, 5, 6}
+    for side in sides:
+        lefts = Counter(left for left, _, right, _ in boxes if right - left == side)
+        tops = Counter(top for left, top, right, _ in boxes if right - left == side)
+        for places, room in ((lefts, 9 - side), (tops, 6 - side)):
+            assert set(places) == set(range(room + 1)), "to the last column and row"
+            assert min(places.values()) > 0.6 * sides[side] / (room + 1)
+
+
 # --- DALL-E's crops (arXiv 2102.12092, listings 1 and 2) ----------------------------------------------------------
 
 
@@ -181,6 +213,34 @@ def test_a_dalle_crop_is_the_listings_steps_one_after_the_other() -> None:
     square = np.asarray(image)[0:50, 9:59]
     shrunk = shrink_by_area(square, 36, 0, 0, 36).transpose(1, 2, 0)
     assert np.abs(shown.astype(int) - shrunk[4:36, 3:35]).max() <= 1
+
+
+def test_a_dalle_crop_is_at_every_place_the_last_row_and_column_too() -> None:
+    image = noise(38, 36)  # a square of 36, anywhere in it; as the least side is 36 too, nothing is shrunk
+    transform = ImageTransform(TransformConfig(image_size=32, crop="dalle_tokenizer"))
+    lookup = {np.asarray(image)[y : y + 32, x : x + 32].tobytes(): (x, y) for x in range(7) for y in range(5)}
+    shown = [levels(transform(image, np.random.default_rng(number))).tobytes() for number in range(600)]
+    assert {lookup[pixels] for pixels in shown} == set(lookup.values())
+
+
+@pytest.mark.parametrize("crop", ["dalle_tokenizer", "dalle_transformer"])
+def test_a_shrunken_dalle_crop_is_at_every_place(crop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: dict[int, set[tuple[int, int]]] = defaultdict(set)
+
+    def noting(pixels: np.ndarray, side: int, top: int, left: int, size: int) -> np.ndarray:
+        taken[side].add((left, top))
+        return shrink_by_area(pixels, side, top, left, size)
+
+    monkeypatch.setattr(transforms, "shrink_by_area", noting)
+    transform = ImageTransform(TransformConfig.model_validate({"image_size": 16, "crop": crop}))
+    image = noise(50, 40)
+    for number in range(3000):
+        transform(image, np.random.default_rng(number))
+    least, most = (18, 24) if crop == "dalle_tokenizer" else (16, 18)
+    assert set(taken) == set(range(least, most + 1))
+    for side, places in taken.items():
+        room = range(side - 16 + 1)
+        assert {left for left, _ in places} == {top for _, top in places} == set(room)
 
 
 @pytest.mark.parametrize("crop", ["dalle_tokenizer", "dalle_transformer"])
