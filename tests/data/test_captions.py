@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqgan.data.captions import CaptionChoice, all_captions, choose_caption, read_captions
+from vqgan.data.captions import MAX_CAPTION_BYTES, CaptionChoice, all_captions, choose_caption, read_captions
 from vqgan.data.folder import FolderConfig
 from vqgan.data.hub import DatasetConfig
 from vqgan.data.loader import DataConfig, DataPipeline, Share
@@ -37,6 +37,21 @@ LIST = [None, " ", "a cat", "on a\nmat"]
 )
 def test_what_each_choice_makes_of_lines_and_lists(choice: CaptionChoice, value: Any, captions: list[str]) -> None:
     assert read_captions(value, choice, "x", required=False) == tuple(captions)
+
+
+def test_lines_end_where_an_editor_ends_them_alone() -> None:
+    odd = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei"
+    assert read_captions(odd, "random", "x", required=True) == (" ".join(odd.split()),)
+    assert read_captions(f"{odd}\none\r\ntwo\rthree\n\rfour", "random", "x", required=True)[1:] == (
+        *("one", "two", "three", "four"),
+    )
+
+
+def test_a_caption_of_megabytes_costs_the_item() -> None:
+    assert read_captions("x" * MAX_CAPTION_BYTES, "auto", "x", required=True)
+    for value in ("x" * (MAX_CAPTION_BYTES + 1), ["x" * 1000] * 1001):
+        with pytest.raises(UnusableSample, match="x: its caption has more than 1,000,000 characters"):
+            read_captions(value, "auto", "x", required=True)
 
 
 @pytest.mark.parametrize("value", [3, {"en": "a cat"}, b"a cat"])

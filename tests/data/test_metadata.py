@@ -110,6 +110,9 @@ def test_a_name_that_is_there_is_that_file_whatever_else_it_could_mean(tmp_path:
         "b/c.png": "folder",
         "B.png": "the file is missing",
     }
+    draw(tmp_path / "d.png")
+    write(tmp_path / "metadata.csv", csv_of("d.png,this", "D.png,another"))
+    assert outcomes(tmp_path) == {"d.png": "this", "D.png": "the file is missing"}, "one file, one row"
     write(tmp_path / "metadata.csv", csv_of("a.PNG,which"))
     assert "the file is missing" in outcomes(tmp_path).values(), "two files differ alike: none is meant"
 

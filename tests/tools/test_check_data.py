@@ -243,6 +243,29 @@ def test_a_failed_write_does_not_cost_the_result(
     assert printed.err == f"error: cannot write x.png: No space left on device; mend that, or choose another {option}\n"
 
 
+def test_what_is_not_used_is_told_and_a_problem_where_it_may_be_data(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "train" / "notes.py").write_text("")
+    assert run(data) == 0, "told only"
+    assert "\nnot used: 1 files ending in .py (train/notes.py): " in capsys.readouterr().out
+    for name in ("a", "b"):
+        (data / "train" / f"{name}.heic").write_text("")
+    code, found = report(data)
+    assert code == 1
+    assert found["problems"] == [
+        "not used although it may be meant to be: 2 of 12 things (files ending in .heic; allowed 0.00%): do as the "
+        "lines 'not used' say, or allow them with --max-unused"
+    ]
+    assert [(unused["count"], unused["what"], unused["lost"]) for unused in found["unused"]] == [
+        (2, "files ending in .heic", True),
+        (1, "files ending in .py", False),
+    ]
+    assert found["unused"][0]["examples"] == ["train/a.heic", "train/b.heic"]
+    assert run(data, "--max-unused", "0.17") == 0
+    assert run(data, "--max-unused", "0.16") == 1
+
+
 def test_what_a_shard_lost_is_counted_once(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         path = write_shard(tmp_path / folder / "a.tar", shades(range(20)))

@@ -16,6 +16,7 @@ from vqgan.data.batch import Batch
 from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.data.source import Sample, UnusableSample
 from vqgan.data.transforms import TransformConfig
+from vqgan.data.unused import Unused
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.loop import LoopConfig, TrainingLoop
 from vqgan.training.run_folder import RunFolder
@@ -98,6 +99,19 @@ def test_what_happens_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ]
     assert sorted(path.name for path in run_folder.checkpoints.iterdir()) == [f"step-{step:07d}" for step in (3, 6, 7)]
     assert (run_folder.model / "model").is_file()
+
+
+def test_what_the_data_set_passes_over_is_said_at_the_start_of_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = Squares()
+    train.unused = (Unused.of(["cats"], "linked folders", "lead nowhere"),)  # type: ignore[attr-defined]
+    for steps in (1, 2):  # the second goes on with the first one's run
+        run(tmp_path, Sleeper(), monkeypatch, train, steps=steps)
+        said = capsys.readouterr().err
+        assert said.count("not used: 1 linked folders (cats): lead nowhere\n") == 1
+        assert said.index("not used") > said.index("pictures to train on, ")
+        assert "8 pictures held out, of which evaluations use 6, a fixed random sample, 4 a step" in said
 
 
 def test_the_printed_rate_is_pictures_by_seconds(

@@ -20,8 +20,9 @@ from tiny_caches import SHAPES, contents, settings
 from training.tiny_runs import untrained_tokenizer
 from two_processes import free_port
 
+from parti.code_cache.data import CodeCache, CodedPipeline, PairDataConfig
 from parti.code_cache.encode import encode
-from parti.code_cache.record import read_record
+from parti.code_cache.record import ITEM_ORDER, read_record
 from parti.code_cache.shard import Shard, smallest_type
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config import ConfigError
@@ -127,6 +128,36 @@ def test_unusable_pictures_are_named_and_counted(
     assert "10 train, 4 heldout pictures" in said
     with pytest.raises(UnusableSample, match="no caption"):
         Shard(tmp_path / "cache/train-00001.arrow").row(7)
+
+
+def test_what_is_not_used_is_said_kept_and_said_again_by_a_run_from_the_codes(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = folder_of_pictures(tmp_path / "pictures")
+    for number in range(4):
+        (pictures / f"train/{number}.heic").write_bytes(b"x")
+    assert encode(settings(tmp_path / "cache", tokenizer, {"kind": "folder", "path": str(pictures)}, shard_size=4))
+    line = "not used: 4 files ending in .heic (train/0.heic, train/1.heic, train/2.heic, ...): an image format"
+    assert capsys.readouterr().err.count(line) == 1
+    record = read_record(tmp_path / "cache")
+    assert [(unused.count, unused.lost) for unused in record.unused] == [(4, True)]
+    cache = CodeCache(tmp_path / "cache")
+    data = CodedPipeline(cache.resolved(PairDataConfig(codes=str(tmp_path / "cache"), batch_size=2)), 0, cache)
+    assert [str(unused).startswith(line.removeprefix("not used: ")) for unused in data.unused()] == [True]
+
+
+def test_a_cache_that_was_begun_with_another_order_of_items_is_not_gone_on_with(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    config = settings(tmp_path / "cache", tokenizer)
+    assert encode(config)
+    file = tmp_path / "cache" / "cache.json"
+    record = json.loads(file.read_text())
+    assert record.pop("item_order") == ITEM_ORDER
+    file.write_text(json.dumps(record))
+    assert read_record(tmp_path / "cache").complete, "what is complete can be read"
+    with pytest.raises(ConfigError, match="was made with item_order 1, this config has 2"):
+        encode(config)
 
 
 def folder_of_pictures(folder: Path) -> Path:
