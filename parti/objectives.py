@@ -9,7 +9,7 @@ import parti.fused.inpainting.inpainting_train
 import parti.fused.synthesis.synthesis_train
 import parti.train
 from vqgan.command_line import split_arguments
-from vqgan.config import Config, ConfigError, parse_overrides, read_yaml
+from vqgan.config import Config, ConfigError, read_yaml, split_overrides
 
 
 class Objective(NamedTuple):
@@ -41,7 +41,7 @@ def choose_objective(argv: list[str]) -> Objective:
     """
     path, overrides, _ = split_arguments([word for word in argv if word not in ("--help", "-h")])
     given = {} if path is None else read_yaml(path)
-    name = dict(parse_overrides(overrides)).get("objective", given.get("objective", DEFAULT))
+    name = dict(split_overrides(overrides)).get("objective", given.get("objective", DEFAULT))
     if name not in OBJECTIVES:
         nearest = difflib.get_close_matches(str(name), OBJECTIVES, 1, 0.5)
         hint = f"did you mean {nearest[0]}? " if nearest else ""

@@ -212,7 +212,6 @@ def test_an_absent_section_is_made_by_one_of_its_keys(file: Path) -> None:
         ("--model.channels 1.5", "model.channels: input should be a valid integer, received 1.5"),
         ("--model.channels true", "model.channels: input should be a valid integer, received True"),
         ("--model.multipliers [1,a]", "model.multipliers.1: input should be a valid integer, received 'a'"),
-        ("--name 12", "name: input should be text, received the int 12; put it in quotes"),
         (
             "--data.crop center",
             "data.crop: 'center' is not a choice; did you mean centre? one of: 'centre' or 'random'",
@@ -233,7 +232,20 @@ def test_an_absent_section_is_made_by_one_of_its_keys(file: Path) -> None:
         ("--optimisation.lr", "--optimisation.lr needs a value: --optimisation.lr VALUE"),
         ("--optimisation.lr --name", "--optimisation.lr needs a value: --optimisation.lr VALUE"),
         ("lr 3", "expected an option like --section.field, received 'lr'"),
-        ("--name [", "--name: '[' is not a YAML value; put quotes around text"),
+        (
+            "--optimisation.lr [",
+            "--optimisation.lr: '[' is not a YAML value: line 1: while parsing a flow node expected the node content, "
+            "but found '<stream end>'",
+        ),
+        (
+            "--optimisation.lr 1 #2",
+            "--optimisation.lr: of '1 #2' YAML does not read '#2', a comment; put quotes around text that has a hash",
+        ),
+        (
+            "--data {kind: folder, path: x} #2",
+            "--data: of '{kind: folder, path: x} #2' YAML does not read '#2', a comment; put quotes around text that "
+            "has a hash",
+        ),
     ],
 )
 def test_mistakes_in_options(file: Path, words: str, message: str) -> None:

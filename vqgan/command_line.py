@@ -61,7 +61,7 @@ def split_arguments(argv: list[str]) -> tuple[Path | None, list[str], bool]:
     path, overrides, print_config = None, [], False
     words = iter(argv)
     for word in words:
-        if word == "--print-config":
+        if word in ("--print-config", "--print_config"):
             print_config = True
         elif word == "--config" or word.startswith("--config="):
             value = word.partition("=")[2] or next(words, None)

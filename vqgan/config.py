@@ -6,25 +6,33 @@ from its field's default: with `model: Model = Vit(depth=4)`, the one option `--
 Every mistake is one line: where, what was received, and the nearest valid name.
 """
 
+import copy
 import difflib
+import errno
 import inspect
 import json
 import re
+import stat
 import textwrap
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
 
-from vqgan.yaml_dialect import Loader, dump
+from vqgan.command_values import read_word
+from vqgan.config_fields import default_of, field_types, is_union, kind_of, type_name, variants
+from vqgan.yaml_dialect import NotYAMLError, dump, load
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+
+_LARGEST_FILE = 1 << 20
+"""Bytes of a config file."""
+_LONGEST_LINE = 1000
+"""Characters of an error; a value in it may be of any length."""
 
 
 class Config(BaseModel):
@@ -74,18 +82,24 @@ class FieldDescription:
     variant: str = ""
 
 
-def load_config(config_type: type[ConfigT], path: str | Path | None, overrides: Sequence[str] = ()) -> ConfigT:
-    """Read `path` (YAML; None for all defaults), apply `overrides` and validate.
+def load_config(
+    config_type: type[ConfigT],
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> ConfigT:
+    """Read `path` (YAML; None for `defaults`, or all of the class's), apply `overrides` and validate.
 
-    `overrides` are command line words: `--section.field value` or `--section.field=value`, values in YAML.
-    Raises ConfigError with a single line that names the file or option at fault.
+    `overrides` are command line words: `--section.field value` or `--section.field=value`. The field's type says how
+    a value is read (`vqgan.command_values`): text as it stands, anything else in YAML. Raises ConfigError with a single
+    line that names the file or option at fault.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = copy.deepcopy(dict(defaults or {}))
     source = "the defaults"
     if path is not None:
         source = str(path)
         values = read_yaml(path)
-    for name, value in parse_overrides(overrides):
+    for name, value in parse_overrides(overrides, config_type):
         _assign(values, name.split("."), value)
     if overrides:
         source += " with command line options"
@@ -95,7 +109,7 @@ def load_config(config_type: type[ConfigT], path: str | Path | None, overrides: 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping as a dict. Raises ConfigError when the file is missing, not YAML or not a mapping."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        values = load(_text_of(Path(path)))
     except OSError as error:
         beside = [str(file) for file in sorted(Path(path).parent.glob("*.y*ml"))]
         nearest = difflib.get_close_matches(str(path), beside, 1, 0.7)
@@ -103,19 +117,24 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"config file {str(path)!r} cannot be read: {error.strerror or error}{hint}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8") from None
-    try:
-        values = yaml.load(text, Loader=Loader)
-    except yaml.MarkedYAMLError as error:
-        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        problem = " ".join(filter(None, (error.context, error.problem)))
-        raise ConfigError(f"{path}: not valid YAML: {where}{problem}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except NotYAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, this file holds a {type(values).__name__}")
     return values
+
+
+def _text_of(path: Path) -> str:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a device has no end, and a pipe may have no other side
+        raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(found.st_mode) else "it is no regular file")
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise OSError(errno.EFBIG, f"it has more than {_LARGEST_FILE} bytes")
+    return content.decode("utf-8")
 
 
 def validate(config_type: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
@@ -127,25 +146,39 @@ def validate(config_type: type[ConfigT], values: dict[str, Any], source: str) ->
         # An unknown key is reported first: a misspelt name often causes the other errors.
         details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-        raise ConfigError(f"{source}: {_explain(config_type, details[0])}{more}") from None
+        line = f"{source}: {_explain(config_type, details[0])}"
+        raise ConfigError((line if len(line) < _LONGEST_LINE else line[:_LONGEST_LINE] + " ...") + more) from None
 
 
-def parse_overrides(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Command line words as (dotted name, value) pairs. Raises ConfigError for a word that is neither."""
+def parse_overrides(words: Sequence[str], config_type: type[BaseModel] | None = None) -> Iterator[tuple[str, Any]]:
+    """Command line words as (dotted name, value) pairs, each value as its field's type says; in YAML without a type.
+
+    Raises ConfigError for a word that is neither.
+    """
+    for name, word in split_overrides(words):
+        try:
+            yield name, read_word(word, field_types(config_type, name) if config_type is not None else [])
+        except ValueError as error:
+            raise ConfigError(f"--{name}: {error}") from None
+
+
+def split_overrides(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Command line words as (dotted name, word) pairs; a dash in a name is an underscore.
+
+    Raises ConfigError for a word that is neither.
+    """
     queue = list(words)
     while queue:
         word = queue.pop(0)
         if not word.startswith("--"):
             raise ConfigError(f"expected an option like --section.field, received {word!r}")
         name, equals, text = word[2:].partition("=")
+        name = name.replace("-", "_")
         if not equals:
             if not queue or queue[0].startswith("--"):
                 raise ConfigError(f"--{name} needs a value: --{name} VALUE")
             text = queue.pop(0)
-        try:
-            yield name, yaml.load(text, Loader=Loader)
-        except yaml.YAMLError:
-            raise ConfigError(f"--{name}: {text!r} is not a YAML value; put quotes around text") from None
+        yield name, text
 
 
 def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, int | float | str | bool]:
@@ -214,14 +247,14 @@ def _completed(
     for key, value in values.items():
         merged[key] = value
         field = config_type.model_fields.get(key)
-        options = _variants(field.annotation) if field is not None else []
+        options = variants(field.annotation) if field is not None else []
         if field is None or not options or not isinstance(value, dict):
             continue
-        inner = getattr(default, key) if default is not None else _default(field)
-        if isinstance(inner, BaseModel) and value.get("kind", _kind(type(inner))) == _kind(type(inner)):
+        inner = getattr(default, key) if default is not None else default_of(field)
+        if isinstance(inner, BaseModel) and value.get("kind", kind_of(type(inner))) == kind_of(type(inner)):
             merged[key] = _completed(type(inner), value, inner)
         else:
-            chosen = [option for option in options if len(options) == 1 or _kind(option) == value.get("kind")]
+            chosen = [option for option in options if len(options) == 1 or kind_of(option) == value.get("kind")]
             merged[key] = _completed(chosen[0], value) if chosen else value
     return merged
 
@@ -241,8 +274,8 @@ def _explain(config_type: type[BaseModel], detail: ErrorDetails) -> str:
     path, owner, field = _resolve(config_type, detail["loc"])
     name = ".".join(path)
     received = detail["input"]
-    options = _variants(field.annotation) if field is not None else []
-    kinds = [_kind(option) for option in options if len(options) > 1]
+    options = variants(field.annotation) if field is not None else []
+    kinds = [kind_of(option) for option in options if len(options) > 1]
     context = detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
@@ -312,67 +345,23 @@ def _resolve(
     options: list[type[BaseModel]] = []
     field: FieldInfo | None = None
     for part in location:
-        tagged = [option for option in options if len(options) > 1 and _kind(option) == part]
+        tagged = [option for option in options if len(options) > 1 and kind_of(option) == part]
         if tagged:
             inside, options = tagged[0], []
             continue
-        if inside is None and isinstance(part, str) and field is not None and _is_union(field.annotation):
+        if inside is None and isinstance(part, str) and field is not None and is_union(field.annotation):
             continue  # pydantic's name for the member of a union of plain types
         path.append(str(part))
         if isinstance(part, int) and field is not None and get_origin(field.annotation) in (list, tuple):
-            options = _variants(get_args(field.annotation)[0])  # a list of sections
+            options = variants(get_args(field.annotation)[0])  # a list of sections
             inside = options[0] if len(options) == 1 else None
             continue
         owner = inside
         if owner is not None:
             field = owner.model_fields.get(str(part))
-        options = _variants(field.annotation) if field is not None and owner is not None else []
+        options = variants(field.annotation) if field is not None and owner is not None else []
         inside = options[0] if len(options) == 1 else None
     return path, owner, field
-
-
-def _variants(annotation: Any) -> list[type[BaseModel]]:
-    """The config classes that a field's annotation admits; empty for a plain value."""
-    if get_origin(annotation) is Annotated:
-        return _variants(get_args(annotation)[0])
-    if _is_union(annotation):
-        return [option for argument in get_args(annotation) for option in _variants(argument)]
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return []
-
-
-def _is_union(annotation: Any) -> bool:
-    return get_origin(annotation) in (Union, types.UnionType)
-
-
-def _kind(config_type: type[BaseModel]) -> str:
-    field = config_type.model_fields.get("kind")
-    return str(get_args(field.annotation)[0]) if field is not None and get_args(field.annotation) else ""
-
-
-def _type_name(field: FieldInfo) -> str:
-    def name(annotation: Any) -> str:
-        if annotation is None or annotation is type(None):
-            return "null"
-        if get_origin(annotation) is Annotated:
-            return name(get_args(annotation)[0])
-        if get_origin(annotation) is Literal:
-            return "|".join(str(option) for option in get_args(annotation))
-        if _is_union(annotation):
-            return "|".join(name(option) for option in get_args(annotation))
-        if get_origin(annotation) in (list, tuple):
-            return f"[{name(get_args(annotation)[0])}, ...]"
-        return getattr(annotation, "__name__", str(annotation))
-
-    return name(field.annotation)
-
-
-def _default(field: FieldInfo) -> Any:
-    """A field's default value; None where it is required or depends on the other fields."""
-    if field.is_required() or field.default_factory_takes_validated_data:
-        return None
-    return field.get_default(call_default_factory=True)
 
 
 def _walk(
@@ -381,18 +370,18 @@ def _walk(
     """`describe_fields`, with an entry for each section before its keys, and with the defaults of `default`."""
     for key, field in config_type.model_fields.items():
         name, help_text = f"{prefix}{key}", field.description or ""
-        value = getattr(default, key) if default is not None else _default(field)
+        value = getattr(default, key) if default is not None else default_of(field)
         required = default is None and field.is_required()
-        options = _variants(field.annotation)
+        options = variants(field.annotation)
         if not options:
             text = "required" if required else dump(to_jsonable_python(value), default_flow_style=True, width=10**9)
             text = text.removesuffix("\n").removesuffix("\n...").strip()
-            yield FieldDescription(name, _type_name(field), text, help_text, variant)
+            yield FieldDescription(name, type_name(field), text, help_text, variant)
             continue
-        kind = _kind(type(value)) if isinstance(value, BaseModel) and len(options) > 1 else ""
+        kind = kind_of(type(value)) if isinstance(value, BaseModel) and len(options) > 1 else ""
         yield FieldDescription(
             name, _SECTION, "required" if required else "null" if value is None else kind, help_text, variant
         )
         for option in options:
-            label = f"{name}.kind={_kind(option)}" if len(options) > 1 else variant
+            label = f"{name}.kind={kind_of(option)}" if len(options) > 1 else variant
             yield from _walk(option, f"{name}.", label, value if isinstance(value, option) else None)

@@ -32,7 +32,7 @@ from vqgan.metrics.judge import Judge
 from vqgan.metrics.protocol import AbsentMeter, Figure, Meter, Reconstructed, file_sha256, package
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
 from vqgan.metrics.report import MetricsReport, make_room
-from vqgan.metrics.run_defaults import as_words, data_of_run, find_model, option
+from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
 from vqgan.metrics.sums import MetricSums
 from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder, read_model_config
 
@@ -124,22 +124,22 @@ def load_evaluation(overrides: Sequence[str]) -> TokenizerEvaluationConfig:
     The picture size follows the tokenizer. Raises ConfigError or ModelFolderError, one line.
     """
     model = option(overrides, "model")
-    defaults: list[str] = []
+    defaults: dict[str, Any] = {}
     if model is not None:
         folder, run_config = find_model(model)
-        defaults = [*as_words("data", data_of_run(run_config)), image_size_word(folder)]
-    return load_config(TokenizerEvaluationConfig, None, [*defaults, *overrides])
+        defaults["data"] = with_image_size(data_of_run(run_config), image_size_of(folder))
+    return load_config(TokenizerEvaluationConfig, None, overrides, defaults)
 
 
-def image_size_word(folder: Path) -> str:
-    """The setting that makes pictures as large as the tokenizer in `folder` reads them; no weights are read for it.
+def image_size_of(folder: Path) -> int:
+    """The size of the images that the tokenizer in `folder` reads; its weights are not read for it.
 
     Raises ModelFolderError or ConfigError where it holds no tokenizer.
     """
     size = read_model_config(folder).get("image_size")
     if not isinstance(size, int):
         size = ImageTokenizer.from_pretrained(folder).image_size  # whose error says what the folder is
-    return f"--data.transform.image_size={size}"
+    return size
 
 
 @torch.no_grad()

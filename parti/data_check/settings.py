@@ -1,12 +1,10 @@
 """What to check, from the command line: a data set, or the config of the run that would read it."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from parti.code_cache.record import read_record
@@ -21,6 +19,7 @@ from vqgan.data.hub_opening import FILE_BUILDERS
 from vqgan.data.listing import EXTENSIONS, METADATA_FILES
 from vqgan.data.loader import DataConfig
 from vqgan.train import TrainVQGANConfig
+from vqgan.yaml_dialect import NotYAMLError, load
 
 _SECTIONS = ("data", "text", "seed")
 """What a check takes from the config of a run."""
@@ -81,8 +80,7 @@ def load_settings(argv: Sequence[str]) -> tuple[CheckConfig, bool]:
     if path is None and data is None and not any(word.startswith("--data.source") for word in words):
         load_config(CheckConfig, None, words)  # a misspelt --data is told as such
         raise ConfigError("nothing to check: give --data PATH (a folder, a tar or a Parquet file) or --config FILE")
-    sections = [word for name, value in values.items() for word in (f"--{name}", json.dumps(value))]
-    return load_config(CheckConfig, None, [*sections, *words]), print_config
+    return load_config(CheckConfig, None, words, values), print_config
 
 
 def _of_run(values: dict[str, Any]) -> dict[str, Any]:
@@ -156,9 +154,9 @@ def _mapping(value: str) -> dict[str, Any] | None:
     if not value.lstrip().startswith("{"):
         return None
     try:
-        return dict(yaml.safe_load(value))
-    except (yaml.YAMLError, TypeError, ValueError):
-        raise ConfigError(f"{value!r} is not a YAML mapping; put quotes around it") from None
+        return dict(load(value))
+    except (NotYAMLError, TypeError) as error:
+        raise ConfigError(f"{value!r} is not a YAML mapping: {error}; put quotes around it") from None
 
 
 def _taken(words: Sequence[str], name: str) -> tuple[str | None, list[str]]:

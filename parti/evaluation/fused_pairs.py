@@ -28,7 +28,7 @@ from vqgan.metrics.judge import caption_judge
 from vqgan.metrics.protocol import AbsentMeter, Figure, file_sha256, package
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
 from vqgan.metrics.report import MetricsReport, make_room
-from vqgan.metrics.run_defaults import as_words, data_of_run, find_model, option
+from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
 from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder, read_model_config
 from vqgan.training.distributed import build_accelerator
 
@@ -134,19 +134,18 @@ def measure_inpainter(config: InpainterEvaluationConfig, progress: bool = False)
 def _load(kind: type[ConfigT], overrides: Sequence[str], of_task: Mapping[str, str]) -> ConfigT:
     """`of_task`: settings of the run's task that are settings here."""
     model = option(overrides, "model")
-    defaults: list[str] = []
+    defaults: dict[str, Any] = {}
     if model is not None:
         folder, run_config = find_model(model)
-        defaults = as_words("data", data_of_run(run_config))
+        data = data_of_run(run_config)
         run = read_yaml(run_config) if run_config is not None else {}
         task = run.get("task") or {}
-        known = {name: task[key] for name, key in of_task.items() if key in task}
-        known |= {"seed": run["seed"]} if "seed" in run else {}
-        defaults += [f"--{name}={json.dumps(value)}" for name, value in known.items()]
+        defaults = {name: task[key] for name, key in of_task.items() if key in task}
+        defaults |= {"seed": run["seed"]} if "seed" in run else {}
         values = read_model_config(folder)
         size = values.get("image_size", (values.get("trunk") or {}).get("image_size"))
-        defaults += [f"--data.transform.image_size={size}"] if isinstance(size, int) else []
-    return load_config(kind, None, [*defaults, *overrides])
+        defaults["data"] = with_image_size(data, size) if isinstance(size, int) else data
+    return load_config(kind, None, overrides, defaults)
 
 
 def _prepared(config: PairsEvaluationConfig) -> tuple[Path, torch.device]:

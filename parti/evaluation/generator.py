@@ -47,7 +47,7 @@ from vqgan.metrics.judge import caption_judge
 from vqgan.metrics.protocol import AbsentMeter, Figure
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
 from vqgan.metrics.report import MetricsReport, make_room
-from vqgan.metrics.run_defaults import as_words, data_of_run, find_model, option
+from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
 from vqgan.model_folder import ModelFolderError, find_model_folder
 
 
@@ -121,15 +121,15 @@ def load_evaluation(overrides: Sequence[str]) -> GeneratorEvaluationConfig:
     Raises ConfigError or ModelFolderError, one line.
     """
     model = option(overrides, "model")
-    defaults: list[str] = []
+    defaults: dict[str, Any] = {}
     if model is not None:
         folder, run_config = find_model(model)
         sampling, image_size = defaults_of(folder)
-        defaults = as_words("sampling", sampling)
+        defaults = {"sampling": sampling} if sampling else {}
         data = data_of_run(run_config)
         if data or any(word.startswith("--data.") for word in overrides):
-            defaults += [*as_words("data", data), image_size]
-    return load_config(GeneratorEvaluationConfig, None, [*defaults, *overrides])
+            defaults["data"] = with_image_size(data, image_size)
+    return load_config(GeneratorEvaluationConfig, None, overrides, defaults)
 
 
 @torch.no_grad()

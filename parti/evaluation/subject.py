@@ -15,7 +15,7 @@ from parti.pipelines import open_pipeline, pipeline_of
 from parti.sampling.generate import SamplingConfig
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config import ConfigError
-from vqgan.evaluation import image_size_word
+from vqgan.evaluation import image_size_of
 from vqgan.metrics.protocol import file_sha256
 from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder
 
@@ -51,13 +51,12 @@ class Subject:
         }
 
 
-def defaults_of(folder: Path) -> tuple[dict[str, Any], str]:
-    """The sampling settings that a model recommends, empty where it has none, and the picture size as a word of the
-    command line. No weights are read. Raises ModelFolderError or ConfigError."""
+def defaults_of(folder: Path) -> tuple[dict[str, Any], int]:
+    """The sampling settings that a model recommends, empty where it has none, and the size of its images.
+    No weights are read. Raises ModelFolderError or ConfigError."""
     if pipeline_of(folder) is TextToImage:
-        return recommended_sampling(folder).model_dump(mode="json"), image_size_word(folder / IMAGE_TOKENIZER)
-    side = ProgressiveTextToImage.config_of(folder).sides[-1]
-    return {}, f"--data.transform.image_size={side}"
+        return recommended_sampling(folder).model_dump(mode="json"), image_size_of(folder / IMAGE_TOKENIZER)
+    return {}, ProgressiveTextToImage.config_of(folder).sides[-1]
 
 
 def open_subject(

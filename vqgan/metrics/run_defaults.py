@@ -1,7 +1,6 @@
 """What an evaluation need not be told, because the run that the model comes from says it."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ def data_of_run(run_config: Path | None) -> dict[str, Any]:
     return {name: section[name] for name in ReferenceSetConfig.model_fields if name in section}
 
 
-def as_words(section: str, values: dict[str, Any]) -> list[str]:
-    """Values of a section as command line words, to stand before those of the user."""
-    return [f"--{section}.{name}={json.dumps(value)}" for name, value in values.items()]
+def with_image_size(data: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """A `data` section whose images are of that size, whatever it says."""
+    return {**data, "transform": {**(data.get("transform") or {}), "image_size": size}}
 
 
 def option(words: Sequence[str], name: str) -> str | None:
