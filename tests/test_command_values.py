@@ -89,10 +89,10 @@ def test_dashes_in_names_are_underscores(file: Path) -> None:
 )  # fmt: skip
 def test_yaml_that_no_config_holds(file: Path, text: str, message: str) -> None:
     file.write_text(text)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ConfigError, match=message) as caught:
         read_yaml(file)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
 
