@@ -29,6 +29,7 @@ from vqgan.stored_tokenizer import StoredImageTokenizer
 from vqgan.training.loop import LoopConfig
 from vqgan.training.run import begin, run_to_end
 from vqgan.training.run_folder import RunFolder
+from vqgan.training.sharding import is_sharding_requested
 from vqgan.training.trackers import TrackersConfig
 
 
@@ -128,6 +129,11 @@ def build_task(
     are of this text tokenizer. Raises what `warm_start` raises."""
     generator = GENERATORS[config.model.kind](config.model, token_space(text_tokenizer, image_tokenizer))
     chosen = getattr(config.model, "text_encoder", None)
+    if isinstance(chosen, PretrainedTextEncoderConfig) and config.task.precision == "fp16" and is_sharding_requested():
+        raise ConfigError(
+            "task.precision fp16 with sharded weights would run model.text_encoder in fp16, which T5's states exceed; "
+            "set task.precision to bf16 or fp32, or use configs/accelerate/ddp.yaml"
+        )
     if isinstance(chosen, TrainedTextEncoderConfig) and chosen.start is not None:
         warm_start(cast(TrainedTextEncoder, generator.text_encoder), chosen.start)
     merge_dropout = config.text.dropout if isinstance(config.text, TextTokenizerConfig) else 0.0

@@ -9,7 +9,7 @@ Legend: B batch, T text positions, D width of the generator, E width of a pretra
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,6 +23,7 @@ from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
 from parti.layers.recomputation import recomputed
 from parti.text.checkpoint import WEIGHT_FILES, find_checkpoint
+from parti.text.usable_length import usable_length
 from parti.transformers_folder import SAFE_WEIGHTS, SAFELY, UnsafeFolderError, check_settings
 from vqgan.config import Config, ConfigError
 from vqgan.construction import TooLargeError
@@ -187,10 +188,11 @@ class PretrainedTextEncoder(TextEncoder):
                 f"text encoder {config.name!r} knows {own.vocab_size} tokens, the text tokenizer gives "
                 f"{vocab_size - 1}; set text.name to {config.name!r} too"
             )
-        longest = getattr(own, "max_position_embeddings", None)
+        longest = usable_length(network)
         if longest is not None and length > longest:
             raise ConfigError(
-                f"text encoder {config.name!r} reads at most {longest} positions; set text.length to that, not {length}"
+                f"text encoder {config.name!r} reads at most {longest} tokens; set text.length to {longest}, not "
+                f"{length}"
             )
         self.config = config.model_copy(update={"architecture": _settings(own)})
         self.network: nn.Module = network.requires_grad_(not config.frozen)
@@ -206,9 +208,12 @@ class PretrainedTextEncoder(TextEncoder):
         return self.norm(self.projection(states))
 
     def states(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T E"]:
-        """What the pretrained network itself gives."""
+        """What the pretrained network itself gives; in fp32 where training is in fp16, which T5's states exceed."""
         ids = ids.masked_fill(~mask, self._pad_id)
-        return self.network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        device = ids.device.type
+        in_fp16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.float16
+        with torch.autocast(device, enabled=False) if in_fp16 else nullcontext():
+            return self.network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
     def stacked_layers(self) -> list[nn.Module]:
         """The elements of the outermost lists of modules, as transformers builds its stacks."""
