@@ -27,7 +27,7 @@ from parti.pipeline import Drawn, OnRows, recommended_sampling
 from parti.pipelines import Pipeline, open_pipeline, pipeline_of
 from parti.reranking.rerank import candidate_seeds, keep_best
 from parti.reranking.scorer import Scorer
-from parti.sampling.generate import SamplingConfig
+from parti.sampling.generate import LARGEST_SEED, SamplingConfig
 from parti.upsampling.upsampler import Upsampler
 from vqgan.config import Config, ConfigError, validate
 from vqgan.contact_sheet import contact_sheet
@@ -55,7 +55,7 @@ class SampleConfig(Config):
     """Texts to draw."""
     n: int = Field(4, gt=0)
     """Pictures of each prompt, at least 1."""
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of each prompt's first picture, at least 0; the following ones count up, candidate by candidate."""
     sampling: SamplingConfig | None = SamplingConfig()
     """How codes are drawn; null for a model that draws none."""
@@ -84,6 +84,16 @@ class SampleConfig(Config):
     out: str
     """Folder for the pictures, grid.png and samples.json; made where missing. Files of the same names are replaced,
     others stay."""
+
+    @model_validator(mode="after")
+    def _check_last_seed(self) -> "SampleConfig":
+        pictures = self.n * self.rerank
+        if self.seed + pictures > LARGEST_SEED + 1:
+            raise ValueError(
+                f"seed {self.seed} and the {pictures - 1} that follow it end behind {LARGEST_SEED}; give a seed of at "
+                f"most {max(0, LARGEST_SEED + 1 - pictures)}, or draw fewer"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_reranker(self) -> "SampleConfig":
@@ -159,7 +169,8 @@ def _check_options_mean_something(sampling: dict[str, int | float | str | None],
 def read_prompts(path: str) -> list[str]:
     """One prompt a line, blank lines skipped. Raises ConfigError: no such file, not UTF-8, or no prompt in it."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        # A text file's lines alone: U+2028, a vertical tab and others at which str.splitlines splits stand within them.
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise ConfigError(f"prompts file {path!r} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:

@@ -29,6 +29,7 @@ from vqgan.stored_tokenizer import StoredImageTokenizer
 from vqgan.training.loop import LoopConfig
 from vqgan.training.run import begin, run_to_end
 from vqgan.training.run_folder import RunFolder
+from vqgan.training.seeding import SEEDS
 from vqgan.training.sharding import is_sharding_requested
 from vqgan.training.trackers import TrackersConfig
 
@@ -42,7 +43,7 @@ class TrainPartiConfig(
     """What is trained; tools/train_parti.py picks the config and the run by it."""
     run_dir: str = "runs/parti"
     """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Of initial weights, data order, augmentation and caption dropout."""
     image_tokenizer: str
     """Stage-1 run folder, or its model folder: gives the codes to learn, and turns drawn codes into pictures."""

@@ -15,6 +15,7 @@ from vqgan.training.loop import LoopConfig
 from vqgan.training.run import begin, run_to_end
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.schedule import in_steps
+from vqgan.training.seeding import SEEDS
 from vqgan.training.trackers import TrackersConfig
 
 
@@ -23,7 +24,7 @@ class TrainVQGANConfig(Config, may_change=("run_dir", "seed", "codes_from", "pre
 
     run_dir: str = "runs/vqgan"
     """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Of initial weights, data order and augmentation."""
     data: DataConfig = DataConfig()
     """Pictures."""

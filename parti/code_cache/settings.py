@@ -7,6 +7,7 @@ from vqgan.config import Config
 from vqgan.data.shapes import ShapesConfig
 from vqgan.data.sources import SourceConfig
 from vqgan.data.transforms import TransformConfig
+from vqgan.training.seeding import SEEDS
 
 
 class PicturesConfig(Config):
@@ -36,7 +37,7 @@ class EncodeConfig(Config):
     crops: int = Field(1, gt=0)
     """Versions of each training picture, each with a random crop and mirroring of its own, among which training draws.
     1: the picture as in evaluation. Held-out pictures always have that one."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Of the random crops: a version depends on (seed, position of the picture, number of the version)."""
     shard_size: int = Field(8192, gt=0)
     """Items of the data set in a shard; a kill loses the shards in progress, one a process."""

@@ -19,6 +19,7 @@ from vqgan.data.hub_opening import FILE_BUILDERS
 from vqgan.data.listing import EXTENSIONS, METADATA_FILES
 from vqgan.data.loader import DataConfig
 from vqgan.train import TrainVQGANConfig
+from vqgan.training.seeding import SEEDS
 from vqgan.yaml_dialect import NotYAMLError, load
 
 _SECTIONS = ("data", "text", "seed")
@@ -33,7 +34,7 @@ class CheckConfig(Config):
     """The data set, as in a training config."""
     text: TextConfig = TextTokenizerConfig()
     """The vocabulary, whose length captions are held against."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Of the batch in the picture: the first of a run with this seed."""
     require_captions: bool = False
     """Count pictures without a caption as broken, as stage 2 does. True with --text, and with the config of such a

@@ -31,6 +31,7 @@ from vqgan.metrics.report import MetricsReport, make_room
 from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
 from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder, read_model_config
 from vqgan.training.distributed import build_accelerator
+from vqgan.training.seeding import SEEDS
 
 ConfigT = TypeVar("ConfigT", bound="PairsEvaluationConfig")
 
@@ -48,7 +49,7 @@ class PairsEvaluationConfig(Config):
     """Which pairs: heldout, train, or all of them (for a data set that is a test set as a whole)."""
     limit: int = Field(0, ge=0)
     """Number of pairs, the first ones; 0 for all."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Of what is hidden or drafted; by default that of the run."""
     device: str | None = None
     """Where the network runs: cpu, cuda, cuda:1, ...; null for cuda if there is one, else cpu."""

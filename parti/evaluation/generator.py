@@ -49,6 +49,7 @@ from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceS
 from vqgan.metrics.report import MetricsReport, make_room
 from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
 from vqgan.model_folder import ModelFolderError, find_model_folder
+from vqgan.training.seeding import SEEDS
 
 
 class GeneratorEvaluationConfig(Config):
@@ -76,7 +77,7 @@ class GeneratorEvaluationConfig(Config):
     """Which pictures of `reference`."""
     sampling: SamplingConfig | None = None
     """How codes are drawn; null: as the model's folder recommends. A model that draws in one pass has none."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Seed of the first picture of each set; the others count up."""
     batch_size: int = Field(64, gt=0)
     """Pictures drawn at once; changes memory and speed, not the pictures."""

@@ -9,10 +9,24 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+_SMALL, _LEAST = 1e-3, 1e-30
+"""Temperatures: below the first, logits are divided otherwise; the second is the least that divides."""
+
 
 def guide(conditional: Float[Tensor, "B V"], unconditional: Float[Tensor, "B V"], scale: float) -> Float[Tensor, "B V"]:
     """Classifier-free guidance: u + scale * (c - u) (Parti, arXiv 2206.10789, section 2.2)."""
     return unconditional + scale * (conditional - unconditional)
+
+
+def temper(logits: Float[Tensor, "B V"], temperature: float) -> Float[Tensor, "B V"]:
+    """Logits over a positive temperature, up to a number a row, which changes no probability.
+
+    A small one would divide beyond fp32: what is divided then is the distance to the largest logit, which stays 0.
+    Below 1e-30 a temperature is as 1e-30: the most likely code has all probability, unless another is as likely.
+    """
+    if temperature >= _SMALL:
+        return logits / temperature
+    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, _LEAST)
 
 
 def keep_top_k(logits: Float[Tensor, "B V"], k: int) -> Float[Tensor, "B V"]:

@@ -21,10 +21,15 @@ from torch import Tensor, nn
 
 from parti.models.generator import Generator, Prompts
 from parti.sampling.cuda_graph import GraphedStep
-from parti.sampling.filters import draw, guide, keep_top_k, keep_top_p
+from parti.sampling.filters import draw, guide, keep_top_k, keep_top_p, temper
 from parti.sampling.prepared import Precision, prepared
 from vqgan.config import Config, ConfigError, validate
 from vqgan.training.schedule import cosine
+
+LARGEST_SEED = 2**63 - 1
+"""Of a picture; torch has no larger one."""
+LARGEST_GUIDANCE = 1e6
+"""Beyond, differences of logits are lost in the rounding of their multiples."""
 
 
 class SamplingConfig(
@@ -33,20 +38,21 @@ class SamplingConfig(
 ):
     """How codes are drawn. The defaults are plain sampling: every setting has a value that switches it off."""
 
-    guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """Classifier-free guidance, at least 0; 1 is off, Parti reports 1.2."""
+    guidance_scale: float = Field(1.0, ge=0, le=LARGEST_GUIDANCE, allow_inf_nan=False)
+    """Classifier-free guidance, 0 to a million; 1 is off, Parti reports 1.2."""
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """From the first code to the last. constant: the same scale; linear, cosine: it grows from 1 to the scale, so that
     a picture begins freely and its details follow the prompt."""
     temperature: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """Divides the logits, at least 0; 1 is off, 0 takes the most likely code."""
+    """Divides the logits, at least 0; 1 is off, 0 takes the most likely code, and so does next to nothing."""
     top_k: int = Field(0, ge=0)
     """Draw only from the k most likely codes; 0 is off."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Draw only from the most likely codes that together reach this probability, in (0, 1]; 1 is off."""
     precision: Precision = "fp32"
     """Of the weights that each step reads: fp32, bf16 (half the bytes), int8 (a quarter; on x86 CPUs). The fewer, the
-    faster; logits are fp32 in any case."""
+    faster; logits are fp32 in any case. In bf16 and int8 a picture may come out otherwise in another batch (1 of 64 in
+    one trial): texts and attention differ in their last bit by batch, and rounding makes that larger."""
 
     cuda_graph: bool = False
     """Replay each step as one CUDA graph: for GPUs, where launching a small model's kernels takes longer than they."""
@@ -135,7 +141,7 @@ def choose(logits: Float[Tensor, "B V"], uniform: Float[Tensor, "B"], settings: 
     """One code a row from guided logits, by temperature, top-k and top-p, with one uniform number a row."""
     if settings.temperature == 0:
         return logits.argmax(-1)
-    logits = logits / settings.temperature
+    logits = temper(logits, settings.temperature)
     if settings.top_k:
         logits = keep_top_k(logits, settings.top_k)
     if settings.top_p < 1:

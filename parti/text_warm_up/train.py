@@ -14,6 +14,7 @@ from vqgan.config import Config
 from vqgan.data.loader import DataConfig
 from vqgan.training.loop import LoopConfig
 from vqgan.training.run_folder import RunFolder
+from vqgan.training.seeding import SEEDS
 from vqgan.training.trackers import TrackersConfig
 
 
@@ -22,7 +23,7 @@ class TrainTextEncoderConfig(Config, may_change=("run_dir", "seed", "passages", 
 
     run_dir: str = "runs/text-encoder"
     """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Of initial weights, data order, augmentation and masks."""
     data: DataConfig = DataConfig()
     """Pictures and captions. Every pair of a batch is compared with all others: larger batches teach more."""

@@ -10,6 +10,7 @@ from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.loop import LoopConfig
 from vqgan.training.run import begin, run_to_end
 from vqgan.training.run_folder import RunFolder
+from vqgan.training.seeding import SEEDS
 from vqgan.training.trackers import TrackersConfig
 
 
@@ -18,7 +19,7 @@ class TrainUpsamplerConfig(Config, may_change=("run_dir", "seed", "image_tokeniz
 
     run_dir: str = "runs/upsampler"
     """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Of initial weights, data order and augmentation."""
     image_tokenizer: str
     """Stage-1 run folder, or its model folder: its reconstructions are what is enlarged. It stays as it is."""

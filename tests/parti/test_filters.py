@@ -10,6 +10,7 @@ from torch import Tensor
 
 from parti.sampling.filters import draw, guide, keep_top_k, keep_top_p
 from parti.sampling.generate import SamplingConfig, choose
+from vqgan.config import ConfigError
 
 INF = float("inf")
 
@@ -214,3 +215,66 @@ def test_a_rows_code_does_not_depend_on_the_other_rows() -> None:
     together = draw(logits, uniform)
     alone = torch.cat([draw(logits[row : row + 1], uniform[row : row + 1]) for row in range(16)])
     assert torch.equal(together, alone)
+
+
+TINY = [1e-2, 1e-6, 1e-20, 1e-30, 1e-37, 1e-38, 1.2e-38, 1e-45, 1e-46, 1e-300, 5e-324]
+
+
+@pytest.mark.parametrize("temperature", TINY)
+@pytest.mark.parametrize("filters", [{}, {"top_k": 3}, {"top_p": 0.5}, {"top_k": 1000, "top_p": 1e-320}])
+def test_next_to_no_temperature_takes_the_most_likely_code(temperature: float, filters: dict[str, float]) -> None:
+    """As 0 does; logits that are large, small, all negative or far apart too."""
+    settings = SamplingConfig().overridden(temperature=temperature, **filters)
+    uniform = torch.linspace(0.001, 0.999, 64, dtype=torch.float64)
+    for factor, shift in ((1.0, 0.0), (1e4, 0.0), (1.0, -50.0), (1e30, 0.0)):
+        logits = random_logits() * factor + shift
+        # Far enough apart for the largest of these temperatures.
+        logits.scatter_(1, logits.argmax(1, keepdim=True), logits.amax(1, keepdim=True) + 3 * max(1.0, factor))
+        assert torch.equal(choose(logits, uniform, settings), logits.argmax(-1))
+
+
+def test_codes_that_are_equally_likely_stay_so_at_next_to_no_temperature() -> None:
+    logits = torch.tensor([[1.0, 3.0, 3.0, -2.0]]).expand(1000, -1)
+    drawn = choose(logits, torch.arange(1000) / 1000, SamplingConfig(temperature=1e-38))
+    assert drawn.bincount(minlength=4).tolist() == [0, 500, 500, 0]
+
+
+def test_a_large_temperature_draws_evenly() -> None:
+    drawn = choose(random_logits(1, 4).expand(1000, -1), torch.arange(1000) / 1000, SamplingConfig(temperature=1e38))
+    assert drawn.bincount(minlength=4).tolist() == [250] * 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": -1e-300},
+        {"temperature": -1.0},
+        {"temperature": math.nan},
+        {"temperature": INF},
+        {"guidance_scale": -0.1},
+        {"guidance_scale": math.nan},
+        {"guidance_scale": INF},
+        {"guidance_scale": 1e38},
+        {"top_p": 0.0},
+        {"top_p": -1e-300},
+        {"top_p": 1.0000001},
+        {"top_p": math.nan},
+        {"top_p": INF},
+        {"top_k": -1},
+    ],
+)
+def test_settings_that_mean_nothing_are_one_line(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(settings))) as raised:
+        SamplingConfig().overridden(**settings)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 2**70}, {"top_p": 1e-320}, {"top_p": 1 - 1e-16}, {"guidance_scale": 1e6}]
+)
+def test_extreme_settings_still_draw_codes(settings: dict[str, float]) -> None:
+    config = SamplingConfig().overridden(**settings)
+    guided = guide(random_logits(seed=1), random_logits(seed=2), config.guidance_scale)
+    assert guided.isfinite().all()
+    drawn = choose(guided, torch.linspace(0, 0.999, 64), config)
+    assert ((drawn >= 0) & (drawn < 32)).all()

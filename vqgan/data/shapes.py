@@ -102,7 +102,7 @@ class ShapesConfig(Config, may_change=("kind", "seed", "train_size", "heldout_si
 
     kind: Literal["shapes"] = "shapes"
     """Two coloured shapes in a relation, drawn on the fly."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Which pictures: a sample is a function of (seed, split, index)."""
     train_size: int = Field(100_000, gt=0)
     """Number of training pictures before they repeat."""

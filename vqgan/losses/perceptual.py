@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqgan.config import Config, ConfigError
@@ -38,7 +39,7 @@ class PerceptualConfig(Config, may_change=("backbone", "weights", "seed")):
     weights: str = "pretrained"
     """`pretrained` (torchvision's cache, downloaded on first use), a path to torchvision's state-dict file, or
     `random` (untrained features: for tests and dry runs)."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Which weights, if `random`."""
 
 

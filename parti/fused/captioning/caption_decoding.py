@@ -38,7 +38,7 @@ class DecodingConfig(Config):
     """The row whose head tells the caption: rows behind it are not computed. 3: the draft itself."""
     rounds: int = Field(1, ge=0, le=MOST_ROUNDS)
     """Most rounds of refinement. Nothing refines a draft of exit_row 3."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
     """0: the most probable token each time; else tokens are drawn from the distribution at this temperature."""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from parti.fused.captioning.caption_decoding import MOST_ROUNDS, DecodingConfig, Row, decode, decoding_noise
@@ -33,7 +33,7 @@ class CaptionConfig(Config):
     """Most rounds of refinement, 0 to 4; they stop when nothing changes."""
     exit: Row = 14
     """Row whose head tells the caption; smaller is faster: 7, 11 or 14, and 3 is the draft, which nothing refines."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
     """0: the most probable words; else words are drawn at this temperature."""
     seed: int = Field(0, ge=0, lt=2**63)
     """With a temperature: seed of the first picture's words; the following pictures count up."""
@@ -41,6 +41,15 @@ class CaptionConfig(Config):
     """Folder for sheets that show where the model looked for each word."""
     device: str | None = None
     """Where the network runs, such as cuda:0."""
+
+    @model_validator(mode="after")
+    def _check_last_seed(self) -> "CaptionConfig":
+        if self.seed + len(self.images) > 2**63:
+            raise ValueError(
+                f"seed {self.seed} and those that follow it for {len(self.images)} images end behind {2**63 - 1}; give "
+                f"a seed of at most {2**63 - len(self.images)}"
+            )
+        return self
 
 
 class Caption(NamedTuple):

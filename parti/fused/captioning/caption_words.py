@@ -18,6 +18,7 @@ from torch import Tensor
 
 from parti.fused.captioning.caption_tokens import CaptionTokens
 from parti.fused.captioning.show_attend_tell import Mind
+from parti.sampling.filters import temper
 
 Step = Callable[[int, Float[Tensor, "B D"], Mind], Mind]
 """(position t, embedding of the token at t, state) -> the state that tells the token at t + 1."""
@@ -61,7 +62,7 @@ def write(
     for t in range(1, tokens.length):
         mind = step(t - 1, embed(ids[:, t - 1], t - 1), mind)
         scores = logits(mind.h).masked_fill(~tellable, -torch.inf)
-        told = scores.argmax(-1) if noise is None else draw((scores / temperature).softmax(-1), noise[:, t])
+        told = scores.argmax(-1) if noise is None else draw(temper(scores, temperature).softmax(-1), noise[:, t])
         if t == tokens.length - 1:
             told = torch.full_like(told, tokens.end)
         # The probability is the model's own, whatever the temperature: what is told again is what it doubts.

@@ -15,6 +15,7 @@ from vqgan.data.loader import DataConfig
 from vqgan.metrics.judge import Judge, caption_judge
 from vqgan.training.loop import LoopConfig
 from vqgan.training.run_folder import RunFolder
+from vqgan.training.seeding import SEEDS
 from vqgan.training.trackers import TrackersConfig
 
 
@@ -25,7 +26,7 @@ class TrainCaptioningConfig(Config, fixed=("objective",), may_change=("run_dir",
     """What is trained: partially autoregressive captioning by a fused U-Net and BERT."""
     run_dir: str = "runs/fused-captioning"
     """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Of initial weights, data order, augmentation and drafts."""
     start: str | None = None
     """Run or model folder of a fused model to start from, e.g. of objective fused_inpainting: every part that both

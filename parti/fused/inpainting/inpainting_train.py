@@ -18,6 +18,7 @@ from vqgan.data.loader import DataConfig
 from vqgan.data.shapes import ShapesConfig
 from vqgan.training.loop import LoopConfig
 from vqgan.training.run_folder import RunFolder
+from vqgan.training.seeding import SEEDS
 from vqgan.training.trackers import TrackersConfig
 
 
@@ -28,7 +29,7 @@ class TrainInpaintingConfig(Config, fixed=("objective",), may_change=("run_dir",
     """What is trained."""
     run_dir: str = "runs/fused-inpainting"
     """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Of initial weights, data order, augmentation, holes and hidden words."""
     data: DataConfig = DataConfig()
     """Pictures and captions."""

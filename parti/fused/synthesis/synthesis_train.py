@@ -20,6 +20,7 @@ from vqgan.metrics.judge import Judge, caption_judge
 from vqgan.training.loop import LoopConfig
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.schedule import in_steps
+from vqgan.training.seeding import SEEDS
 from vqgan.training.trackers import TrackersConfig
 
 
@@ -32,7 +33,7 @@ class TrainSynthesisConfig(
     """What is trained."""
     run_dir: str = "runs/fused-synthesis"
     """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Of initial weights, data order, augmentation and noise."""
     data: DataConfig = DataConfig()
     """Pictures and captions, of the largest scale's size."""
