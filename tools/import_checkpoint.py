@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     try:
         options = build_parser().parse_args(argv)
         tokenizer = import_checkpoint(
-            options.format, options.checkpoint, options.config, options.out, options.image_size
+            options.format, options.checkpoint, options.config, options.out, options.image_size, print_out
         )
     except (*USER_ERRORS, ForeignCheckpointError) as error:
         print_error(error)

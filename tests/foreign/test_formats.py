@@ -152,7 +152,7 @@ def test_a_file_becomes_a_folder_that_translates_as_the_model_does(format: str, 
     model, checkpoint = write(tmp_path)
     out = tmp_path / "tokenizers" / "new"
     imported = import_checkpoint(format, checkpoint, tmp_path / config if config else None, out, image_size)
-    assert sorted(path.name for path in out.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+    assert sorted(path.name for path in out.iterdir()) == ["SHA256SUMS", CONFIG_FILE, WEIGHTS_FILE]
 
     expected, loaded = ImageTokenizer(model), load_tokenizer(out)
     assert loaded.image_size == imported.image_size == model.image_size

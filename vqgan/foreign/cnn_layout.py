@@ -95,6 +95,7 @@ def cnn_config(
             channel_multipliers=tuple(width // base for width in widths),
             residual_blocks=_count(tensors, lambda block: theirs(f"encoder.levels.0.blocks.{block}.conv1.weight")),
             attention_resolutions=tuple(image_size // 2**level for level, found in enumerate(attends) if found),
+            middle_attention=theirs("encoder.middle.1.query.weight") in tensors,
             latent_channels=width("encoder.head.2.weight"),
             groups=GROUPS,
             dropout=dropout,

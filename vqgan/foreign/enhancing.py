@@ -1,8 +1,8 @@
 """The ViT-VQGANs of thuanz123/enhancing-transformers.
 
 The YAML beside a checkpoint holds `model.params` with `image_size`, `patch_size`, `encoder`, `decoder` and `quantizer`;
-all of it but one switch can be read from the tensors' shapes, which win: a YAML that disagrees is an error. Its Gumbel
-variant has the same tensors, and the same codes where chance is off.
+all of it but two switches (`use_norm`, `use_residual`) can be read from the tensors' shapes, which win: a YAML that
+disagrees is an error. Its Gumbel variant has the same tensors, and the same codes where chance is off.
 """
 
 import re
@@ -22,6 +22,9 @@ _HEAD_WIDTH = 64
 """Of every published model; no tensor tells it."""
 _TRAINING_ONLY = "loss."
 """What the discriminator and the perceptual network are under."""
+
+_NOT_READ = ("quantizer.use_residual",)
+"""What no tensor tells, and no model here has."""
 
 _ENDS = {
     "encoder.patchify.": "encoder.to_patch_embedding.0.",
@@ -127,7 +130,7 @@ def _params(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if config is not None and not {"encoder", "decoder", "quantizer"} <= params.keys():
         raise ForeignCheckpointError(
             "this is no config of an enhancing-transformers ViT-VQGAN: model.params has no encoder, decoder and "
-            "quantizer; pass the YAML that belongs to this checkpoint, or none"
+            "quantizer; pass the YAML that belongs to this checkpoint"
         )
     return params
 
@@ -161,5 +164,5 @@ def _check_agreement(params: Mapping[str, Any], found: EnhancingViTVQGANConfig, 
         if value != fact:
             raise ForeignCheckpointError(
                 f"the config says {name} {value}, the tensors are those of {name} {fact}; pass the YAML that belongs "
-                "to this checkpoint, or none"
+                "to this checkpoint" + (f": a model of {name} {value} is not read" if name in _NOT_READ else "")
             )

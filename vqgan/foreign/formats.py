@@ -19,10 +19,13 @@ from vqgan.foreign.enhancing import from_enhancing
 from vqgan.foreign.llamagen import from_llamagen
 from vqgan.foreign.openai_dvae import from_openai_dvae
 from vqgan.foreign.reading import ForeignCheckpointError, read_tensors, unpacked
-from vqgan.foreign.taming import from_taming, to_taming
+from vqgan.foreign.taming import from_taming, refuse_ibq, to_taming
+from vqgan.foreign.wrappers import section_of, unwrapped
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.model_folder import CONFIG_FILE
 from vqgan.models import Autoencoder
+
+_FIRST_OF_CNN = "encoder.conv_in.weight"
 
 
 class Source(NamedTuple):
@@ -31,6 +34,8 @@ class Source(NamedTuple):
     checkpoint: Path
     config: Mapping[str, Any] | None
     image_size: int | None
+    tell: Callable[[str], object]
+    """Takes what was chosen in the file, and what is assumed because no tensor tells it; a line each."""
 
 
 def _taming(source: Source) -> Autoencoder:
@@ -39,17 +44,33 @@ def _taming(source: Source) -> Autoencoder:
         config = {"model": {"params": {"ddconfig": {"resolution": source.image_size}}}}
     else:
         _refuse_image_size(source, "the YAML says it")
-    return from_taming(_weights(source.checkpoint, "state_dict"), config)
+    tensors = _weights(source, _FIRST_OF_CNN, "state_dict")
+    if source.config is None:
+        refuse_ibq(tensors)
+        source.tell(
+            f"assumed without a YAML: trained at {source.image_size or 256} pixels, and the nearest code by plain "
+            "distance (not by inner product, as IBQ's)"
+        )
+    return from_taming(tensors, config)
 
 
 def _llamagen(source: Source) -> Autoencoder:
     _refuse_config(source)
-    return from_llamagen(_weights(source.checkpoint, "ema", "model"), source.image_size or 256)
+    tensors = _weights(source, _FIRST_OF_CNN, "ema", "model")
+    source.tell(f"assumed: codes are l2-normalized, as in every published model; trained at {source.image_size or 256}")
+    return from_llamagen(tensors, source.image_size or 256)
 
 
 def _enhancing(source: Source) -> Autoencoder:
     _refuse_image_size(source, "the positions say it")
-    return from_enhancing(_weights(source.checkpoint, "state_dict"), source.config)
+    tensors = _weights(source, "encoder.to_patch_embedding.0.weight", "state_dict")
+    if source.config is None:
+        source.tell(
+            "assumed without a YAML, as no tensor tells it: use_norm true and use_residual false (as of the published "
+            "base and small models); of a model of use_norm false or of an RQ model every image would be wrong: give "
+            "its YAML with --config"
+        )
+    return from_enhancing(tensors, source.config)
 
 
 def _openai_dvae(source: Source) -> Autoencoder:
@@ -57,7 +78,9 @@ def _openai_dvae(source: Source) -> Autoencoder:
     _refuse_config(source)
     _refuse_image_size(source, "it is 256")
     folder = source.checkpoint if source.checkpoint.is_dir() else source.checkpoint.parent
-    return from_openai_dvae(_weights(folder / "encoder.pkl"), _weights(folder / "decoder.pkl"))
+    files = [source._replace(checkpoint=folder / f"{side}.pkl") for side in ("encoder", "decoder")]
+    encoder, decoder = (_weights(file, "blocks.input.w") for file in files)
+    return from_openai_dvae(encoder, decoder)
 
 
 def _mindalle(source: Source) -> Autoencoder:
@@ -83,12 +106,18 @@ EXPORTS: dict[str, Callable[[Autoencoder], tuple[dict[str, Tensor], dict[str, An
 
 
 def import_checkpoint(
-    format: str, checkpoint: Path, config: Path | None, out: Path, image_size: int | None = None
+    format: str,
+    checkpoint: Path,
+    config: Path | None,
+    out: Path,
+    image_size: int | None = None,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> ImageTokenizer:
     """Convert, write the model folder `out`, and give what it holds: read back, and compared on a test picture.
 
-    `image_size` is the training resolution where the file does not say it. Raises ForeignCheckpointError, and
-    ConfigError for a YAML that cannot be read. Nothing is written on an error, and no model folder is overwritten.
+    `image_size` is the training resolution where the file does not say it; `tell` is given a line for what was chosen
+    in the file or is assumed of it. Raises ForeignCheckpointError, and ConfigError for a YAML that cannot be read.
+    Nothing is written on an error, and no model folder is overwritten.
     """
     if format not in IMPORTS:
         raise ForeignCheckpointError(f"there is no format {format!r}; give one of {', '.join(IMPORTS)}")
@@ -96,7 +125,7 @@ def import_checkpoint(
         raise ForeignCheckpointError(f"{out} already holds a model; give another folder, or remove it first")
     values = None if config is None else read_yaml(config)
     try:
-        tokenizer = ImageTokenizer(IMPORTS[format](Source(checkpoint, values, image_size)))
+        tokenizer = ImageTokenizer(IMPORTS[format](Source(checkpoint, values, image_size, tell)))
     except ValidationError as error:  # sizes that no model of ours has
         first = error.errors(include_url=False)[0]
         raise ForeignCheckpointError(
@@ -138,17 +167,23 @@ def export_checkpoint(format: str, tokenizer: ImageTokenizer, out: Path) -> Path
     return config_path
 
 
-def _weights(path: Path, *sections: str) -> dict[str, Tensor]:
-    """The tensors in the first of these sections that the file has, or of the file itself if it has none."""
-    content = read_tensors(path)
-    found = [content[name] for name in sections if isinstance(content.get(name), dict) and content[name]]
-    tensors = {name: value for name, value in (found or [content])[0].items() if isinstance(value, Tensor)}
+def _weights(source: Source, first: str, *sections: str) -> dict[str, Tensor]:
+    """The tokenizer's tensors: in the first of these sections that the file has, or in what files have besides, without
+    what stands in front of the name `first`."""
+    path, content = source.checkpoint, read_tensors(source.checkpoint)
+    found, section = section_of(content, sections)
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if section not in ("", *sections[-1:]):
+        source.tell(f"read from the file's {section}")
     if not tensors:
         raise ForeignCheckpointError(
             f"{path} has no tensors under {' or '.join(sections) or 'its top'}; it holds "
             f"{', '.join(str(name)[:40] for name in [*content][:6]) or 'nothing'}; "
             "give a file of this format, or another --format"
         )
+    tensors, notes = unwrapped(tensors, first)
+    for note in notes:
+        source.tell(note)
     return tensors
 
 

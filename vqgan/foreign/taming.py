@@ -33,6 +33,8 @@ _GUMBEL_NAMES = _NAMES._replace(
         "quantizer.proj.bias": "quantize.proj.bias",
     }
 )
+_MODELS = ("VQModel", "VQModelInterface", "VQNoDiscModel", "EMAVQ", "GumbelVQ", "VQSegmentationModel")
+"""Last parts of `model.target` of those whose codes are the nearest ones, or Gumbel's."""
 _TRAINING_ONLY = "loss."
 """What the discriminator and the perceptual network are under."""
 
@@ -52,6 +54,19 @@ def from_taming(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = 
     if is_gumbel:
         tensors["quantize.proj.weight"] = tensors["quantize.proj.weight"].flatten(1)  # (V, D, 1, 1) to (V, D)
     return build_cnn(found, tensors, names)
+
+
+def refuse_ibq(tensors: Mapping[str, Tensor]) -> None:
+    """Raises ForeignCheckpointError for what may be one of IBQ's tokenizers, whose tensors have taming's names.
+
+    Their codes are those of the largest inner product, not of the smallest distance. No tensor tells that; but they
+    have four residual blocks a level, where all that taming-transformers and latent diffusion published have two.
+    """
+    if "encoder.down.0.block.3.conv1.weight" in tensors:
+        raise ForeignCheckpointError(
+            "the encoder has 4 residual blocks a level, as IBQ's tokenizers have, which choose codes by inner product "
+            "and are not read; if it is one of taming-transformers, give its YAML (--config)"
+        )
 
 
 def to_taming(autoencoder: Autoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -74,6 +89,7 @@ def to_taming(autoencoder: Autoencoder) -> tuple[dict[str, Tensor], dict[str, An
         and quantizer.l2_normalize,
         f"model.groups is {config.groups}, taming's are {GROUPS}": config.groups != GROUPS,
         f"model.output is {config.output}, taming's is rgb": config.output != "rgb",
+        "model.middle_attention is off, taming's middle always attends": not config.middle_attention,
     }
     if any(obstacles.values()):
         reasons = "; ".join(reason for reason, stands in obstacles.items() if stands)
@@ -114,6 +130,12 @@ class _Told(NamedTuple):
         """Of no YAML: nothing. Raises ForeignCheckpointError for the YAML of something else."""
         if config is None:
             return cls({})
+        target = (config.get("model") or {}).get("target") if isinstance(config.get("model"), Mapping) else None
+        if isinstance(target, str) and target.rpartition(".")[2] not in _MODELS:
+            raise ForeignCheckpointError(
+                f"the config is of a {target[:80]}, which looks codes up in a way of its own; models of taming's "
+                f"tensors that are read are {', '.join(_MODELS)}"
+            )
         try:
             params = config["model"]["params"]
             return cls(
@@ -149,6 +171,7 @@ def _check_agreement(told: _Told, found: CNNVQGANConfig, codebook: tuple[int, ..
     sides = {found.image_size // 2**level for level in range(len(found.channel_multipliers))}
     facts: dict[str, Any] = {
         **{"double_z": False, "in_channels": 3, "out_ch": 3, "tanh_out": False, "resamp_with_conv": True},
+        "attn_type": "vanilla" if found.middle_attention else "none",
         "z_channels": found.latent_channels,
         "ch": found.base_channels,
         "ch_mult": list(found.channel_multipliers),

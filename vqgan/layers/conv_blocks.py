@@ -95,11 +95,11 @@ class Level(nn.Module):
         return self.resample(x)
 
 
-def middle(channels: int, *, groups: int, dropout: float) -> nn.Sequential:
+def middle(channels: int, *, groups: int, dropout: float, attention: bool = True) -> nn.Sequential:
     """The blocks at the lowest resolution, between encoder levels and head, and between decoder entry and levels."""
     return nn.Sequential(
         ResidualBlock(channels, channels, groups=groups, dropout=dropout),
-        AttentionBlock(channels, groups=groups),
+        AttentionBlock(channels, groups=groups) if attention else nn.Identity(),
         ResidualBlock(channels, channels, groups=groups, dropout=dropout),
     )
 

@@ -28,6 +28,7 @@ class CNNVQGANConfig(
         "channel_multipliers",
         "residual_blocks",
         "attention_resolutions",
+        "middle_attention",
         "latent_channels",
         "groups",
     ),
@@ -45,7 +46,9 @@ class CNNVQGANConfig(
     """Residual blocks of an encoder level; a decoder level has one more."""
     attention_resolutions: tuple[int, ...] = Field((16,), strict=False)
     """Levels with attention after each block, named by the side of their grid at image_size: [16] at 256 pixels is
-    the fifth level, also where the network later reads pictures of another size. The middle always attends."""
+    the fifth level, also where the network later reads pictures of another size."""
+    middle_attention: bool = True
+    """Attention between the middle's blocks; latent diffusion's vq-f4-noattn has none."""
     latent_channels: int = Field(256, gt=0)
     """Width z between the networks and the 1x1 convolutions to and from the code."""
     groups: int = Field(32, gt=0)
@@ -124,7 +127,7 @@ class _CNNEncoder(nn.Module):
                 for level, width in enumerate(widths)
             )
         )
-        self.middle = middle(widths[-1], groups=groups, dropout=dropout)
+        self.middle = middle(widths[-1], groups=groups, dropout=dropout, attention=config.middle_attention)
         self.head = conv_head(widths[-1], config.latent_channels, groups=groups)
         self.to_latent = nn.Conv2d(config.latent_channels, latent_dim, 1)
 
@@ -142,7 +145,7 @@ class _CNNDecoder(Decoder):
         lowest = len(widths) - 1
         self.from_code = nn.Conv2d(code_dim, config.latent_channels, 1)
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
-        self.middle = middle(widths[-1], groups=groups, dropout=dropout)
+        self.middle = middle(widths[-1], groups=groups, dropout=dropout, attention=config.middle_attention)
         self.levels = nn.Sequential(
             *(
                 Level(
