@@ -29,6 +29,7 @@ from parti.reranking.rerank import candidate_seeds, keep_best
 from parti.reranking.scorer import Scorer
 from parti.sampling.generate import LARGEST_SEED, SamplingConfig
 from parti.upsampling.upsampler import Upsampler
+from vqgan.bounded_file import MAX_TEXT_BYTES, read_bounded
 from vqgan.config import Config, ConfigError, validate
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.images import decode_image
@@ -170,7 +171,8 @@ def read_prompts(path: str) -> list[str]:
     """One prompt a line, blank lines skipped. Raises ConfigError: no such file, not UTF-8, or no prompt in it."""
     try:
         # A text file's lines alone: U+2028, a vertical tab and others at which str.splitlines splits stand within them.
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        text = read_bounded(path, MAX_TEXT_BYTES, pipes=True).decode("utf-8-sig")
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except OSError as error:
         raise ConfigError(f"prompts file {path!r} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:

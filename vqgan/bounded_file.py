@@ -9,8 +9,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_TEXT_BYTES = 1 << 20
-"""Of a config, or a file of captions or prompts for one image: 1 MB is some 200,000 words."""
+MAX_TEXT_BYTES = 1 << 24
+"""Of a list of prompts: 16 MB are some 200,000 of them."""
 
 
 class RefusedFileError(OSError):

@@ -13,7 +13,7 @@ from parti.text import TextTokenizer, build_text_tokenizer
 from parti.text.caption_figures import CaptionFigures, caption_figures
 from parti.text.tokenizer import LEARNED
 from vqgan.data.copies import exact_copies, near_copies
-from vqgan.data.hub import DatasetConfig
+from vqgan.data.hub_opening import DatasetConfig
 from vqgan.data.inspection import Look, SizeFigures, expected_looks, look_through, size_figures
 from vqgan.data.mixture import MixtureConfig
 from vqgan.data.shards.samples import ShardsConfig

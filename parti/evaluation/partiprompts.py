@@ -20,6 +20,7 @@ from parti.evaluation.clip_score import Backbone
 from parti.evaluation.drawing import drawn_in_parts
 from parti.evaluation.subject import Subject
 from parti.sampling.generate import SamplingConfig
+from vqgan.bounded_file import MAX_TEXT_BYTES, read_bounded
 from vqgan.config import ConfigError
 from vqgan.contact_sheet import contact_sheet
 from vqgan.metrics.protocol import Figure, file_sha256
@@ -56,7 +57,7 @@ def read_partiprompts(path: str | Path) -> list[PartiPrompt]:
     """All rows of the file. Raises ConfigError: cannot be read, a column is missing, or a row has no prompt."""
     try:
         # Quotation marks are text here: the file is no CSV with another separator.
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        lines = read_bounded(path, MAX_TEXT_BYTES).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except OSError as error:
         raise ConfigError(f"partiprompts: {str(path)!r} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:

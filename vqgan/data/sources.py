@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from vqgan.data.folder import Folder, FolderConfig
-from vqgan.data.hub import DatasetConfig, HubDataset, HubStream
+from vqgan.data.hub import HubDataset, HubStream
+from vqgan.data.hub_opening import DatasetConfig
 from vqgan.data.mixture import MixedSourceConfig, MixtureConfig, mix
 from vqgan.data.openmoji import OpenMoji, OpenMojiConfig
 from vqgan.data.random_order import InRandomOrder

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -99,7 +100,7 @@ def _scanned(path: str) -> ShardIndex:
 def _to_arrays(index: ShardIndex) -> Arrays:
     endings = sorted(set(index.endings))
     numbers = {ending: number for number, ending in enumerate(endings)}
-    notes = {"keys": index.keys, "endings": endings, "refused": index.refused, "broken": index.broken}
+    notes: dict[str, Any] = {"keys": index.keys, "endings": endings, "refused": index.refused, "broken": index.broken}
     notes["passed"] = asdict(index.passed)
     return {
         "notes": np.frombuffer(json.dumps(notes).encode(), dtype=np.uint8),

@@ -10,12 +10,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from vqgan.config import Config
-from vqgan.data.captions import CaptionChoice, read_captions
+from vqgan.data.captions import MAX_CAPTION_BYTES, CaptionChoice, read_captions
 from vqgan.data.images import Colour, decode_image, parse_colour
 from vqgan.data.source import DataError, Sample, UnusableSample
 
 LARGEST_MEMBER = 1 << 28
 """Bytes of a picture or a caption above which it is refused: 256 MB is a mistake or an attack."""
+
+
+_LARGEST_CAPTION_FILE = 4 * MAX_CAPTION_BYTES
+"""Before it is read as text or JSON, which may hold more than the caption."""
 
 
 class ShardsConfig(
@@ -109,6 +113,9 @@ class SampleReader:
         content = caption() if self.caption_endings else None
         value: Any = None
         if content is not None:
+            if len(content) > _LARGEST_CAPTION_FILE:
+                size = f"{len(content):,} bytes, more than the limit of {_LARGEST_CAPTION_FILE:,}"
+                raise UnusableSample(name, f"its caption file has {size}")
             try:
                 value = content.decode("utf-8-sig")
                 if self._config.caption_key == "json":
