@@ -10,24 +10,29 @@ from vqgan.training.protocol import Task
 from vqgan.training.run_folder import RunFolder
 
 
-def beginning(task: Task, data: DataPipeline, accelerator: Accelerator, steps: int) -> list[str]:
-    """What is trained on what."""
+def complete_already(folder: RunFolder, done: int, steps: int) -> list[str]:
+    """Of a run whose command is given once more."""
+    larger = "loop.steps" if done >= steps else "loop.patience"
+    return [f"{folder.path} is complete at step {done}; a larger {larger} goes on from there"]
+
+
+def how_it_begins(
+    task: Task, data: DataPipeline, accelerator: Accelerator, folder: RunFolder, done: int, steps: int
+) -> list[str]:
+    """What is trained on what; where a run goes on, and what is otherwise than in the config that is recorded yet."""
     networks = [part for part in task.stateful().values() if isinstance(part, nn.Module)]
     weights = sum(weight.numel() for network in networks for weight in network.parameters())
     device = f"{accelerator.num_processes} x {accelerator.device.type}"
     lines = [f"{data.describe()}; {weights:,} weights in training, on {device}"]
     if (passes := data.describe_passes(steps)) is not None:
         lines.append(passes)
-    return lines + unused_lines(data.unused())
-
-
-def resuming(folder: RunFolder, done: int, steps: int) -> list[str]:
-    """Where a run goes on, and what is otherwise than before."""
-    changes = folder.changed_settings()
-    lines = [f"resuming at step {done} of {steps} in {folder.path}"]
-    lines += [f"since this run began or was resumed, {change}" for change in changes]
-    if any(change.startswith(("data.", "seed ")) for change in changes):
-        lines.append("from here on the samples come in another order than an unbroken run's")
+    lines += unused_lines(data.unused())
+    if done:
+        lines.append(f"resuming at step {done} of {steps} in {folder.path}")
+        changes = folder.changed_settings()
+        lines += [f"since this run began or was resumed, {change}" for change in changes]
+        if any(change.startswith(("data.", "seed ")) for change in changes):
+            lines.append("from here on the samples come in another order than an unbroken run's")
     return lines
 
 

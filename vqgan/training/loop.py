@@ -17,7 +17,7 @@ from vqgan.config import Config
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline, Share
 from vqgan.data.source import UnusableSample
-from vqgan.training.announcements import beginning, resuming, where_the_models_are
+from vqgan.training.announcements import complete_already, how_it_begins, where_the_models_are
 from vqgan.training.best import Best, KeepBestConfig
 from vqgan.training.checkpoint import About
 from vqgan.training.code_usage import CountsCodes
@@ -52,6 +52,7 @@ class LoopConfig(
         "save_every",
         "keep_checkpoints",
         "keep_best",
+        "patience",
         "minutes_to_wait",
     ),
 ):
@@ -139,7 +140,11 @@ class TrainingLoop:
         self._done, said = self._resume()
         self._check_figure_to_keep_best()
         progress = Progress(self.title, self._done, self.config.steps, self.accelerator.is_main_process)
-        said += self._how_it_begins()  # which compares with the config that is recorded until now
+        said += (
+            complete_already(self.run_folder, self._done, self.config.steps)
+            if self._has_ended()
+            else (how_it_begins(self.task, self.data, self.accelerator, self.run_folder, self._done, self.config.steps))
+        )
         if self.accelerator.is_main_process:
             self.run_folder.write_config()
         for line in said:
@@ -158,14 +163,6 @@ class TrainingLoop:
                 progress.say(line)
         self.trackers.close()
         return ending == "complete"
-
-    def _how_it_begins(self) -> list[str]:
-        folder, steps = self.run_folder, self.config.steps
-        if self._has_ended():
-            larger = "loop.steps" if self._done >= steps else "loop.patience"
-            return [f"{folder.path} is complete at step {self._done}; a larger {larger} goes on from there"]
-        lines = beginning(self.task, self.data, self.accelerator, steps)
-        return lines if not self._done else lines + resuming(folder, self._done, steps)
 
     def _train(self, progress: Progress) -> Literal["complete", "interrupted", "diverged"]:
         """The steps from where the run stands."""
