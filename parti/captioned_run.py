@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from accelerate import Accelerator
 
 from parti.text import TextConfig, TextTokenizer
-from parti.text.run_vocabulary import run_vocabulary
+from parti.text.run_vocabulary import notes_on_captions, run_vocabulary
 from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.training.protocol import Task
 from vqgan.training.run import RunSettings, begin, run_to_end
@@ -44,4 +44,5 @@ def train_on_captions(
         run.create()
     vocabulary = run_vocabulary(settings.text, data, run, accelerator, settings.loop.minutes_to_wait)
     task = build_task(accelerator, vocabulary)
-    return run_to_end(settings, task, data, run, accelerator, preview, title)
+    notes = notes_on_captions(settings.text, data, vocabulary, accelerator)
+    return run_to_end(settings, task, data, run, accelerator, preview, title, notes)

@@ -12,6 +12,7 @@ With a larger decoder of the same codes (configs/vqgan/vit_vqgan_second_phase.ya
 TextToImage.from_pretrained("runs/parti", image_tokenizer="runs/vit-vqgan-second-phase")
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from parti.completion import Completion
 from parti.model_card import text_to_image_card
 from parti.models import GENERATORS, Generator, GeneratorConfig, TokenSpace
 from parti.sampling.generate import SamplingConfig, generate_codes
+from parti.text.cut_captions import about_cut_prompts
 from parti.text.encoders import PretrainedTextEncoderConfig
 from parti.text.tokenizer import TextTokenizer
 from parti.tokenize import token_space
@@ -113,7 +115,8 @@ class TextToImage:
 
         A setting that is None is the one in `self.sampling`; what switches it off is a value (guidance_scale 1,
         temperature 1, top_k 0, top_p 1). A picture depends on prompt, seed and settings alone, not on what else is
-        drawn. With `image` and `keep`, a mask on the code grid, the codes of `image` stay where `keep` is true.
+        drawn. A prompt whose end the model does not read gives a warning.
+        With `image` and `keep`, a mask on the code grid, the codes of `image` stay where `keep` is true.
         `on_rows` may look at each batch's pictures whenever a row of codes is complete.
         Raises ConfigError for settings out of range, ValueError for a blank prompt, no picture, or a `keep` that does
         not fit.
@@ -133,6 +136,8 @@ class TextToImage:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if num_images < 1 or not prompts:
             raise ValueError(f"nothing to draw: {len(prompts)} prompts with num_images {num_images}; give 1 or more")
+        for line in about_cut_prompts(prompts, self.text_tokenizer):
+            warnings.warn(line, stacklevel=2)
         wanted = [(prompt, seed + sample) for prompt in prompts for sample in range(num_images)]
         drawn = self.stream(
             wanted, settings, completion=completion, on_rows=on_rows, batch_size=batch_size, progress=progress

@@ -28,6 +28,7 @@ from parti.pipelines import Pipeline, open_pipeline, pipeline_of
 from parti.reranking.rerank import candidate_seeds, keep_best
 from parti.reranking.scorer import Scorer
 from parti.sampling.generate import LARGEST_SEED, SamplingConfig
+from parti.text.cut_captions import about_cut_prompts
 from parti.upsampling.upsampler import Upsampler
 from vqgan.bounded_file import MAX_TEXT_BYTES, read_bounded
 from vqgan.config import Config, ConfigError, validate
@@ -200,12 +201,8 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     completion = None
     if config.image is not None and not isinstance(model, ProgressiveTextToImage):
         completion = Completion(_read_picture("image", config.image), _what_stays(config, model.image_tokenizer.grid))
-    for prompt, cut in zip(config.prompts, model.text_tokenizer.is_cut(config.prompts), strict=True):
-        if cut:
-            length = model.text_tokenizer.length
-            sys.stderr.write(
-                f"note: the model reads {length} tokens; the end of this prompt is not seen: {printable(prompt)}\n"
-            )
+    for line in about_cut_prompts(config.prompts, model.text_tokenizer):
+        sys.stderr.write(printable(f"note: {line}") + "\n")
     folder = Path(config.out)
     records: list[dict[str, Any]] = []
     shown: list[tuple[Image.Image, str]] = []

@@ -17,7 +17,7 @@ from parti.text import (
     TextTokenizerConfig,
 )
 from parti.text.encoders import PretrainedTextEncoderConfig, TrainedTextEncoder, TrainedTextEncoderConfig
-from parti.text.run_vocabulary import run_vocabulary
+from parti.text.run_vocabulary import notes_on_captions, run_vocabulary
 from parti.text.warm_start import warm_start
 from parti.tokenize import PairTokenizer, token_space
 from vqgan.config import Config, ConfigError
@@ -112,9 +112,10 @@ def train(config: TrainPartiConfig) -> bool:
         run.create()
     text_tokenizer = run_vocabulary(config.text, data, run, accelerator, config.loop.minutes_to_wait)
     judge = caption_judge(config.data.source)
+    cut = notes_on_captions(config.text, data, text_tokenizer, accelerator)
     ids_are_ours = cache is not None and cache.has_ids_of(run.path)
     task = build_task(config, accelerator, text_tokenizer, image_tokenizer, judge, ids_are_ours=ids_are_ours)
-    return run_to_end(config, task, data, run, accelerator, preview, title="stage 2")
+    return run_to_end(config, task, data, run, accelerator, preview, title="stage 2", notes=cut)
 
 
 def build_task(

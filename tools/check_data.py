@@ -4,6 +4,8 @@ python tools/check_data.py --data FOLDER
 python tools/check_data.py --data pairs.parquet --data.transform.image_size 128 --report check.json
 python tools/check_data.py --config configs/parti/shapes.yaml [--section.field value ...]
 
+The last takes the options of a training command as they are: change the tool's name, and it checks what that run reads.
+
 Counts, sizes and proportions, broken items by cause, pictures that are there twice or in both splits, captions against
 the token limit, their alphabet; out/check_data.png (--picture) shows the first batch of a run as its model sees it.
 --data takes a folder of pictures, a tar, Parquet, Arrow, JSON or CSV file, a folder of these, `shapes`, `openmoji`, or

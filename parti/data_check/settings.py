@@ -72,7 +72,8 @@ def load_settings(argv: Sequence[str]) -> tuple[CheckConfig, bool]:
     if path is None and data is not None and Path(data).suffix in (".yaml", ".yml"):
         path, data = Path(data), None
     if path is not None:
-        values = _of_run(read_yaml(path))
+        recorded, words = _as_trained(path, words, other_data=data is not None)
+        values = _of_run(recorded)
     if data is not None:
         values["data"] = {**values.get("data", {}), **_data(data)}
     if text is not None:
@@ -84,13 +85,48 @@ def load_settings(argv: Sequence[str]) -> tuple[CheckConfig, bool]:
     return load_config(CheckConfig, None, words, values), print_config
 
 
+def _as_trained(path: Path, words: Sequence[str], *, other_data: bool) -> tuple[dict[str, Any], list[str]]:
+    """A run's config with the options of its training command, and those of `words` that a check takes itself.
+
+    So the command that will train checks what it will read, whatever it says of its model or its length besides. With
+    `other_data` what is said of the source is not of the config's.
+    """
+    values = read_yaml(path)
+    run = _run_of(values)
+    own = [option for option in _options(words) if _section(option) in CheckConfig.model_fields]
+    check = [word for option in own if not option[0].startswith("--data.codes") for word in option]
+    given = [option for option in _options(words) if _section(option) not in CheckConfig.model_fields]
+    given += [
+        option
+        for option in own
+        if _section(option) in _SECTIONS and not (other_data and option[0].startswith("--data.source"))
+    ]
+    if run is None or not given:
+        return values, check
+    missing = {name for name, field in run.model_fields.items() if field.is_required()} - values.keys()
+    missing -= {_section(option) for option in given}
+    overrides = [*(word for option in given for word in option), *(f"--{name}=?" for name in sorted(missing))]
+    return load_config(run, path, overrides).model_dump(mode="json"), check
+
+
+def _options(words: Sequence[str]) -> list[list[str]]:
+    """Each option with its value."""
+    found: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not found or len(found[-1]) == 2 or "=" in found[-1][0]:
+            found.append([word])
+        else:
+            found[-1].append(word)
+    return found
+
+
+def _section(option: Sequence[str]) -> str:
+    """`data` of `--data.batch_size 8`."""
+    return re.split(r"[.=]", option[0].removeprefix("--"), maxsplit=1)[0]
+
+
 def _of_run(values: dict[str, Any]) -> dict[str, Any]:
     """The sections of a run's config that say what it reads, with the defaults of that kind of run."""
-    runs: list[type[Config]] = [TrainVQGANConfig, TrainUpsamplerConfig, TrainRerankerConfig, TrainTextEncoderConfig]
-    if "objective" in values and values["objective"] in OBJECTIVES:
-        runs = [OBJECTIVES[values["objective"]].config_type]
-    else:
-        runs += [objective.config_type for objective in OBJECTIVES.values()]
     sections = {name: values[name] for name in _SECTIONS if name in values}
     data = dict(sections.get("data") or {})
     codes = data.pop("codes", None)
@@ -99,13 +135,23 @@ def _of_run(values: dict[str, Any]) -> dict[str, Any]:
         data |= {"source": record.source.model_dump(mode="json"), "transform": record.transform.model_dump(mode="json")}
     if "data" in sections:
         sections["data"] = data
-    run = next((run for run in runs if _fits(run, values)), None)
+    run = _run_of(values)
     if run is None:  # something is wrong with it: if that is in what a check reads, it will be told
         return sections | {"require_captions": "text" in values or "objective" in values}
     default = run.model_fields.get("text")
     if default is not None and "text" not in sections:
         sections["text"] = default.get_default().model_dump(mode="json")
     return sections | {"require_captions": run not in (TrainVQGANConfig, TrainUpsamplerConfig)}
+
+
+def _run_of(values: dict[str, Any]) -> type[Config] | None:
+    """The kind of run that a config is of; None where something is wrong with it."""
+    runs: list[type[Config]] = [TrainVQGANConfig, TrainUpsamplerConfig, TrainRerankerConfig, TrainTextEncoderConfig]
+    if "objective" in values and values["objective"] in OBJECTIVES:
+        runs = [OBJECTIVES[values["objective"]].config_type]
+    else:
+        runs += [objective.config_type for objective in OBJECTIVES.values()]
+    return next((run for run in runs if _fits(run, values)), None)
 
 
 def _fits(run: type[Config], values: dict[str, Any]) -> bool:

@@ -5,12 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from parti.text import TextConfig, TextTokenizer, build_text_tokenizer
+from parti.text.cut_captions import SAMPLE, about_cut_captions
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE
 from vqgan.config import ConfigError, read_yaml, validate
 from vqgan.data.loader import DataPipeline
@@ -45,6 +47,15 @@ def run_vocabulary(
             with writing(run.path):
                 tokenizer.save_pretrained(run.path)
     return TextTokenizer.from_pretrained(run.path)
+
+
+def notes_on_captions(
+    text: TextConfig, data: DataPipeline, tokenizer: TextTokenizer, accelerator: Accelerator
+) -> list[str]:
+    """What a run says of captions that its vocabulary cuts; on the main process alone, the others say nothing."""
+    if not accelerator.is_main_process:
+        return []
+    return about_cut_captions(islice(data.captions(SAMPLE), SAMPLE), tokenizer, text)
 
 
 @contextmanager

@@ -140,6 +140,16 @@ class TextTokenizer:
         """Which captions are longer than T tokens."""
         return self.tokenize(captions).cut
 
+    def lost_text(self, captions: Sequence[str]) -> list[str]:
+        """Of each caption what lies behind the cut, a word that is cut in two included; "" of whole ones."""
+        lost = []
+        for caption, encoding in zip(captions, self._tokenizer.encode_batch(list(captions)), strict=True):
+            end = max((stop for _, stop in encoding.offsets), default=0) if encoding.overflowing else len(caption)
+            while 0 < end < len(caption) and not caption[end - 1].isspace() and not caption[end].isspace():
+                end -= 1
+            lost.append(caption[end:].strip())
+        return lost
+
     def count_tokens(self, captions: Sequence[str]) -> list[TokenCount]:
         """Of each caption, before it is cut or padded."""
         encodings = self._whole.encode_batch(list(captions))

@@ -338,3 +338,39 @@ def test_shortcuts_for_what_is_not_a_folder_of_pictures(tmp_path: Path) -> None:
     (tmp_path / "shards" / "0.tar").touch()
     assert source(str(tmp_path / "shards")) | {"path": ""} == source("a.tar") | {"path": ""}
     assert source("{kind: mixture, sources: [{source: {kind: shapes}}]}")["kind"] == "mixture"
+
+
+def test_the_options_of_a_training_command_are_taken_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "long"
+    folder.mkdir()
+    for number in range(12):
+        Image.new("RGB", (20, 20), (number * 20, 9, 9)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(
+            f"number {number} with a caption that is much longer than sixteen tokens are"
+        )
+    config = str(Path(__file__).parents[2] / "configs/parti/shapes.yaml")
+    words = ["--config", config, "--run_dir", "runs/mine", "--image_tokenizer", "runs/other", "--loop.steps=30"]
+    words += [
+        "--data.source",
+        f"{{kind: folder, path: {folder}}}",
+        "--data.batch_size",
+        "4",
+        "--text.vocab_size",
+        "260",
+        "--model.width",
+        "64",
+    ]
+    picture = ["--picture", str(tmp_path / "batch.png")]
+    assert main([*words, *picture]) == 1
+    out = capsys.readouterr().out
+    assert "the limit is 16" in out
+    assert "longer than 16 tokens" in " ".join(out.split())
+    assert main([*words, *picture, "--text.length", "120"]) == 0
+    assert "the limit is 120" in capsys.readouterr().out
+    assert main([*words[:-2], "--model.widht", "64"]) == 2
+    assert "did you mean model.width?" in capsys.readouterr().err
+    other = ["--config", config, "--data", str(folder), "--data.source.heldout_share", "0.4", "--data.batch_size", "4"]
+    assert main([*other, *picture, "--loop.steps", "3"]) == 1
+    assert capsys.readouterr().out.split("items")[1].split()[:2] == ["7", "5"]

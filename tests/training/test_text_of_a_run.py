@@ -15,6 +15,7 @@ from parti.text.run_vocabulary import run_vocabulary
 from parti.train import TrainPartiConfig
 from vqgan.config import ConfigError, dump_config, load_config
 from vqgan.training.distributed import build_accelerator
+from vqgan.training.run_folder import RunFolder
 
 SHORT = {"loop.steps": 2, "loop.save_every": 1, "task.sampled_prompts": 0}
 
@@ -89,3 +90,22 @@ def test_a_pretrained_encoder_asks_for_its_own_tokenizer(image_tokenizer: Path, 
         with pytest.raises(ConfigError, match=r"set text\.kind to pretrained and text\.name to") as caught:
             stage_2(tmp_path / "run", image_tokenizer, **changes | {"text": text})
         assert "\n" not in str(caught.value)
+
+
+def test_cut_captions_are_said_at_the_start_and_in_the_first_log(
+    image_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = {"vocab_size": 280, "length": 6, "training_captions": 20}
+    assert parti.train.train(stage_2(tmp_path / "run", image_tokenizer, **SHORT, text=text, **{"loop.log_every": 1}))
+    said = capsys.readouterr().err.splitlines()
+    told = [number for number, line in enumerate(said) if "captions (100%) are longer than the 6 tokens" in line]
+    steps = [number for number, line in enumerate(said) if "step 1/2" in line]
+    assert len(told) == 2
+    assert told[0] < steps[0] < told[1]
+    records = RunFolder(tmp_path / "run").read_metrics()
+    (event,) = [record for record in records if "captions (100%)" in str(record.get("finding"))]
+    assert event["step"] == 1
+
+    whole = stage_2(tmp_path / "whole", image_tokenizer, **SHORT)
+    assert parti.train.train(whole)
+    assert "are longer than" not in capsys.readouterr().err

@@ -6,6 +6,7 @@ stopped: what a step sees depends on its number alone (see `vqgan.data.loader`),
 loop goes back when it says so. What is promised, and what happens when something breaks: docs/resume.md.
 """
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -94,7 +95,7 @@ class LoopConfig(
 
 
 class TrainingLoop:
-    """Trains `task` on `data` in `run`. `title` heads the progress display."""
+    """Trains `task` on `data` in `run`. `title` heads the progress display; `notes` are findings from before."""
 
     def __init__(
         self,
@@ -106,6 +107,7 @@ class TrainingLoop:
         trackers: Trackers,
         preview_batch: Batch,
         title: str,
+        notes: Sequence[str] = (),
     ) -> None:
         self.config = config
         self.task = task
@@ -114,6 +116,7 @@ class TrainingLoop:
         self.accelerator = accelerator
         self.trackers = trackers
         self.title = title
+        self._notes = notes
         self._preview_batch = preview_batch.to(accelerator.device)
         self._window = Window(data.config.batch_size)
         self._saving = Saving(task, self._window, accelerator, run, config.keep_checkpoints)
@@ -147,7 +150,7 @@ class TrainingLoop:
         )
         if self.accelerator.is_main_process:
             self.run_folder.write_config()
-        for line in said:
+        for line in [*said, *(() if self._has_ended() else self._notes)]:
             progress.say(line)
         answer = f"{self.title}: stopping after this step, saving"
         ending: Literal["complete", "interrupted", "diverged"] = "complete"
@@ -273,7 +276,7 @@ class TrainingLoop:
         self._window.clear()
         self._training_loss = training_loss(figures)
         figures |= {"step": done, "run_share": done / self.config.steps}
-        for finding in self._findings.news(self.task.diagnose(figures)):
+        for finding in self._findings.news([*self.task.diagnose(figures), *self._notes]):
             progress.say(f"step {done}: {finding}")
             self._record_event(done, {"event": "finding", "finding": finding})
 

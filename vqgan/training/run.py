@@ -3,6 +3,7 @@
 Between the two a run puts its own parts together. The order matters: what draws initial weights comes after `begin`.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from accelerate import Accelerator
@@ -59,11 +60,15 @@ def run_to_end(
     accelerator: Accelerator,
     preview: Batch,
     title: str,
+    notes: Sequence[str] = (),
 ) -> bool:
     """Train until complete (true) or interrupted (false), from where the run folder's last checkpoint ends.
+
+    `notes` are findings from before training: said at once, and with those of the first line of figures.
 
     Raises LostProcess where another process of the launch ends, or does not answer for `loop.minutes_to_wait`.
     """
     trackers = Trackers(settings.trackers, run, accelerator, settings.model_dump(mode="json"))
     with noticing_lost_processes(accelerator):
-        return TrainingLoop(settings.loop, task, data, run, accelerator, trackers, preview, title=title).run()
+        loop = TrainingLoop(settings.loop, task, data, run, accelerator, trackers, preview, title, notes)
+        return loop.run()

@@ -4,6 +4,7 @@ model = ProgressiveTextToImage.from_pretrained("runs/fused-synthesis-shapes")
 pictures = model("a small red circle above a large blue square", num_images=4, seed=0).images
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from parti.fused.synthesis.noise import seeded_noise
 from parti.fused.synthesis.scales import side_by_side
 from parti.fused.text_side import refuse_outside, text_space
 from parti.pipeline import Drawn, TextToImageOutput
+from parti.text.cut_captions import about_cut_prompts
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config import validate
 from vqgan.data.transforms import to_pil
@@ -50,12 +52,14 @@ class ProgressiveTextToImage:
     ) -> TextToImageOutput:
         """Draw `num_images` pictures of each prompt; sample j has seed `seed` + j.
 
-        With `all_scales` a picture shows all its scales side by side. Raises ValueError for a blank prompt or no
-        picture.
+        With `all_scales` a picture shows all its scales side by side. A prompt whose end the model does not read
+        gives a warning. Raises ValueError for a blank prompt or no picture.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if num_images < 1 or not prompts:
             raise ValueError(f"nothing to draw: {len(prompts)} prompts with num_images {num_images}; give 1 or more")
+        for line in about_cut_prompts(prompts, self.text_tokenizer):
+            warnings.warn(line, stacklevel=2)
         wanted = [(prompt, seed + sample) for prompt in prompts for sample in range(num_images)]
         drawn = self.stream(wanted, all_scales=all_scales, batch_size=batch_size, progress=progress)
         return TextToImageOutput(list(drawn))
