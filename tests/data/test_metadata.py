@@ -48,8 +48,9 @@ def test_quotation_marks_that_swallow_nothing_are_text(tmp_path: Path) -> None:
 
 
 def test_a_list_whose_names_stand_behind_the_texts(tmp_path: Path) -> None:
-    text = 'text,file_name\n"a cat,0.png\na dog,1.png\n"a cow",2.png\n'
-    assert "line 2: a quotation mark" in refusal(tmp_path / "metadata.csv", text)
+    for middle in ("a dog,1.png", "a dog, brown,1.png"):
+        text = f'text,file_name\n"a cat,0.png\n{middle}\na cow ",2.png\n'
+        assert "line 2: a quotation mark that opens here swallows line 3" in refusal(tmp_path / "metadata.csv", text)
 
 
 def test_a_long_cell_is_a_caption_and_the_limit_of_others_stays_as_it_was(tmp_path: Path) -> None:
