@@ -2,19 +2,21 @@
 
 python tools/plan.py --config configs/parti/parti_3b.yaml --gpus 64 --gpu h100 [--section.field value ...]
 
-Nothing is allocated, downloaded or trained. For configs of stage 1 (tools/train_vqgan.py) and stage 2
-(tools/train_parti.py); any key of them may follow.
+Nothing is allocated, downloaded or trained. For the configs of all training tools; any key of them may follow.
+Exit code: 0 if all fits, 1 if it does not (with what to change), 2 for a wrong option or config.
 """
 
 import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from parti.planning.generator_plan import plan_generator, tokenizer_config
+from parti.planning.objective_plan import config_type, plan_objective
 from parti.train import TrainPartiConfig
 from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import ConfigError, load_config, read_yaml
+from vqgan.config import load_config
 from vqgan.console import command
 from vqgan.option_parser import OptionParser
 from vqgan.planning.division import STRATEGIES, Division
@@ -43,22 +45,18 @@ def main(argv: list[str]) -> int:
 
 def _plan(options: argparse.Namespace, overrides: list[str]) -> Plan:
     path: Path = options.config
-    values = read_yaml(path)
-    if "image_tokenizer" in values and values.get("objective", "next_token") == "next_token" and "text" in values:
-        config = load_config(TrainPartiConfig, path, overrides)
-        machines = _machines(options)
-        loop, note = fitted(config.loop, config.data.batch_size, options.gpus)
-        config = config.model_copy(update={"loop": loop})
-        tokenizer = tokenizer_config(config, path, options.image_tokenizer)
-        return replace(plan_generator(config, tokenizer, path.stem, machines), note=note)
-    if values.keys() & {"objective", "image_tokenizer", "text", "scorer"}:
-        raise ConfigError(
-            f"{path}: plans are for stage 1 (image tokenizers) and stage 2's next_token; this is another objective"
-        )
-    stage_1 = load_config(TrainVQGANConfig, path, overrides)
+    config: Any = load_config(config_type(path, overrides), path, overrides)
     machines = _machines(options)
-    loop, note = fitted(stage_1.loop, stage_1.data.batch_size, options.gpus)
-    return replace(plan_tokenizer(stage_1.model_copy(update={"loop": loop}), path.stem, machines), note=note)
+    loop, note = fitted(config.loop, config.data.batch_size, options.gpus)
+    config = config.model_copy(update={"loop": loop})
+    if isinstance(config, TrainVQGANConfig):
+        return replace(plan_tokenizer(config, path.stem, machines), note=note)
+    tokenizer = None
+    if hasattr(config, "image_tokenizer"):
+        tokenizer = tokenizer_config(config, path, options.image_tokenizer)
+    if isinstance(config, TrainPartiConfig) and tokenizer is not None:
+        return replace(plan_generator(config, tokenizer, path.stem, machines), note=note)
+    return replace(plan_objective(config, path.stem, machines, tokenizer), note=note)
 
 
 def _machines(options: argparse.Namespace) -> Machines:

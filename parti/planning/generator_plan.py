@@ -1,21 +1,21 @@
 """The plan of a stage-2 config."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from parti.planning.generator import generator_without_weights, rehearse_generator, tokens_of
 from parti.planning.sampling import drawing_cost
 from parti.train import TrainPartiConfig
+from parti.upsampling.train import TrainUpsamplerConfig
 from vqgan.config import ConfigError, load_config, read_yaml, validate
 from vqgan.data.loader import Share
 from vqgan.model_folder import CONFIG_FILE, find_model_folder, read_model_config
 from vqgan.planning.division import total
-from vqgan.planning.plan import Drawing, Machines, Plan, Remedy
+from vqgan.planning.plan import Drawing, Machines, Plan
 from vqgan.planning.recording import rehearsal
 from vqgan.planning.rehearsed_step import Rehearsed
+from vqgan.planning.remedies import Change, find_remedies
 from vqgan.planning.tokenizer import tokenizer_without_weights
-from vqgan.planning.tokenizer_plan import more_micro_batches
 from vqgan.train import TrainVQGANConfig
 
 
@@ -51,13 +51,17 @@ def plan_generator(config: TrainPartiConfig, tokenizer: TrainVQGANConfig, name: 
     )
     if plan.fits:
         return plan
-    remedies = []
-    for change, changed, on in _changes(config, machines, plan):
-        remedies.append(Remedy(change, total(_memory(changed, tokenizer, on)[0])))
-    return plan.with_remedies(remedies)
+
+    def measure(changed: TrainPartiConfig, on: Machines) -> int:
+        return total(_memory(changed, tokenizer, on)[0])
+
+    changes = _changes(config, machines)
+    return plan.with_remedies(find_remedies(measure, config, machines, plan.needed, plan.room, changes))
 
 
-def tokenizer_config(config: TrainPartiConfig, path: Path, given: Path | None) -> TrainVQGANConfig:
+def tokenizer_config(
+    config: TrainPartiConfig | TrainUpsamplerConfig, path: Path, given: Path | None
+) -> TrainVQGANConfig:
     """The stage-1 config behind `image_tokenizer`: `given`; that of its folder; or the shipped one with that run_dir.
 
     Raises ConfigError where there is none of these.
@@ -89,22 +93,28 @@ def _memory(
     return division.memory(step, config.task.precision != "fp32"), at_a_time, step
 
 
-def _changes(
-    config: TrainPartiConfig, machines: Machines, plan: Plan
-) -> Iterator[tuple[str, TrainPartiConfig, Machines]]:
-    """What may help, one at a time."""
-    micro_batches = config.loop.micro_batches
-    if plan.at_a_time > 1:
-        more = more_micro_batches(micro_batches, plan.at_a_time, plan.needed / plan.room)
-        loop = config.loop.model_copy(update={"micro_batches": more})
-        yield f"--loop.micro_batches {more}", config.model_copy(update={"loop": loop}), machines
+def _changes(config: TrainPartiConfig, machines: Machines) -> list[Change]:
+    """What may help beside smaller micro-batches: first what costs time alone, then what changes the optimiser."""
+    changes = []
     if not config.model.checkpoint_activations:
-        model = config.model.model_copy(update={"checkpoint_activations": True})
-        yield "--model.checkpoint_activations true", config.model_copy(update={"model": model}), machines
-    if config.task.optimiser.kind != "adafactor":
-        optimiser = config.task.optimiser.model_copy(update={"kind": "adafactor"})
-        task = config.task.model_copy(update={"optimiser": optimiser})
-        yield "--task.optimiser.kind adafactor", config.model_copy(update={"task": task}), machines
+        changes.append(Change("--model.checkpoint_activations true", _with_checkpointing))
     division = machines.division
     if division.gpus > 1 and division.strategy != "fsdp":
-        yield "--strategy fsdp", config, replace(machines, division=replace(division, strategy="fsdp"))
+        changes.append(Change("--strategy fsdp", _divided))
+    if config.task.optimiser.kind != "adafactor":
+        changes.append(Change("--task.optimiser.kind adafactor", _with_adafactor))
+    return changes
+
+
+def _with_checkpointing(config: TrainPartiConfig, machines: Machines) -> tuple[TrainPartiConfig, Machines]:
+    model = config.model.model_copy(update={"checkpoint_activations": True})
+    return config.model_copy(update={"model": model}), machines
+
+
+def _with_adafactor(config: TrainPartiConfig, machines: Machines) -> tuple[TrainPartiConfig, Machines]:
+    optimiser = config.task.optimiser.model_copy(update={"kind": "adafactor"})
+    return config.model_copy(update={"task": config.task.model_copy(update={"optimiser": optimiser})}), machines
+
+
+def _divided(config: TrainPartiConfig, machines: Machines) -> tuple[TrainPartiConfig, Machines]:
+    return config, replace(machines, division=replace(machines.division, strategy="fsdp"))

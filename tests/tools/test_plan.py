@@ -2,11 +2,16 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tools.plan import main
+from vqgan.planning.division import Division
+from vqgan.planning.hardware import GPU
+from vqgan.planning.plan import Machines, Plan
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "planner.md").read_text(encoding="utf-8")
@@ -51,6 +56,23 @@ def test_what_does_not_fit_comes_with_changes_that_do(capsys: pytest.CaptureFixt
     assert main([*SHAPES, *options]) == 0
 
 
+@pytest.mark.parametrize(("needed", "code"), [(89, 0), (91, 1)])
+def test_the_exit_code_says_whether_it_fits(needed: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan("a run", "of nothing", {}, {}, Machines(Division(), GPU(100e-9)), 1, 1, 1, 0, {"weights": needed}, 1.0)
+    monkeypatch.setattr("tools.plan._plan", lambda *_: plan)
+    for form in ([], ["--row"]):
+        assert main([*SHAPES, "--gpu", "h100", *form]) == code
+
+
+@pytest.mark.slow
+def test_the_exit_code_is_that_of_the_process_and_0_after_the_change() -> None:
+    words = [sys.executable, "tools/plan.py", "--config", "configs/reranker/shapes.yaml", "--gpu-memory", "0.05"]
+    small = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert small.returncode == 1, small.stderr
+    (change,) = re.findall(r"(--loop.micro_batches \d+) .*  fits", small.stdout)
+    assert subprocess.run([*words, *change.split()], capture_output=True, check=False).returncode == 0
+
+
 def test_stage_1(capsys: pytest.CaptureFixture[str]) -> None:
     config = ["--config", "configs/vqgan/shapes.yaml", "--gpu", "rtx4090", "--price-per-gpu-hour", "2"]
     assert main(config) == 0
@@ -63,15 +85,10 @@ def test_stage_1(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config", "configs/upsampler/parti_512.yaml", "--gpu", "h100"], "another objective"),
-        (["--config", "configs/parti/fused_captioning.yaml", "--gpu", "h100"], "another objective"),
-        (["--config", "configs/text_encoder/shapes.yaml", "--gpu", "h100"], "another objective"),
-        (["--config", "configs/reranker/shapes.yaml", "--gpu", "h100"], "another objective"),
         ([*SHAPES, "--gpu", "h10"], "invalid choice"),
         (SHAPES, "give --gpu"),
         ([*SHAPES, "--model.widht", "8"], "did you mean"),
         (["--config", "configs/vqgan/shapes.yaml", "--model.widht", "8"], "widht"),
-        (["--config", "configs/reranker/shapes.yaml"], "another objective"),
         ([*SHAPES, "--gpu", "h100", "--gpus", "7"], "does not divide among 7 GPUs; take 4 or 8 GPUs"),
         ([*SHAPES, "--gpu", "h100", "--gpus", "0"], "--gpus 0: a whole number from 1 on"),
         ([*SHAPES, "--gpu", "h100", "--gpus", "-2"], "--gpus -2: a whole number from 1 on"),
@@ -84,6 +101,9 @@ def test_stage_1(capsys: pytest.CaptureFixture[str]) -> None:
         ([*SHAPES, "--gpu", "h100", "--image-tokenizer", "none.yaml"], "cannot be read"),
         ([*SHAPES, "--gpu", "h100", "--image_tokenizer", "runs/none"], "--image-tokenizer"),
         (["--config", "configs/vqgan/shapes.yaml", "--gpu", "h100", "--strategy", "fsdp"], "use ddp"),
+        (["--config", "configs/reranker/shapes.yaml", "--gpu", "h100", "--strategy", "fsdp"], "use ddp"),
+        (["--config", "configs/parti/shapes.yaml", "--gpu", "h100", "--objective", "fused"], "is not a choice"),
+        (["--config", "configs/upsampler/shapes_2x.yaml", "--gpu", "h100", "--text.length", "8"], "text"),
     ],
 )
 def test_wrong_use_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

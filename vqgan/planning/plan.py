@@ -30,7 +30,7 @@ class Machines:
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change of one key or option, and the bytes on a GPU after it."""
+    """Options to add to the command, and the bytes on a GPU after that."""
 
     change: str
     bytes: int
@@ -59,6 +59,7 @@ class Plan:
     batch: int
     steps: int
     codes_a_picture: int
+    """0 where nothing is done with codes."""
     memory: dict[str, int]
     flops_a_picture: float
     drawing: Drawing | None = None

@@ -8,11 +8,13 @@ Fake tensors stand for CPU tensors, because a GPU's need a build of torch for GP
 for the backward pass, what a GPU keeps is recorded: attention never holds its scores, and dropout's masks are bytes.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,6 +92,8 @@ class Recording(TorchDispatchMode):
         self.truth = False
         """What a question to a tensor gets for an answer: no while networks are built (nothing of what was drawn has to
         be drawn again), yes in training (gradients are finite)."""
+        self.told = 1.0
+        """Share of what a mask chooses from that it chooses."""
         self._now = 0
         self._lives: list[_Life] = []
         self._living: dict[int, _Life] = {}
@@ -105,6 +109,10 @@ class Recording(TorchDispatchMode):
         self._now += 1
         if func is torch.ops.aten._local_scalar_dense.default:
             return _number(args[0], self.truth)
+        if func is torch.ops.aten.index.Tensor and any(_is_mask(index) for index in args[1]):
+            args = (args[0], _numbers(args[1], self.told))
+        if func is torch.ops.aten.nonzero.default:
+            return torch.stack(_places(args[0], self.told), 1)
         result = func(*args, **(kwargs or {}))
         kind: Kind = "in the update" if self._updating else "activations"
         if func is torch.ops.aten._to_copy.default and self._kind_of(args[0]) in ("weights", "frozen networks"):
@@ -238,6 +246,8 @@ class _Deputies(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is Tensor.__deepcopy__:
             return _copy(*args)
+        if func is Tensor.numpy:
+            return _array(*args)
         if func is F.dropout and self._kernels == "gpu":
             return _dropout(*args, **kwargs)
         return func(*args, **kwargs)
@@ -290,6 +300,33 @@ def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = F
 
 def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+
+
+def _array(tensor: Tensor) -> Any:
+    """Numbers where code of NumPy asks for them: all 1."""
+    kind = "bool" if tensor.dtype is torch.bool else "float32" if tensor.is_floating_point() else "int64"
+    return np.ones(tuple(tensor.shape), kind)
+
+
+def _is_mask(index: Tensor | None) -> bool:
+    return index is not None and index.dtype is torch.bool
+
+
+def _numbers(indices: Sequence[Tensor | None], share: float) -> list[Tensor | None]:
+    """Indices without masks, which have no numbers: so many of each as a mask that chooses `share` would give."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        if index is None or not _is_mask(index):
+            found.append(index)
+        else:
+            found += _places(index, share)
+    return found
+
+
+def _places(mask: Tensor, share: float) -> list[Tensor]:
+    """Where a mask of this shape that chooses `share` is true, along each dimension."""
+    chosen = max(1, math.ceil(share * mask.numel()))
+    return [torch.empty(chosen, dtype=torch.int64, device=mask.device) for _ in range(mask.dim())]
 
 
 def _number(tensor: Tensor, truth: bool) -> bool | float | int:

@@ -32,16 +32,18 @@ def as_text(plan: Plan) -> str:
         for remedy in plan.remedies:
             fits = "fits" if remedy.bytes <= plan.room else "not enough alone"
             lines.append(f"  {remedy.change:<44}{remedy.bytes / 1e9:>8.2f}  {fits}")
+        if all(remedy.bytes > plan.room for remedy in plan.remedies):
+            lines.append("  nothing of this is enough: take larger GPUs, more of them, or a smaller model")
+    elif not plan.fits:
+        lines += ["", "one picture at a time already: take larger GPUs, or a smaller model"]
 
     lines += ["", "arithmetic"]
     lines += [f"  a picture, forward and backward: {_amount(plan.flops_a_picture)}FLOP"]
     parts = "one part" if micro == 1 else f"{micro} parts"
     lines += [f"  a step of {plan.batch:,}, in {parts}: {_amount(plan.flops_a_picture * plan.batch)}FLOP"]
     seen = plan.steps * plan.batch
-    lines += [
-        "",
-        f"to the end: {plan.steps:,} steps, {seen:.3g} pictures, {seen * plan.codes_a_picture:.3g} image codes",
-    ]
+    codes = f", {seen * plan.codes_a_picture:.3g} image codes" if plan.codes_a_picture else ""
+    lines += ["", f"to the end: {plan.steps:,} steps, {seen:.3g} pictures{codes}"]
     if plan.days is not None and plan.seconds_a_step is not None:
         reached = f"{machines.mfu:.0%} of {division.gpus} x {gpu.tflops:g} TFLOPS"
         lines.append(f"  {_time(plan.seconds_a_step)} a step, {_time(plan.days * 86_400)} in all, at {reached}")

@@ -3,7 +3,8 @@
 from vqgan.config import ConfigError
 from vqgan.data.loader import Share
 from vqgan.planning.division import total
-from vqgan.planning.plan import Machines, Plan, Remedy
+from vqgan.planning.plan import Machines, Plan
+from vqgan.planning.remedies import find_remedies
 from vqgan.planning.tokenizer import rehearse_tokenizer
 from vqgan.train import TrainVQGANConfig
 
@@ -30,15 +31,12 @@ def plan_tokenizer(config: TrainVQGANConfig, name: str, machines: Machines) -> P
         memory=division.memory(step, config.task.precision != "fp32"),
         flops_a_picture=step.flops,
     )
-    if plan.fits or at_a_time == 1:
+    if plan.fits:
         return plan
-    more = more_micro_batches(micro_batches, at_a_time, plan.needed / plan.room)
-    step = rehearse_tokenizer(config, at_a_time * micro_batches // more)
-    memory = division.memory(step, config.task.precision != "fp32")
-    return plan.with_remedies([Remedy(f"--loop.micro_batches {more}", total(memory))])
 
+    def measure(changed: TrainVQGANConfig, on: Machines) -> int:
+        share = Share(processes=on.division.gpus, micro_batches=changed.loop.micro_batches)
+        step = rehearse_tokenizer(changed, share.local_size(changed.data.batch_size))
+        return total(on.division.memory(step, changed.task.precision != "fp32"))
 
-def more_micro_batches(micro_batches: int, at_a_time: int, excess: float) -> int:
-    """So many that each is smaller by `excess` at least, or of one picture."""
-    sizes = [size for size in range(1, at_a_time) if at_a_time % size == 0 and size * excess <= at_a_time]
-    return micro_batches * at_a_time // max(sizes, default=1)
+    return plan.with_remedies(find_remedies(measure, config, machines, plan.needed, plan.room))

@@ -1,0 +1,188 @@
+"""A step of any objective beside the next token, rehearsed: the task as its run builds it, with a blank vocabulary."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+import parti.fused.captioning.captioning_train as captioning
+import parti.fused.inpainting.inpainting_train as inpainting
+import parti.fused.synthesis.synthesis_train as synthesis
+import parti.reranking.train as reranking
+import parti.text_warm_up.train as warm_up
+from parti.planning.stand_ins import blank_vocabulary, full_caption, without_starts
+from parti.reranking.dual_encoder import build_processor
+from parti.upsampling.tasks import UpsamplerTask
+from parti.upsampling.train import TrainUpsamplerConfig
+from parti.upsampling.upsampler import Upsampler
+from vqgan.data.batch import Batch
+from vqgan.planning.footprint import Counted, Footprint
+from vqgan.planning.recording import Kernels, rehearsal
+from vqgan.planning.rehearsed_step import Cast, Rehearsed, parameters_of, rehearse
+from vqgan.planning.tokenizer import tokenizer_without_weights
+from vqgan.train import TrainVQGANConfig
+from vqgan.training.distributed import build_accelerator
+from vqgan.training.protocol import Task
+
+
+class Play(NamedTuple):
+    """A task, and who plays in it, by the names that a plan gives them."""
+
+    task: Task
+    trained: dict[str, nn.Module]
+    frozen: dict[str, nn.Module]
+    averaged: list[nn.Module]
+
+
+def rehearse_objective(
+    config: Any, pairs_at_a_time: int, kernels: Kernels = "gpu", *, tokenizer: TrainVQGANConfig | None = None
+) -> Rehearsed:
+    """The step of a run's middle, in which all play. `tokenizer` is an upsampler's. R1 counts as often as it is due.
+
+    Raises ConfigError for a vocabulary that is not known.
+    """
+    with rehearsal(kernels) as recording:
+        play = build_play(config, tokenizer)
+        cast = Cast(list(play.trained.values()), list(play.frozen.values()), play.averaged)
+        batches = [blank_pairs(config, pairs_at_a_time) for _ in range(config.loop.micro_batches)]
+        recording.told = _told(config)
+        # R1 is due at step 0, and not in the step after it.
+        steps = [batches, batches]
+        since, (with_penalty, without) = rehearse(recording, play.task, cast, steps)
+    often = 1 / _r1_every(config)
+    return Rehearsed(
+        Footprint([Counted(recording, since)]),
+        {name: parameters_of(network) for name, network in play.trained.items()},
+        largest_block=0,
+        outside_blocks=0,
+        flops=often * with_penalty + (1 - often) * without,
+        frozen_parts={name: parameters_of(network) for name, network in play.frozen.items()},
+    )
+
+
+def build_play(config: Any, tokenizer: TrainVQGANConfig | None = None) -> Play:
+    """The task of a run in whose steps all play that ever do; no weights of others. `tokenizer` is an upsampler's."""
+    return _BUILDERS[type(config)](_all_at_once(without_starts(config)), build_accelerator(), tokenizer)
+
+
+def blank_pairs(config: Any, count: int) -> Batch:
+    """Pictures of the run's size with captions as long as it reads."""
+    size = config.data.transform.image_size
+    caption = full_caption(config.text.length) if hasattr(config, "text") else ""
+    return Batch(torch.zeros(count, 3, size, size), [caption] * count, [str(number) for number in range(count)])
+
+
+def _warm_up(config: warm_up.TrainTextEncoderConfig, accelerator: Accelerator, _: TrainVQGANConfig | None) -> Play:
+    vocabulary = blank_vocabulary(config.text, config.text.length)
+    task = warm_up.build_task(config.model_copy(update={"passages": None}), accelerator, vocabulary)
+    network = task.network
+    parts = {"text encoder": network.text_encoder}
+    return Play(task, parts | {"what helps to train it": _Rest(network, parts)}, {}, [task.ema.module])
+
+
+def _reranker(config: reranking.TrainRerankerConfig, accelerator: Accelerator, _: TrainVQGANConfig | None) -> Play:
+    with tempfile.TemporaryDirectory() as folder:
+        blank_vocabulary(config.text, config.text.length).save_pretrained(Path(folder))
+        processor = build_processor(config.model, Path(folder))
+    task = reranking.build_task(config, accelerator, processor)
+    parts = {"image encoder": task.model.vision_model, "text encoder": task.model.text_model}
+    return Play(task, parts | {"projections": _Rest(task.model, parts)}, {}, [task.ema.module])
+
+
+def _inpainting(config: inpainting.TrainInpaintingConfig, accelerator: Accelerator, _: object) -> Play:
+    task = inpainting.build_task(config, accelerator, blank_vocabulary(config.text, config.text.length))
+    return Play(
+        task,
+        {"network": task.network} | _discriminator(task.adversary),
+        _perceptual(task.losses),
+        [task.ema.module],
+    )
+
+
+def _captioning(config: captioning.TrainCaptioningConfig, accelerator: Accelerator, _: object) -> Play:
+    task = captioning.build_task(config, accelerator, blank_vocabulary(config.text, config.text.length))
+    return Play(task, {"captioner": task.captioner}, {}, [task.ema.module])
+
+
+def _synthesis(config: synthesis.TrainSynthesisConfig, accelerator: Accelerator, _: object) -> Play:
+    task = synthesis.build_task(config, accelerator, blank_vocabulary(config.text, config.text.length))
+    trained = {"generator": task.generator, "discriminators": task.discriminators}
+    if task.encoder is not None:
+        trained["picture encoder"] = task.encoder
+    return Play(task, trained, _perceptual(getattr(task, "distance", None)), [task.ema.module])
+
+
+def _upsampler(config: TrainUpsamplerConfig, accelerator: Accelerator, tokenizer: TrainVQGANConfig | None) -> Play:
+    assert tokenizer is not None, "an upsampler enlarges what an image tokenizer decodes"
+    image_tokenizer = tokenizer_without_weights(tokenizer)
+    task = UpsamplerTask(config.task, Upsampler(config.model), image_tokenizer, accelerator, config.loop.steps)
+    return Play(
+        task,
+        {"upsampler": task.upsampler} | _discriminator(task.adversary),
+        {"image tokenizer": image_tokenizer} | _perceptual(task.losses),
+        [task.ema.module],
+    )
+
+
+_BUILDERS: dict[type, Callable[[Any, Accelerator, TrainVQGANConfig | None], Play]] = {
+    warm_up.TrainTextEncoderConfig: _warm_up,
+    reranking.TrainRerankerConfig: _reranker,
+    inpainting.TrainInpaintingConfig: _inpainting,
+    captioning.TrainCaptioningConfig: _captioning,
+    synthesis.TrainSynthesisConfig: _synthesis,
+    TrainUpsamplerConfig: _upsampler,
+}
+
+
+class _Rest(nn.Module):
+    """The parameters of a network that are in none of its parts."""
+
+    def __init__(self, network: nn.Module, parts: dict[str, nn.Module]) -> None:
+        super().__init__()
+        known = {id(parameter) for part in parts.values() for parameter in part.parameters()}
+        others = [parameter for parameter in network.parameters() if id(parameter) not in known]
+        self.others = nn.ParameterList(others)
+
+
+def _discriminator(adversary: Any) -> dict[str, nn.Module]:
+    return {} if adversary is None else {"discriminator": adversary.discriminator}
+
+
+def _perceptual(losses: Any) -> dict[str, nn.Module]:
+    network = getattr(losses, "perceptual", None)
+    return {} if network is None else {"perceptual network": network}
+
+
+def _all_at_once(config: Any) -> Any:
+    """Nothing that comes later in a run, but R1; the perceptual network's weights do not matter."""
+    task = config.task
+    changes: dict[str, Any] = {}
+    if "perceptual" in type(task).model_fields:
+        changes["perceptual"] = task.perceptual.model_copy(update={"weights": "random"})
+    if "adversarial" in type(task).model_fields:
+        changes["adversarial"] = task.adversarial.model_copy(update={"start": 0, "warmup": 0})
+    if isinstance(config, synthesis.TrainSynthesisConfig):
+        perceptual = task.distance.perceptual.model_copy(update={"weights": "random"})
+        changes |= {
+            "game": task.game.model_copy(update={"start": 0, "warmup": 0}),
+            "scale_starts": (0, 0, 0),
+            "explained_from": 0,
+            "distance": task.distance.model_copy(update={"perceptual": perceptual}),
+        }
+    return config.model_copy(update={"task": task.model_copy(update=changes)})
+
+
+def _told(config: Any) -> float:
+    """Share of the words that are asked for, at most."""
+    return config.task.masking.chosen if isinstance(config, warm_up.TrainTextEncoderConfig) else 1.0
+
+
+def _r1_every(config: Any) -> int:
+    if isinstance(config, synthesis.TrainSynthesisConfig):
+        return config.task.game.r1_every
+    adversarial = getattr(config.task, "adversarial", None)
+    return 1 if adversarial is None else adversarial.r1_every

@@ -1,0 +1,82 @@
+"""The plan of a config of any objective beside the next token, and which config a file is."""
+
+from pathlib import Path
+from typing import Any
+
+from parti.objectives import OBJECTIVES
+from parti.planning.objective import rehearse_objective
+from parti.reranking.train import TrainRerankerConfig
+from parti.text_warm_up.train import TrainTextEncoderConfig
+from parti.train import TrainPartiConfig
+from parti.upsampling.train import TrainUpsamplerConfig
+from vqgan.config import Config, ConfigError, parse_overrides, read_yaml
+from vqgan.data.loader import Share
+from vqgan.planning.division import total
+from vqgan.planning.plan import Machines, Plan
+from vqgan.planning.remedies import find_remedies
+from vqgan.train import TrainVQGANConfig
+
+
+def config_type(path: Path, overrides: list[str]) -> type[Config]:
+    """Which run a config file is of: by its `objective`, else by the keys that only one kind of run has.
+
+    Raises ConfigError for an unknown objective, or a file that cannot be read.
+    """
+    values = read_yaml(path)
+    model = values.get("model")
+    keys = set(values) | {f"model.{key}" for key in (model if isinstance(model, dict) else {})}
+    given = dict(parse_overrides(overrides)).get("objective", values.get("objective"))
+    if given is not None:
+        if given not in OBJECTIVES:
+            raise ConfigError(f"{path}: objective {given!r} is not a choice; one of: {', '.join(OBJECTIVES)}")
+        return OBJECTIVES[given].config_type
+    if "image_tokenizer" in keys:
+        return TrainPartiConfig if "text" in keys or "model.kind" in keys else TrainUpsamplerConfig
+    if "model.image_encoder" in keys or "text" in keys:
+        return TrainRerankerConfig if "model.text_encoder" in keys else TrainTextEncoderConfig
+    return TrainVQGANConfig
+
+
+def plan_objective(config: Any, name: str, machines: Machines, tokenizer: TrainVQGANConfig | None = None) -> Plan:
+    """Raises ConfigError for divided weights, which these have not, or an unknown vocabulary, DataError for a batch
+    that does not divide."""
+    division = machines.division
+    objective = getattr(config, "objective", _NAMES.get(type(config), "a run"))
+    if division.strategy != "ddp":
+        raise ConfigError(f"--strategy {division.strategy}: {objective} trains with whole weights on each GPU; use ddp")
+    at_a_time = _at_a_time(config, machines)
+    step = rehearse_objective(config, at_a_time, tokenizer=tokenizer)
+    size = config.data.transform.image_size
+    plan = Plan(
+        name=name,
+        what=f"{objective}, {step.parameters / 1e6:.1f} million weights, pictures of {size}",
+        parts=step.parts,
+        frozen_parts=step.frozen_parts,
+        machines=machines,
+        at_a_time=at_a_time,
+        batch=config.data.batch_size,
+        steps=config.loop.steps,
+        codes_a_picture=0,
+        memory=division.memory(step, config.task.precision != "fp32"),
+        flops_a_picture=step.flops,
+    )
+    if plan.fits:
+        return plan
+
+    def measure(changed: Any, on: Machines) -> int:
+        step = rehearse_objective(changed, _at_a_time(changed, on), tokenizer=tokenizer)
+        return total(on.division.memory(step, changed.task.precision != "fp32"))
+
+    return plan.with_remedies(find_remedies(measure, config, machines, plan.needed, plan.room))
+
+
+_NAMES: dict[type, str] = {
+    TrainRerankerConfig: "reranker",
+    TrainTextEncoderConfig: "text encoder",
+    TrainUpsamplerConfig: "upsampler",
+}
+
+
+def _at_a_time(config: Any, machines: Machines) -> int:
+    share = Share(processes=machines.division.gpus, micro_batches=config.loop.micro_batches)
+    return share.local_size(config.data.batch_size)

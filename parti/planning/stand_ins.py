@@ -1,0 +1,62 @@
+"""What stands in for files and downloads in a plan: a vocabulary of the right size, a BERT without its weights."""
+
+from typing import Any
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from parti.text import PretrainedTokenizerConfig, TextConfig, TextTokenizer, TextTokenizerConfig, UnigramConfig
+from parti.text.vocabulary import NULL_TOKEN, PAD_TOKEN
+from vqgan.config import ConfigError
+
+KNOWN_VOCABULARIES = {
+    "google-bert/bert-base-uncased": 30_522,
+    "google-bert/bert-large-uncased": 30_522,
+    "google-bert/bert-base-cased": 28_996,
+    "google-bert/bert-base-multilingual-cased": 119_547,
+}
+"""Tokens of what is often taken, by the published `config.json`: a plan downloads nothing."""
+
+
+def vocabulary_size(text: TextConfig) -> int:
+    """Raises ConfigError where that of the text is in a folder or on the Hub and not known here."""
+    if isinstance(text, TextTokenizerConfig | UnigramConfig):
+        return text.vocab_size
+    if isinstance(text, PretrainedTokenizerConfig) and text.name in KNOWN_VOCABULARIES:
+        return KNOWN_VOCABULARIES[text.name] + 1  # padding is a token of its own
+    raise ConfigError(
+        f"text.kind {text.kind}: its vocabulary is not in the config; plan with --text '{{kind: bpe, vocab_size: N, "
+        "length: T}', with the tokens and the length that it has, and without the weights to start from"
+    )
+
+
+def blank_vocabulary(text: TextConfig, length: int) -> TextTokenizer:
+    """As many tokens as the run's, none of which means anything. Raises what `vocabulary_size` raises."""
+    words = [PAD_TOKEN, NULL_TOKEN, *(f"word{number}" for number in range(2, vocabulary_size(text)))]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[2]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return TextTokenizer(tokenizer, length, PAD_TOKEN)
+
+
+def full_caption(length: int) -> str:
+    """A caption that fills the text positions."""
+    return " ".join(["word2"] * length)
+
+
+def without_starts(config: Any) -> Any:
+    """The config without weights of others, BERT's and those of an earlier run: only shapes count."""
+    changes: dict[str, Any] = {"start": None} if "start" in type(config).model_fields else {}
+    for path in (("model", "text"), ("model", "trunk", "text")):
+        if _value(config, path) is not None and getattr(_value(config, path), "bert", None) is not None:
+            changes |= {"model": _replaced(config.model, [*path[1:], "bert"], None)}
+    return config.model_copy(update=changes)
+
+
+def _value(config: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        config = getattr(config, key, None)
+    return config
+
+
+def _replaced(config: Any, path: list[str], value: Any) -> Any:
+    key, *rest = path
+    return config.model_copy(update={key: _replaced(getattr(config, key), rest, value) if rest else value})
