@@ -18,11 +18,13 @@ from parti.layers.gradient_scales import GradientScales
 from parti.models import Generator, Logits
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig
+from parti.text.encoders import PretrainedTextEncoder
 from parti.tokenize import PairTokenizer, TokenPair, dropped_captions
 from vqgan.config import Config
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
+from vqgan.fingerprints import FrozenPart
 from vqgan.metrics.judge import Judge
 from vqgan.metrics.sums import MetricSums
 from vqgan.training.checkpoint import Stateful
@@ -175,6 +177,17 @@ class NextTokenTask:
     def stateful(self) -> dict[str, Stateful]:
         parts: dict[str, Stateful] = {"generator": self.generator, "ema": self.ema, "optimiser": self.optimiser}
         return parts if self.gradient_scales is None else parts | {"gradient_scales": self.gradient_scales}
+
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        image = self.tokenizers.image
+        parts = {
+            "image_tokenizer": image.codes_as_frozen_part(),
+            "image_tokenizer's decoder": FrozenPart({"decoder": image.decoder_fingerprint()}, is_only_shown=True),
+        }
+        encoder = getattr(self.generator, "text_encoder", None)
+        if isinstance(encoder, PretrainedTextEncoder):
+            parts["model.text_encoder"] = encoder.as_frozen_part()
+        return parts
 
     def save_model(self, folder: Path) -> None:
         """Averaged weights and both tokenizers: one folder that samples."""

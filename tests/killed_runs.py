@@ -123,7 +123,7 @@ def contents(run_dir: Path) -> dict[str, Any]:
             found[name] = "damaged"
         elif path.suffix == ".pt":
             state = torch.load(path, weights_only=True)
-            for part, timings in (("loop", ("seconds", "metrics_bytes")), ("window", ("seconds",))):
+            for part, timings in (("loop", ("seconds", "metrics_bytes", "metrics_lines")), ("window", ("seconds",))):
                 for timing in timings:
                     state.get(part, {}).pop(timing, None)
             found[name] = state

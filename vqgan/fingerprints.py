@@ -21,19 +21,28 @@ _DIGITS = 16
 class FrozenPart:
     """Something that a run reads and does not train: see `vqgan.training.protocol.Task.frozen_parts`."""
 
-    fingerprint: str
+    fingerprints: Mapping[str, str]
+    """Of each thing about it that matters, by what it is called."""
     is_only_shown: bool = False
     """Whether training does not depend on it: it makes what is looked at and shipped, and may change."""
     remedy: str = ""
     """Where the one that the run began with may be found."""
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "FrozenPart":
+        """A network that training depends on."""
+        return cls({"weights": network_fingerprint(network)})
 
 
 def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
     """Of named tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
+        value = weights[name].detach()
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        if value.is_meta:  # a rehearsal: there are no values
+            continue
+        value = value.cpu().contiguous()
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:_DIGITS]
 
@@ -45,7 +54,7 @@ def network_fingerprint(network: nn.Module) -> str:
 
 def settings_fingerprint(settings: Mapping[str, Any]) -> str:
     """Of plain values."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:_DIGITS]
 
 
 def file_fingerprint(path: Path) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vqgan.adversary import first_share
 from vqgan.config import Config
+from vqgan.fingerprints import FrozenPart
 from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
 from vqgan.losses.reconstruction import l1, l2
 from vqgan.training.precision import Precision, autocast
@@ -47,6 +48,10 @@ class ImageLosses:
         if config.perceptual.weight:
             perceptual = PerceptualLoss(config.perceptual).to(device)
             self.perceptual = perceptual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def frozen_parts(self, key: str) -> dict[str, FrozenPart]:
+        """The perceptual network, if there is one; `key` is that of these losses in the run's config."""
+        return {} if self.perceptual is None else {f"{key}.perceptual": FrozenPart.of(self.perceptual)}
 
     def __call__(
         self, drawn: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vqgan.config import Config, validate
-from vqgan.fingerprints import settings_fingerprint, weights_fingerprint
+from vqgan.fingerprints import FrozenPart, settings_fingerprint, weights_fingerprint
 from vqgan.hub import push_model
 from vqgan.model_card import image_tokenizer_card
 from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
@@ -82,6 +82,11 @@ class ImageTokenizer(nn.Module):
     def codes_fingerprint(self) -> CodesFingerprint:
         """What decides the codes; a pass over the encoder's weights."""
         return codes_fingerprint(self.autoencoder)
+
+    def codes_as_frozen_part(self) -> FrozenPart:
+        """Of a run that trains on its codes, whoever decodes them."""
+        remedy = "the run's model/image_tokenizer is a copy, and one with the same codes and another decoder serves too"
+        return FrozenPart(self.codes_fingerprint()._asdict(), remedy=remedy)
 
     def decoder_fingerprint(self) -> str:
         """Of what only the pictures depend on: the decoder's weights and settings."""

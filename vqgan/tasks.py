@@ -20,8 +20,9 @@ from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
 from vqgan.doctor import diagnose_tokenizer_training
 from vqgan.evaluation import evaluate_tokenizer_and_count
+from vqgan.fingerprints import FrozenPart
 from vqgan.image_losses import ImageLosses, ImageLossesConfig
-from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.image_tokenizer import CodesFingerprint, ImageTokenizer, codes_fingerprint
 from vqgan.losses.reconstruction import logit_laplace
 from vqgan.metrics.codebook import entropy, norm_spread, perplexity, usage
 from vqgan.metrics.judge import Judge
@@ -182,6 +183,12 @@ class AutoencoderTask:
             "codebook_care": self.care,
         }
         return parts | (self.adversary.stateful() if self.adversary is not None else {})
+
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        codes = dict.fromkeys(CodesFingerprint._fields, "learned in this run")
+        if self.autoencoder.codes_are_frozen:
+            codes = codes_fingerprint(self.autoencoder)._asdict()
+        return {"codes_from": FrozenPart(codes)} | self.losses.frozen_parts("task")
 
     def save_model(self, folder: Path) -> None:
         """The averaged autoencoder as an image tokenizer folder."""

@@ -20,10 +20,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from parti.text.architecture import architecture_fingerprint
 from parti.text.checkpoint import TOKENIZER_FILES, WEIGHT_FILES
 from parti.transformers_folder import SAFE_WEIGHTS, SAFELY, UnsafeFolderError, check_transformers_folder
 from vqgan.checksums import add_checksums
 from vqgan.data.transforms import to_pil
+from vqgan.fingerprints import FrozenPart, network_fingerprint, settings_fingerprint
 from vqgan.hub import NotOnHubError, fetch_model
 from vqgan.model_folder import ModelFolderError, check_all_unchanged, find_model_folder
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
@@ -83,6 +85,20 @@ class Scorer:
         """Which prompts are longer than the model reads."""
         ids = self.processor.tokenizer(list(prompts), verbose=False)["input_ids"]
         return [len(row) > self.text_length for row in ids]
+
+    def as_frozen_part(self) -> FrozenPart:
+        """Of a run that it judges: network, vocabulary, and how pictures are prepared."""
+        prepared = self.processor.image_processor
+        sizes = {name: str(getattr(prepared, name, None)) for name in ("size", "crop_size", "image_mean", "image_std")}
+        vocabulary = self.processor.tokenizer.get_vocab() | {"length": self.text_length}
+        return FrozenPart(
+            {
+                "weights": network_fingerprint(self.model),
+                "architecture": architecture_fingerprint(self.model.config),
+                "vocabulary": settings_fingerprint(vocabulary),
+                "preparation": settings_fingerprint(sizes),
+            }
+        )
 
     def to(self, device: str | torch.device) -> "Scorer":
         """Move the model."""

@@ -17,6 +17,7 @@ from vqgan.config import Config
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
+from vqgan.fingerprints import FrozenPart
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.distributed import gather_things
 from vqgan.training.ema import EMA, EMAConfig
@@ -131,6 +132,9 @@ class ContrastiveTask:
 
     def stateful(self) -> dict[str, Stateful]:
         return {"model": self.model, "ema": self.ema, "optimiser": self.optimiser}
+
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        return {}
 
     def save_model(self, folder: Path) -> None:
         """Averaged weights and processor: a folder that `Scorer`, and transformers itself, reads."""

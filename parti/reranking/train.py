@@ -7,11 +7,10 @@ from pydantic import Field, model_validator
 
 from parti.reranking.dual_encoder import DualEncoderConfig, build_dual_encoder, build_processor
 from parti.reranking.tasks import ContrastiveTask, ContrastiveTaskConfig
-from parti.text.run_vocabulary import vocabulary_progress
-from parti.text.tokenizer import TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
-from vqgan.config import Config, ConfigError, read_yaml, validate
+from parti.text.run_vocabulary import run_vocabulary
+from parti.text.tokenizer import TextTokenizerConfig
+from vqgan.config import Config
 from vqgan.data.loader import DataConfig, DataPipeline
-from vqgan.training.first_process import first_process_alone
 from vqgan.training.loop import LoopConfig
 from vqgan.training.run import begin, run_to_end
 from vqgan.training.run_folder import RunFolder
@@ -67,7 +66,7 @@ def train(config: TrainRerankerConfig) -> bool:
     run = RunFolder(config.run_dir, config)
     if accelerator.is_main_process:
         run.create()
-    _vocabulary(config, data, run, accelerator)
+    run_vocabulary(config.text, data, run, accelerator, config.loop.minutes_to_wait)
     task = build_task(config, accelerator, build_processor(config.model, run.path))
     return run_to_end(config, task, data, run, accelerator, preview, title="reranker")
 
@@ -77,24 +76,3 @@ def build_task(config: TrainRerankerConfig, accelerator: Accelerator, processor:
     model = build_dual_encoder(config.model, processor)
     pairs = config.data.batch_size // config.loop.micro_batches
     return ContrastiveTask(config.task, model, processor, accelerator, config.loop.steps, pairs)
-
-
-def _vocabulary(config: TrainRerankerConfig, data: DataPipeline, run: RunFolder, accelerator: Accelerator) -> None:
-    """Put the vocabulary into the run folder; a run that resumes has its own there.
-
-    Raises ConfigError when that is another one than the config asks for: the weights are of no use with it.
-    """
-    recorded = run.path / "config.yaml"
-    resuming = recorded.is_file() and (run.path / TEXT_TOKENIZER_FILE).is_file()
-    if resuming:
-        before = validate(TextTokenizerConfig, read_yaml(recorded).get("text") or {}, str(recorded))
-        if before != config.text:
-            raise ConfigError(
-                f"text: the run in {run.path} has the vocabulary ({before}), this config asks for ({config.text}); "
-                "keep the run's, or choose another run_dir"
-            )
-    with first_process_alone(accelerator, run.path, config.loop.minutes_to_wait) as to_be_made:
-        if to_be_made and not resuming:
-            with vocabulary_progress(data.captions) as captions:
-                tokenizer = TextTokenizer.train(captions(config.text.training_captions), config.text)
-            tokenizer.save_pretrained(run.path)

@@ -22,11 +22,13 @@ from parti.layers.feed_forward import feed_forward
 from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
 from parti.layers.recomputation import recomputed
+from parti.text.architecture import architecture_fingerprint
 from parti.text.checkpoint import WEIGHT_FILES, find_checkpoint
 from parti.text.usable_length import usable_length
 from parti.transformers_folder import SAFE_WEIGHTS, SAFELY, UnsafeFolderError, check_settings
 from vqgan.config import Config, ConfigError
 from vqgan.construction import TooLargeError
+from vqgan.fingerprints import FrozenPart, network_fingerprint
 from vqgan.torchvision_ops import declare_missing_torchvision_ops
 
 _KNOWN = (
@@ -195,12 +197,21 @@ class PretrainedTextEncoder(TextEncoder):
                 f"{length}"
             )
         self.config = config.model_copy(update={"architecture": _settings(own)})
+        # Of a network that learns the weights are in the checkpoints; its folder then decides the architecture alone.
+        self._fingerprints: dict[str, str] = {}
+        if config.architecture is None:
+            self._fingerprints |= {"architecture": architecture_fingerprint(own)}
+            self._fingerprints |= {"weights": network_fingerprint(network)} if config.frozen else {}
         self.network: nn.Module = network.requires_grad_(not config.frozen)
         self.projection = nn.Linear(own.hidden_size, width)
         self.norm = nn.LayerNorm(width)
         pad = own.pad_token_id
         self._pad_id = pad if pad is not None and pad < own.vocab_size else 0
         self.train()
+
+    def as_frozen_part(self) -> FrozenPart:
+        """The network as it was read."""
+        return FrozenPart(self._fingerprints)
 
     def forward(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen):

@@ -15,8 +15,10 @@ from parti.text import TextConfig, TextTokenizer, build_text_tokenizer
 from parti.text.cut_captions import SAMPLE, about_cut_captions
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE
 from vqgan.config import ConfigError, read_yaml, validate
+from vqgan.config_changes import changes, fixed_settings
 from vqgan.data.loader import DataPipeline
 from vqgan.data.source import DataError
+from vqgan.model_folder import ModelFolderError
 from vqgan.training.durable import writing
 from vqgan.training.first_process import first_process_alone
 from vqgan.training.run_folder import RunFolder
@@ -36,8 +38,9 @@ def run_vocabulary(
     is no caption to learn from.
     """
     recorded = run.path / "config.yaml"
-    resuming = recorded.is_file() and (run.path / TEXT_TOKENIZER_FILE).is_file()
-    if resuming:
+    begun = recorded.is_file() or any(run.checkpoints.glob("step-*"))
+    resuming = begun and (run.path / TEXT_TOKENIZER_FILE).is_file()
+    if resuming and recorded.is_file():
         _check_same_text(text, recorded)
     with first_process_alone(accelerator, run.path, minutes_to_wait) as to_be_made:
         # A run whose config was not recorded yet has trained no step: its vocabulary may be of another config.
@@ -46,7 +49,7 @@ def run_vocabulary(
                 tokenizer = build_text_tokenizer(text, captions)
             with writing(run.path):
                 tokenizer.save_pretrained(run.path)
-    return TextTokenizer.from_pretrained(run.path)
+    return _read(run)
 
 
 def notes_on_captions(
@@ -102,11 +105,25 @@ def _say(text: str) -> None:
     tqdm.write(f"vocabulary: {text}", file=sys.stderr)
 
 
+def _read(run: RunFolder) -> TextTokenizer:
+    """Raises ConfigError where it is not as it was written: with other words the weights would mean nothing."""
+    try:
+        return TextTokenizer.from_pretrained(run.path)
+    except ModelFolderError as error:
+        raise ConfigError(
+            f"the vocabulary of this run: {error}; {run.model / TEXT_TOKENIZER_FILE} is a copy, once a model was saved"
+        ) from None
+
+
 def _check_same_text(text: TextConfig, recorded: Path) -> None:
     """Raises ConfigError where the run was started with another vocabulary: its weights know no other."""
-    values = read_yaml(recorded).get("text") or {}
-    same_kind = values.get("kind", "bpe") == text.kind  # the first version had no other kind
-    if not same_kind or validate(type(text), values, str(recorded)) != text:
+    try:
+        values = read_yaml(recorded).get("text") or {}
+        same = values.get("kind", "bpe") == text.kind  # the first version had no other kind
+        same = same and not changes(fixed_settings(validate(type(text), values, str(recorded))), fixed_settings(text))
+    except ConfigError:
+        return  # damaged: the checkpoints know too, and are asked next
+    if not same:
         raise ConfigError(
             f"text: the run in {recorded.parent} was started with {values}, this config has "
             f"{text.model_dump(mode='json')}; keep the run's, or choose another run_dir"

@@ -26,6 +26,7 @@ from vqgan.config import Config
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
+from vqgan.fingerprints import FrozenPart
 from vqgan.metrics.sums import MetricSums
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.distributed import gather_things
@@ -181,6 +182,9 @@ class TextWarmUpTask:
 
     def stateful(self) -> dict[str, Stateful]:
         return {"network": self.network, "ema": self.ema, "optimiser": self.optimiser}
+
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        return {}
 
     def save_model(self, folder: Path) -> None:
         """The text encoder alone, averaged, with its vocabulary: what `model.text_encoder.start` of stage 2 reads."""

@@ -23,6 +23,7 @@ from vqgan.adversary import Adversary, AdversaryConfig
 from vqgan.contact_sheet import comparison_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
+from vqgan.fingerprints import FrozenPart
 from vqgan.image_losses import ImageLosses, ImageLossesConfig
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.fidelity import psnr, ssim
@@ -165,6 +166,11 @@ class UpsamplerTask:
     def stateful(self) -> dict[str, Stateful]:
         parts: dict[str, Stateful] = {"upsampler": self.upsampler, "ema": self.ema, "optimiser": self.optimiser}
         return parts | (self.adversary.stateful() if self.adversary is not None else {})
+
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        image = self.image_tokenizer
+        parts = image.codes_fingerprint()._asdict() | {"decoder": image.decoder_fingerprint()}
+        return {"image_tokenizer": FrozenPart(parts)} | self.losses.frozen_parts("task")
 
     def save_model(self, folder: Path) -> None:
         """The averaged upsampler as a model folder."""

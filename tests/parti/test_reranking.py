@@ -183,7 +183,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(trained: Path, tm
 def test_a_run_does_not_go_on_with_another_vocabulary(trained: Path) -> None:
     config = run_config(trained)
     other = config.model_copy(update={"text": config.text.model_copy(update={"length": 20})})
-    with pytest.raises(ConfigError, match=r"has the vocabulary \(.*length=24.* asks for \(.*length=20"):
+    with pytest.raises(ConfigError, match=r"was started with .*'length': 24.* this config has .*'length': 20"):
         train(other)
 
 

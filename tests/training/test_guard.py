@@ -18,6 +18,7 @@ from vqgan.data.batch import Batch
 from vqgan.data.loader import DataConfig, DataPipeline, Share
 from vqgan.data.source import Sample
 from vqgan.data.transforms import TransformConfig
+from vqgan.fingerprints import FrozenPart
 from vqgan.training.checkpoint import Checkpoints, Stateful
 from vqgan.training.guard import Guard, GuardConfig, TrainingDiverged, separate_skips
 from vqgan.training.loop import LoopConfig, TrainingLoop
@@ -70,6 +71,9 @@ class Learner:
     def stateful(self) -> dict[str, Stateful]:
         return {"weights": self.weights, "optimiser": self.optimiser}
 
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        return {}
+
     def save_model(self, folder: Path) -> None:
         (folder / "model").write_text("")
 
@@ -110,7 +114,7 @@ def at_batches(first: int, last: int) -> Poison:
 
 def final(folder: Path, step: int = 10) -> dict[str, Any]:
     state = Checkpoints(folder / "checkpoints", 2).read_part(step, "state.pt")
-    for name in ("seconds", "metrics_bytes"):
+    for name in ("seconds", "metrics_bytes", "metrics_lines"):
         state["loop"].pop(name)
     return state
 

@@ -17,6 +17,7 @@ from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.data.source import Sample, UnusableSample
 from vqgan.data.transforms import TransformConfig
 from vqgan.data.unused import Unused
+from vqgan.fingerprints import FrozenPart
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.loop import LoopConfig, TrainingLoop
 from vqgan.training.run_folder import RunFolder
@@ -49,6 +50,9 @@ class Sleeper:
 
     def stateful(self) -> dict[str, Stateful]:
         return {"weights": self.weights}
+
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        return {}
 
     def save_model(self, folder: Path) -> None:
         (folder / "model").write_text("")

@@ -78,7 +78,7 @@ def test_what_is_shipped_is_the_text_encoder_alone_and_its_vocabulary(trained: P
     shapes = {name: weight.shape for name, weight in fresh.state_dict().items()}
     assert {name: weight.shape for name, weight in weights.items()} == shapes
     assert sorted(path.name for path in (trained / "model").iterdir()) == [
-        *("config.json", "model.safetensors", "text_tokenizer.json")
+        *("SHA256SUMS", "config.json", "model.safetensors", "text_tokenizer.json")
     ]
 
 

@@ -87,6 +87,12 @@ class Checkpoints:
             os.fsync(file.fileno())
         return {name: summing.checksum()}
 
+    def write_file(self, step: int, name: str, content: bytes) -> dict[str, str]:
+        """The same for bytes."""
+        with writing(self.folder):
+            write_file(self._unfinished(step) / name, content)
+        return {name: hashlib.sha256(content).hexdigest()}
+
     def write_divided(self, step: int, divided: dict[str, Any]) -> dict[str, str]:
         """Write this process's parts of divided tensors (see `vqgan.training.sharded_state`); as `write_part`."""
         with writing(self.folder):

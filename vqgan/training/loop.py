@@ -126,6 +126,7 @@ class TrainingLoop:
         self._findings_held_out = Findings()
         self._training_loss: float | None = None
         self._done = 0
+        self._shown_changed: list[str] = []
         self._without_gradient: list[str] = []
         self._not_finite: list[str] = []
         self._save_waits = False
@@ -152,6 +153,9 @@ class TrainingLoop:
             self.run_folder.write_config()
         for line in [*said, *(() if self._has_ended() else self._notes)]:
             progress.say(line)
+        if self._shown_changed and self._done >= self.config.steps:
+            self._save(self._done, passing=False)
+            progress.say(f"{self.run_folder.model} is written anew with that")
         answer = f"{self.title}: stopping after this step, saving"
         ending: Literal["complete", "interrupted", "diverged"] = "complete"
         if not self._has_ended():
@@ -306,11 +310,15 @@ class TrainingLoop:
         step, said = self._saving.newest()
         metrics_bytes = 0
         if step:
+            self._shown_changed = self._saving.compare_identity(step)
+            said += self._shown_changed
             loop_state = self._restore(step)
             metrics_bytes = loop_state["metrics_bytes"]
             self._skipped = dict(loop_state["skipped"])
             self._guard.load_state_dict(loop_state["guard"])
             self._best.load_state_dict(loop_state["best"])
+            said += self.run_folder.damaged_metrics(metrics_bytes, loop_state.get("metrics_lines", ()))
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.run_folder.cut_metrics(metrics_bytes)
         return step, said
@@ -383,6 +391,7 @@ class TrainingLoop:
             "training_loss": self._training_loss,
             "best": self._best.state_dict(),
             "metrics_bytes": self.run_folder.metrics_bytes() if self.accelerator.is_main_process else 0,
+            "metrics_lines": self.run_folder.metrics_lines() if self.accelerator.is_main_process else [],
         }
         about = About(good=self._guard.calm and not passing, passing=passing)
         self._saving.save(done, loop_state, about, keep={self._best.step})

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqgan.data.batch import Batch
+from vqgan.fingerprints import FrozenPart
 from vqgan.training.checkpoint import Stateful
 
 
@@ -43,6 +44,11 @@ class Task(Protocol):
 
     def stateful(self) -> dict[str, Stateful]:
         """Everything that a resumed run needs, by name."""
+        ...
+
+    def frozen_parts(self) -> Mapping[str, FrozenPart]:
+        """What the run reads and does not train, by the config key that says where it is: networks that its losses or
+        its data go through. They are in no checkpoint; a run that resumes with others would be another run."""
         ...
 
     def save_model(self, folder: Path) -> None:

@@ -8,16 +8,21 @@ one grows, and a checkpoint knows how long it was.
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from vqgan.config import Config, dump_config, flatten, read_yaml
+from vqgan.config import Config, ConfigError, dump_config, flatten, read_yaml
+from vqgan.config_changes import fixed_settings
 from vqgan.training.durable import recover_folder, replaced_folder, sync_tree, write_file, writing
 
 BEST_FILE = "best.json"
 """In best/: which evaluation it was."""
+_LINES_NAMED = 8
 
 
 class RunFolder:
@@ -54,12 +59,33 @@ class RunFolder:
                     sync_tree(path)
             write_file(self.path / "config.yaml", dump_config(self._config).encode())
 
+    def fixed_settings(self) -> dict[str, Any]:
+        """What of the config decides what the weights mean."""
+        return {} if self._config is None else fixed_settings(self._config)
+
+    def recorded_settings(self) -> dict[str, Any]:
+        """The same of the recorded config, as far as it has it; for checkpoints of an earlier version."""
+        path = self.path / "config.yaml"
+        if not path.is_file():
+            return {}
+        now = self.fixed_settings()
+        recorded = flatten(read_yaml(path))
+        # As text, as `flatten` makes it of lists.
+        return {
+            name: recorded[name] if str(recorded.get(name, value)) != str(value) else value
+            for name, value in now.items()
+        }
+
     def changed_settings(self) -> list[str]:
         """What the recorded config says otherwise than this one, a line each; where this one was not recorded yet."""
         path = self.path / "config.yaml"
         if self._config is None or not path.is_file():
             return []
-        before, now = flatten(read_yaml(path)), flatten(self._config.model_dump(mode="json"))
+        try:
+            recorded = read_yaml(path)
+        except ConfigError as error:
+            return [f"the record of its settings was damaged, and is written anew ({error})"]
+        before, now = flatten(recorded), flatten(self._config.model_dump(mode="json"))
         names = [name for name in now if name in before and before[name] != now[name] and name != "run_dir"]
         return [f"{name} was {before[name]} and is {now[name]}" for name in names]
 
@@ -69,16 +95,44 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def read_metrics(self) -> list[dict[str, object]]:
-        """All records so far. A last line that was cut off by a kill is left out."""
+        """All records so far. A last line that was cut off by a kill, or one that was damaged, is left out."""
         if not self.metrics.is_file():
             return []
         records = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics.read_bytes().split(b"\n"):
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
+                record = json.loads(line)
+            except ValueError:
                 continue
+            if isinstance(record, dict):
+                records.append(record)
         return records
+
+    def metrics_lines(self) -> list[int]:
+        """A checksum of each line of metrics.jsonl."""
+        if not self.metrics.is_file():
+            return []
+        return [zlib.crc32(line) for line in self.metrics.read_bytes().splitlines(keepends=True)]
+
+    def damaged_metrics(self, length: int, checksums: Sequence[int]) -> list[str]:
+        """A line about those of the first `length` bytes of metrics.jsonl whose lines do not have their `checksums`."""
+        content = b""
+        if self.metrics.is_file():
+            with self.metrics.open("rb") as file:
+                content = file.read(length)
+        there = Counter(zlib.crc32(line) for line in content.splitlines(keepends=True))
+        lost = []
+        for number, checksum in enumerate(checksums, start=1):
+            if there[checksum] == 0:
+                lost.append(number)
+            there[checksum] -= there[checksum] > 0
+        if not lost:
+            return []
+        which = ", ".join(map(str, lost[:_LINES_NAMED])) + (", ..." if len(lost) > _LINES_NAMED else "")
+        return [
+            f"{self.metrics}: {len(lost)} of its {len(checksums)} lines are not as they were written (lines {which}); "
+            "their record is lost, training does not depend on it"
+        ]
 
     def metrics_bytes(self) -> int:
         """Length of metrics.jsonl, which is on the disk from now on."""

@@ -17,6 +17,7 @@ from vqgan.training.checkpoint import About, CheckpointError, Checkpoints, colle
 from vqgan.training.distributed import gather_things
 from vqgan.training.durable import CannotWriteError, check_space
 from vqgan.training.ema import EMA
+from vqgan.training.identity import IDENTITY_FILE, Identity
 from vqgan.training.protocol import Task
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.sharded_state import StateOfParts, separate
@@ -33,6 +34,7 @@ class Saving:
         self._window = window
         self._accelerator = accelerator
         self._run = run
+        self._identity = Identity(run.fixed_settings(), task.frozen_parts(), run.path)
 
     def newest(self) -> tuple[int, list[str]]:
         """Step of the newest checkpoint that is intact, 0 where there is none at all; and what there is to say.
@@ -89,6 +91,17 @@ class Saving:
         """Write best/, the model of the best `evaluation`. Raises CannotWriteError; then best/ is as it was."""
         self._everywhere(lambda: self._replace_best(evaluation))
 
+    def compare_identity(self, step: int) -> list[str]:
+        """Whether the checkpoint of `step` is of this run: lines about what differs and may.
+
+        Raises CheckpointError where frozen parts, fixed settings or the vocabulary are others.
+        """
+        path = self.checkpoints.folder_of(step) / IDENTITY_FILE
+        if not path.is_file():  # an earlier version's
+            self._identity.compare_settings(self._run.recorded_settings())
+            return []
+        return self._identity.compare(path.read_bytes())
+
     def restore(self, step: int) -> dict[str, Any]:
         """Everything as it was when the checkpoint of `step` was written; returns the loop's own part."""
         state = self.checkpoints.read_part(step, "state.pt")
@@ -132,6 +145,7 @@ class Saving:
             state, _ = separate(collect(self._task.stateful()))
             state |= {"loop": loop_state}
             checksums |= self.checkpoints.write_part(step, "state.pt", state)
+            checksums |= self.checkpoints.write_file(step, IDENTITY_FILE, self._identity.content())
         own: dict[str, Any] = {"window": self._window.state_dict(), "cpu_random": torch.get_rng_state()}
         if accelerator.device.type == "cuda":
             own["cuda_random"] = torch.cuda.get_rng_state(accelerator.device)

@@ -26,6 +26,7 @@ from vqgan.config import Config
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
+from vqgan.fingerprints import FrozenPart
 from vqgan.metrics.judge import Judge
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.ema import EMA, EMAConfig
@@ -143,6 +144,9 @@ class CaptioningTask:
 
     def stateful(self) -> dict[str, Stateful]:
         return {"captioner": self.captioner, "ema": self.ema, "optimiser": self.optimiser}
+
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        return {}
 
     def save_model(self, folder: Path) -> None:
         """The averaged captioner as a model folder, with its vocabulary."""

@@ -29,6 +29,7 @@ from vqgan.config import Config
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
+from vqgan.fingerprints import FrozenPart
 from vqgan.image_losses import ImageLosses, ImageLossesConfig, PerceptualTermConfig
 from vqgan.training.checkpoint import Stateful
 from vqgan.training.ema import EMA, EMAConfig
@@ -176,6 +177,9 @@ class InpaintingTask:
     def stateful(self) -> dict[str, Stateful]:
         parts: dict[str, Stateful] = {"network": self.network, "ema": self.ema, "optimiser": self.optimiser}
         return parts | (self.adversary.stateful() if self.adversary is not None else {})
+
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        return self.losses.frozen_parts("task")
 
     def save_model(self, folder: Path) -> None:
         """The averaged network with its vocabulary, as a model folder."""

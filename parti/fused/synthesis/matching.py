@@ -18,6 +18,7 @@ from torch import Tensor
 from parti.reranking.contrastive import Contrast, contrastive_loss
 from parti.reranking.scorer import Scorer
 from vqgan.config import Config
+from vqgan.fingerprints import FrozenPart
 
 
 class JointMatchingConfig(Config, fixed=("kind",), may_change=("weight",)):
@@ -43,6 +44,11 @@ class ClipMatchingConfig(Config, fixed=("kind",), may_change=("folder", "weight"
 MatchingConfig = Annotated[JointMatchingConfig | ClipMatchingConfig, Field(discriminator="kind")]
 
 
+def clip_matcher(config: MatchingConfig | None, device: torch.device) -> "ClipMatcher | None":
+    """What judges, where a frozen CLIP does. Raises ModelFolderError where there is none."""
+    return ClipMatcher(config.folder, device) if isinstance(config, ClipMatchingConfig) else None
+
+
 class ClipMatcher:
     """A frozen CLIP. Raises ModelFolderError where there is none."""
 
@@ -66,6 +72,10 @@ class ClipMatcher:
         found = model(pixel_values=self.pixels(pictures), **tokens)
         images, texts = (F.normalize(part.float(), dim=-1) for part in (found.image_embeds, found.text_embeds))
         return contrastive_loss(images, texts, tokens["input_ids"], model.logit_scale.exp().detach(), accelerator)
+
+    def as_frozen_part(self) -> FrozenPart:
+        """The CLIP as it was read."""
+        return self._scorer.as_frozen_part()
 
     def pixels(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
         """What the CLIP's own preparation makes of them, without its rounding to 256 levels."""

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from parti.fused.synthesis.generator import SynthesisGenerator
-from parti.fused.synthesis.matching import ClipMatcher, ClipMatchingConfig, JointMatchingConfig, MatchingConfig
+from parti.fused.synthesis.matching import JointMatchingConfig, MatchingConfig, clip_matcher
 from parti.fused.synthesis.noise import seeded_noise
 from parti.fused.synthesis.picture_encoder import Painter, PictureEncoder
 from parti.fused.synthesis.scales import at_scales, side_by_side
@@ -33,6 +33,7 @@ from vqgan.config import Config
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.transforms import to_pil
+from vqgan.fingerprints import FrozenPart
 from vqgan.image_losses import ImageLosses, ImageLossesConfig, PerceptualTermConfig
 from vqgan.losses.adversarial import r1_penalty
 from vqgan.metrics.judge import Judge
@@ -169,9 +170,7 @@ class SynthesisTask:
         self.optimiser = TwoRates(config.optimiser, painter, [parts.embeddings, parts.text], config.bert_ratio, steps)
         self.discriminator_optimiser = Optimiser(config.discriminator_optimiser, discriminators, steps)
         self.losses = ImageLosses(config.distance, device, config.precision)
-        self.clip: ClipMatcher | None = None
-        if isinstance(config.matching, ClipMatchingConfig):
-            self.clip = ClipMatcher(config.matching.folder, device)
+        self.clip = clip_matcher(config.matching, device)
         self._game = GAMES[config.game.loss]
         self._steps = steps
 
@@ -278,13 +277,12 @@ class SynthesisTask:
 
     def stateful(self) -> dict[str, Stateful]:
         encoder: dict[str, Stateful] = {} if self.encoder is None else {"encoder": self.encoder}
-        return encoder | {
-            "generator": self.generator,
-            "ema": self.ema,
-            "optimiser": self.optimiser,
-            "discriminators": self.discriminators,
-            "discriminator_optimiser": self.discriminator_optimiser,
-        }
+        names = ("generator", "ema", "optimiser", "discriminators", "discriminator_optimiser")
+        return encoder | {name: getattr(self, name) for name in names}
+
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        clip = {} if self.clip is None else {"task.matching.folder": self.clip.as_frozen_part()}
+        return clip | self.losses.frozen_parts("task.distance")
 
     def save_model(self, folder: Path) -> None:
         """The averaged generator and its vocabulary: one folder that samples."""

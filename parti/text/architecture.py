@@ -1,0 +1,18 @@
+"""What a network of transformers is, apart from its weights."""
+
+from typing import Any
+
+from vqgan.fingerprints import settings_fingerprint
+
+_ABOUT_THE_FILE = ("transformers_version", "dtype", "torch_dtype", "architectures", "_name_or_path")
+
+
+def architecture_fingerprint(config: Any) -> str:
+    """Of the settings of a transformers config that are not at their defaults: what a later version of the library
+    adds changes nothing, nor does where the network lay."""
+    return settings_fingerprint(_told(config.to_diff_dict()))
+
+
+def _told(values: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in values.items() if name not in _ABOUT_THE_FILE}
+    return {name: _told(value) if isinstance(value, dict) else value for name, value in plain.items()}
