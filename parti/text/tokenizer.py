@@ -29,7 +29,9 @@ PAD_ID, NULL_ID = 0, 1
 TEXT_TOKENIZER_FILE = "text_tokenizer.json"
 
 
-class TextTokenizerConfig(Config, fixed=("kind", "vocab_size", "length", "training_captions"), may_change=("dropout",)):
+class TextTokenizerConfig(
+    Config, fixed=("kind", "vocab_size", "length", "training_captions", "lowercase"), may_change=("dropout",)
+):
     """A byte-pair vocabulary trained from the captions."""
 
     kind: Literal["bpe"] = "bpe"
@@ -46,7 +48,7 @@ class TextTokenizerConfig(Config, fixed=("kind", "vocab_size", "length", "traini
     """BPE dropout: share of the merges that are left out in training, so that words are seen in pieces; DALL-E 0.1."""
 
 
-class UnigramConfig(Config, fixed=("kind", "vocab_size", "length", "training_captions")):
+class UnigramConfig(Config, fixed=("kind", "vocab_size", "length", "training_captions", "lowercase")):
     """A unigram vocabulary trained from the captions by SentencePiece, as Parti's."""
 
     kind: Literal["unigram"] = "unigram"

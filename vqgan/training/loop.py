@@ -45,16 +45,8 @@ _STEPS_BETWEEN_AGREEING_TO_STOP = 8
 class LoopConfig(
     Config,
     may_change=(
-        "steps",
-        "micro_batches",
-        "log_every",
-        "evaluate_every",
-        "preview_every",
-        "save_every",
-        "keep_checkpoints",
-        "keep_best",
-        "patience",
-        "minutes_to_wait",
+        *("steps", "micro_batches", "log_every", "evaluate_every", "preview_every", "save_every"),
+        *("keep_checkpoints", "keep_best", "patience", "minutes_to_wait"),
     ),
 ):
     """How long a run is and what happens when. All counts are optimiser steps; 0 means never."""
@@ -126,7 +118,7 @@ class TrainingLoop:
         self._findings_held_out = Findings()
         self._training_loss: float | None = None
         self._done = 0
-        self._shown_changed: list[str] = []
+        self._shown_changed = False
         self._without_gradient: list[str] = []
         self._not_finite: list[str] = []
         self._save_waits = False
@@ -308,19 +300,18 @@ class TrainingLoop:
     def _resume(self) -> tuple[int, list[str]]:
         """The step to go on from, and what there is to say about it."""
         step, said = self._saving.newest()
-        metrics_bytes = 0
+        loop_state: dict[str, Any] = {"metrics_bytes": 0}
         if step:
-            self._shown_changed = self._saving.compare_identity(step)
-            said += self._shown_changed
+            said += (changed := self._saving.compare_identity(step))
+            self._shown_changed = bool(changed)
             loop_state = self._restore(step)
-            metrics_bytes = loop_state["metrics_bytes"]
             self._skipped = dict(loop_state["skipped"])
             self._guard.load_state_dict(loop_state["guard"])
             self._best.load_state_dict(loop_state["best"])
-            said += self.run_folder.damaged_metrics(metrics_bytes, loop_state.get("metrics_lines", ()))
-        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.run_folder.cut_metrics(metrics_bytes)
+            length = loop_state["metrics_bytes"]
+            said += self.run_folder.damaged_metrics(length, loop_state.get("metrics_lines", ()))
+            self.run_folder.cut_metrics(length)
         return step, said
 
     def _restore(self, step: int) -> dict[str, Any]:
