@@ -16,6 +16,7 @@ from vqgan.config import Config
 from vqgan.data.captions import CaptionChoice
 from vqgan.data.images import Colour
 from vqgan.data.parquet import readable_rows
+from vqgan.data.parquet_sizes import check_sizes
 from vqgan.data.remote import LocalFile, RemoteError
 from vqgan.data.row_files import RowFiles
 from vqgan.data.shards.tar import BrokenTarError, HostileTarError, members
@@ -105,11 +106,11 @@ def open_rows(config: DatasetConfig, split: Split, *, streaming: bool) -> Any:
         if path.is_file():
             if builder is None:
                 raise DataError(f"cannot tell what {config.name!r} is: expected {', '.join(FILE_BUILDERS)}")
-            _check_tars([path])
+            _check_files([path])
             # The name means itself: `datasets` takes it for a pattern.
             return load(builder, data_files=glob.escape(str(path)))
         if path.is_dir():
-            _check_tars(path.rglob("*.tar"))
+            _check_files(sorted(path.rglob("*")))
             return load(str(path), config.config_name, data_files=_files_below(path))
         if path.exists():
             raise DataError(f"data set {config.name!r} is a pipe or a device: give a file or a folder")
@@ -162,10 +163,15 @@ def _files_below(folder: Path) -> Any:
     }
 
 
-def _check_tars(paths: Iterable[Path]) -> None:
-    """Raises DataError for an archive with headers that no writer makes, or compressed members: `datasets` would read
-    the first without end (tarfile's CVE-2025-8194), and unpack the others without a limit."""
+def _check_files(paths: Iterable[Path]) -> None:
+    """Raises DataError for what would cost `datasets` far more than its bytes.
+
+    That is a Parquet file that becomes far larger than it is, and an archive with headers that no writer makes (read
+    without end: tarfile's CVE-2025-8194) or with compressed members, which are unpacked without a limit.
+    """
     for path in paths:
+        if path.suffix.lower() == ".parquet" and path.is_file():
+            check_sizes(path)
         if path.suffix.lower() != ".tar" or not path.is_file():
             continue
         try:
