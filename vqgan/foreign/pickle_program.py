@@ -9,7 +9,9 @@ names stand for cannot matter. The standard library's `pickletools` splits the f
 Beyond that, names outside a literal list (weights, containers, and what Lightning, OmegaConf and NumPy leave beside
 them) are refused by name: a file that asks for `os.system` would do no harm here, but deserves no trust.
 
-The result has no more nodes than the file has opcodes: sharing is by reference, nothing is copied or repeated.
+The result has no more nodes than the file has opcodes: sharing is by reference, nothing is copied or repeated. How
+many opcodes, bytes and digits there may be, and what may be a key, is bounded: a byte of opcodes is up to a hundred in
+memory, and whole numbers, unlike text, can be chosen so that all of them fall into one place of a dictionary.
 """
 
 import pickletools
@@ -49,6 +51,13 @@ _NAMES = {
 """Other names that may occur, by module."""
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Older names of modules, which protocols 0 to 2 use."""
+
+
+_MOST_OPCODES, _MOST_BYTES = 1_000_000, 1 << 26
+"""Of a pickle. A Lightning checkpoint of 2,000 tensors with its optimizer has some 400,000 opcodes, in 10 MB."""
+_LONGEST_TEXT, _LARGEST_INTEGER, _LARGEST_KEY = 1 << 20, 1 << 1024, (1 << 61) - 1
+"""Characters or bytes of a literal; a whole number; one that is a key: below this, no two have the same hash."""
+_LONGEST_KEY, _MOST_TUPLE_KEYS = 1000, 4000
 
 
 class PickleRefusedError(ValueError):
@@ -94,8 +103,14 @@ def read_pickle(stream: BytesIO | mmap, references: list[Persistent] | None = No
     PickleRefusedError for a name off the list, naming it, and for anything that is not a complete pickle.
     """
     machine = _Machine([] if references is None else references)
+    start = stream.tell()
     try:
-        for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]
+        for count, (opcode, argument, place) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
+            if count >= _MOST_OPCODES or (place or 0) - start > _MOST_BYTES:
+                raise PickleRefusedError(
+                    f"its pickle has more than {_MOST_OPCODES} operations or {_MOST_BYTES} bytes, which no weights need"
+                )
+            _check_size(argument)
             machine.step(opcode.name, argument)
         return machine.pop()
     except PickleRefusedError:
@@ -113,6 +128,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.tuple_keys = 0
 
     def pop(self) -> Any:
         return self.stack.pop()
@@ -192,6 +208,9 @@ class _Machine:
         items = owner.items if isinstance(owner, Call) else _expect(owner, dict)
         for key, value in zip(values[::2], values[1::2], strict=True):
             items[_expect_key(key)] = value
+            self.tuple_keys += isinstance(key, tuple)
+        if self.tuple_keys > _MOST_TUPLE_KEYS:
+            raise PickleRefusedError(f"it has more than {_MOST_TUPLE_KEYS} keys of several parts")
 
     def find(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
@@ -264,12 +283,24 @@ def _expect(value: Any, kind: type) -> Any:
     return value
 
 
+def _check_size(argument: Any) -> None:
+    """Raises PickleRefusedError for a literal larger than any that describes weights."""
+    if isinstance(argument, str | bytes | bytearray) and len(argument) > _LONGEST_TEXT:
+        raise PickleRefusedError(f"it has a text of {len(argument)} characters, which no weights need")
+    if isinstance(argument, int) and not -_LARGEST_INTEGER < argument < _LARGEST_INTEGER:
+        raise PickleRefusedError(f"it has a whole number of {argument.bit_length()} bits, which no weights need")
+
+
 def _expect_key(key: Any) -> Any:
-    """Keys are scalars or names: the hash of nested tuples could take for ever."""
+    """Keys are short scalars or names: the hash of nested tuples could take for ever, and comparing long text too."""
     if isinstance(key, tuple) and len(key) <= 8 and not any(isinstance(part, tuple) for part in key):
-        return key
+        return tuple(_expect_key(part) for part in key)
     if key is not None and not isinstance(key, str | bytes | int | float | Global | Call):
         raise TypeError(f"a {type(key).__name__} as a key")
+    if isinstance(key, str | bytes) and len(key) > _LONGEST_KEY:
+        raise PickleRefusedError(f"it has a key of {len(key)} characters, which no weights need")
+    if isinstance(key, int) and not -_LARGEST_KEY < key < _LARGEST_KEY:
+        raise PickleRefusedError("it has a key of more than 61 bits, which no weights need")
     return key
 
 

@@ -30,9 +30,13 @@ from torch import Tensor
 from vqgan.foreign.pickle_program import Call, Global, Persistent, PickleRefusedError, read_pickle
 
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-_LARGEST_PICKLE, _LARGEST_MEMBER = 1 << 28, 1 << 34
+_LARGEST_PICKLE, _LARGEST_MEMBER = 1 << 26, 1 << 34
+_LARGEST_DIRECTORY = 1 << 24
+"""Bytes of a zip file's list of records: some 100,000 of them."""
 _DEEPEST, _MOST_AXES = 100, 16
 _MOST_TENSORS, _LONGEST_NAME = 10_000, 200
+_MOST_JOINED = 50_000_000
+"""Characters of all dotted names that are joined while modules become state dicts, of each module's own anew."""
 _DTYPES = {
     "Float": torch.float32,
     "Double": torch.float64,
@@ -130,9 +134,23 @@ _ReadStorage = Callable[[str, int], bytearray]
 
 
 def _read_zip(path: Path) -> Any:
+    _check_directory(path)
     with zipfile.ZipFile(path) as archive:
         records = _ZipRecords(archive, path.stat().st_size)
         return _Plain(records.storage).top(read_pickle(BytesIO(records.pickle())))
+
+
+def _check_directory(path: Path) -> None:
+    """Raises _DamagedError where a zip file lists more records than weights have; zipfile reads all of the list."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16) - 200))
+        tail = file.read()
+    end, wide = tail.rfind(b"PK\x05\x06"), tail.rfind(b"PK\x06\x06")
+    size = struct.unpack_from("<I", tail, end + 12)[0] if 0 <= end <= len(tail) - 22 else 0
+    if size == 0xFFFFFFFF or wide >= 0:
+        size = struct.unpack_from("<Q", tail, wide + 40)[0] if 0 <= wide <= len(tail) - 56 else size
+    if size > _LARGEST_DIRECTORY:
+        raise _DamagedError(f"its list of records has {size} bytes, at most {_LARGEST_DIRECTORY} are read")
 
 
 class _ZipRecords:
@@ -229,6 +247,7 @@ class _Plain:
         self.read_storage = read_storage
         self.storages: dict[str, Tensor] = {}
         self.done: dict[int, Any] = {}
+        self.joined = 0
 
     def top(self, content: Any) -> Any:
         if isinstance(content, dict):
@@ -273,10 +292,12 @@ class _Plain:
         own = {**parameters, **{name: buffer for name, buffer in buffers.items() if name not in passing}}
         flat = {name: tensor for name, tensor in own.items() if isinstance(tensor, Tensor)}
         for name, tensors in modules.items():
-            if isinstance(tensors, dict):
-                flat |= {f"{name}.{inner}": tensor for inner, tensor in tensors.items()}
-            if len(flat) > _MOST_TENSORS or len(name) > _LONGEST_NAME:
+            if not isinstance(tensors, dict):
+                continue
+            self.joined += sum(len(str(name)) + 1 + len(str(inner)) for inner in tensors)
+            if len(flat) + len(tensors) > _MOST_TENSORS or len(str(name)) > _LONGEST_NAME or self.joined > _MOST_JOINED:
                 raise _DamagedError("a module with too many tensors, or too long names")
+            flat |= {f"{name}.{inner}": tensor for inner, tensor in tensors.items()}
         return flat
 
     def _tensor(self, arguments: tuple[Any, ...]) -> Tensor:
