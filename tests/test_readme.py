@@ -90,3 +90,52 @@ def test_commands_are_accepted(command: list[str], capsys: pytest.CaptureFixture
 def test_figures_of_pictures_are_there() -> None:
     for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).is_file(), path
+
+
+MADE_BY_DEMO = {"out/demo/vqgan", "out/demo/parti"}
+READS = ("--model", "--image_tokenizer", "--tokenizer", "--upsample", "--reranker", "--data.codes", "--codes_from")
+"""Options whose value is a folder that another command makes."""
+OF_A_CONFIG = ("image_tokenizer", "tokenizer", "codes_from")
+
+
+def value_of(words: list[str], option: str) -> str | None:
+    return words[words.index(option) + 1] if option in words else None
+
+
+def test_no_command_names_a_run_that_none_before_it_makes() -> None:
+    """In the order of the README, after `make demo`; pictures, prompts and downloaded weights are the reader's own."""
+    made: set[str] = set()
+    for words in commands():
+        if words[:2] == ["make", "demo"]:
+            made |= MADE_BY_DEMO
+        config = {}
+        if "tools/" in " ".join(words) and (path := value_of(words, "--config")) is not None and "configs/" in path:
+            config = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+        reads = {option: value_of(words, option) for option in READS}
+        is_training = any("tools/train_" in word for word in words)
+        if is_training and reads["--data.codes"] is None:
+            reads |= {name: config.get(name) for name in OF_A_CONFIG if f"--{name}" not in words}
+        for option, folder in reads.items():
+            if folder is not None:
+                assert folder in made, f"{' '.join(words)}: {option} {folder} is made by no command before it"
+        if is_training:
+            made.add(value_of(words, "--run_dir") or config["run_dir"])
+        elif words[-1] != "--help" and (out := value_of(words, "--out")) is not None:
+            made.add(out)
+
+
+def test_extras_are_quoted_for_shells_that_take_brackets_for_a_pattern() -> None:
+    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").glob("*/*.yaml")]
+    files += [path for package in ("vqgan", "parti", "tools") for path in (ROOT / package).rglob("*.py")]
+    for path in files:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            for word in re.findall(r"(?:pip install|--trackers\.names)(?: -[-\w]+)* (\S+\[\S+|\[\S+)", line):
+                assert word[0] in "\"'", f"{path.relative_to(ROOT)}: {line.strip()}"
+
+
+def test_what_the_commands_write_is_not_for_git() -> None:
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    for words in commands():
+        for option in ("--out", "--run_dir"):
+            if (folder := value_of(words, option)) is not None and "/" in folder:
+                assert f"/{folder.split('/')[0]}/" in ignored, folder
