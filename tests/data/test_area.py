@@ -50,3 +50,7 @@ def test_mistakes_are_named() -> None:
         shrink_by_area(noise(8)[:, :4], 2, 0, 0, 2)
     with pytest.raises(ValueError, match=r"a crop of 4 pixels at \(3, 0\) leaves a picture of 6x6"):
         shrink_by_area(noise(8), 6, 0, 3, 4)
+    for top, left in ((3, 0), (-1, 0), (0, -1)):
+        with pytest.raises(ValueError, match=rf"at \({left}, {top}\) leaves a picture of 6x6"):
+            shrink_by_area(noise(8), 6, top, left, 4)
+    assert shrink_by_area(noise(8), 8, 4, 4, 4).shape == (3, 4, 4), "as large as it is, to the last pixel"

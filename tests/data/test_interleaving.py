@@ -41,3 +41,16 @@ def test_weights_of_many_digits_keep_a_cycle_of_bounded_length_and_no_row_is_los
     order = Interleaving([0.123456789, 1e-9, 1])
     assert abs(len(order.cycle) - LONGEST_CYCLE) <= 3
     assert min(order.turns) == 1
+
+
+def test_the_order_is_the_same_for_ever() -> None:
+    """A resumed run goes on with it."""
+    assert Interleaving([5, 3, 2]).cycle.tolist() == [0, 1, 0, 2, 0, 1, 0, 2, 1, 0]
+    assert Interleaving([0.7, 0.3]).cycle.tolist() == [0, 1, 0, 0, 0, 1, 0, 0, 1, 0]
+    assert Interleaving([1, 1, 1]).cycle.tolist() == [0, 1, 2], "the first of equals"
+
+
+def test_weights_are_rounded_only_where_their_exact_cycle_is_too_long() -> None:
+    assert Interleaving([1, LONGEST_CYCLE - 1]).turns == [1, LONGEST_CYCLE - 1]
+    assert Interleaving([2, 2 * LONGEST_CYCLE - 2]).turns == [1, LONGEST_CYCLE - 1], "a common divisor is no length"
+    assert Interleaving([1, LONGEST_CYCLE]).turns == [1, LONGEST_CYCLE - 1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqgan.losses.adversarial import ADVERSARIAL_LOSSES, adaptive_weight, r1_penalty
+from vqgan.losses.adversarial import ADVERSARIAL_LOSSES, adaptive_weight, lecam_penalty, r1_penalty
 
 pytestmark = pytest.mark.threads
 
@@ -98,6 +98,24 @@ def test_r1_is_fp32_under_autocast_and_leaves_the_images_alone() -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
     reference.backward()
     assert all(parameter.grad is not None for parameter in network[0].parameters() if parameter.ndim > 1)
+
+
+def test_lecam_holds_each_side_to_the_average_of_the_other_by_hand() -> None:
+    real, fake, average_real, average_fake = (
+        values.clone().requires_grad_() for values in (REAL, FAKE, torch.tensor(1.5), torch.tensor(-2.0))
+    )
+    penalty = lecam_penalty(real, fake, average_real, average_fake)
+    # real - average_fake: [4, 1, 2.5]; fake - average_real: [-4.5, -1.5, 0]
+    assert penalty.item() == pytest.approx((16 + 1 + 6.25) / 3 + (20.25 + 2.25) / 3)
+    penalty.backward()
+    assert real.grad is not None
+    assert fake.grad is not None
+    torch.testing.assert_close(real.grad, 2 / 3 * torch.tensor([4.0, 1.0, 2.5]))
+    torch.testing.assert_close(fake.grad, 2 / 3 * torch.tensor([-4.5, -1.5, 0.0]))
+    assert average_real.grad is None, "the averages are constants"
+    assert average_fake.grad is None
+    lowered = lecam_penalty(*(side.detach().bfloat16() for side in (real, fake)), average_real, average_fake)
+    assert lowered.dtype == torch.float32
 
 
 def test_adaptive_weight_matches_the_gradient_norms() -> None:
