@@ -32,9 +32,9 @@ def run_in_processes(
     said: Path,
     environment: Mapping[str, str] | None = None,
     count: int = 2,
-    seconds: float = 120,
+    seconds: float = 600,
 ) -> list[int]:
-    """The exit codes; what they said is in the file `said`. They are killed after `seconds`."""
+    """The exit codes; what they said is in the file `said`. They are killed after `seconds`, which only a hang takes."""
     shared = {
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",

@@ -18,7 +18,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, str(_SCRIPT), str(tmp_path), str(rank)], env=environment) for rank in range(2)
     ]
     try:
-        assert [process.wait(timeout=100) for process in processes] == [0, 0]
+        assert [process.wait(timeout=600) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
