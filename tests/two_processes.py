@@ -34,7 +34,10 @@ def run_in_processes(
     count: int = 2,
     seconds: float = 600,
 ) -> list[int]:
-    """The exit codes; what they said is in the file `said`. They are killed after `seconds`, which only a hang takes."""
+    """The exit codes; what they said is in the file `said`.
+
+    They are killed after `seconds`, which only a hang takes.
+    """
     shared = {
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
