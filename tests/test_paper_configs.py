@@ -18,11 +18,12 @@ from vqgan.models import build_autoencoder
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 PLANNED = sorted(path for path in CONFIGS.rglob("*.yaml") if "# Plan:" in path.read_text(encoding="utf-8"))
+OTHERS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "accelerate" and path not in PLANNED)
 PAPERS = {
     *(f"vqgan/vit_vqgan_{size}" for size in ("small", "base", "large", "mixed", "second_phase")),
     *("vqgan/cnn_vqgan_f16", "vqgan/cnn_vqgan_f8", "vqgan/dvae", "upsampler/parti_512"),
     *(f"parti/parti_{size}" for size in ("350m", "750m", "3b", "20b")),
-    *("parti/dalle_12b", "parti/fused_inpainting"),
+    *("parti/dalle_12b", "parti/fused_inpainting", "parti/fused_captioning", "parti/fused_synthesis"),
 }
 
 
@@ -69,6 +70,13 @@ def test_the_plan_is_what_the_planner_says(path: Path, capsys: pytest.CaptureFix
     assert plan([*shlex.split(command)[2:], "--row"]) == 0, "it fits"
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].split("|")]
     assert (cells[3], cells[10]) == (at_a_time, gigabytes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", OTHERS, ids=name_of)
+def test_every_other_config_is_planned_too_and_fits_a_small_gpu(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(["--config", str(path), "--gpu-memory", "8"]) == 0
+    assert "of 8: fits" in capsys.readouterr().out
 
 
 DALLE_CROP = {"image_size": 256, "crop": "dalle_tokenizer", "flip": True}

@@ -13,12 +13,11 @@ from parti.layers.sparse_masks import MaskKind, dalle_layer_kinds
 from parti.models import GENERATORS, DecoderOnly, EncoderDecoder, Generator, GeneratorConfig, TokenSpace
 from parti.models.decoder_only import DecoderOnlyConfig
 from parti.planning.flops import training_flops
+from parti.planning.stand_ins import text_sizes
 from parti.tasks import NextTokenTask
 from parti.text.encoders import TrainedTextEncoderConfig
-from parti.text.tokenizer import TextTokenizerConfig, UnigramConfig
 from parti.tokenize import PairTokenizer, TokenPair
 from parti.train import TrainPartiConfig
-from vqgan.config import ConfigError
 from vqgan.data.batch import Batch
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.planning.depth import Shallow, Stacks, shallow_networks, watch_blocks
@@ -139,13 +138,8 @@ def generator_without_weights(config: TrainPartiConfig, tokens: TokenSpace) -> G
 
 
 def tokens_of(config: TrainPartiConfig, image_tokenizer: ImageTokenizer) -> TokenSpace:
-    """The alphabets of a run. Raises ConfigError where that of the text is in a folder or on the Hub."""
-    text = config.text
-    if not isinstance(text, TextTokenizerConfig | UnigramConfig):
-        raise ConfigError(
-            f"text.kind {text.kind}: its vocabulary is not in the config; plan with --text.kind unigram and the "
-            "--text.vocab_size and --text.length that it has"
-        )
+    """The alphabets of a run. Raises what `text_sizes` raises."""
+    text = text_sizes(config.text)
     return TokenSpace(
         text_vocab_size=text.vocab_size,
         text_length=text.length,

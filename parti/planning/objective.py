@@ -14,7 +14,7 @@ import parti.fused.inpainting.inpainting_train as inpainting
 import parti.fused.synthesis.synthesis_train as synthesis
 import parti.reranking.train as reranking
 import parti.text_warm_up.train as warm_up
-from parti.planning.stand_ins import blank_vocabulary, full_caption, without_starts
+from parti.planning.stand_ins import blank_vocabulary, full_caption, text_sizes, without_starts
 from parti.reranking.dual_encoder import build_processor
 from parti.upsampling.tasks import UpsamplerTask
 from parti.upsampling.train import TrainUpsamplerConfig
@@ -72,21 +72,21 @@ def build_play(config: Any, tokenizer: TrainVQGANConfig | None = None) -> Play:
 def blank_pairs(config: Any, count: int) -> Batch:
     """Pictures of the run's size with captions as long as it reads."""
     size = config.data.transform.image_size
-    caption = full_caption(config.text.length) if hasattr(config, "text") else ""
+    caption = full_caption(text_sizes(config.text).length) if hasattr(config, "text") else ""
     return Batch(torch.zeros(count, 3, size, size), [caption] * count, [str(number) for number in range(count)])
 
 
 def _warm_up(config: warm_up.TrainTextEncoderConfig, accelerator: Accelerator, _: TrainVQGANConfig | None) -> Play:
-    vocabulary = blank_vocabulary(config.text, config.text.length)
+    vocabulary = blank_vocabulary(config.text)
     task = warm_up.build_task(config.model_copy(update={"passages": None}), accelerator, vocabulary)
     network = task.network
-    parts = {"text encoder": network.text_encoder}
+    parts: dict[str, nn.Module] = {"text encoder": network.text_encoder}
     return Play(task, parts | {"what helps to train it": _Rest(network, parts)}, {}, [task.ema.module])
 
 
 def _reranker(config: reranking.TrainRerankerConfig, accelerator: Accelerator, _: TrainVQGANConfig | None) -> Play:
     with tempfile.TemporaryDirectory() as folder:
-        blank_vocabulary(config.text, config.text.length).save_pretrained(Path(folder))
+        blank_vocabulary(config.text).save_pretrained(Path(folder))
         processor = build_processor(config.model, Path(folder))
     task = reranking.build_task(config, accelerator, processor)
     parts = {"image encoder": task.model.vision_model, "text encoder": task.model.text_model}
@@ -94,7 +94,7 @@ def _reranker(config: reranking.TrainRerankerConfig, accelerator: Accelerator, _
 
 
 def _inpainting(config: inpainting.TrainInpaintingConfig, accelerator: Accelerator, _: object) -> Play:
-    task = inpainting.build_task(config, accelerator, blank_vocabulary(config.text, config.text.length))
+    task = inpainting.build_task(config, accelerator, blank_vocabulary(config.text))
     return Play(
         task,
         {"network": task.network} | _discriminator(task.adversary),
@@ -104,16 +104,16 @@ def _inpainting(config: inpainting.TrainInpaintingConfig, accelerator: Accelerat
 
 
 def _captioning(config: captioning.TrainCaptioningConfig, accelerator: Accelerator, _: object) -> Play:
-    task = captioning.build_task(config, accelerator, blank_vocabulary(config.text, config.text.length))
+    task = captioning.build_task(config, accelerator, blank_vocabulary(config.text))
     return Play(task, {"captioner": task.captioner}, {}, [task.ema.module])
 
 
 def _synthesis(config: synthesis.TrainSynthesisConfig, accelerator: Accelerator, _: object) -> Play:
-    task = synthesis.build_task(config, accelerator, blank_vocabulary(config.text, config.text.length))
+    task = synthesis.build_task(config, accelerator, blank_vocabulary(config.text))
     trained = {"generator": task.generator, "discriminators": task.discriminators}
     if task.encoder is not None:
         trained["picture encoder"] = task.encoder
-    return Play(task, trained, _perceptual(getattr(task, "distance", None)), [task.ema.module])
+    return Play(task, trained, _perceptual(task.losses), [task.ema.module])
 
 
 def _upsampler(config: TrainUpsamplerConfig, accelerator: Accelerator, tokenizer: TrainVQGANConfig | None) -> Play:

@@ -1,10 +1,11 @@
 """What stands in for files and downloads in a plan: a vocabulary of the right size, a BERT without its weights."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from parti.text import PretrainedTokenizerConfig, TextConfig, TextTokenizer, TextTokenizerConfig, UnigramConfig
+from parti.text import SavedTokenizerConfig, TextConfig, TextTokenizer, TextTokenizerConfig, UnigramConfig
+from parti.text.saved_tokenizer import load_saved_tokenizer
 from parti.text.vocabulary import NULL_TOKEN, PAD_TOKEN
 from vqgan.config import ConfigError
 
@@ -17,21 +18,33 @@ KNOWN_VOCABULARIES = {
 """Tokens of what is often taken, by the published `config.json`: a plan downloads nothing."""
 
 
-def vocabulary_size(text: TextConfig) -> int:
-    """Raises ConfigError where that of the text is in a folder or on the Hub and not known here."""
+class TextSizes(NamedTuple):
+    """Tokens of a vocabulary, and text positions."""
+
+    vocab_size: int
+    length: int
+
+
+def text_sizes(text: TextConfig) -> TextSizes:
+    """Raises ConfigError where the vocabulary is on the Hub and not known here, ModelFolderError where a saved one is
+    not in its folder."""
     if isinstance(text, TextTokenizerConfig | UnigramConfig):
-        return text.vocab_size
-    if isinstance(text, PretrainedTokenizerConfig) and text.name in KNOWN_VOCABULARIES:
-        return KNOWN_VOCABULARIES[text.name] + 1  # padding is a token of its own
+        return TextSizes(text.vocab_size, text.length)
+    if isinstance(text, SavedTokenizerConfig):
+        saved = load_saved_tokenizer(text)
+        return TextSizes(saved.vocab_size, saved.length)
+    if text.name in KNOWN_VOCABULARIES:
+        return TextSizes(KNOWN_VOCABULARIES[text.name] + 1, text.length)  # padding is a token of its own
     raise ConfigError(
-        f"text.kind {text.kind}: its vocabulary is not in the config; plan with --text '{{kind: bpe, vocab_size: N, "
+        f"text.name {text.name!r}: its vocabulary is not in the config; plan with --text '{{kind: bpe, vocab_size: N, "
         "length: T}', with the tokens and the length that it has, and without the weights to start from"
     )
 
 
-def blank_vocabulary(text: TextConfig, length: int) -> TextTokenizer:
-    """As many tokens as the run's, none of which means anything. Raises what `vocabulary_size` raises."""
-    words = [PAD_TOKEN, NULL_TOKEN, *(f"word{number}" for number in range(2, vocabulary_size(text)))]
+def blank_vocabulary(text: TextConfig) -> TextTokenizer:
+    """As many tokens as the run's, none of which means anything. Raises what `text_sizes` raises."""
+    vocab_size, length = text_sizes(text)
+    words = [PAD_TOKEN, NULL_TOKEN, *(f"word{number}" for number in range(2, vocab_size))]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[2]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return TextTokenizer(tokenizer, length, PAD_TOKEN)

@@ -11,7 +11,10 @@ import torch
 from parti.planning.generator_plan import tokenizer_config
 from parti.planning.objective import blank_pairs, build_play, rehearse_objective
 from parti.planning.objective_plan import config_type
+from parti.planning.stand_ins import blank_vocabulary, text_sizes
+from parti.text import SavedTokenizerConfig, UnigramConfig
 from vqgan.config import ConfigError, load_config
+from vqgan.model_folder import ModelFolderError
 from vqgan.train import TrainVQGANConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "planning"))
@@ -68,3 +71,10 @@ def test_an_unknown_vocabulary_is_one_line() -> None:
     text = config.text.model_copy(update={"name": "somebody/a-bert"})
     with pytest.raises(ConfigError, match="its vocabulary is not in the config; plan with --text"):
         rehearse_objective(config.model_copy(update={"text": text}), 2)
+
+
+def test_a_saved_vocabulary_is_read_from_its_folder(tmp_path: Path) -> None:
+    blank_vocabulary(UnigramConfig(vocab_size=777, length=9)).save_pretrained(tmp_path)
+    assert text_sizes(SavedTokenizerConfig(folder=str(tmp_path))) == (777, 9)
+    with pytest.raises(ModelFolderError):
+        text_sizes(SavedTokenizerConfig(folder=str(tmp_path / "none")))
