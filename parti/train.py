@@ -21,6 +21,7 @@ from parti.text.run_vocabulary import notes_on_captions, run_vocabulary
 from parti.text.warm_start import warm_start
 from parti.tokenize import PairTokenizer, token_space
 from vqgan.config import Config, ConfigError
+from vqgan.construction import within_memory
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
@@ -129,7 +130,8 @@ def build_task(
 ) -> NextTokenTask:
     """The generator for these tokenizers, and the task of a run; `ids_are_ours` says whether a code cache's text ids
     are of this text tokenizer. Raises what `warm_start` raises."""
-    generator = GENERATORS[config.model.kind](config.model, token_space(text_tokenizer, image_tokenizer))
+    tokens = token_space(text_tokenizer, image_tokenizer)
+    generator = within_memory(lambda: GENERATORS[config.model.kind](config.model, tokens))
     chosen = getattr(config.model, "text_encoder", None)
     if isinstance(chosen, PretrainedTextEncoderConfig) and config.task.precision == "fp16" and is_sharding_requested():
         raise ConfigError(

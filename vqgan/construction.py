@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
+from vqgan.config import ConfigError
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _MODULES_PER_TENSOR = 20
 """Activations, dropout and containers have no tensors; no network has so many of them for each tensor that it has."""
-_MOST_TENSORS = 100_000
+_MOST_TENSORS = 30_000
 """Of a network that is trained here; Parti's 20B has some 2,000."""
 _ALLOCATION = ("allocate", "not enough memory", "out of memory", "overflow", "Storage size", "Invalid", "negative")
 """What torch's errors about impossible sizes have one of."""
@@ -89,10 +91,14 @@ def within_file(build: Callable[[], ModuleT], tensors: int, numbers: int) -> Mod
 
 
 def within_memory(build: Callable[[], ModuleT]) -> ModuleT:
-    """The network in fp32, if the machine's memory could hold it. Raises TooLargeError."""
+    """The network in fp32, if the machine's memory could hold it. Raises ConfigError where it could not."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with bounded(_MOST_TENSORS, memory // 4, f"fit in this machine's {memory / 2**30:.0f} GiB of memory"):
-        return build()
+    bound = f"this machine's {memory / 2**30:.0f} GiB of memory and {_MOST_TENSORS:,} tensors allow"
+    try:
+        with bounded(_MOST_TENSORS, memory // 4, bound):
+            return build()
+    except TooLargeError as error:
+        raise ConfigError(f"model: {error}; make it smaller, as tools/plan.py helps to") from None
 
 
 def _line(error: Exception) -> str:

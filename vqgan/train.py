@@ -5,6 +5,7 @@ from pydantic import Field, model_validator
 
 from vqgan.command_line import print_out
 from vqgan.config import Config, ConfigError
+from vqgan.construction import within_memory
 from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.judge import caption_judge
@@ -82,7 +83,7 @@ def train(config: TrainVQGANConfig) -> bool:
 
 def build_task(config: TrainVQGANConfig, accelerator: Accelerator) -> AutoencoderTask:
     """The networks and the task of a run."""
-    autoencoder = build_autoencoder(config.model)
+    autoencoder = within_memory(lambda: build_autoencoder(config.model))
     if config.codes_from:
         taken, total = keep_codes(autoencoder, config.codes_from)
         if accelerator.is_main_process:
