@@ -186,3 +186,32 @@ def test_the_state_of_another_config_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"here: b does not fit this config .*; use another run_dir") as caught:
         restore({"a": nn.Linear(2, 2), "b": nn.Linear(4, 1)}, state, "here")
     assert "\n" not in str(caught.value)
+
+
+def test_every_part_is_on_the_disk_before_the_checkpoint_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut: kill -9 alone would not show a missing flush."""
+    happened: list[str] = []
+    rename = Path.rename
+
+    def flushed(descriptor: int) -> None:
+        happened.append(Path(f"/proc/self/fd/{descriptor}").readlink().name.removeprefix(".new-"))
+
+    def renamed(path: Path, target: Path) -> Path:
+        happened.append("renamed")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "rename", renamed)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.prepare(1)
+    sums = checkpoints.write_part(1, "state.pt", {"w": torch.zeros(3)})
+    sums |= checkpoints.write_part(1, "process-0.pt", {"seed": 1})
+    sums |= checkpoints.write_file(1, "identity.json", b"{}")
+    checkpoints.publish(1, sums, GOOD)
+    before = happened[: happened.index("renamed")]
+    parts = {path.name for path in checkpoints.folder_of(1).iterdir()}
+    assert parts == {"state.pt", "process-0.pt", "identity.json", "about.json", "SHA256SUMS"}
+    assert parts | {".writing-step-0000001"} <= set(before)
+    assert happened[-1] == tmp_path.name, "and its name after"

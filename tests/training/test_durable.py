@@ -149,3 +149,24 @@ def test_space_is_looked_for_before(tmp_path: Path) -> None:
     check_space(tmp_path, 1)
     with pytest.raises(CannotWriteError, match=r"1000000000000\.0 MB are needed and .* MB are free; free some space"):
         check_space(tmp_path, 10**18)
+
+
+def test_the_old_folder_stays_until_the_new_name_is_on_the_disk(
+    exchanging: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut could leave neither."""
+    happened: list[str] = []
+    removed = durable.shutil.rmtree
+
+    def removing(path: Path, **options: bool) -> None:
+        if path.exists():
+            happened.append(f"removed {(path / 'file').read_text()}")
+        removed(path, **options)
+
+    folder(tmp_path / "model", "old")
+    fresh = folder(tmp_path / "fresh", "new")
+    monkeypatch.setattr(durable.shutil, "rmtree", removing)
+    monkeypatch.setattr(durable, "sync_folder", lambda path: happened.append(f"flushed {path.name}"))
+    put_in_place(fresh, tmp_path / "model")
+    assert happened == [f"flushed {tmp_path.name}", "removed old"]
+    assert isinstance(exchanging, bool)

@@ -15,7 +15,7 @@ from tiny_caches import SHAPES, TEXT, contents, settings
 from training.tiny_runs import stage_2, untrained_tokenizer
 
 import parti.train
-from parti.code_cache.batch import CodedBatch
+from parti.code_cache.batch import NO_PICTURE, CodedBatch, CodedSample, read_codes
 from parti.code_cache.data import CodeCache, CodedPipeline, PairDataConfig
 from parti.code_cache.encode import encode
 from parti.fused.captioning.captioning_train import TrainCaptioningConfig
@@ -335,3 +335,27 @@ def test_a_cache_that_cannot_be_used_is_one_clear_error(
 def test_objectives_that_read_pictures_have_no_codes() -> None:
     with pytest.raises(ConfigError, match=r"unknown key data\.codes"):
         validate(TrainCaptioningConfig, {"data": {"codes": "somewhere"}}, "test")
+
+
+def test_the_ids_are_those_of_the_caption_that_was_chosen() -> None:
+    """Of several captions each has ids of its own, and a mark of its own whether it was cut."""
+    captions = ("one", "two", "three")
+    ids = np.arange(12).reshape(3, 4)
+    sample = CodedSample(
+        image=NO_PICTURE,
+        caption=captions[0],
+        name="sample",
+        captions=captions,
+        codes=np.zeros((1, 4), np.uint8),
+        text_ids=ids,
+        text_cut=(False, True, False),
+    )
+    seen = set()
+    for seed in range(20):
+        item = read_codes(sample, np.random.default_rng(seed), ())
+        number = captions.index(item.caption or "")
+        assert item.text_ids is not None
+        assert item.text_ids.tolist() == ids[number].tolist()
+        assert item.text_cut is (number == 1)
+        seen.add(number)
+    assert seen == {0, 1, 2}
