@@ -56,6 +56,7 @@ def test_splits_that_are_not_where_they_are_looked_for_are_told(tmp_path: Path) 
     [
         (["train/a.png", "unlabeled/b.png"], "folders beside train/ whose names say no split"),
         (["cats/a.png", "val/b.png"], "validation folder without a train/ beside it"),
+        (["a.png", "valid/b.png"], "validation folder without a train/ beside it"),
         (["a.png", "validation/b.png"], "validation folder without a train/ beside it"),
     ],
 )
