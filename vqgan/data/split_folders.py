@@ -66,8 +66,8 @@ def unlikely_splits(listing: Listing) -> list[Unused]:
         found.append(Unused.of(names, "folders that are split, below the data set's own", reason))
     train = _first(top, TRAIN_FOLDERS)
     # Beside images that lie at the top no folder is a class.
-    names = HELDOUT_FOLDERS if any("/" not in name for name in listing.images) else _CERTAIN
-    heldout = _first([name for name in top if name.lower() in names], HELDOUT_FOLDERS)
+    likely = HELDOUT_FOLDERS if any("/" not in name for name in listing.images) else _CERTAIN
+    heldout = _first([name for name in top if name.lower() in likely], HELDOUT_FOLDERS)
     if train is not None and len(top) > 1:
         others = sorted(name for name in top if name != train)
         reason = "the images of all are shared out anew; to hold out a folder, call it valid/"
