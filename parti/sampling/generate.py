@@ -52,7 +52,7 @@ class SamplingConfig(
     precision: Precision = "fp32"
     """Of the weights that each step reads: fp32, bf16 (half the bytes), int8 (a quarter; on x86 CPUs). The fewer, the
     faster; logits are fp32 in any case. In bf16 and int8 a picture may come out otherwise in another batch (1 of 64 in
-    one trial): texts and attention differ in their last bit by batch, and rounding makes that larger."""
+    one trial, none in another): what differs by batch in its last bit, rounding makes larger."""
 
     cuda_graph: bool = False
     """Replay each step as one CUDA graph: for GPUs, where launching a small model's kernels takes longer than they."""

@@ -68,3 +68,12 @@ def test_training_without_a_draw_and_other_vocabularies_are_errors() -> None:
     unigram = TextTokenizer.train(CAPTIONS, UnigramConfig(vocab_size=300, length=8))
     with pytest.raises(ValueError, match="merges are dropped from a BPE vocabulary, this is a Unigram"):
         unigram.tokenize_with_dropout(CAPTIONS, 0.5, generators(8))
+
+
+@pytest.mark.parametrize("probability", [0.0, 1e-9])
+def test_a_caption_that_just_fits_is_not_cut(probability: float) -> None:
+    tokenizer = tiny_text_tokenizer()
+    exact = "a red cat a blue dog a red"  # eight words, one token each, in a length of eight
+    texts = [exact, f"{exact} hat", "a red cat"]
+    assert (tokenizer.encode([exact]) != tokenizer.pad_id).all()
+    assert tokenizer.tokenize_with_dropout(texts, probability, generators(3)).cut == [False, True, False]

@@ -256,3 +256,19 @@ def test_a_state_of_another_memory_or_codebook_is_refused() -> None:
         tended.load_state_dict({"recent": torch.zeros(1024, 8), "seen": 0})
     with pytest.raises(ValueError, match=r"shape \(1024, 8\), the checkpoint one of \(512, 8\)"):
         tended.load_state_dict(care(memory=512).state_dict())
+
+
+def test_dead_codes_go_where_latents_are_served_worst() -> None:
+    """A hundred latents lie at codes that they have, three far from all: these get the dead codes."""
+    quantizer = build_quantizer(NearestConfig(codebook_size=8, code_dim=2, l2_normalize=False))
+    tended = CodebookCare(CodebookCareConfig(revive_every=2, memory=103), quantizer, seed=0)
+    with torch.no_grad():
+        book(quantizer).copy_(torch.tensor([[float(x), 0.0] for x in range(5)] + [[99.0, 99.0]] * 3))
+    served = torch.tensor([[float(row % 5), 0.01] for row in range(100)])
+    forlorn = torch.tensor([[0.0, 30.0], [10.0, 30.0], [20.0, 30.0]])
+    tended.tend(1, 100, copy.deepcopy(quantizer))
+    for step in (1, 2, 3):
+        tended._step = step
+        tended.observe(torch.cat([served, forlorn])[None], quantizer.encode(torch.cat([served, served[:3]])[None]))
+    assert tend(tended, 4, 100) == 3
+    assert sorted(book(quantizer)[5:].tolist()) == sorted(forlorn.tolist())
