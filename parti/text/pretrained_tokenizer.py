@@ -10,6 +10,7 @@ from pydantic import Field
 from tokenizers import Tokenizer, decoders
 
 from parti.text.checkpoint import TOKENIZER_FILES, find_checkpoint
+from parti.text.growth import check_growth
 from parti.text.tokenizer import TextTokenizer
 from parti.text.vocabulary import NULL_TOKEN
 from parti.transformers_folder import SAFELY
@@ -48,6 +49,10 @@ def load_pretrained_tokenizer(config: PretrainedTokenizerConfig) -> TextTokenize
         )
     # A copy: transformers puts functions of its own on some.
     tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    try:
+        check_growth(tokenizer.to_str(), config.length)
+    except ValueError as error:
+        raise ConfigError(f"text.name: the tokenizer of {config.name!r} is refused: {error}") from None
     own = tokenizer.num_special_tokens_to_add(False)
     if own >= config.length:
         raise ConfigError(

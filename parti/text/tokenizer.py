@@ -17,6 +17,7 @@ from pydantic import Field
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from parti.text.growth import check_growth
 from parti.text.merge_dropout import MergeDropout
 from parti.text.vocabulary import NULL_TOKEN, PAD_TOKEN, learn_bpe, learn_unigram
 from vqgan.checksums import add_checksums
@@ -185,6 +186,7 @@ class TextTokenizer:
         # The first version wrote byte-pair vocabularies alone, and did not say what they are padded with.
         pad = PAD_TOKEN if padding is None else padding["pad_token"]
         try:
+            check_growth(tokenizer.to_str(), truncation["max_length"])
             read = cls(tokenizer, truncation["max_length"], pad)
         except ValueError as error:
             raise ModelFolderError(f"{path} is damaged: {error}") from None

@@ -80,7 +80,7 @@ def test_a_saved_one_needs_nothing_of_the_original(name: str, folders: dict[str,
     tokenizer = load(original)
     tokenizer.save_pretrained(tmp_path / "saved")
     shutil.rmtree(original)
-    assert [file.name for file in (tmp_path / "saved").iterdir()] == ["text_tokenizer.json"]
+    assert sorted(file.name for file in (tmp_path / "saved").iterdir()) == ["SHA256SUMS", "text_tokenizer.json"]
     again = TextTokenizer.from_pretrained(tmp_path / "saved")
     for one, other in ((again.tokenize([*TEXTS, ""]), tokenizer.tokenize([*TEXTS, ""])),):
         assert torch.equal(one.ids, other.ids)

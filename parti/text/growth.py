@@ -1,0 +1,48 @@
+"""How much a vocabulary's rules may make of a text.
+
+A tokenizer file holds rules that rewrite text before it is divided (and after it is put together): forty that each
+double a letter make a terabyte of one caption. Published vocabularies replace a character by one or two.
+"""
+
+import json
+from typing import Any
+
+_MOST_GROWTH, _MOST_TOKENS, _LONGEST = 64.0, 64, 100_000
+"""How many times longer rules may make a text; special tokens around it; text positions."""
+
+
+def check_growth(tokenizer: str, length: int) -> None:
+    """Raises ValueError where the rules of a tokenizer's JSON could make very much of a short text."""
+    if not 0 < length <= _LONGEST:
+        raise ValueError(f"its text has {length} positions, 1 to {_LONGEST} are possible")
+    rules = json.loads(tokenizer)
+    for part in ("normalizer", "pre_tokenizer", "decoder", "post_processor"):
+        growth, tokens = 1.0, 0
+        for node in _nodes(rules.get(part)):
+            growth *= max(1.0, _growth_of(node))
+            tokens += len(node.get("single") or []) if node.get("type") == "TemplateProcessing" else 0
+        if growth > _MOST_GROWTH or tokens > _MOST_TOKENS:
+            raise ValueError(f"the rules of its {part} make a text more than {_MOST_GROWTH:.0f} times as long")
+
+
+def _growth_of(node: dict[str, Any]) -> float:
+    content = node.get("content", node.get("prepend", ""))
+    if node.get("type") not in ("Replace", "Prepend") or not isinstance(content, str):
+        return 1.0
+    pattern = node.get("pattern")
+    plain = pattern.get("String") if isinstance(pattern, dict) else None
+    # An empty pattern, and a regular expression that may match nothing, is found between all characters.
+    return len(content) / len(plain) if plain else len(content) + (0.0 if node["type"] == "Prepend" else 1.0)
+
+
+def _nodes(node: Any) -> list[dict[str, Any]]:
+    """All mappings in it."""
+    found, waiting = [], [node]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            found.append(node)
+            waiting.extend(node.values())
+        elif isinstance(node, list):
+            waiting.extend(node)
+    return found
