@@ -160,7 +160,7 @@ def test_three_steps_of_both_stages_write_the_run_folders(tmp_path: Path, capsys
         (checkpoint,) = (run / "checkpoints").iterdir()
         assert checkpoint.name == "step-0000003"
         assert sorted(path.name for path in checkpoint.iterdir()) == [
-            *("SHA256SUMS", "about.json", "process-0.pt", "state.pt")
+            *("SHA256SUMS", "about.json", "identity.json", "process-0.pt", "state.pt")
         ]
         assert {"config.json", "model.safetensors"} <= {path.name for path in (run / "model").iterdir()}
     assert {"psnr", "codebook_usage", "codebook_perplexity", "reconstruction_accuracy"} <= _heldout(first).keys()

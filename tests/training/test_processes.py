@@ -88,7 +88,7 @@ def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_as_if_nothing_ha
         for name, weight in states[1][part].items():
             assert torch.equal(states[0][part][name], weight), f"{part}.{name}"
     assert {file.name for file in (two_processes / "stopped/checkpoints/step-0000006").iterdir()} == {
-        *("state.pt", "process-0.pt", "process-1.pt", "about.json", "SHA256SUMS")
+        *("state.pt", "process-0.pt", "process-1.pt", "about.json", "identity.json", "SHA256SUMS")
     }
 
 
