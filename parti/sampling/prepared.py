@@ -102,7 +102,8 @@ def _fp32(linear: nn.Linear) -> nn.Module:
 
 
 def _bf16(linear: nn.Linear) -> nn.Module:
-    packs = linear.weight.device.type == "cpu" and _has_onednn()
+    # oneDNN has the product on every CPU, but packs bf16 weights only where the processor multiplies them (AVX-512).
+    packs = linear.weight.device.type == "cpu" and _has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return PackedLinear(linear, torch.bfloat16) if packs else Bf16Linear(linear)
 
 

@@ -1,7 +1,8 @@
 """benchmarks/code_cache.py runs, and prints right rates and sizes."""
 
-import importlib
+import importlib.util
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,14 @@ SMALL += ["--model.encoder_depth=1", "--model.decoder_depth=1", "--model.width=1
 def benchmark_(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbours by name
     threads = torch.get_num_threads()
-    yield importlib.import_module("code_cache")
+    # By its file: the tests have a folder of the same name.
+    spec = importlib.util.spec_from_file_location("code_cache_benchmark", BENCHMARKS / "code_cache.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    yield module
     torch.set_num_threads(threads)
 
 

@@ -56,6 +56,7 @@ def test_what_is_pushed_draws_the_same_pictures_by_its_name(fake_hub: FakeHub) -
     assert fake_hub.asked == ["me/shapes@main"]
 
 
+@pytest.mark.filterwarnings("ignore:the model reads 8 tokens")
 def test_the_card_tells_the_models_own_figures_and_its_example_runs(fake_hub: FakeHub) -> None:
     model = tiny_text_to_image(SamplingConfig(guidance_scale=2.0, top_k=7))
     model.push_to_hub("shapes")

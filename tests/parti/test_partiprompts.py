@@ -156,6 +156,7 @@ def test_names_and_seeds_stand_on_the_row_alone(rows: list[PartiPrompt]) -> None
     assert min(picture.seed for picture in many) == 10
 
 
+@pytest.mark.filterwarnings("ignore:the model reads 8 tokens")
 def test_a_second_call_draws_nothing_twice(rows: list[PartiPrompt], tmp_path: Path) -> None:
     model, out = Counting(), tmp_path / "out"
     some = pictures_of(rows[1:4], 6, 1, 0)

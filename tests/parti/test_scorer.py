@@ -133,7 +133,7 @@ def test_our_own_folder_reads_text_between_start_and_end(folders: dict[str, Path
         assert used[-1] == tokenizer.eos_token_id == scorer.model.config.text_config.eos_token_id
         assert (row[~mask.bool()] == tokenizer.pad_token_id).all()
     assert scorer.is_cut(["a red cat", "", "ein 🦊 über Zürich, weit weg"]) == [False, False, True]
-    assert tokenizer.decode(tokens["input_ids"][0], skip_special_tokens=True).split() == ["a", "red", "cat"]
+    assert tokenizer.decode(tokens["input_ids"][0], skip_special_tokens=True).split() == ["A", "red", "cat"]
 
 
 def test_a_run_folder_stands_for_its_model(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_a_network_that_is_too_small_is_refused(folders: dict[str, Path]) -> Non
     config = PretrainedTextEncoderConfig(name=str(folders["bert"]))
     with pytest.raises(ConfigError, match=r"knows 63 tokens, the text tokenizer gives 999; set text\.name to"):
         PretrainedTextEncoder(config, 1000, LENGTH, WIDTH)
-    with pytest.raises(ConfigError, match=r"reads at most 32 positions; set text\.length to that, not 33"):
+    with pytest.raises(ConfigError, match=r"reads at most 32 tokens; set text\.length to 32, not 33"):
         PretrainedTextEncoder(config, 20, 33, WIDTH)
 
 

@@ -14,6 +14,7 @@ from parti.fused.captioning.caption_decoding import DecodingConfig, decode, deco
 from parti.fused.captioning.caption_files import CaptionConfig
 from parti.fused.captioning.caption_heatmaps import heatmap_sheet, words_with_looks
 from parti.fused.captioning.captioner import Captioner
+from vqgan.data.source import printable
 from vqgan.data.transforms import ImageTransform, TransformConfig
 
 
@@ -81,7 +82,7 @@ def test_each_file_is_printed_with_its_caption(
     assert main(["--model", model, *files, *words, "--device", "cpu"]) == 0
     lines = capsys.readouterr().out
     captions = expected(model, files, config, seed=5 if "--seed" in words else 0)
-    assert lines == "".join(f"{file}: {caption}\n" for file, caption in zip(files, captions, strict=True))
+    assert lines == "".join(f"{file}: {printable(caption)}\n" for file, caption in zip(files, captions, strict=True))
 
 
 def test_heatmaps_are_sheets_with_a_picture_a_word(
