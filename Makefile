@@ -14,11 +14,11 @@ demo: .venv/.installed  ## Train both stages on the embedded data, draw unseen p
 # Two processes with one thread each; then, with two threads, the tests whose sums those divide (docs/testing.md).
 test: .venv/.installed check  ## Lint, types, import contracts, and every test that takes seconds
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
-	OMP_NUM_THREADS=2 $(BIN)/pytest -m "threads and not slow"
+	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "threads and not slow"
 
 test-all: .venv/.installed check  ## The same with the slow proofs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m ""
-	OMP_NUM_THREADS=2 $(BIN)/pytest -m threads
+	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m threads
 
 check: .venv/.installed
 	$(BIN)/ruff check .
