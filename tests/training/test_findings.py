@@ -20,6 +20,9 @@ def test_another_figure_makes_no_new_finding() -> None:
     assert findings.news(["the norm is 12 of 1.5"]) == ["the norm is 12 of 1.5"]
     assert findings.news(["the norm is 1.2e+04 of 2"]) == []
     assert findings.news(["the rate is 12 of 2"]) == ["the rate is 12 of 2"]
+    for figure in ("-3", "1,200", "12,345,678", "-1.2e-04", "nan", "inf", "-inf"):
+        assert findings.news([f"the rate is {figure} of 2"]) == [], figure
+    assert findings.news(["the info is 12 of 2"]) == ["the info is 12 of 2"]
 
 
 def test_what_was_told_outlives_a_restart() -> None:

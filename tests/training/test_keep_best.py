@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_runs import assert_equal, contents
 from tiny_runs import GUARDED, poisoned, stage_1
 
 import vqgan.train
@@ -158,6 +159,29 @@ def test_memorizing_is_said_once_and_recorded_and_the_best_model_is_named(
     assert "that is the last one; the best by psnr 30 at step 2 (20 at step 12) is in" in said
     events = [record for record in RunFolder(tmp_path).read_metrics() if record.get("event") == "finding"]
     assert [event["step"] for event in events if "learned by heart" in str(event["finding"])] == [4]
+
+
+def test_a_run_that_memorizes_leaves_the_same_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, {2: 30.0, 4: 28.0, 6: 26.0})
+    folders = (tmp_path / "here", tmp_path / "in a room" / "of its own")
+    for folder in folders:
+        assert vqgan.train.train(stage_1(folder, **_BEST_FIRST | {"loop.steps": 6}))
+    one, other = (contents(folder) for folder in folders)
+    assert one["checkpoints/step-0000006/state.pt"]["loop"]["findings_held_out"]
+    assert_equal(one, other)
+
+
+def test_patience_waits_until_there_is_an_evaluation_to_compare_with_also_after_an_interruption() -> None:
+    for interrupted in (False, True):
+        best = Best(HIGHER)
+        given_up = []
+        for step, value in enumerate((math.nan, math.nan, math.nan, 3.0, math.nan, 2.0), start=1):
+            best.improved_by({"nats": value}, step)
+            given_up.append(best.is_given_up(2))
+            if interrupted:
+                state, best = best.state_dict(), Best(HIGHER)
+                best.load_state_dict(state)
+        assert given_up == [False] * 5 + [True]
 
 
 def test_patience_without_anything_to_wait_for_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """A training set that is learned by heart is said, with the best step; a discriminator's moods are not taken for it."""
 
-from pathlib import Path
-
 from vqgan.training.best import Best, KeepBestConfig
 from vqgan.training.memorizing import about_memorizing, training_loss
 
@@ -15,7 +13,7 @@ def told(config: KeepBestConfig | None, evaluations: list[tuple[float, float | N
     for number, (value, loss) in enumerate(evaluations, start=1):
         if config is not None:
             best.improved_by({config.figure: value}, 400 * number, loss)
-        found.append(about_memorizing(best, loss, Path("runs/x/best")))
+        found.append(about_memorizing(best, loss))
     return found
 
 
@@ -23,7 +21,7 @@ def test_it_names_the_best_step_both_values_and_what_helps() -> None:
     first, second, third = told(NATS, [(2.12, 1.5), (2.9, 0.6), (3.57, 0.13)])
     assert first == []
     assert len(second) == 1
-    for word in ("step 400 (2.12)", "3.57 at step 1,200", "from 1.5 to 0.13", "runs/x/best", "loop.patience", "400)"):
+    for word in ("step 400 (2.12)", "3.57 at step 1,200", "from 1.5 to 0.13", "in best/ of", "loop.patience", "400)"):
         assert word in third[0], word
     assert told(PSNR, [(30.0, 0.1), (27.0, 0.05)])[1]
 

@@ -54,8 +54,11 @@ class Best:
         return better
 
     def is_given_up(self, patience: int) -> bool:
-        """Whether the latest `patience` evaluations were no better than one before; never where it is 0."""
-        return 0 < patience <= self._without_better
+        """Whether the latest `patience` evaluations were no better than one before; never where it is 0.
+
+        Nor where none could be compared yet: there is no best model that could stand for the run's.
+        """
+        return self.step > 0 and 0 < patience <= self._without_better
 
     def worsened_share(self) -> float:
         """By how much of the best value the last is worse."""

@@ -239,7 +239,7 @@ class TrainingLoop:
         if self._best.improved_by(figures, done, self._training_loss):
             self._saving.save_best(self._best.evaluation())
             self._save_waits = True
-        memorizing = about_memorizing(self._best, self._training_loss, self.run_folder.best)
+        memorizing = about_memorizing(self._best, self._training_loss)
         for finding in self._findings_held_out.news(memorizing):
             progress.say(f"step {done}: {finding}")
             self._record_event(done, {"event": "finding", "finding": finding})

@@ -1,7 +1,6 @@
 """Whether a run learns its training set by heart: held-out figures get worse while the training loss falls on."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from vqgan.training.best import Best
 
@@ -19,8 +18,11 @@ def training_loss(figures: Mapping[str, float]) -> float | None:
     return sum(terms) if terms else figures.get("loss")
 
 
-def about_memorizing(best: Best, loss: float | None, best_folder: Path) -> list[str]:
-    """The finding, where the last evaluation was worse than the best one and training went on to improve since."""
+def about_memorizing(best: Best, loss: float | None) -> list[str]:
+    """The finding, where the last evaluation was worse than the best one and training went on to improve since.
+
+    It goes into the metrics and the checkpoints, so it says nothing of where the run folder lies.
+    """
     then = best.training_loss
     if not best.step or best.config is None or loss is None or then is None or best.step == best.last_step:
         return []
@@ -29,7 +31,7 @@ def about_memorizing(best: Best, loss: float | None, best_folder: Path) -> list[
     return [
         f"the training pictures are being learned by heart: held out, {best.config.figure} was best at step "
         f"{best.step:,} ({best.value:.4g}) and is {best.last_value:.4g} at step {best.last_step:,}, while the training "
-        f"loss went on from {then:.4g} to {loss:.4g}. The best model is in {best_folder}. What helps: fewer steps "
-        f"(loop.steps {best.step}) or loop.patience 3, which ends a run by itself; more pictures; data.transform.crop "
-        "random, and data.transform.flip where no caption says left or right; a smaller model."
+        f"loss went on from {then:.4g} to {loss:.4g}. The best model is in best/ of the run folder. What helps: fewer "
+        f"steps (loop.steps {best.step}) or loop.patience 3, which ends a run by itself; more pictures; "
+        "data.transform.crop random, and data.transform.flip where no caption says left or right; a smaller model."
     ]
