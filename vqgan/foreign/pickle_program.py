@@ -58,6 +58,8 @@ _MOST_OPCODES, _MOST_BYTES = 1_000_000, 1 << 26
 _LONGEST_TEXT, _LARGEST_INTEGER, _LARGEST_KEY = 1 << 20, 1 << 1024, (1 << 61) - 1
 """Characters or bytes of a literal; a whole number; one that is a key: below this, no two have the same hash."""
 _LONGEST_KEY, _MOST_TUPLE_KEYS = 1000, 4000
+_MOST_MARKS, _LONGEST_STACK = 1000, 100_000
+"""Open at a time, and values above a mark: picklers nest as deep as objects do, and fill containers by the thousand."""
 
 
 class PickleRefusedError(ValueError):
@@ -110,8 +112,12 @@ def read_pickle(stream: BytesIO | mmap, references: list[Persistent] | None = No
                 raise PickleRefusedError(
                     f"its pickle has more than {_MOST_OPCODES} operations or {_MOST_BYTES} bytes, which no weights need"
                 )
-            _check_size(argument)
+            # The loop is most of the cost of a long pickle: nothing is called for what has no argument to check.
+            if argument is not None:
+                _check_size(argument)
             machine.step(opcode.name, argument)
+            if len(machine.stack) > _LONGEST_STACK:
+                raise PickleRefusedError(f"it leaves more than {_LONGEST_STACK} values lying, which no weights need")
         return machine.pop()
     except PickleRefusedError:
         raise
@@ -153,6 +159,8 @@ class _Machine:
         return values
 
     def mark(self, _: Any) -> None:
+        if len(self.marks) >= _MOST_MARKS:
+            raise PickleRefusedError(f"it has more than {_MOST_MARKS} open marks, which no weights need")
         self.marks.append(self.stack)
         self.stack = []
 
