@@ -56,7 +56,7 @@ def run_config(run_dir: Path, **loop: Any) -> TrainRerankerConfig:
             "transform": {"image_size": 16},
             "batch_size": 32,
         },
-        "text": {"vocab_size": 300, "length": 24, "training_captions": 200},
+        "text": {"vocab_size": 400, "length": 24, "training_captions": 200},  # words as wholes: no caption is cut
         "model": {
             "image_size": 16,
             "patch_size": 4,
