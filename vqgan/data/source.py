@@ -31,8 +31,11 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]")
-"""What steers a terminal or the direction of a line, ends a line, or is half a character."""
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff"
+    r"\ufeff\ufff9-\ufffb]"
+)
+"""What steers a terminal or the direction of a line, ends a line, cannot be seen, or is half a character."""
 
 
 def printable(text: str, keep: str = "") -> str:
