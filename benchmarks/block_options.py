@@ -1,11 +1,11 @@
-"""Held-out nats per image code of Parti's decoder with other blocks and masks, after equal training time.
+"""Validation nats per image code of Parti's decoder with other blocks and masks, after equal training time.
 
     python benchmarks/block_options.py --image_tokenizer out/demo/vqgan --steps 1200 --out out/options
 
 Each variant is configs/parti/shapes.yaml with one change (the last has all of TransformerOptions'). First all of them
 take turns for some steps, so that whatever else the machine does slows all alike: that gives each one's time a step.
 Then each trains for as many steps as fit into the time of `--steps` plain ones, its schedule stretched to that, and is
-evaluated: nats a code on 512 held-out pairs, and how many of 128 held-out prompts are drawn right (the checker of
+evaluated: nats a code on 512 validation pairs, and how many of 128 validation prompts are drawn right (the checker of
 shapes). Masks: on 8x8 codes a kernel of 3 is what 11 is to the paper's 32x32, and sees 5 codes; 5 sees 13.
 """
 
@@ -19,16 +19,16 @@ from typing import Any
 
 import torch
 
-from parti.tasks import NextTokenTask
+from parti.next_token.next_token_task import NextTokenTask
+from parti.next_token.train_next_token import TrainPartiConfig, build_task
 from parti.text import TextTokenizer, build_text_tokenizer
-from parti.train import TrainPartiConfig, build_task
-from vqgan.config import load_config
-from vqgan.data.loader import DataPipeline, Share
+from vqgan.config.schema import load_config
+from vqgan.data.loader import BatchShard, DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.metrics.judge import caption_judge
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.host_memory import keep_freed_memory
-from vqgan.training.seeding import seed_everything
+from vqgan.metrics.caption_checkers import caption_checker
+from vqgan.system.host_memory import keep_freed_memory
+from vqgan.training.parallel.distributed import build_accelerator
+from vqgan.training.parallel.seeding import seed_everything
 
 CONFIG = Path(__file__).parents[1] / "configs/parti/shapes.yaml"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -67,10 +67,10 @@ def main(argv: list[str]) -> int:
     print(f"{'':24}{'time a step':>12}{'steps':>8}{'nats a code':>13}{'prompts right':>15}", flush=True)
     for name in names:
         steps = round(arguments.steps / slowness[name])
-        figures = train(name, config, data, text_tokenizer, image_tokenizer, steps, seed)
-        results[name] = {"time_a_step": slowness[name], "steps": steps, **figures}
+        metrics = train(name, config, data, text_tokenizer, image_tokenizer, steps, seed)
+        results[name] = {"time_a_step": slowness[name], "steps": steps, **metrics}
         (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        nats, right = figures["nats_per_code"], figures["prompt_accuracy"]
+        nats, right = metrics["nats_per_code"], metrics["prompt_accuracy"]
         print(f"{name:24}{slowness[name]:12.3f}{steps:8}{nats:13.4f}{right:15.1%}", flush=True)
     return 0
 
@@ -89,8 +89,8 @@ def task_of(
     values["loop"]["steps"], values["seed"] = steps, seed
     changed = TrainPartiConfig.model_validate(values)
     seed_everything(seed, 0)
-    judge = caption_judge(config.data.source)
-    return build_task(changed, build_accelerator(), text_tokenizer, image_tokenizer, judge)
+    check_image = caption_checker(config.data.source)
+    return build_task(changed, build_accelerator(), text_tokenizer, image_tokenizer, check_image)
 
 
 def step_times(
@@ -105,7 +105,7 @@ def step_times(
     warm_up = 3
     tasks = {name: task_of(name, config, text_tokenizer, image_tokenizer, 1000, 0) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for step, batches in enumerate(data.training_batches(0, rounds + warm_up, Share())):
+    for step, batches in enumerate(data.training_batches(0, rounds + warm_up, BatchShard())):
         first = step % len(names)
         for name in names[first:] + names[:first]:
             start = time.perf_counter()
@@ -127,11 +127,11 @@ def train(
     steps: int,
     seed: int,
 ) -> dict[str, float]:
-    """Held-out figures of the averaged weights after `steps`."""
+    """Validation metrics of the averaged weights after `steps`."""
     task = task_of(name, config, text_tokenizer, image_tokenizer, steps, seed)
-    for step, batches in enumerate(data.training_batches(0, steps, Share())):
+    for step, batches in enumerate(data.training_batches(0, steps, BatchShard())):
         task.train_step(batches, step)
-    return task.evaluate(data.heldout_batches())
+    return task.evaluate(data.val_batches())
 
 
 if __name__ == "__main__":

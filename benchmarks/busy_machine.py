@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--spin", type=int, action="append", default=[], help="another contender; may stand repeatedly")
     parser.add_argument("--threads", type=int, default=cores)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--json", type=Path, help="file for the metrics")
     parser.add_argument("--train", choices=("torch", "parti"), help=argparse.SUPPRESS)  # a contender's process
     arguments = parser.parse_args(argv)
     if arguments.train:
@@ -52,8 +52,8 @@ def main(argv: list[str]) -> int:
     elsewhere = busy_share(1.0)
     results: dict[str, dict[str, Timing]] = {}
     with ExitStack() as stack:
-        contenders = {
-            name: stack.enter_context(contender(first, variables, arguments.threads, arguments.batch))
+        baselines = {
+            name: stack.enter_context(baseline(first, variables, arguments.threads, arguments.batch))
             for name, first, variables in [
                 (DEFAULT, "torch", {}),
                 (SHIPPED, "parti", {}),
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
         for busy in (0, 1, arguments.busy):
             rounds = arguments.rounds if not busy else max(2, arguments.rounds // 3)
             with busy_processes(busy):
-                timings = in_rounds(contenders, rounds, arguments.turn * (3 if busy else 1))
+                timings = in_rounds(baselines, rounds, arguments.turn * (3 if busy else 1))
             results[str(busy)] = timings
             print(f"beside {busy} busy")
             for name, timing in timings.items():
@@ -82,16 +82,16 @@ def main(argv: list[str]) -> int:
     print(f"beside one, shipped keeps {kept:.0%} of the default's idle speed (at least {LEAST_BESIDE_ONE:.0%})")
     print("both hold" if holds else "not both hold")
     if elsewhere > MOST_ELSEWHERE:
-        print(f"this machine was not quiet (others took {elsewhere:.0%} of it): idle figures say nothing")
+        print(f"this machine was not quiet (others took {elsewhere:.0%} of it): idle metrics say nothing")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         seconds = {busy: {name: t.seconds for name, t in timings.items()} for busy, timings in results.items()}
-        figures = {"threads": arguments.threads, "elsewhere": elsewhere, "idle_cost": cost, "kept_beside_one": kept}
-        arguments.json.write_text(json.dumps(figures | {"seconds_a_step": seconds}, indent=1) + "\n")
+        metrics = {"threads": arguments.threads, "elsewhere": elsewhere, "idle_cost": cost, "kept_beside_one": kept}
+        arguments.json.write_text(json.dumps(metrics | {"seconds_a_step": seconds}, indent=1) + "\n")
     return 0 if holds else 1
 
 
-class Contender:
+class Baseline:
     """A process that trains when it is told to."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
@@ -114,7 +114,7 @@ class Contender:
 
 
 @contextmanager
-def contender(first: str, variables: dict[str, str], threads: int, batch: int) -> Iterator[Contender]:
+def baseline(first: str, variables: dict[str, str], threads: int, batch: int) -> Iterator[Baseline]:
     """A contender that imports `first` first, without any setting of OpenMP but `variables`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_OPENMP)}
     environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
@@ -123,7 +123,7 @@ def contender(first: str, variables: dict[str, str], threads: int, batch: int) -
         command, env=environment | variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
-            yield Contender(process)
+            yield Baseline(process)
         finally:
             process.kill()
 
@@ -153,14 +153,14 @@ def cpu_times() -> list[int]:
     return [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
 
 
-def in_rounds(contenders: dict[str, Contender], rounds: int, seconds: float) -> dict[str, Timing]:
+def in_rounds(baselines: dict[str, Baseline], rounds: int, seconds: float) -> dict[str, Timing]:
     """Seconds a step of every contender, one entry a round."""
-    names = list(contenders)
+    names = list(baselines)
     found: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            found[name].append(contenders[name].seconds_a_step(seconds))
+            found[name].append(baselines[name].seconds_a_step(seconds))
     return {name: Timing(tuple(values)) for name, values in found.items()}
 
 
@@ -171,7 +171,7 @@ def train(first: str, threads: int, batch: int) -> int:
     import torch
 
     from parti.models import EncoderDecoder, EncoderDecoderConfig, TokenSpace
-    from vqgan.training.host_memory import keep_freed_memory
+    from vqgan.system.host_memory import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(threads)

@@ -1,14 +1,14 @@
-"""Stage 2 with and without the code cache: pictures a second of training, and bytes a picture.
+"""Stage 2 with and without the code cache: images a second of training, and bytes an image.
 
 python benchmarks/code_cache.py --json out/code_cache.json
 
-Both sides train the model of --config on the same pictures in the same order: one reads, draws and encodes them in
+Both sides train the model of --config on the same images in the same order: one reads, draws and encodes them in
 every step, the other reads their codes. They run in turn; `times` is the median of the rounds' ratios. Seconds are of
 the process's CPU clock: what other processes do on the machine enters little. The tokenizer is --tokenizer, or an
-untrained one of --tokenizer-config, whose work is the same. On a CPU, whose figures these are, the fp32 encoder and
+untrained one of --tokenizer-config, whose work is the same. On a CPU, whose metrics these are, the fp32 encoder and
 the bf16 generator cost what they cost there: on a GPU the shares differ.
 
-Also told: whether codes depend on who is encoded beside a picture, as the sums of a matrix product do.
+Also told: whether codes depend on who is encoded beside an image, as the sums of a matrix product do.
 """
 
 import argparse
@@ -28,20 +28,20 @@ from parti.code_cache.data import CodeCache, CodedPipeline, PairDataConfig
 from parti.code_cache.encode import encode
 from parti.code_cache.settings import EncodeConfig
 from parti.code_cache.shard import smallest_type
-from parti.tasks import NextTokenTask
+from parti.next_token.next_token_task import NextTokenTask
+from parti.next_token.train_next_token import TrainPartiConfig, build_task
 from parti.text.tokenizer import TextTokenizer
-from parti.train import TrainPartiConfig, build_task
-from vqgan.config import load_config, validate
+from vqgan.config.schema import load_config, validate
 from vqgan.data.batch import Batch
-from vqgan.data.loader import DataPipeline, Share
+from vqgan.data.loader import BatchShard, DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.models import build_autoencoder
 from vqgan.stored_tokenizer import StoredImageTokenizer
-from vqgan.train import TrainVQGANConfig
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.host_memory import keep_freed_memory
+from vqgan.system.host_memory import keep_freed_memory
+from vqgan.train_tokenizer import TrainVQGANConfig
+from vqgan.training.parallel.distributed import build_accelerator
 
-FROM_PICTURES, FROM_CODES = "pictures", "codes"
+FROM_IMAGES, FROM_CODES = "images", "codes"
 
 
 class Training:
@@ -57,9 +57,9 @@ class Training:
             self._task.train_step(batches, step)
 
 
-def make_cache(config: TrainPartiConfig, tokenizer: Path, folder: Path, pictures: int) -> CodeCache:
-    """The codes, captions and text ids of so many of the config's pictures."""
-    source = config.data.source.model_dump(mode="json") | {"train_size": pictures, "heldout_size": 64}
+def make_cache(config: TrainPartiConfig, tokenizer: Path, folder: Path, images: int) -> CodeCache:
+    """The codes, captions and text ids of so many of the config's images."""
+    source = config.data.source.model_dump(mode="json") | {"train_size": images, "val_size": 64}
     transform = config.data.transform.model_dump(mode="json")
     values = {
         "tokenizer": str(tokenizer),
@@ -76,14 +76,14 @@ def build(config: TrainPartiConfig, cache: CodeCache, tokenizer: Path, steps: in
     text, accelerator = TextTokenizer.from_pretrained(cache.folder), build_accelerator()
     data = cache.resolved(PairDataConfig(codes=str(cache.folder), batch_size=config.data.batch_size))
     sides: dict[str, tuple[DataPipeline, Callable[[Path], ImageTokenizer], bool]] = {
-        FROM_PICTURES: (DataPipeline(data, 0, require_captions=True), ImageTokenizer.from_pretrained, False),
+        FROM_IMAGES: (DataPipeline(data, 0, require_captions=True), ImageTokenizer.from_pretrained, False),
         FROM_CODES: (CodedPipeline(data, 0, cache), StoredImageTokenizer, True),
     }
     trainings = {}
     for name, (pipeline, image, ids_are_ours) in sides.items():
         torch.manual_seed(0)
         task = build_task(config, accelerator, text, image(tokenizer), ids_are_ours=ids_are_ours)
-        trainings[name] = Training(task, pipeline.training_batches(0, steps, Share()))
+        trainings[name] = Training(task, pipeline.training_batches(0, steps, BatchShard()))
     return trainings
 
 
@@ -100,23 +100,23 @@ def cpu_seconds(trainings: dict[str, Training], rounds: int, steps: int) -> dict
     return {name: Timing(tuple(times)) for name, times in seconds.items()}
 
 
-def bytes_a_picture(cache: CodeCache) -> dict[str, float]:
+def bytes_a_image(cache: CodeCache) -> dict[str, float]:
     """Of the shards as they lie on the disk, and of the codes in them."""
     shards = [path.stat().st_size for path in cache.folder.glob("*.arrow")]
-    pictures = sum(split.pictures for split in cache.record.splits.values())
+    images = sum(split.images for split in cache.record.splits.values())
     about = cache.record.image_tokenizer
     return {
-        "all": sum(shards) / pictures,
+        "all": sum(shards) / images,
         "codes": float(about.grid[0] * about.grid[1] * smallest_type(about.vocab_size).itemsize),
     }
 
 
 def codes_beside_others(cache: CodeCache, tokenizer: Path, size: int) -> dict[str, float]:
-    """Of `size` pictures: the largest difference between latents encoded together and one by one, and how many codes
+    """Of `size` images: the largest difference between latents encoded together and one by one, and how many codes
     differ."""
     image = ImageTokenizer.from_pretrained(tokenizer)
     data = DataPipeline(cache.resolved(PairDataConfig(batch_size=size)), 0, require_captions=True)
-    images = next(iter(data.training_batches(0, 1, Share())))[0].images
+    images = next(iter(data.training_batches(0, 1, BatchShard())))[0].images
     with torch.no_grad():
         together = image.autoencoder.encode(images)
         alone = torch.cat([image.autoencoder.encode(one[None]) for one in images])
@@ -143,16 +143,16 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as place:
         tokenizer = options.tokenizer or untrained(options.tokenizer_config, Path(place) / "tokenizer")
         config = load_config(TrainPartiConfig, options.config, [f"--image_tokenizer={tokenizer}", *options.overrides])
-        cache = make_cache(config, tokenizer, Path(place) / "cache", options.pictures)
+        cache = make_cache(config, tokenizer, Path(place) / "cache", options.images)
         trainings = build(config, cache, tokenizer, options.rounds * options.steps + 1)
         timings = cpu_seconds(trainings, options.rounds, options.steps)
-        pictures = options.steps * config.data.batch_size
-        ratio = timings[FROM_PICTURES].ratio(timings[FROM_CODES])
+        images = options.steps * config.data.batch_size
+        ratio = timings[FROM_IMAGES].ratio(timings[FROM_CODES])
         for name, timing in timings.items():
-            print(f"from {name:9} {timing.rate(pictures):8.1f} pictures a CPU second, spread {timing.spread:.2f}")
-        print(f"a step from pictures takes {ratio:.2f} times the CPU time of one from codes")
-        size = bytes_a_picture(cache)
-        print(f"{size['all']:.0f} bytes a picture in the cache, {size['codes']:.0f} of them codes")
+            print(f"from {name:9} {timing.rate(images):8.1f} images a CPU second, spread {timing.spread:.2f}")
+        print(f"a step from images takes {ratio:.2f} times the CPU time of one from codes")
+        size = bytes_a_image(cache)
+        print(f"{size['all']:.0f} bytes an image in the cache, {size['codes']:.0f} of them codes")
         beside = codes_beside_others(cache, tokenizer, config.data.batch_size)
         print(
             f"encoded together or alone: latents differ by {beside['latents']:.1e} (mean size {beside['scale']:.1e}), "
@@ -161,10 +161,10 @@ def main(argv: list[str]) -> int:
     if options.json:
         record: dict[str, Any] = {key: str(value) for key, value in vars(options).items() if key != "json"}
         record |= {"torch": torch.__version__, "cores": os.cpu_count()}
-        rates = {name: timing.rate(pictures) for name, timing in timings.items()}
-        figures = {"pictures_per_cpu_second": rates, "times": ratio, "bytes": size, "beside_others": beside}
+        rates = {name: timing.rate(images) for name, timing in timings.items()}
+        metrics = {"images_per_cpu_second": rates, "times": ratio, "bytes": size, "beside_others": beside}
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"setting": record} | figures, indent=2) + "\n")
+        options.json.write_text(json.dumps({"setting": record} | metrics, indent=2) + "\n")
     return 0
 
 
@@ -173,7 +173,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", default="configs/parti/shapes.yaml", help="stage-2 config on shapes")
     parser.add_argument("--tokenizer", type=Path, help="image tokenizer; without it an untrained one")
     parser.add_argument("--tokenizer-config", default="configs/vqgan/shapes.yaml", help="what the untrained one is")
-    parser.add_argument("--pictures", type=int, default=2048, help="pictures in the cache")
+    parser.add_argument("--images", type=int, default=2048, help="images in the cache")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=4, help="training steps in a round")
     parser.add_argument("--threads", type=int, default=1)

@@ -2,7 +2,7 @@
 
 python benchmarks/generator_training.py --tokens 256 --json out/generator_training.json
 
-A step is loss, backward pass and AdamW on given codes, the same optimiser for all, without dropout; no image tokenizer
+A step is loss, backward pass and AdamW on given codes, the same optimizer for all, without dropout; no image tokenizer
 runs. Three comparisons:
 
 - encoder-decoder of 6 + 6 blocks: transformers' T5, x-transformers' XTransformer with its fused attention;
@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from generator_contenders import (
+from generator_baselines import (
     SIZES,
     Sizes,
     count,
@@ -48,7 +48,7 @@ from measure import side_by_side
 from torch import Tensor, nn
 
 from parti.models import Generator
-from vqgan.training.host_memory import keep_freed_memory
+from vqgan.system.host_memory import keep_freed_memory
 
 LEARNING_RATE = 3e-4
 TEXT_LOSS_SHARE = 1 / 8
@@ -67,24 +67,24 @@ class Trainer:
 def train(model: nn.Module, loss: Callable[[], Tensor], autocast: Callable[[], AbstractContextManager[Any]]) -> Trainer:
     """Loss, backward pass and AdamW, the same for all."""
     model.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def step() -> None:
         with autocast():
             total = loss()
         total.backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return Trainer(step, count(model))
 
 
 def our_loss(build: Callable[[Sizes], Generator], sizes: Sizes) -> Loss:
-    model, captions, pictures = build(sizes), sizes.captions(), sizes.pictures()
+    model, captions, images = build(sizes), sizes.captions(), sizes.images()
 
     def loss() -> Tensor:
-        logits = model(captions, pictures)
-        total = F.cross_entropy(logits.image.flatten(0, 1), pictures.flatten())
+        logits = model(captions, images)
+        total = F.cross_entropy(logits.image.flatten(0, 1), images.flatten())
         if logits.text is None:
             return total
         of_text = F.cross_entropy(logits.text.flatten(0, 1), captions.flatten())
@@ -94,28 +94,26 @@ def our_loss(build: Callable[[Sizes], Generator], sizes: Sizes) -> Loss:
 
 
 def t5_loss(sizes: Sizes) -> Loss:
-    model, captions, pictures = t5(sizes), sizes.captions(), sizes.pictures()
-    return model, lambda: model(input_ids=captions, labels=pictures).loss
+    model, captions, images = t5(sizes), sizes.captions(), sizes.images()
+    return model, lambda: model(input_ids=captions, labels=images).loss
 
 
 def parti_pytorch_loss(sizes: Sizes) -> Loss:
-    model, pictures = parti_pytorch(sizes), sizes.pictures()
+    model, images = parti_pytorch(sizes), sizes.images()
     embeddings = torch.randn(sizes.batch, sizes.text_tokens, sizes.width)
     mask = torch.ones(sizes.batch, sizes.text_tokens, dtype=torch.bool)
-    return model, lambda: model(
-        text_token_embeds=embeddings, text_mask=mask, image_token_ids=pictures, return_loss=True
-    )
+    return model, lambda: model(text_token_embeds=embeddings, text_mask=mask, image_token_ids=images, return_loss=True)
 
 
 def dalle_pytorch_loss(sizes: Sizes) -> Loss:
-    model, captions, pictures = dalle_pytorch(sizes), sizes.captions(), sizes.pictures()
-    return model, lambda: model(captions, pictures, return_loss=True)
+    model, captions, images = dalle_pytorch(sizes), sizes.captions(), sizes.images()
+    return model, lambda: model(captions, images, return_loss=True)
 
 
 def x_transformers_loss(sizes: Sizes) -> Loss:
     """It reads the whole row and predicts all of it but the first token, which stands for our start token."""
     model, captions = x_transformers(sizes), sizes.captions()
-    row = F.pad(sizes.pictures(), (1, 0))
+    row = F.pad(sizes.images(), (1, 0))
     return model, lambda: model(captions, row)
 
 
@@ -136,7 +134,7 @@ COMPARISONS: dict[str, dict[str, Callable[[Sizes], Loss]]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One contender's figures; `seconds` of one step."""
+    """One contender's metrics; `seconds` of one step."""
 
     comparison: str
     precision: str
@@ -203,13 +201,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, (default, meaning) in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"{meaning} [{default}]")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[256, 1024], help="codes of a picture [256 1024]")
-    parser.add_argument("--batch", type=int, default=8, help="pictures [8]")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[256, 1024], help="codes of an image [256 1024]")
+    parser.add_argument("--batch", type=int, default=8, help="images [8]")
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--only", nargs="+", choices=list(COMPARISONS), help="[all]")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds [5]")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch [1]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     return parser.parse_args(argv)
 
 

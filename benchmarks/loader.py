@@ -1,12 +1,12 @@
-"""Pictures a second of the loader alone: from JPEG in a folder, in tar shards and in Parquet to training tensors.
+"""Images a second of the loader alone: from JPEG in a folder, in tar shards and in Parquet to training tensors.
 
 python benchmarks/loader.py --json out/loader.json
 
-Ours beside a plain DataLoader over PIL and torchvision, `webdataset` and `datasets` (benchmarks/loader_contenders.py).
+Ours beside a plain DataLoader over PIL and torchvision, `webdataset` and `datasets` (benchmarks/loader_baselines.py).
 All decode, shuffle, resize with antialiasing, crop to --image-size and batch; captions come along. Every round starts
 each loader anew, waits for its first batch and times those that follow, without workers by the processor's clock, with
 them by the wall's; the contenders of a form take turns, each round from another one on. `times ours` is the median of
-the rounds' ratios of seconds (above 1: slower than `ours`). The pictures are made once, in --data. A peer that is not
+the rounds' ratios of seconds (above 1: slower than `ours`). The images are made once, in --data. A peer that is not
 installed has no rows. Needs the extra `benchmarks`.
 """
 
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loader_contenders import CONTENDERS, Batches, Setting
-from loader_pictures import write_data_set
+from loader_baselines import BASELINES, Batches, Setting
+from loader_images import write_data_set
 from measure import Timing
 
 PACKAGES = {"webdataset": "webdataset"}
@@ -32,14 +32,14 @@ PACKAGES = {"webdataset": "webdataset"}
 
 @dataclass(frozen=True)
 class Row:
-    """One contender's figures; `seconds` of a round's batches."""
+    """One contender's metrics; `seconds` of a round's batches."""
 
     form: str
     width: int
     height: int
     workers: int
     who: str
-    pictures_per_second: float
+    images_per_second: float
     seconds: float
     spread: float
     times_ours: float
@@ -47,17 +47,17 @@ class Row:
 
 def compare(form: str, size: tuple[int, int], setting: Setting, rounds: int, batches: int) -> list[Row]:
     """All contenders of a form in turn."""
-    contenders = {
+    baselines = {
         name: build
-        for name, build in CONTENDERS[form].items()
+        for name, build in BASELINES[form].items()
         if importlib.util.find_spec(PACKAGES.get(name.split(",")[0], "vqgan")) is not None
     }
-    names = list(contenders)
+    names = list(baselines)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            elapsed = seconds_of(contenders[name], setting, batches)
+            elapsed = seconds_of(baselines[name], setting, batches)
             if turn:  # the first round warms the page cache
                 seconds[name].append(elapsed)
     timings = {name: Timing(tuple(times)) for name, times in seconds.items()}
@@ -68,7 +68,7 @@ def compare(form: str, size: tuple[int, int], setting: Setting, rounds: int, bat
             height=size[1],
             workers=setting.workers,
             who=name,
-            pictures_per_second=timing.rate(setting.batch * batches),
+            images_per_second=timing.rate(setting.batch * batches),
             seconds=timing.median,
             spread=timing.spread,
             times_ours=timing.ratio(timings["ours"]),
@@ -106,17 +106,17 @@ def main(argv: list[str]) -> int:
         if importlib.util.find_spec(package) is None:
             print(f"without {package}: it is not installed", file=sys.stderr)
     rows = []
-    print(f"{'form':9}{'pictures':>11}{'workers':>9}  {'who':44}{'pictures/s':>11}{'spread':>8}{'times ours':>12}")
+    print(f"{'form':9}{'images':>11}{'workers':>9}  {'who':44}{'images/s':>11}{'spread':>8}{'times ours':>12}")
     for size in options.sizes:
-        folder = options.data / f"{size[0]}x{size[1]}-{options.pictures}"
-        write_data_set(folder, size, options.pictures)
+        folder = options.data / f"{size[0]}x{size[1]}-{options.images}"
+        write_data_set(folder, size, options.images)
         for form in options.only:
             for workers in options.workers:
                 setting = Setting(folder, options.image_size, options.batch, workers)
                 found = compare(form, size, setting, options.rounds, options.batches)
                 for row in found:
                     what = f"{row.form:9}{f'{row.width}x{row.height}':>11}{row.workers:9}  {row.who:44}"
-                    speed = f"{row.pictures_per_second:11.1f}{row.spread:8.1%}{row.times_ours:12.2f}"
+                    speed = f"{row.images_per_second:11.1f}{row.spread:8.1%}{row.times_ours:12.2f}"
                     print(what + speed, flush=True)
                 rows += found
     if options.json:
@@ -136,15 +136,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = [(500, 375), (1600, 1200), (256, 256)]
     parser.add_argument("--sizes", nargs="+", type=parse_size, default=sizes, metavar="WxH", help="of the JPEGs")
-    parser.add_argument("--pictures", type=int, default=256, help="pictures in the data set [256]")
+    parser.add_argument("--images", type=int, default=256, help="images in the data set [256]")
     parser.add_argument("--image-size", type=int, default=256, help="side of the training tensor [256]")
-    parser.add_argument("--batch", type=int, default=16, help="pictures in a batch [16]")
+    parser.add_argument("--batch", type=int, default=16, help="images in a batch [16]")
     parser.add_argument("--batches", type=int, default=12, help="batches that a round times [12]")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1], help="loader processes [0 1]")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds [5]")
-    parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), metavar="FORM")
-    parser.add_argument("--data", type=Path, default=Path("out/loader_pictures"), help="where the pictures are made")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--only", nargs="+", choices=list(BASELINES), default=list(BASELINES), metavar="FORM")
+    parser.add_argument("--data", type=Path, default=Path("out/loader_images"), help="where the images are made")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     return parser.parse_args(argv)
 
 

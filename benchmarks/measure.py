@@ -43,18 +43,18 @@ class Timing:
         return count / self.median
 
 
-def side_by_side(contenders: Mapping[str, Callable[[], object]], rounds: int = 7, warmup: int = 1) -> dict[str, Timing]:
+def side_by_side(baselines: Mapping[str, Callable[[], object]], rounds: int = 7, warmup: int = 1) -> dict[str, Timing]:
     """Seconds of every contender in `rounds` interleaved rounds, after `warmup` rounds that do not count.
 
     A contender that starts work elsewhere (a GPU) has to wait for it before it returns.
     """
-    names = list(contenders)
+    names = list(baselines)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warmup + rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             start = time.perf_counter()
-            contenders[name]()
+            baselines[name]()
             elapsed = time.perf_counter() - start
             if turn >= warmup:
                 seconds[name].append(elapsed)

@@ -1,10 +1,10 @@
-"""Time and memory of the nearest-code quantiser beside a matrix product and `vector-quantize-pytorch`.
+"""Time and memory of the nearest-code quantizer beside a matrix product and `vector-quantize-pytorch`.
 
 python benchmarks/quantizer.py --threads 1 --json out/quantizer.json
 
-Like is compared with like. Whole quantisers, from latents to quantised latents, codes and loss: ours and the peer's,
-both with l2-normalised look-up and the same codebook, without gradients (the peer in eval mode, or it would also move
-its codebook). Searches, from normalised vectors to codes: ours, the peer's codebook, and one matrix product with argmax
+Like is compared with like. Whole quantizers, from latents to quantized latents, codes and loss: ours and the peer's,
+both with l2-normalized look-up and the same codebook, without gradients (the peer in eval mode, or it would also move
+its codebook). Searches, from normalized vectors to codes: ours, the peer's codebook, and one matrix product with argmax
 over all codes; the product alone is a floor for whoever keeps all scores. `times ours` is within these two kinds.
 
 Seconds are medians of interleaved rounds. Memory is the rise of the peak resident size over one call in a fresh
@@ -57,7 +57,7 @@ def peer_quantizer(codes: int, dim: int) -> Callable[[Tensor], Tensor]:
 
 
 def peer_search(codes: int, dim: int) -> Callable[[Tensor], Tensor]:
-    """Its codebook's part: it normalises the vectors and fetches their codes' embeddings besides."""
+    """Its codebook's part: it normalizes the vectors and fetches their codes' embeddings besides."""
     codebook = peer(codes, dim)._codebook
     return lambda latents: codebook(latents)[1]
 
@@ -81,22 +81,22 @@ def normalized_codebook(codes: int, dim: int) -> Tensor:
     return F.normalize(quantizer(codes, dim).codebook.detach(), dim=-1)
 
 
-QUANTIZERS = {"quantiser: ours": our_quantizer, "quantiser: vector-quantize-pytorch": peer_quantizer}
+QUANTIZERS = {"quantizer: ours": our_quantizer, "quantizer: vector-quantize-pytorch": peer_quantizer}
 SEARCHES = {
     "search: ours": our_search,
     "search: vector-quantize-pytorch": peer_search,
     "search: matrix product + argmax": product_and_argmax,
     "matrix product alone": product_alone,
 }
-PEERS = {"quantiser: vector-quantize-pytorch", "search: vector-quantize-pytorch"}
+PEERS = {"quantizer: vector-quantize-pytorch", "search: vector-quantize-pytorch"}
 CODELESS = {"matrix product alone"}
-OURS = {True: "quantiser: ours", False: "search: ours"}
-"""What a contender is compared with, by whether it is a whole quantiser."""
+OURS = {True: "quantizer: ours", False: "search: ours"}
+"""What a contender is compared with, by whether it is a whole quantizer."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contender's figures; None was not measured."""
+    """One contender's metrics; None was not measured."""
 
     what: str
     seconds: float
@@ -114,7 +114,7 @@ def prepare(
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     call = build(codes, shape[-1])
-    # All vectors have length one, so that searches compare what quantisers do.
+    # All vectors have length one, so that searches compare what quantizers do.
     latents = F.normalize(torch.randn(shape, generator=torch.Generator().manual_seed(1)), dim=-1)
     call(latents[:1, :WARMUP_VECTORS])
     return lambda: call(latents)
@@ -134,9 +134,9 @@ def main(argv: list[str]) -> int:
     }
     # Memory first: a process that has nothing but its own contender does not notice what this one holds.
     memory = {} if options.without_memory else {name: peak_extra_memory(build) for name, build in prepared.items()}
-    contenders = {name: build() for name, build in prepared.items()}
-    agreement = agreement_of_codes({name: call for name, call in contenders.items() if name not in CODELESS})
-    timings = side_by_side(contenders, options.rounds)
+    baselines = {name: build() for name, build in prepared.items()}
+    agreement = agreement_of_codes({name: call for name, call in baselines.items() if name not in CODELESS})
+    timings = side_by_side(baselines, options.rounds)
 
     rows = []
     for name, timing in timings.items():
@@ -175,13 +175,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     ]:
         parser.add_argument(name, type=int, default=default, help=f"{meaning} [{default}]")
     parser.add_argument("--without-memory", action="store_true", help="seconds alone: memory needs Linux")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     return parser.parse_args(argv)
 
 
-def agreement_of_codes(contenders: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
+def agreement_of_codes(baselines: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
     """Share of the codes that are those of our search: contenders that do other work must not be compared."""
-    codes = {name: call().flatten() for name, call in contenders.items()}
+    codes = {name: call().flatten() for name, call in baselines.items()}
     return {name: (its == codes["search: ours"]).float().mean().item() for name, its in codes.items()}
 
 

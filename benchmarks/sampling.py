@@ -3,19 +3,19 @@
 python benchmarks/sampling.py --tokens 256 --batch 1 --json out/sampling_256_1.json
 python benchmarks/sampling.py --tokens 1024 --batch 1 --json out/sampling_1024_1.json
 
-Text in, codes out: no picture is decoded. Random weights, captions all different, plain sampling. Contenders:
+Text in, codes out: no image is decoded. Random weights, captions all different, plain sampling. Contenders:
 
 - ours: encoder-decoder of 6 + 6 blocks and decoder-only of 12, `generate_codes` in fp32, bf16 and int8;
 - transformers' T5, 6 + 6 blocks, `generate` with its default cache (its static one is slower here), fp32 and bf16. Its
   `guidance_scale` is for models without an encoder, so guidance is a doubled batch with a logits processor;
 - `parti-pytorch`, the decoder's 6 blocks alone (text embeddings are given, where it runs a frozen T5). Its `generate`
-  has no cache and is always guided, in two passes. A whole picture would take many minutes, so one step in the middle
-  of each chunk is timed and counts for the chunk (benchmarks/turns.py: up to 1% in its favour);
+  has no cache and is always guided, in two passes. A whole image would take many minutes, so one step in the middle
+  of each chunk is timed and counts for the chunk (benchmarks/interleave.py: up to 1% in its favor);
 - `dalle-pytorch`, decoder-only of 12 blocks, beside ours of that kind: `generate_images` with its cache, which it uses
   with guidance only (without, each step recomputes all), and with the options that are fastest here.
 
-A picture is drawn in chunks, and every round draws the same chunk with every contender, in turn. `times ours` is the
-ratio of the whole pictures' seconds (above 1: slower): of a peer against ours of the same kind and precision, of ours
+An image is drawn in chunks, and every round draws the same chunk with every contender, in turn. `times ours` is the
+ratio of the whole images' seconds (above 1: slower): of a peer against ours of the same kind and precision, of ours
 in bf16 and int8 against fp32; `chunks` is the median of the chunks' ratios and `spread` half the distance between their
 quartiles, in parts of it. `of the floor` is the least time that memory allows the steps of a chunk over the time that
 they took (benchmarks/bandwidth.py), at the bandwidth of the same round, the median of the rounds.
@@ -42,13 +42,13 @@ from typing import Literal
 
 import torch
 from bandwidth import Bandwidth
-from drawing_contenders import GUIDANCE, Drawer, draw_dalle_pytorch, draw_ours, draw_parti_pytorch, draw_t5
-from generator_contenders import SIZES, Sizes, installed, our_decoder_only, our_encoder_decoder, versions
+from generator_baselines import SIZES, Sizes, installed, our_decoder_only, our_encoder_decoder, versions
+from interleave import chunk_ends, interleave, share_one_heap, spread_of_ratios, whole_ratio
 from measure import Timing
-from turns import chunk_ends, in_turns, share_one_heap, spread_of_ratios, whole_ratio
+from sampling_baselines import GUIDANCE, Baseline, sample_dalle_pytorch, sample_ours, sample_parti_pytorch, sample_t5
 
-from parti.sampling.prepared import Precision
-from vqgan.training.host_memory import keep_freed_memory
+from parti.sampling.packed_weights import Precision
+from vqgan.system.host_memory import keep_freed_memory
 
 Kind = Literal["encoder-decoder", "decoder-only"]
 KINDS: list[Kind] = ["encoder-decoder", "decoder-only"]
@@ -62,14 +62,14 @@ class Entry:
     kind: Kind
     precision: Precision
     ours: str
-    build: Callable[[Sizes, bool], Drawer]
+    build: Callable[[Sizes, bool], Baseline]
     package: str = "ours"
     guided_only: bool = False
 
 
 def ours(kind: Kind, precision: Precision) -> Entry:
     build = our_encoder_decoder if kind == "encoder-decoder" else our_decoder_only
-    return Entry(kind, precision, f"ours, {kind}, fp32", partial(draw_ours, build, precision=precision))
+    return Entry(kind, precision, f"ours, {kind}, fp32", partial(sample_ours, build, precision=precision))
 
 
 ENTRIES: dict[str, Entry] = {
@@ -80,21 +80,21 @@ ENTRIES: dict[str, Entry] = {
         "encoder-decoder",
         "fp32",
         "ours, encoder-decoder, fp32",
-        partial(draw_t5, dtype=torch.float32),
+        partial(sample_t5, dtype=torch.float32),
         "transformers T5",
     ),
     "transformers T5, bf16": Entry(
         "encoder-decoder",
         "bf16",
         "ours, encoder-decoder, bf16",
-        partial(draw_t5, dtype=torch.bfloat16),
+        partial(sample_t5, dtype=torch.bfloat16),
         "transformers T5",
     ),
     "parti-pytorch, fp32": Entry(
         "encoder-decoder",
         "fp32",
         "ours, encoder-decoder, fp32",
-        draw_parti_pytorch,
+        sample_parti_pytorch,
         "parti-pytorch",
         guided_only=True,
     ),
@@ -102,14 +102,14 @@ ENTRIES: dict[str, Entry] = {
     "ours, decoder-only, bf16": ours("decoder-only", "bf16"),
     "ours, decoder-only, int8": ours("decoder-only", "int8"),
     "dalle-pytorch, fp32": Entry(
-        "decoder-only", "fp32", "ours, decoder-only, fp32", draw_dalle_pytorch, "dalle-pytorch", guided_only=True
+        "decoder-only", "fp32", "ours, decoder-only, fp32", sample_dalle_pytorch, "dalle-pytorch", guided_only=True
     ),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contender's figures; `seconds` of all pictures of the batch, `of_floor` for ours alone."""
+    """One contender's metrics; `seconds` of all images of the batch, `of_floor` for ours alone."""
 
     image_tokens: int
     batch: int
@@ -136,8 +136,8 @@ def compare(
         drawers[name] = ENTRIES[name].build(sizes, guided)
     bandwidth = Bandwidth(rows, megabytes, clock)
     ends = chunk_ends(sizes.image_tokens, chunks)
-    contenders = {name: drawer.contender for name, drawer in drawers.items()}
-    timings = in_turns(contenders, ends, clock, between=bandwidth.measure)
+    baselines = {name: drawer.baseline for name, drawer in drawers.items()}
+    timings = interleave(baselines, ends, clock, between=bandwidth.measure)
 
     found = []
     for name, timing in timings.items():
@@ -171,7 +171,7 @@ def of_floor(entry: Entry, sizes: Sizes, rows: int, captions: int, timing: Timin
     return statistics.median(shares)
 
 
-def contenders_of(kinds: list[Kind], guided: bool) -> list[str]:
+def baselines_of(kinds: list[Kind], guided: bool) -> list[str]:
     """Those of these kinds that are installed and can draw so."""
     return [
         name
@@ -194,7 +194,7 @@ def main(argv: list[str]) -> int:
     for image_tokens in options.tokens:
         for batch in options.batch:
             for guided in GUIDED[options.guidance]:
-                names = contenders_of(options.kinds, guided)
+                names = baselines_of(options.kinds, guided)
                 sizes = Sizes(**size, image_tokens=image_tokens, batch=batch)
                 clock = CLOCKS[options.clock]
                 found, bandwidth = compare(names, sizes, guided, options.chunks, clock, options.megabytes)
@@ -205,9 +205,9 @@ def main(argv: list[str]) -> int:
     if options.json:
         record = {key: value for key, value in vars(options).items() if key != "json"}
         record |= {"torch": torch.__version__, "cores": os.cpu_count()}
-        figures = {"setting": record, "rows": [asdict(row) for row in rows], "bandwidth": rates}
+        metrics = {"setting": record, "rows": [asdict(row) for row in rows], "bandwidth": rates}
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.write_text(json.dumps(metrics, indent=2) + "\n")
     return 0
 
 
@@ -231,16 +231,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, (default, meaning) in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"{meaning} [{default}]")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[256, 1024], help="codes of a picture [256 1024]")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="pictures at a time [1 8]")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[256, 1024], help="codes of an image [256 1024]")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="images at a time [1 8]")
     parser.add_argument("--guidance", choices=list(GUIDED), default="both", help="[both]")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of models [both]")
-    parser.add_argument("--chunks", type=int, default=16, help="into which a picture is cut for the turns [16]")
+    parser.add_argument("--chunks", type=int, default=16, help="into which an image is cut for the turns [16]")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: time of all threads [wall]")
     parser.add_argument("--megabytes", type=int, default=200, help="of matrices, for the bandwidth [200]")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch [1]")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, not how fast")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     if "--quick" in argv:
         parser.set_defaults(**QUICK)
     return parser.parse_args(argv)

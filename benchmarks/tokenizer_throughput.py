@@ -2,12 +2,12 @@
 
 python benchmarks/tokenizer_throughput.py --threads 2 --json out/tokenizer_throughput.json
 
-ViT-VQGAN beside `parti-pytorch`'s VitVQGanVAE: same picture, patch, width, heads, depth on each side, codebook size and
-width of a code. Its default look-up-free quantiser has a row of its own. Three comparisons:
+ViT-VQGAN beside `parti-pytorch`'s VitVQGanVAE: same image, patch, width, heads, depth on each side, codebook size and
+width of a code. Its default look-up-free quantizer has a row of its own. Three comparisons:
 
 - encode + decode, in evaluation mode and without gradients, by the networks' own forward;
 - a training step without discriminator and feature net. Ours is the whole step of training, with averaged weights,
-  care of the codebook and its figures; the peer's is what its trainer does: loss, backward, Adam;
+  care of the codebook and its metrics; the peer's is what its trainer does: loss, backward, Adam;
 - a training step of both players with VGG16 and a discriminator of about as many parameters and operations as the
   peer's. `ours, the peer's way` does what the peer does: hinge, adaptive weight, a gradient penalty at every step.
   `ours` is the ViT-VQGAN paper's step: non-saturating, fixed weight, R1 at every 16th step, counted with that share.
@@ -19,7 +19,7 @@ and codebook, and for both reconstruction + commitment loss, backward and AdamW.
 
 Within a comparison and a precision all contenders run in turn, `times ours` is the median of the rounds' ratios of
 seconds (above 1: slower than `ours`). bf16 is autocast. On a GPU every contender also has a row with its encoder and
-decoder compiled. Pictures are noise and weights untrained: neither changes the time. A peer that is not installed has
+decoder compiled. Images are noise and weights untrained: neither changes the time. A peer that is not installed has
 no rows. Needs the extra `benchmarks`.
 """
 
@@ -36,10 +36,10 @@ from pathlib import Path
 
 import torch
 from measure import Timing, side_by_side
-from tokenizer_contenders import (
+from tokenizer_baselines import (
     R1_EVERY,
+    Baseline,
     Call,
-    Contender,
     Setting,
     cnn_config,
     our_cnn_step,
@@ -52,9 +52,9 @@ from tokenizer_contenders import (
     vq_model_step,
 )
 
-from vqgan.training.host_memory import keep_freed_memory
+from vqgan.system.host_memory import keep_freed_memory
 
-Build = Callable[[Setting], Contender]
+Build = Callable[[Setting], Baseline]
 
 OURS, OURS_WITH_R1, PEERS_WAY = "ours", "ours, a step with R1", "ours, the peer's way"
 PARTI, PARTI_FREE, DIFFUSERS = "parti-pytorch", "parti-pytorch, look-up-free", "diffusers VQModel"
@@ -86,7 +86,7 @@ COMPARISONS: dict[str, dict[str, Build]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One contender's figures; `seconds` of one call, a batch."""
+    """One contender's metrics; `seconds` of one call, a batch."""
 
     comparison: str
     precision: str
@@ -101,20 +101,20 @@ class Row:
 
 def compare(comparison: str, settings: dict[str, Setting], rounds: int) -> list[Row]:
     """All contenders in turn; `settings` by what is added to a contender's name."""
-    contenders: dict[str, Contender] = {}
+    baselines: dict[str, Baseline] = {}
     waiting: dict[str, Call] = {}
     for suffix, setting in settings.items():
         for name, build in COMPARISONS[comparison].items():
             if importlib.util.find_spec(PACKAGES.get(name, "vqgan")) is None:
                 continue
             torch.manual_seed(0)
-            contenders[name + suffix] = build(setting)
-            waiting[name + suffix] = setting.finished(contenders[name + suffix].call)
+            baselines[name + suffix] = build(setting)
+            waiting[name + suffix] = setting.finished(baselines[name + suffix].call)
     timings = side_by_side(waiting, rounds)
     for suffix in settings:
         if OURS_WITH_R1 + suffix in timings:
-            penalised = timings.pop(OURS_WITH_R1 + suffix)
-            timings[OURS + suffix] = amortised(timings[OURS + suffix], penalised)
+            penalized = timings.pop(OURS_WITH_R1 + suffix)
+            timings[OURS + suffix] = amortized(timings[OURS + suffix], penalized)
     return [
         Row(
             comparison=comparison,
@@ -124,16 +124,16 @@ def compare(comparison: str, settings: dict[str, Setting], rounds: int) -> list[
             seconds=timing.median,
             spread=timing.spread,
             times_ours=timing.ratio(timings[OURS]),
-            parameters=contenders[name].parameters,
-            discriminator_parameters=contenders[name].discriminator_parameters,
+            parameters=baselines[name].parameters,
+            discriminator_parameters=baselines[name].discriminator_parameters,
         )
         for name, timing in timings.items()
     ]
 
 
-def amortised(ordinary: Timing, penalised: Timing) -> Timing:
+def amortized(ordinary: Timing, penalized: Timing) -> Timing:
     """The mean step of a run in which every `R1_EVERY`th has the penalty."""
-    pairs = zip(ordinary.seconds, penalised.seconds, strict=True)
+    pairs = zip(ordinary.seconds, penalized.seconds, strict=True)
     return Timing(tuple(((R1_EVERY - 1) * usual + slow) / R1_EVERY for usual, slow in pairs))
 
 
@@ -168,13 +168,13 @@ def main(argv: list[str]) -> int:
 
 
 SIZES = {
-    "image_size": (64, "side of the picture"),
+    "image_size": (64, "side of the image"),
     "patch_size": (8, "side of a ViT's patch"),
     "width": (128, "of both ViTs, a multiple of 32"),
     "depth": (4, "blocks of each side of both ViTs"),
     "codes": (2048, "codes of every codebook, a power of two"),
-    "channels": (32, "of both CNNs at the full picture, a multiple of 32"),
-    "batch": (8, "pictures"),
+    "channels": (32, "of both CNNs at the full image, a multiple of 32"),
+    "batch": (8, "images"),
 }
 
 
@@ -186,7 +186,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(COMPARISONS), metavar="COMPARISON", help="[all]")
     parser.add_argument("--rounds", type=int, default=4, help="interleaved rounds [4]")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch [2]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     return parser.parse_args(argv)
 
 

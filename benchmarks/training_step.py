@@ -1,12 +1,12 @@
-"""Where the time of a stage-1 training step goes: generator, losses, discriminator, penalties, optimisers, upkeep.
+"""Where the time of a stage-1 training step goes: generator, losses, discriminator, penalties, optimizers, upkeep.
 
 python benchmarks/training_step.py --threads 1 --json out/training_step.json
 python benchmarks/training_step.py --batch 4 --precisions bf16 --rounds 2 --task.perceptual.backbone vgg \
-    --task.perceptual.picture_share 1 --task.adversarial.picture_share 1 \
+    --task.perceptual.batch_fraction 1 --task.adversarial.batch_fraction 1 \
     --task.adversarial.discriminator '{kind: stylegan2}'
 
-The second command has the paper's losses: LPIPS on VGG16 and the full StyleGAN2 discriminator, both on all pictures.
-Options that this script does not know override the config, as in training; pictures are noise and feature weights
+The second command has the paper's losses: LPIPS on VGG16 and the full StyleGAN2 discriminator, both on all images.
+Options that this script does not know override the config, as in training; images are noise and feature weights
 untrained, for neither changes the time.
 
 One stopwatch runs through the task's own `train_step`. It changes its label where a part is entered and left, and in a
@@ -15,7 +15,7 @@ came, so the parts' backward passes follow each other as well. Every moment has 
 by construction; what could be wrong is that the stopwatch slows the step. That is measured: `sum of parts` is set
 against the step without a stopwatch, in the same rounds. On a GPU the stopwatch waits for the device at each change.
 
-Three kinds of steps are timed: ordinary ones, those with R1, and those that move unused codes. `amortised` counts the
+Three kinds of steps are timed: ordinary ones, those with R1, and those that move unused codes. `amortized` counts the
 latter two with their share of a run's steps.
 """
 
@@ -33,15 +33,15 @@ from pathlib import Path
 
 import torch
 from measure import side_by_side
-from stopwatch import PARTS, Stopwatch, watched
+from profiler import PARTS, Profiler, watched
 
-from vqgan.config import ConfigError, load_config
+from vqgan.config.schedule import in_steps
+from vqgan.config.schema import ConfigError, load_config
 from vqgan.data.batch import Batch
-from vqgan.train import TrainVQGANConfig, build_task
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.host_memory import keep_freed_memory
-from vqgan.training.schedule import in_steps
-from vqgan.training.seeding import seed_everything
+from vqgan.system.host_memory import keep_freed_memory
+from vqgan.train_tokenizer import TrainVQGANConfig, build_task
+from vqgan.training.parallel.distributed import build_accelerator
+from vqgan.training.parallel.seeding import seed_everything
 
 CONFIG = Path(__file__).parents[1] / "configs/vqgan/openmoji.yaml"
 
@@ -55,7 +55,7 @@ class Kinds:
 
     ordinary: int
     r1: int | None
-    care: int | None
+    maintenance: int | None
     r1_share: float
     care_share: float
 
@@ -63,32 +63,40 @@ class Kinds:
 def kinds_of_steps(config: TrainVQGANConfig) -> Kinds:
     """Raises ConfigError where the run is too short to have them."""
     task, steps = config.task, config.loop.steps
-    care, adversary = task.codebook_care, task.adversarial
-    playing = in_steps(adversary.start, steps) + in_steps(adversary.warmup, steps) if adversary.weight else 0
-    first = max(playing, in_steps(care.continuous, steps) + 1)
-    r1_every = adversary.r1_every if adversary.weight and adversary.r1_gamma else 0
+    maintenance, discriminator_trainer = task.codebook_maintenance, task.adversarial
+    playing = (
+        in_steps(discriminator_trainer.start, steps) + in_steps(discriminator_trainer.warmup, steps)
+        if discriminator_trainer.weight
+        else 0
+    )
+    first = max(playing, in_steps(maintenance.unquantized, steps) + 1)
+    r1_every = discriminator_trainer.r1_every if discriminator_trainer.weight and discriminator_trainer.r1_gamma else 0
 
     def moves(step: int) -> bool:
-        return bool(care.revive_every) and step % care.revive_every == 0 and step <= in_steps(care.revive_until, steps)
+        return (
+            bool(maintenance.restart_every)
+            and step % maintenance.restart_every == 0
+            and step <= in_steps(maintenance.restart_until, steps)
+        )
 
-    def penalised(step: int) -> bool:
+    def penalized(step: int) -> bool:
         return bool(r1_every) and step % r1_every == 0
 
     candidates = range(math.ceil(first), steps)
-    ordinary = next((step for step in candidates if not penalised(step) and not moves(step)), None)
+    ordinary = next((step for step in candidates if not penalized(step) and not moves(step)), None)
     if ordinary is None:
         raise ConfigError(
             f"no step of {steps} has all players and no penalty; set loop.steps higher, task.adversarial.start lower "
             "or r1_every to more than 1"
         )
-    r1 = next((step for step in candidates if penalised(step) and not moves(step)), None)
-    revival = next((step for step in candidates if moves(step) and not penalised(step)), None)
+    r1 = next((step for step in candidates if penalized(step) and not moves(step)), None)
+    revival = next((step for step in candidates if moves(step) and not penalized(step)), None)
     return Kinds(
         ordinary=ordinary,
         r1=r1,
-        care=revival,
+        maintenance=revival,
         r1_share=0.0 if r1 is None else 1 / r1_every,
-        care_share=0.0 if revival is None else 1 / care.revive_every,
+        care_share=0.0 if revival is None else 1 / maintenance.restart_every,
     )
 
 
@@ -98,13 +106,13 @@ class Row:
 
     part: str
     milliseconds: float
-    amortised: float
+    amortized: float
     share: float
 
 
 @dataclass(frozen=True)
 class Table:
-    """A precision's figures. `sum_over_step`: sum of the parts over the same step without a stopwatch."""
+    """A precision's metrics. `sum_over_step`: sum of the parts over the same step without a stopwatch."""
 
     precision: str
     rows: list[Row]
@@ -125,7 +133,7 @@ def measure(config: TrainVQGANConfig, rounds: int) -> Table:
     images = torch.rand(config.data.batch_size, 3, size, size, device=device) * 2 - 1
     batches = [
         Batch(part, captions=[""] * len(part), names=[""] * len(part))
-        for part in images.chunk(config.loop.micro_batches)
+        for part in images.chunk(config.loop.gradient_accumulation_steps)
     ]
 
     def plain(step: int) -> None:
@@ -136,19 +144,19 @@ def measure(config: TrainVQGANConfig, rounds: int) -> Table:
 
     laps: dict[str, list[dict[str, float]]] = defaultdict(list)
 
-    def with_stopwatch(kind: str, step: int) -> None:
-        stopwatch = Stopwatch(wait)
-        with watched(task, stopwatch):
+    def with_profiler(kind: str, step: int) -> None:
+        profiler = Profiler(wait)
+        with watched(task, profiler):
             plain(step)
-            stopwatch._lap()
-        laps[kind].append(stopwatch.seconds)
+            profiler._lap()
+        laps[kind].append(profiler.seconds)
 
-    contenders: dict[str, Callable[[], object]] = {}
-    for kind, step in [("ordinary", kinds.ordinary), ("r1", kinds.r1), ("care", kinds.care)]:
+    baselines: dict[str, Callable[[], object]] = {}
+    for kind, step in [("ordinary", kinds.ordinary), ("r1", kinds.r1), ("maintenance", kinds.maintenance)]:
         if step is not None:
-            contenders[kind] = partial(plain, step)
-            contenders[f"{kind}, watched"] = partial(with_stopwatch, kind, step)
-    timings = side_by_side(contenders, rounds)
+            baselines[kind] = partial(plain, step)
+            baselines[f"{kind}, watched"] = partial(with_profiler, kind, step)
+    timings = side_by_side(baselines, rounds)
 
     def median(part: str, kind: str) -> float:
         return statistics.median(lap.get(part, 0.0) for lap in laps[kind][-rounds:]) * 1e3
@@ -157,19 +165,19 @@ def measure(config: TrainVQGANConfig, rounds: int) -> Table:
         sums = [sum(lap.values()) for lap in laps[kind][-rounds:]]
         return statistics.median(total / alone for total, alone in zip(sums, timings[kind].seconds, strict=True))
 
-    figures = []
+    step_metrics = []
     for part in PARTS:
         kind, share = "ordinary", 1.0
         if part in OF_R1:
             kind, share = "r1", kinds.r1_share
         elif part in OF_CARE:
-            kind, share = "care", kinds.care_share
+            kind, share = "maintenance", kinds.care_share
         if share and (milliseconds := median(part, kind)):
-            figures.append((part, milliseconds, milliseconds * share))
-    whole = sum(amortised for *_, amortised in figures)
+            step_metrics.append((part, milliseconds, milliseconds * share))
+    whole = sum(amortized for *_, amortized in step_metrics)
     return Table(
         precision=config.task.precision,
-        rows=[Row(part, each, amortised, amortised / whole) for part, each, amortised in figures],
+        rows=[Row(part, each, amortized, amortized / whole) for part, each, amortized in step_metrics],
         images_per_second=len(images) / whole * 1e3,
         step_milliseconds=timings["ordinary"].median * 1e3,
         sum_over_step=sum_over_step("ordinary"),
@@ -211,19 +219,19 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", type=Path, default=CONFIG, help="a stage-1 config [openmoji]")
-    parser.add_argument("--batch", type=int, help="pictures a step [the config's]")
+    parser.add_argument("--batch", type=int, help="images a step [the config's]")
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds [9]")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch [1]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     return parser.parse_known_args(argv)
 
 
 def print_table(table: Table) -> None:
-    print(f"\n{table.precision:36}{'ms':>10}{'amortised':>12}{'share':>8}")
+    print(f"\n{table.precision:36}{'ms':>10}{'amortized':>12}{'share':>8}")
     for row in table.rows:
-        print(f"{row.part:36}{row.milliseconds:10.2f}{row.amortised:12.2f}{row.share:8.1%}")
-    print(f"{'sum, images/s':36}{sum(row.amortised for row in table.rows):22.2f}{table.images_per_second:8.1f}")
+        print(f"{row.part:36}{row.milliseconds:10.2f}{row.amortized:12.2f}{row.share:8.1%}")
+    print(f"{'sum, images/s':36}{sum(row.amortized for row in table.rows):22.2f}{table.images_per_second:8.1f}")
     print(f"{'ordinary step; sum of parts over it':36}{table.step_milliseconds:10.2f}{table.sum_over_step:12.3f}")
     if table.r1_step_milliseconds is not None:
         print(

@@ -1,4 +1,4 @@
-"""Stage 2: from text to image tokens, and from there to pictures."""
+"""Stage 2: from text to image tokens, and from there to images."""
 
 from typing import TYPE_CHECKING
 

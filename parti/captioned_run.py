@@ -1,4 +1,4 @@
-"""A run on pictures with captions and a vocabulary of its own: what the tasks beside the next token have in common."""
+"""A run on images with captions and a vocabulary of its own: what the tasks beside the next token have in common."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -6,11 +6,11 @@ from typing import Protocol, runtime_checkable
 from accelerate import Accelerator
 
 from parti.text import TextConfig, TextTokenizer
-from parti.text.run_vocabulary import notes_on_captions, run_vocabulary
+from parti.text.run_tokenizer import load_or_train_tokenizer, notes_on_captions
 from vqgan.data.loader import DataConfig, DataPipeline
-from vqgan.training.protocol import Task
-from vqgan.training.run import RunSettings, begin, run_to_end
+from vqgan.training.run import RunSettings, fit, setup_run
 from vqgan.training.run_folder import RunFolder
+from vqgan.training.task import Task
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class CaptionedRunSettings(RunSettings, Protocol):
     def text(self) -> TextConfig: ...
 
     @property
-    def preview_pictures(self) -> int: ...
+    def preview_images(self) -> int: ...
 
 
 def train_on_captions(
@@ -37,12 +37,12 @@ def train_on_captions(
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    accelerator = begin(settings.seed, settings.loop.minutes_to_wait)
+    accelerator = setup_run(settings.seed, settings.loop.timeout_minutes)
     data = DataPipeline(settings.data, settings.seed, require_captions=True)
-    preview = data.preview_batch(settings.preview_pictures)
+    preview = data.preview_batch(settings.preview_images)
     if accelerator.is_main_process:
         run.create()
-    vocabulary = run_vocabulary(settings.text, data, run, accelerator, settings.loop.minutes_to_wait)
+    vocabulary = load_or_train_tokenizer(settings.text, data, run, accelerator, settings.loop.timeout_minutes)
     task = build_task(accelerator, vocabulary)
     notes = notes_on_captions(settings.text, data, vocabulary, accelerator)
-    return run_to_end(settings, task, data, run, accelerator, preview, title, notes)
+    return fit(settings, task, data, run, accelerator, preview, title, notes)

@@ -1,4 +1,4 @@
-"""What is given of a picture whose rest is to be drawn: codes, of which a mask on the code grid keeps some.
+"""What is given of an image whose rest is to be drawn: codes, of which a mask on the code grid keeps some.
 
 Codes are drawn in raster order and see only those before them: a kept top half is continued, a kept bottom half is
 copied but not foreseen (see `parti.sampling.generate`).
@@ -14,17 +14,17 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
-from parti.sampling.generate import GivenCodes
-from vqgan.data.images import decode_image
-from vqgan.data.transforms import ImageTransform, TransformConfig, to_pil
+from parti.sampling.generate import KnownCodes
+from vqgan.data.images.decode import decode_image
+from vqgan.data.images.transforms import ImageTransform, TransformConfig, to_pil
 from vqgan.image_tokenizer import ImageTokenizer
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A picture, whose largest centred square is taken, and which of its codes stay: true on the grid (h, w).
+    """An image, whose largest centered square is taken, and which of its codes stay: true on the grid (h, w).
 
-    What stays are codes: there the result shows the image tokenizer's reconstruction, not the picture's own pixels.
+    What stays are codes: there the result shows the image tokenizer's reconstruction, not the image's own pixels.
     """
 
     image: Image.Image
@@ -35,35 +35,35 @@ class Completion:
         """Share of the codes that stays."""
         return self.keep.float().mean().item()
 
-    def given(self, tokenizer: ImageTokenizer, pictures: int, device: torch.device) -> GivenCodes:
-        """The picture's codes and what stays of them, for each of `pictures` rows.
+    def given(self, tokenizer: ImageTokenizer, images: int, device: torch.device) -> KnownCodes:
+        """The image's codes and what stays of them, for each of `images` rows.
 
         Raises ValueError where `keep` is not on the tokenizer's grid, or keeps everything or nothing, UnusableSample
-        for a picture without a sensible meaning.
+        for an image without a sensible meaning.
         """
         if tuple(self.keep.shape) != tokenizer.grid:
             raise ValueError(
                 f"keep says whether each code of the grid {tokenizer.grid} stays, received {tuple(self.keep.shape)}; "
-                "parti.completion.keep_top and keep_black make one"
+                "parti.completion.keep_top and known_where_black make one"
             )
         if self.keep.all() or not self.keep.any():
-            what = "everything stays, there is nothing to draw" if self.keep.all() else "nothing stays of the picture"
+            what = "everything stays, there is nothing to draw" if self.keep.all() else "nothing stays of the image"
             raise ValueError(f"{what}; keep some codes and draw others")
         transform = ImageTransform(TransformConfig(image_size=tokenizer.image_size))
-        pixels = transform(decode_image(self.image, "the given picture"), None)[None].to(device)
-        return GivenCodes(
-            tokenizer.encode(pixels).expand(pictures, -1), self.keep.flatten().to(device).expand(pictures, -1)
+        pixels = transform(decode_image(self.image, "the given image"), None)[None].to(device)
+        return KnownCodes(
+            tokenizer.encode(pixels).expand(images, -1), self.keep.flatten().to(device).expand(images, -1)
         )
 
     def shown(self, tokenizer: ImageTokenizer, device: torch.device) -> Image.Image:
-        """What is given, as its codes show it: grey where the rest is to be drawn. Raises what `given` raises."""
-        picture = tokenizer.decode(self.given(tokenizer, 1, device).codes)
+        """What is given, as its codes show it: gray where the rest is to be drawn. Raises what `given` raises."""
+        image = tokenizer.decode(self.given(tokenizer, 1, device).codes)
         rows, columns = (
             torch.arange(side, device=device) * cells // side
-            for side, cells in zip(picture.shape[-2:], tokenizer.grid, strict=True)
+            for side, cells in zip(image.shape[-2:], tokenizer.grid, strict=True)
         )
         kept = self.keep.to(device)[rows[:, None], columns]
-        return to_pil(torch.where(kept, picture, torch.zeros_like(picture)))[0]
+        return to_pil(torch.where(kept, image, torch.zeros_like(image)))[0]
 
 
 def keep_top(grid: tuple[int, int], share: float) -> Bool[Tensor, "h w"]:
@@ -77,10 +77,10 @@ def keep_top(grid: tuple[int, int], share: float) -> Bool[Tensor, "h w"]:
     return (torch.arange(grid[0]) < rows)[:, None].expand(grid)
 
 
-def keep_black(mask: Image.Image, grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
-    """Codes all of whose pixels are black in `mask` stay; where it is lighter than half grey anywhere they are drawn.
+def known_where_black(mask: Image.Image, grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    """Codes all of whose pixels are black in `mask` stay; where it is lighter than half gray anywhere they are drawn.
 
-    The mask's largest centred square is taken, as of the picture; its size need not be the picture's. What is
+    The mask's largest centered square is taken, as of the image; its size need not be the image's. What is
     transparent is light.
     """
     side = min(mask.size)

@@ -1,4 +1,4 @@
-"""The demonstration: train both stages on `shapes`, judge pictures of held-out prompts, and show it all on one page.
+"""The demonstration: train both stages on `shapes`, judge images of validation prompts, and show it all on one page.
 
 The folder gets the runs `vqgan/` and `parti/`, `report.html`, `reconstructions.png`, `samples.png`, `metrics.json`.
 Running again resumes: a stage that is complete is not trained again.
@@ -16,27 +16,27 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from parti.evaluation import JudgedPicture, evaluate_prompts, judge_pictures
+from parti.evaluation import CheckedImage, check_images, evaluate_prompts
+from parti.next_token.train_next_token import TrainPartiConfig
+from parti.next_token.train_next_token import train as train_parti
 from parti.pipeline import TextToImage
 from parti.report.page import Report, render, training_seconds
-from parti.train import TrainPartiConfig
-from parti.train import train as train_parti
-from vqgan.config import Config, ConfigError, load_config
+from vqgan.config.schema import Config, ConfigError, load_config
 from vqgan.contact_sheet import comparison_sheet, contact_sheet
+from vqgan.data.images.transforms import to_pil
 from vqgan.data.loader import DataConfig, DataPipeline
-from vqgan.data.shapes import Shapes
-from vqgan.data.sources import open_source
-from vqgan.data.transforms import to_pil
+from vqgan.data.sources.open_source import open_source
+from vqgan.data.sources.shapes import Shapes
 from vqgan.evaluation import evaluate_tokenizer
-from vqgan.metrics.judge import caption_judge
-from vqgan.train import TrainVQGANConfig
-from vqgan.train import train as train_vqgan
-from vqgan.training.checkpoint import Checkpoints
-from vqgan.training.distributed import build_accelerator
+from vqgan.metrics.caption_checkers import caption_checker
+from vqgan.train_tokenizer import TrainVQGANConfig
+from vqgan.train_tokenizer import train as train_vqgan
+from vqgan.training.checkpoints.store import Checkpoints
+from vqgan.training.parallel.distributed import build_accelerator
 from vqgan.training.run_folder import RunFolder
 
 SHOWN_SAMPLES, SHOWN_RECONSTRUCTIONS = 48, 16
-"""Pictures on the page and on the sheets: the first ones."""
+"""Images on the page and on the sheets: the first ones."""
 
 Say = Callable[[str], None]
 
@@ -52,14 +52,14 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Findings:
+class DemoResult:
     """What the evaluation gave."""
 
-    figures: dict[str, float]
-    reconstructions: list[tuple[Image.Image, JudgedPicture]]
-    """The first held-out pictures, each with its reconstruction."""
-    samples: list[JudgedPicture]
-    """One picture of every prompt."""
+    metrics: dict[str, float]
+    reconstructions: list[tuple[Image.Image, CheckedImage]]
+    """The first validation images, each with its reconstruction."""
+    samples: list[CheckedImage]
+    """One image of every prompt."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def load_demo(
     own = ["--run_dir", str(out / "parti"), "--seed", str(seed), "--image_tokenizer", vqgan.run_dir]
     parti = load_config(TrainPartiConfig, parti_config, own + of_stage["parti"])
     for config in (vqgan, parti):
-        if caption_judge(config.data.source) is None:
+        if caption_checker(config.data.source) is None:
             raise ConfigError(
-                f"the demo judges pictures, and only those of shapes can be judged, not of {config.data.source.kind}; "
+                f"the demo judges images, and only those of shapes can be judged, not of {config.data.source.kind}; "
                 "train other data with tools/train_vqgan.py and tools/train_parti.py"
             )
         _check_same_run(config, RunFolder(config.run_dir))
@@ -105,12 +105,12 @@ def run_demo(demo: Demo, started: float, say: Say) -> dict[str, float] | None:
     if times is None:
         return None
     trained = time.monotonic()
-    say("drawing and judging pictures of held-out prompts")
+    say("drawing and judging images of validation prompts")
     findings = evaluate(demo)
     stage_1, stage_2 = times
     seconds = {"stage1": stage_1.seconds, "stage2": stage_2.seconds, "evaluation": time.monotonic() - trained}
     seconds["total"] = sum(seconds.values())
-    metrics = findings.figures | {f"seconds_{name}": round(value, 1) for name, value in seconds.items()}
+    metrics = findings.metrics | {f"seconds_{name}": round(value, 1) for name, value in seconds.items()}
     metrics["resumed"] = stage_1.resumed or stage_2.resumed
     write_files(demo, findings, metrics)
     return metrics
@@ -135,34 +135,36 @@ def train_stages(demo: Demo, started: float, say: Say) -> tuple[StageTime, Stage
     return None if stage_2 is None else (stage_1, stage_2)
 
 
-def evaluate(demo: Demo) -> Findings:
-    """The shipped model, and the image tokenizer inside of it, on held-out captions and pictures."""
+def evaluate(demo: Demo) -> DemoResult:
+    """The shipped model, and the image tokenizer inside of it, on validation captions and images."""
     accelerator = build_accelerator()
     model = TextToImage.from_pretrained(demo.parti.run_dir).to(accelerator.device)
     tokenizer = model.image_tokenizer
 
     data = DataPipeline(demo.vqgan.data, demo.vqgan.seed)
-    batches = [batch.to(accelerator.device) for batch in data.heldout_batches()]
-    figures = evaluate_tokenizer(tokenizer, batches, accelerator, caption_judge(demo.vqgan.data.source))
+    batches = [batch.to(accelerator.device) for batch in data.val_batches()]
+    metrics = evaluate_tokenizer(tokenizer, batches, accelerator, caption_checker(demo.vqgan.data.source))
     shown = data.preview_batch(SHOWN_RECONSTRUCTIONS).to(accelerator.device)
-    reconstructions = judge_pictures(to_pil(tokenizer.decode(tokenizer.encode(shown.images))), shown.texts())
+    reconstructions = check_images(to_pil(tokenizer.decode(tokenizer.encode(shown.images))), shown.texts())
 
-    prompts = heldout_captions(demo.parti.data, demo.prompts)
+    prompts = val_captions(demo.parti.data, demo.prompts)
     wanted = [(prompt, seed) for seed, prompt in enumerate(prompts)]
-    prompt_evaluation = evaluate_prompts([drawn.image for drawn in model.stream(wanted, model.sampling)], prompts)
-    figures |= {
+    prompt_evaluation = evaluate_prompts(
+        [generated.image for generated in model.stream(wanted, model.sampling)], prompts
+    )
+    metrics |= {
         "reconstructions_checked": sum(map(len, batches)),
         "codebook_size": tokenizer.vocab_size,
         "prompt_accuracy": prompt_evaluation.accuracy,
         "prompts_checked": len(prompts),
         "random_pairing_accuracy": prompt_evaluation.random_pairing_accuracy,
     }
-    return Findings(figures, list(zip(to_pil(shown.images), reconstructions, strict=True)), prompt_evaluation.judged)
+    return DemoResult(metrics, list(zip(to_pil(shown.images), reconstructions, strict=True)), prompt_evaluation.judged)
 
 
-def heldout_captions(config: DataConfig, count: int) -> list[str]:
-    """The first `count` captions of the held-out split that differ, or as many as there are."""
-    source = open_source(config.source, "heldout", config.transform.image_size, require_captions=True)
+def val_captions(config: DataConfig, count: int) -> list[str]:
+    """The first `count` captions of the validation split that differ, or as many as there are."""
+    source = open_source(config.source, "val", config.transform.image_size, require_captions=True)
     assert isinstance(source, Shapes)  # load_demo lets nothing else through
     captions: dict[str, None] = {}
     for index in range(len(source)):
@@ -172,7 +174,7 @@ def heldout_captions(config: DataConfig, count: int) -> list[str]:
     return list(captions)
 
 
-def write_files(demo: Demo, findings: Findings, metrics: Mapping[str, float]) -> None:
+def write_files(demo: Demo, findings: DemoResult, metrics: Mapping[str, float]) -> None:
     """Both sheets, the page and metrics.json."""
     pairs, samples = findings.reconstructions, findings.samples[:SHOWN_SAMPLES]
     demo.out.mkdir(parents=True, exist_ok=True)
@@ -228,7 +230,7 @@ def _divide(overrides: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _check_same_run(config: Config, run: RunFolder) -> None:
-    """Raises ConfigError where the folder holds a run of other settings: its pictures would go by false names."""
+    """Raises ConfigError where the folder holds a run of other settings: its images would go by false names."""
     path = run.path / "config.yaml"
     if not path.is_file():
         return

@@ -6,7 +6,7 @@ from vqgan.model_card import LIBRARY, model_card
 
 
 def text_to_image_card(name: str, generator: Generator, image_size: int, sampling: SamplingConfig) -> str:
-    """The card of a model that is called `name` on the Hub and draws pictures with sides of `image_size` pixels."""
+    """The card of a model that is called `name` on the Hub and draws images with sides of `image_size` pixels."""
     kind, tokens = generator.config.model_dump(mode="json")["kind"], generator.tokens
     height, width = tokens.image_grid
     settings = ", ".join(f"{key} {value}" for key, value in sampling.model_dump(mode="json").items())
@@ -18,11 +18,11 @@ def text_to_image_card(name: str, generator: Generator, image_size: int, samplin
             "Model": f"`{kind}`",
             "Parameters": f"{sum(weight.numel() for weight in generator.parameters()):,}, without the image tokenizer",
             "Text": f"{tokens.text_length} tokens, each one of {tokens.text_vocab_size:,}",
-            "Pictures": f"{image_size}x{image_size}, RGB",
-            "Codes of a picture": f"{height}x{width}, each one of {tokens.image_vocab_size:,}",
+            "Images": f"{image_size}x{image_size}, RGB",
+            "Codes of an image": f"{height}x{width}, each one of {tokens.image_vocab_size:,}",
             "Sampling, where nothing else is asked for": settings,
         },
         "from parti import TextToImage\n\n"
         f'model = TextToImage.from_pretrained("{name}")\n'
-        'pictures = model("your prompt", num_images=4, seed=0).images',
+        'images = model("your prompt", num_images=4, seed=0).images',
     )

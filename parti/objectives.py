@@ -4,12 +4,12 @@ import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import parti.fused.captioning.captioning_train
-import parti.fused.inpainting.inpainting_train
-import parti.fused.synthesis.synthesis_train
-import parti.train
-from vqgan.command_line import split_arguments
-from vqgan.config import Config, ConfigError, read_yaml, split_overrides
+import parti.fused.captioning.train_captioning
+import parti.fused.inpainting.train_inpainting
+import parti.fused.synthesis.train_synthesis
+import parti.next_token.train_next_token
+from vqgan.cli.command_line import split_arguments
+from vqgan.config.schema import Config, ConfigError, read_yaml, split_overrides
 
 
 class Objective(NamedTuple):
@@ -21,15 +21,17 @@ class Objective(NamedTuple):
 
 DEFAULT = "next_token"
 OBJECTIVES = {
-    "next_token": Objective(parti.train.TrainPartiConfig, parti.train.train),
+    "next_token": Objective(
+        parti.next_token.train_next_token.TrainPartiConfig, parti.next_token.train_next_token.train
+    ),
     "fused_inpainting": Objective(
-        parti.fused.inpainting.inpainting_train.TrainInpaintingConfig, parti.fused.inpainting.inpainting_train.train
+        parti.fused.inpainting.train_inpainting.TrainInpaintingConfig, parti.fused.inpainting.train_inpainting.train
     ),
     "fused_captioning": Objective(
-        parti.fused.captioning.captioning_train.TrainCaptioningConfig, parti.fused.captioning.captioning_train.train
+        parti.fused.captioning.train_captioning.TrainCaptioningConfig, parti.fused.captioning.train_captioning.train
     ),
     "fused_synthesis": Objective(
-        parti.fused.synthesis.synthesis_train.TrainSynthesisConfig, parti.fused.synthesis.synthesis_train.train
+        parti.fused.synthesis.train_synthesis.TrainSynthesisConfig, parti.fused.synthesis.train_synthesis.train
     ),
 }
 

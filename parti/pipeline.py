@@ -1,11 +1,11 @@
-"""TextToImage: from a prompt to pictures, out of one folder.
+"""TextToImage: from a prompt to images, out of one folder.
 
 model = TextToImage.from_pretrained("runs/parti-shapes")  # or a name on the Hugging Face Hub
-pictures = model("a small red circle above a large blue square", num_images=4, seed=0).images
+images = model("a small red circle above a large blue square", num_images=4, seed=0).images
 
-Given a picture and what of it stays, the rest is drawn:
+Given an image and what of it stays, the rest is drawn:
 
-model("a small red circle above a large blue square", image=picture, keep=keep_top(model.image_tokenizer.grid, 0.5))
+model("a small red circle above a large blue square", image=image, keep=keep_top(model.image_tokenizer.grid, 0.5))
 
 With a larger decoder of the same codes (configs/vqgan/vit_vqgan_second_phase.yaml):
 
@@ -28,16 +28,16 @@ from tqdm import tqdm
 from parti.completion import Completion
 from parti.model_card import text_to_image_card
 from parti.models import GENERATORS, Generator, GeneratorConfig, TokenSpace
+from parti.pairs import token_space
 from parti.sampling.generate import SamplingConfig, generate_codes
-from parti.text.cut_captions import about_cut_prompts
 from parti.text.encoders import PretrainedTextEncoderConfig
 from parti.text.tokenizer import TextTokenizer
-from parti.tokenize import token_space
-from vqgan.config import Config, validate
-from vqgan.data.transforms import to_pil
-from vqgan.hub import push_model
+from parti.text.truncation import about_cut_prompts
+from vqgan.config.schema import Config, validate
+from vqgan.data.images.transforms import to_pil
+from vqgan.hub.huggingface import push_model
+from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 from vqgan.image_tokenizer import CodesFingerprint, ImageTokenizer
-from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 _IMAGE_TOKENIZER = "image_tokenizer"
 _CODES = "codes_fingerprint"
@@ -52,8 +52,8 @@ class _Stored(Config):
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One picture with what it was drawn from."""
+class GeneratedImage:
+    """One image with what it was drawn from."""
 
     image: Image.Image
     prompt: str
@@ -62,18 +62,18 @@ class Drawn:
 
 @dataclass(frozen=True)
 class TextToImageOutput:
-    """All pictures of a call: for each prompt in turn its `num_images` samples."""
+    """All images of a call: for each prompt in turn its `num_images` samples."""
 
-    drawn: list[Drawn]
+    generated: list[GeneratedImage]
 
     @property
     def images(self) -> list[Image.Image]:
-        """The pictures alone."""
-        return [drawn.image for drawn in self.drawn]
+        """The images alone."""
+        return [generated.image for generated in self.generated]
 
 
-OnRows = Callable[[Callable[[], list[Drawn]], int], None]
-"""Gets what decodes a batch's pictures as far as they are drawn, which takes time, and how many rows of codes that
+OnRows = Callable[[Callable[[], list[GeneratedImage]], int], None]
+"""Gets what decodes a batch's images as far as they are drawn, which takes time, and how many rows of codes that
 is."""
 
 
@@ -111,14 +111,14 @@ class TextToImage:
         batch_size: int = 64,
         progress: bool = False,
     ) -> TextToImageOutput:
-        """Draw `num_images` pictures of each prompt; sample j has seed `seed` + j.
+        """Draw `num_images` images of each prompt; sample j has seed `seed` + j.
 
         A setting that is None is the one in `self.sampling`; what switches it off is a value (guidance_scale 1,
-        temperature 1, top_k 0, top_p 1). A picture depends on prompt, seed and settings alone, not on what else is
+        temperature 1, top_k 0, top_p 1). An image depends on prompt, seed and settings alone, not on what else is
         drawn. A prompt whose end the model does not read gives a warning.
         With `image` and `keep`, a mask on the code grid, the codes of `image` stay where `keep` is true.
-        `on_rows` may look at each batch's pictures whenever a row of codes is complete.
-        Raises ConfigError for settings out of range, ValueError for a blank prompt, no picture, or a `keep` that does
+        `on_rows` may look at each batch's images whenever a row of codes is complete.
+        Raises ConfigError for settings out of range, ValueError for a blank prompt, no image, or a `keep` that does
         not fit.
         """
         settings = self.sampling.overridden(
@@ -131,7 +131,7 @@ class TextToImage:
             cuda_graph=cuda_graph,
         )
         if (image is None) != (keep is None):
-            raise ValueError("image and keep go together: a picture, and which of its codes stay")
+            raise ValueError("image and keep go together: an image, and which of its codes stay")
         completion = None if image is None or keep is None else Completion(image, keep)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if num_images < 1 or not prompts:
@@ -139,10 +139,10 @@ class TextToImage:
         for line in about_cut_prompts(prompts, self.text_tokenizer):
             warnings.warn(line, stacklevel=2)
         wanted = [(prompt, seed + sample) for prompt in prompts for sample in range(num_images)]
-        drawn = self.stream(
+        generated = self.stream(
             wanted, settings, completion=completion, on_rows=on_rows, batch_size=batch_size, progress=progress
         )
-        return TextToImageOutput(list(drawn))
+        return TextToImageOutput(list(generated))
 
     def stream(
         self,
@@ -153,10 +153,10 @@ class TextToImage:
         on_rows: OnRows | None = None,
         batch_size: int = 64,
         progress: bool = False,
-    ) -> Iterator[Drawn]:
-        """The pictures of (prompt, seed) pairs in their order, each as soon as its batch is done.
+    ) -> Iterator[GeneratedImage]:
+        """The images of (prompt, seed) pairs in their order, each as soon as its batch is done.
 
-        With `completion` each is its picture with the rest drawn anew.
+        With `completion` each is its image with the rest drawn anew.
 
         Raises ValueError for a blank prompt, a seed outside [0, 2**63) or an empty batch.
         """
@@ -172,11 +172,11 @@ class TextToImage:
             for start in range(0, len(wanted), batch_size):
                 part = wanted[start : start + batch_size]
                 watch = partial(self._watch, part, bar, on_rows)
-                images = self.draw(part, settings, completion=completion, on_codes=watch)
+                images = self.generate(part, settings, completion=completion, on_codes=watch)
                 for image, (prompt, seed) in zip(to_pil(images), part, strict=True):
-                    yield Drawn(image, prompt, seed)
+                    yield GeneratedImage(image, prompt, seed)
 
-    def draw(
+    def generate(
         self,
         wanted: Sequence[tuple[str, int]],
         settings: SamplingConfig,
@@ -184,7 +184,7 @@ class TextToImage:
         completion: Completion | None = None,
         on_codes: Callable[[Int64[Tensor, "B n"]], None] | None = None,
     ) -> Float[Tensor, "B 3 H W"]:
-        """Pictures in [-1, 1] of (prompt, seed) pairs, as one batch; `on_codes` gets the codes so far, one by one."""
+        """Images in [-1, 1] of (prompt, seed) pairs, as one batch; `on_codes` gets the codes so far, one by one."""
         device = self.generator.device
         text_ids = self.text_tokenizer.encode([prompt for prompt, _ in wanted]).to(device)
         given = None if completion is None else completion.given(self.image_tokenizer, len(wanted), device)
@@ -199,16 +199,16 @@ class TextToImage:
         )
         return self.image_tokenizer.decode(codes)
 
-    def decode_begun(self, codes: Int64[Tensor, "B n"]) -> Float[Tensor, "B 3 H W"]:
-        """Pictures whose first rows of codes are there, grey below. The last row may still change a little: a decoder
+    def decode_partial(self, codes: Int64[Tensor, "B n"]) -> Float[Tensor, "B 3 H W"]:
+        """Images whose first rows of codes are there, gray below. The last row may still change a little: a decoder
         looks around, and what comes below is not known yet."""
         height, width = self.image_tokenizer.grid
         rows = codes.shape[1] // width
         known = codes[:, : rows * width]
         rest = known[:, -width:].repeat(1, height - rows)  # as if it went on like this
-        pictures = self.image_tokenizer.decode(torch.cat([known, rest], dim=1))
-        pictures[:, :, rows * pictures.shape[2] // height :] = 0
-        return pictures
+        images = self.image_tokenizer.decode(torch.cat([known, rest], dim=1))
+        images[:, :, rows * images.shape[2] // height :] = 0
+        return images
 
     def _watch(
         self,
@@ -222,9 +222,9 @@ class TextToImage:
         if on_rows is not None and not unfinished:
             on_rows(partial(self._begun, wanted, codes), done)
 
-    def _begun(self, wanted: Sequence[tuple[str, int]], codes: Int64[Tensor, "B n"]) -> list[Drawn]:
-        pictures = to_pil(self.decode_begun(codes))
-        return [Drawn(image, *pair) for image, pair in zip(pictures, wanted, strict=True)]
+    def _begun(self, wanted: Sequence[tuple[str, int]], codes: Int64[Tensor, "B n"]) -> list[GeneratedImage]:
+        images = to_pil(self.decode_partial(codes))
+        return [GeneratedImage(image, *pair) for image, pair in zip(images, wanted, strict=True)]
 
     def to(self, device: str | torch.device) -> "TextToImage":
         """Move both networks."""

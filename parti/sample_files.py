@@ -1,8 +1,8 @@
-"""From prompts to a folder of pictures: what `tools/sample.py` does once its options are read.
+"""From prompts to a folder of images: what `tools/sample.py` does once its options are read.
 
 The folder gets `0000-00.png` (number of the prompt, number of the sample), the best of several candidates where a
-reranker is given, enlarged where an upsampler is given, `grid.png` with captions, and `samples.json`. Where a picture
-is completed, `given.png` shows what is given of it, and it stands on the sheet before the pictures of each prompt. What
+reranker is given, enlarged where an upsampler is given, `grid.png` with captions, and `samples.json`. Where an image
+is completed, `given.png` shows what is given of it, and it stands on the sheet before the images of each prompt. What
 an earlier call wrote there under the same names is replaced, other files stay; `grid.png` and `samples.json` tell of
 the last call alone.
 """
@@ -21,27 +21,27 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from parti.completion import Completion, keep_black, keep_top
-from parti.fused.synthesis.synthesis_pipeline import ProgressiveTextToImage
-from parti.pipeline import Drawn, OnRows, recommended_sampling
-from parti.pipelines import Pipeline, open_pipeline, pipeline_of
-from parti.reranking.rerank import candidate_seeds, keep_best
-from parti.reranking.scorer import Scorer
+from parti.completion import Completion, keep_top, known_where_black
+from parti.fused.synthesis.pipeline import ProgressiveTextToImage
+from parti.open_pipeline import Pipeline, open_pipeline, pipeline_of
+from parti.pipeline import GeneratedImage, OnRows, recommended_sampling
+from parti.reranker.rerank import candidate_seeds, keep_best
+from parti.reranker.scorer import Scorer
 from parti.sampling.generate import LARGEST_SEED, SamplingConfig
-from parti.text.cut_captions import about_cut_prompts
-from parti.upsampling.upsampler import Upsampler
-from vqgan.bounded_file import MAX_TEXT_BYTES, read_bounded
-from vqgan.config import Config, ConfigError, validate
+from parti.text.truncation import about_cut_prompts
+from parti.upsampler.upsampler import Upsampler
+from vqgan.config.schema import Config, ConfigError, validate
 from vqgan.contact_sheet import contact_sheet
-from vqgan.data.images import decode_image
+from vqgan.data.images.decode import decode_image
 from vqgan.data.source import UnusableSample, printable
-from vqgan.devices import usable_device
+from vqgan.system.bounded_file import MAX_TEXT_BYTES, read_bounded
+from vqgan.system.devices import usable_device
 
 _GRID_COLUMNS = 8
-_GRID_PICTURES = 256
+_GRID_IMAGES = 256
 """More would be a sheet that no viewer opens; the first ones are shown."""
 _PAUSE, _REST = 0.5, 4
-"""Between two sheets of unfinished pictures: least seconds, and times as long as one takes, so that watching does not
+"""Between two sheets of unfinished images: least seconds, and times as long as one takes, so that watching does not
 hold up drawing much."""
 
 
@@ -56,44 +56,44 @@ class SampleConfig(Config):
     prompts: tuple[str, ...] = Field(strict=False, min_length=1)
     """Texts to draw."""
     n: int = Field(4, gt=0)
-    """Pictures of each prompt, at least 1."""
+    """Images of each prompt, at least 1."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
-    """Seed of each prompt's first picture, at least 0; the following ones count up, candidate by candidate."""
+    """Seed of each prompt's first image, at least 0; the following ones count up, candidate by candidate."""
     sampling: SamplingConfig | None = SamplingConfig()
     """How codes are drawn; null for a model that draws none."""
     all_scales: bool = False
-    """Each picture at all scales side by side, of a model that draws several at once (fused_synthesis)."""
+    """Each image at all scales side by side, of a model that draws several at once (fused_synthesis)."""
     rerank: int = Field(1, gt=0)
-    """Candidates drawn for each picture, at least 1, of which the reranker's favourite is kept; 1 is off."""
+    """Candidates drawn for each image, at least 1, of which the reranker's favorite is kept; 1 is off."""
     reranker: str | None = None
     """What chooses: run folder of tools/train_reranker.py, or any CLIP or SigLIP (folder or Hub name)."""
     image: str | None = None
-    """A picture to complete, its largest centred square. What stays of it stays as codes, so its pixels become the
+    """An image to complete, its largest centered square. What stays of it stays as codes, so its pixels become the
     image tokenizer's. The rest is drawn row by row and continues what is above and to the left; it sees nothing of
     what stays below or to the right of it."""
     keep_top: float | None = Field(None, gt=0, lt=1)
     """With image: the upper share of it stays, between 0 and 1, in whole rows of codes."""
     mask: str | None = None
-    """With image: a picture that is black where it stays and light where it is drawn."""
+    """With image: an image that is black where it stays and light where it is drawn."""
     upsample: str | None = None
-    """Run folder of an upsampler (tools/train_upsampler.py), or its model folder: it enlarges every picture."""
+    """Run folder of an upsampler (tools/train_upsampler.py), or its model folder: it enlarges every image."""
     batch_size: int = Field(64, gt=0)
-    """Pictures drawn at once, at least 1; changes memory and speed, not the pictures."""
+    """Images drawn at once, at least 1; changes memory and speed, not the images."""
     watch: bool = False
-    """While drawing, OUT/unfinished.png shows the pictures as far as they are drawn; it is removed at the end."""
+    """While drawing, OUT/unfinished.png shows the images as far as they are drawn; it is removed at the end."""
     device: str = "cpu"
     """Where the networks run: cpu, cuda, cuda:1, ..."""
     out: str
-    """Folder for the pictures, grid.png and samples.json; made where missing. Files of the same names are replaced,
+    """Folder for the images, grid.png and samples.json; made where missing. Files of the same names are replaced,
     others stay."""
 
     @model_validator(mode="after")
     def _check_last_seed(self) -> "SampleConfig":
-        pictures = self.n * self.rerank
-        if self.seed + pictures > LARGEST_SEED + 1:
+        images = self.n * self.rerank
+        if self.seed + images > LARGEST_SEED + 1:
             raise ValueError(
-                f"seed {self.seed} and the {pictures - 1} that follow it end behind {LARGEST_SEED}; give a seed of at "
-                f"most {max(0, LARGEST_SEED + 1 - pictures)}, or draw fewer"
+                f"seed {self.seed} and the {images - 1} that follow it end behind {LARGEST_SEED}; give a seed of at "
+                f"most {max(0, LARGEST_SEED + 1 - images)}, or draw fewer"
             )
         return self
 
@@ -111,14 +111,14 @@ class SampleConfig(Config):
     def _check_one_scale_where_one_is_wanted(self) -> "SampleConfig":
         wanted = [name for name, given in (("rerank", self.rerank > 1), ("upsample", self.upsample)) if given]
         if self.all_scales and wanted:
-            raise ValueError(f"{wanted[0]} wants one picture, and all_scales makes it three; leave one of both out")
+            raise ValueError(f"{wanted[0]} wants one image, and all_scales makes it three; leave one of both out")
         return self
 
     @model_validator(mode="after")
     def _check_completion(self) -> "SampleConfig":
         what_stays = [name for name in ("keep_top", "mask") if getattr(self, name) is not None]
         if self.image is None and what_stays:
-            raise ValueError(f"{what_stays[0]} says what stays of a picture, and none is given; give --image FILE too")
+            raise ValueError(f"{what_stays[0]} says what stays of an image, and none is given; give --image FILE too")
         if self.image is not None and len(what_stays) != 1:
             found = "both keep_top and mask say" if what_stays else "nothing says"
             raise ValueError(f"image is given and {found} what stays of it; give --keep-top SHARE or --mask FILE")
@@ -136,7 +136,7 @@ def resolve(
 
     `sampling` overrides what the model folder recommends. Raises ConfigError or ModelFolderError: one line.
     """
-    for name, meaning in (("model", "the folder of a stage-2 run"), ("out", "the folder that gets the pictures")):
+    for name, meaning in (("model", "the folder of a stage-2 run"), ("out", "the folder that gets the images")):
         if given.get(name) is None:
             raise ConfigError(f"--{name} is missing: {meaning}")
     prompts = prompts + (read_prompts(prompts_file) if prompts_file is not None else [])
@@ -151,20 +151,20 @@ def resolve(
         _check_options_mean_something(sampling, values)
         values["sampling"] = None
     elif values.get("all_scales"):
-        raise ConfigError(f"--all-scales: {given['model']} draws pictures of one size; leave the option out")
+        raise ConfigError(f"--all-scales: {given['model']} draws images of one size; leave the option out")
     else:
         values["sampling"] = recommended_sampling(given["model"]).overridden(**sampling).model_dump()
     return validate(SampleConfig, values, "command line")
 
 
 def _check_options_mean_something(sampling: dict[str, int | float | str | None], values: dict[str, Any]) -> None:
-    """Raises ConfigError for an option about codes, of a model that draws whole pictures in one pass."""
+    """Raises ConfigError for an option about codes, of a model that draws whole images in one pass."""
     settings = [name for name, value in sampling.items() if value is not None]
     settings += [name for name in ("image_tokenizer", "image", "keep_top", "mask", "watch") if values.get(name)]
     if settings:
         raise ConfigError(
             f"--{settings[0].replace('_', '-')} says how codes are drawn, one after the other; {values['model']} draws "
-            "whole pictures in one pass, so leave the option out"
+            "whole images in one pass, so leave the option out"
         )
 
 
@@ -185,10 +185,10 @@ def read_prompts(path: str) -> list[str]:
 
 
 def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str, Any]]:
-    """Draw, and write each picture as soon as it is there. Returns what samples.json holds.
+    """Draw, and write each image as soon as it is there. Returns what samples.json holds.
 
     A prompt that is longer than the model reads gives a line on standard error.
-    Raises ModelFolderError for a folder without a stage-2 model, a reranker or an upsampler, ConfigError for a picture
+    Raises ModelFolderError for a folder without a stage-2 model, a reranker or an upsampler, ConfigError for an image
     or mask that does not serve, and when `config.out` cannot be written.
     """
     model = open_pipeline(config.model, config.image_tokenizer).to(config.device)
@@ -200,7 +200,7 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
         upsampler = Upsampler.from_pretrained(config.upsample).to(config.device)
     completion = None
     if config.image is not None and not isinstance(model, ProgressiveTextToImage):
-        completion = Completion(_read_picture("image", config.image), _what_stays(config, model.image_tokenizer.grid))
+        completion = Completion(_read_image("image", config.image), _what_stays(config, model.image_tokenizer.grid))
     for line in about_cut_prompts(config.prompts, model.text_tokenizer):
         sys.stderr.write(printable(f"note: {line}") + "\n")
     folder = Path(config.out)
@@ -210,14 +210,14 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if completion is not None and not isinstance(model, ProgressiveTextToImage):
-            picture = completion.shown(model.image_tokenizer, model.generator.device)
-            picture.save(folder / "given.png")
-            given = picture, f"given: {completion.share:.0%} of the codes"
+            pil_image = completion.shown(model.image_tokenizer, model.generator.device)
+            pil_image.save(folder / "given.png")
+            given = pil_image, f"given: {completion.share:.0%} of the codes"
         with _watching(folder, config.watch) as on_rows:
-            for index, (drawn, score) in enumerate(_pictures(model, scorer, config, completion, on_rows, progress)):
-                image = drawn.image
+            for index, (generated, score) in enumerate(_images(model, scorer, config, completion, on_rows, progress)):
+                image = generated.image
                 record: dict[str, Any] = {"file": f"{index // config.n:04d}-{index % config.n:02d}.png"}
-                record |= {"prompt": drawn.prompt, "seed": drawn.seed}
+                record |= {"prompt": generated.prompt, "seed": generated.seed}
                 if config.image_tokenizer is not None:
                     record["image_tokenizer"] = config.image_tokenizer
                 if config.sampling is not None:
@@ -232,8 +232,8 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
                     record["upsample"] = {"model": config.upsample, "scale": upsampler.config.scale}
                 image.save(folder / record["file"])
                 records.append(record)
-                if len(shown) < _GRID_PICTURES:
-                    shown.append((image, drawn.prompt))
+                if len(shown) < _GRID_IMAGES:
+                    shown.append((image, generated.prompt))
         _sheet(shown, config.n, given).save(folder / "grid.png")
         text = json.dumps(records, indent=2, ensure_ascii=False) + "\n"
         (folder / "samples.json").write_text(text, encoding="utf-8")
@@ -242,16 +242,16 @@ def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str
     return records
 
 
-def _pictures(
+def _images(
     model: Pipeline,
     scorer: Scorer | None,
     config: SampleConfig,
     completion: Completion | None,
     on_rows: OnRows | None,
     progress: bool,
-) -> Iterator[tuple[Drawn, float | None]]:
-    """Each picture; with a reranker the best candidate, which has a score and a seed of its own."""
-    # Candidate j of picture i has seed + i * rerank + j.
+) -> Iterator[tuple[GeneratedImage, float | None]]:
+    """Each image; with a reranker the best candidate, which has a score and a seed of its own."""
+    # Candidate j of image i has seed + i * rerank + j.
     wanted = [(prompt, config.seed + i * config.rerank) for prompt in config.prompts for i in range(config.n)]
     asked = wanted if scorer is None else candidate_seeds(wanted, config.rerank)
     if isinstance(model, ProgressiveTextToImage):
@@ -266,15 +266,15 @@ def _pictures(
             progress=progress,
         )
     if scorer is None:
-        for drawn in candidates:
-            yield drawn, None
+        for generated in candidates:
+            yield generated, None
         return
     for kept in keep_best(candidates, scorer, config.rerank):
-        yield kept.drawn, kept.score
+        yield kept.generated, kept.score
 
 
 def _sheet(shown: Sequence[tuple[Image.Image, str]], n: int, given: tuple[Image.Image, str] | None) -> Image.Image:
-    """Pictures with captions; what is given of a picture stands before the `n` of each prompt."""
+    """Images with captions; what is given of an image stands before the `n` of each prompt."""
     cells, row = list(shown), n
     if given is not None:
         cell = given[0].resize(shown[0][0].size, Image.Resampling.NEAREST), given[1]
@@ -294,12 +294,14 @@ def _watching(folder: Path, wanted: bool) -> Iterator[OnRows | None]:
     path, partial = folder / "unfinished.png", folder / ".unfinished.png"
     due = 0.0
 
-    def show(begun: Callable[[], list[Drawn]], _rows: int) -> None:
+    def show(begun: Callable[[], list[GeneratedImage]], _rows: int) -> None:
         nonlocal due
         started = time.monotonic()
         if started >= due:
-            drawn = begun()[:_GRID_PICTURES]
-            sheet = contact_sheet([one.image for one in drawn], [one.prompt for one in drawn], columns=_GRID_COLUMNS)
+            generated = begun()[:_GRID_IMAGES]
+            sheet = contact_sheet(
+                [one.image for one in generated], [one.prompt for one in generated], columns=_GRID_COLUMNS
+            )
             sheet.save(partial, compress_level=1)
             partial.replace(path)
             now = time.monotonic()
@@ -312,7 +314,7 @@ def _watching(folder: Path, wanted: bool) -> Iterator[OnRows | None]:
             file.unlink(missing_ok=True)
 
 
-def _read_picture(option: str, path: str) -> Image.Image:
+def _read_image(option: str, path: str) -> Image.Image:
     try:
         return decode_image(Path(path), path)
     except UnusableSample as error:
@@ -323,13 +325,13 @@ def _what_stays(config: SampleConfig, grid: tuple[int, int]) -> Bool[Tensor, "h 
     if config.keep_top is not None:
         return keep_top(grid, config.keep_top)
     assert config.mask is not None  # SampleConfig has checked that one of both is given
-    keep = keep_black(_read_picture("mask", config.mask), grid)
+    keep = known_where_black(_read_image("mask", config.mask), grid)
     if keep.all():
         raise ConfigError(f"mask {config.mask} is black all over, so there is nothing to draw; make some of it white")
     if not keep.any():
         height, width = grid
         raise ConfigError(
-            f"mask {config.mask} leaves none of {height}x{width} codes all black, so nothing stays of the picture; "
+            f"mask {config.mask} leaves none of {height}x{width} codes all black, so nothing stays of the image; "
             "make some of it black, or draw without --image"
         )
     return keep

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from vqgan.config import Config, dump_config
-from vqgan.training import durable
+from vqgan.config.schema import Config, dump_config
+from vqgan.system import atomic_files as durable
 from vqgan.training.run_folder import RunFolder
 
 _TESTS = Path(__file__).parent
@@ -216,7 +216,7 @@ def _is_alive(group: int) -> bool:
 
 def _train(order: dict[str, Any], folder: Path) -> None:
     """In the child: what the tool does, and no more."""
-    from vqgan.command_line import run_training
+    from vqgan.cli.command_line import run_training
 
     code = 70
     try:
@@ -272,14 +272,17 @@ class _Watch:
 
 
 def _kinds() -> dict[str, tuple[Any, Any]]:
-    import parti.fused.synthesis.synthesis_train
-    import parti.train
-    import vqgan.train
+    import parti.fused.synthesis.train_synthesis
+    import parti.next_token.train_next_token
+    import vqgan.train_tokenizer
 
-    synthesis = parti.fused.synthesis.synthesis_train
+    synthesis = parti.fused.synthesis.train_synthesis
     return {
-        "TrainVQGANConfig": (vqgan.train.TrainVQGANConfig, vqgan.train.train),
-        "TrainPartiConfig": (parti.train.TrainPartiConfig, parti.train.train),
+        "TrainVQGANConfig": (vqgan.train_tokenizer.TrainVQGANConfig, vqgan.train_tokenizer.train),
+        "TrainPartiConfig": (
+            parti.next_token.train_next_token.TrainPartiConfig,
+            parti.next_token.train_next_token.train,
+        ),
         "TrainSynthesisConfig": (synthesis.TrainSynthesisConfig, synthesis.train),
     }
 

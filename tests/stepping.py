@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from parti.models import Generator
-from parti.models.generator import Prompts
+from parti.models.generator import PromptGroup
 
 
 def stepped(model: Generator, text: Tensor, image: Tensor, fixed_shapes: bool = False) -> Tensor:
@@ -14,7 +14,7 @@ def stepped(model: Generator, text: Tensor, image: Tensor, fixed_shapes: bool = 
 
     With `fixed_shapes` positions are tensors, and every step has the same shapes.
     """
-    state = model.start([Prompts(model.encode_text(text))])
+    state = model.start([PromptGroup(model.encode_text(text))])
     if not fixed_shapes:
         for cache in state.caches:
             cache.both.fill_(math.nan)

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vqgan.adversary import Adversary, AdversaryConfig
-from vqgan.config import validate
+from vqgan.config.schema import validate
+from vqgan.discriminator_trainer import AdversarialConfig, DiscriminatorTrainer
 from vqgan.losses.adversarial import lecam_penalty, r1_penalty
-from vqgan.training.distributed import build_accelerator
+from vqgan.training.parallel.distributed import build_accelerator
 
 
-def adversary(**settings: Any) -> Adversary:
+def discriminator_trainer(**settings: Any) -> DiscriminatorTrainer:
     torch.manual_seed(0)
     values = {"weight": 0.5, "r1_gamma": 0.0, "discriminator": {"kind": "patchgan", "base_channels": 4, "layers": 1}}
-    config = validate(AdversaryConfig, values | settings, "test")
-    return Adversary(config, 16, build_accelerator(), steps=100, precision="fp32")
+    config = validate(AdversarialConfig, values | settings, "test")
+    return DiscriminatorTrainer(config, 16, build_accelerator(), steps=100, precision="fp32")
 
 
 def images(seed: int) -> Tensor:
@@ -24,13 +24,13 @@ def images(seed: int) -> Tensor:
 
 
 def test_a_scale_changes_neither_the_generators_loss_nor_its_gradient() -> None:
-    """fp16 multiplies what comes back and divides it again: what reaches the pictures is the true gradient."""
+    """fp16 multiplies what comes back and divides it again: what reaches the images is the true gradient."""
     found = []
     for scale in (1.0, 2.0**12):
         last = nn.Parameter(torch.full((3, 1, 1), 0.7))
-        drawn = images(0) * last
-        distance = (drawn - images(1)).abs().mean()
-        loss, weight = adversary().generator_loss(drawn, distance, last, 0, scale)
+        generated = images(0) * last
+        distance = (generated - images(1)).abs().mean()
+        loss, weight = discriminator_trainer().generator_loss(generated, distance, last, 0, scale)
         (gradient,) = torch.autograd.grad(loss, last)
         found.append((loss.detach(), weight, gradient))
     assert found[0][2].norm() > 1e-4
@@ -43,7 +43,7 @@ def test_a_lazy_r1_penalty_weighs_as_many_steps_as_it_stands_for(every: int) -> 
     gamma, real = 3.0, images(2)
     losses = []
     for settings in ({"r1_gamma": gamma, "r1_every": every}, {"r1_gamma": 0.0}):
-        player = adversary(**settings)
+        player = discriminator_trainer(**settings)
         fake = player.discriminator(images(3)).detach()
         loss, _ = player._loss(real, fake, step=2 * every)
         losses.append(loss.item())
@@ -53,9 +53,9 @@ def test_a_lazy_r1_penalty_weighs_as_many_steps_as_it_stands_for(every: int) -> 
 
 
 def test_between_lazy_penalties_there_is_none() -> None:
-    player = adversary(r1_gamma=3.0, r1_every=4)
-    _, figures = player._loss(images(2), player.discriminator(images(3)).detach(), step=5)
-    assert "r1_penalty" not in figures
+    player = discriminator_trainer(r1_gamma=3.0, r1_every=4)
+    _, metrics = player._loss(images(2), player.discriminator(images(3)).detach(), step=5)
+    assert "r1_penalty" not in metrics
 
 
 def test_lecam_pulls_each_side_to_the_average_of_the_other() -> None:
@@ -66,7 +66,7 @@ def test_lecam_pulls_each_side_to_the_average_of_the_other() -> None:
 
 
 def test_lecams_averages_keep_the_share_that_the_decay_says() -> None:
-    averages = adversary(lecam_weight=1.0, lecam_decay=0.9)._averages
+    averages = discriminator_trainer(lecam_weight=1.0, lecam_decay=0.9)._averages
     first = averages.update(torch.tensor([1.0, 3.0]), torch.tensor([-4.0]))
     assert [value.item() for value in first] == pytest.approx([2.0, -4.0]), "the first batch starts them"
     second = averages.update(torch.tensor([12.0]), torch.tensor([6.0]))

@@ -1,4 +1,4 @@
-"""Every encoder goes with every quantiser: ten steps on shapes make the loss fall, codes come back as they went."""
+"""Every encoder goes with every quantizer: ten steps on shapes make the loss fall, codes come back as they went."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from vqgan.config import validate
-from vqgan.data.loader import DataPipeline, Share
+from vqgan.config.schema import validate
+from vqgan.data.loader import BatchShard, DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.models import AUTOENCODERS
 from vqgan.quantizers import QUANTIZERS
-from vqgan.train import TrainVQGANConfig, build_task
+from vqgan.train_tokenizer import TrainVQGANConfig, build_task
 
 pytestmark = pytest.mark.threads
 
@@ -33,24 +33,24 @@ QUANTISERS: dict[str, dict[str, Any]] = {
 }
 
 
-def config(model: str, quantiser: str, **task: Any) -> TrainVQGANConfig:
+def config(model: str, quantizer: str, **task: Any) -> TrainVQGANConfig:
     values = {
         "data": {
-            "source": {"kind": "shapes", "train_size": 16, "heldout_size": 4},
+            "source": {"kind": "shapes", "train_size": 16, "val_size": 4},
             "transform": {"image_size": 32},
             "batch_size": 8,
         },
         "model": {
             "kind": model,
             "image_size": 32,
-            "quantizer": {"kind": quantiser, **QUANTISERS[quantiser]},
+            "quantizer": {"kind": quantizer, **QUANTISERS[quantizer]},
             **MODELS[model],
         },
         "task": {
             "l1_weight": 1.0,
             "perceptual": {"weight": 0.0},
             "adversarial": {"weight": 0.0},
-            "optimiser": {"learning_rate": 1e-3, "clip_norm": 1.0, "schedule": {"shape": "constant"}},
+            "optimizer": {"learning_rate": 1e-3, "clip_norm": 1.0, "schedule": {"shape": "constant"}},
             "precision": "fp32",
             "ema": {"decay": 0.0},
             **task,
@@ -65,14 +65,14 @@ def test_nothing_is_left_out() -> None:
     assert QUANTISERS.keys() == QUANTIZERS.keys()
 
 
-@pytest.mark.parametrize("quantiser", QUANTISERS)
+@pytest.mark.parametrize("quantizer", QUANTISERS)
 @pytest.mark.parametrize("model", MODELS)
-def test_ten_steps_make_the_loss_fall(model: str, quantiser: str) -> None:
-    settings = config(model, quantiser)
+def test_ten_steps_make_the_loss_fall(model: str, quantizer: str) -> None:
+    settings = config(model, quantizer)
     torch.manual_seed(0)
     task = build_task(settings, Accelerator(cpu=True))
     data = DataPipeline(settings.data, seed=0)
-    (batch,) = next(data.training_batches(0, 1, Share()))
+    (batch,) = next(data.training_batches(0, 1, BatchShard()))
     pixels = [task.train_step([batch], step)["loss_l1"].item() for step in range(10)]
     assert pixels[-1] < 0.8 * pixels[0]
     assert torch.tensor(pixels).isfinite().all()

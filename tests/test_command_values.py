@@ -8,9 +8,9 @@ from typing import Any, Literal
 import pytest
 from test_config import FolderConfig, RunConfig, file, mistake
 
-from vqgan.command_line import print_error
-from vqgan.command_values import read_word
-from vqgan.config import Config, ConfigError, dump_config, load_config, read_yaml
+from vqgan.cli.command_line import print_error
+from vqgan.config.option_values import read_word
+from vqgan.config.schema import Config, ConfigError, dump_config, load_config, read_yaml
 
 __all__ = ["file"]
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import Field, model_validator
 
-from vqgan.config import (
+from vqgan.config.schema import (
     Config,
     ConfigError,
     describe_fields,
@@ -20,24 +20,24 @@ from vqgan.config import (
 )
 
 
-class DrawnConfig(Config):
-    """Drawn pictures."""
+class GeneratedConfig(Config):
+    """Drawn images."""
 
     kind: Literal["drawn"] = "drawn"
-    """Pictures that need no files."""
+    """Images that need no files."""
     seed: int = 0
-    """Which pictures."""
+    """Which images."""
 
 
 class FolderConfig(Config):
-    """Pictures in files."""
+    """Images in files."""
 
     kind: Literal["folder"] = "folder"
-    """Pictures from a folder."""
+    """Images from a folder."""
     path: Path
     """The folder."""
-    crop: Literal["centre", "random"] = "centre"
-    """Which part of a picture is kept."""
+    crop: Literal["central", "random"] = "central"
+    """Which part of an image is kept."""
 
 
 class AttentionConfig(Config):
@@ -73,7 +73,7 @@ class CNNConfig(Config):
     """Channels of each level, as multiples."""
 
 
-class OptimisationConfig(Config):
+class OptimizerConfig(Config):
     """How weights move."""
 
     lr: float = Field(3e-4, gt=0)
@@ -84,7 +84,7 @@ class OptimisationConfig(Config):
     """Steps, or share of all steps."""
 
     @model_validator(mode="after")
-    def check(self) -> "OptimisationConfig":
+    def check(self) -> "OptimizerConfig":
         if self.betas[0] > self.betas[1]:
             raise ValueError(f"betas must rise, received {self.betas}")
         return self
@@ -97,7 +97,7 @@ class EMAConfig(Config):
     """Weight of the past."""
 
 
-Data = Annotated[DrawnConfig | FolderConfig, Field(discriminator="kind")]
+Data = Annotated[GeneratedConfig | FolderConfig, Field(discriminator="kind")]
 Model = Annotated[ViTConfig | CNNConfig, Field(discriminator="kind")]
 
 
@@ -110,7 +110,7 @@ class RunConfig(Config):
     """What is learned from."""
     model: Model = ViTConfig(depth=4, width=256)
     """The network."""
-    optimisation: OptimisationConfig = OptimisationConfig()
+    optimization: OptimizerConfig = OptimizerConfig()
     """How it is trained."""
     ema: EMAConfig | None = None
     """Averaged weights; null for none."""
@@ -120,9 +120,9 @@ class RunConfig(Config):
 
 GOOD = """
 name: test
-data: {kind: folder, path: pictures}
+data: {kind: folder, path: images}
 model: {kind: cnn, channels: 64}
-optimisation: {lr: 1e-3, betas: [0.9, 0.95]}
+optimization: {lr: 1e-3, betas: [0.9, 0.95]}
 """
 
 
@@ -148,28 +148,28 @@ def test_a_file_gives_a_typed_frozen_object(file: Path) -> None:
     config = load_config(RunConfig, file)
     assert config == RunConfig(
         name="test",
-        data=FolderConfig(path=Path("pictures")),
+        data=FolderConfig(path=Path("images")),
         model=CNNConfig(channels=64),
-        optimisation=OptimisationConfig(lr=1e-3, betas=(0.9, 0.95)),
+        optimization=OptimizerConfig(lr=1e-3, betas=(0.9, 0.95)),
     )
-    assert isinstance(config.optimisation.lr, float)
+    assert isinstance(config.optimization.lr, float)
     with pytest.raises(ValueError, match="frozen"):
         config.name = "other"  # type: ignore[misc]
 
 
 def test_no_file_means_defaults_and_overrides() -> None:
     assert load_config(RunConfig, None, ["--name", "x", "--data.kind", "drawn"]) == RunConfig(
-        name="x", data=DrawnConfig()
+        name="x", data=GeneratedConfig()
     )
 
 
 def test_overrides_win_over_the_file(file: Path) -> None:
-    words = ["--optimisation.lr", "5e-4", "--model.channels=32", "--note=a=b", "--optimisation.betas", "[0.5, 0.6]"]
+    words = ["--optimization.lr", "5e-4", "--model.channels=32", "--note=a=b", "--optimization.betas", "[0.5, 0.6]"]
     config = load_config(RunConfig, file, words)
-    assert config.optimisation == OptimisationConfig(lr=5e-4, betas=(0.5, 0.6))
+    assert config.optimization == OptimizerConfig(lr=5e-4, betas=(0.5, 0.6))
     assert config.model == CNNConfig(channels=32)
     assert config.note == "a=b"
-    assert config.data == FolderConfig(path=Path("pictures"))
+    assert config.data == FolderConfig(path=Path("images"))
 
 
 def test_a_section_given_in_part_is_completed_from_its_default() -> None:
@@ -199,47 +199,47 @@ def test_an_absent_section_is_made_by_one_of_its_keys(file: Path) -> None:
     [
         # Unknown keys.
         ("--nme x", "unknown key nme; did you mean name?"),
-        ("--optimisation.bets 3", "unknown key optimisation.bets; did you mean optimisation.betas?"),
+        ("--optimization.bets 3", "unknown key optimization.bets; did you mean optimization.betas?"),
         ("--model.chanels 3", "unknown key model.chanels; did you mean model.channels?"),
         ("--channels 3", "unknown key channels; did you mean model.channels?"),
-        ("--betas 3", "unknown key betas; did you mean optimisation.betas?"),
+        ("--betas 3", "unknown key betas; did you mean optimization.betas?"),
         ("--model.depth 3", "unknown key model.depth; it belongs to model.kind=vit"),
         ("--data.seed 3", "unknown key data.seed; it belongs to data.kind=drawn"),
         ("--ema.zzz 3", "unknown key ema.zzz; valid here: ema.decay"),
         # Wrong types and values.
-        ("--optimisation.lr fast", "optimisation.lr: input should be a valid number, received 'fast'"),
-        ("--optimisation.lr -1", "optimisation.lr: input should be greater than 0, received -1"),
+        ("--optimization.lr fast", "optimization.lr: input should be a valid number, received 'fast'"),
+        ("--optimization.lr -1", "optimization.lr: input should be greater than 0, received -1"),
         ("--model.channels 1.5", "model.channels: input should be a valid integer, received 1.5"),
         ("--model.channels true", "model.channels: input should be a valid integer, received True"),
         ("--model.multipliers [1,a]", "model.multipliers.1: input should be a valid integer, received 'a'"),
         (
             "--data.crop center",
-            "data.crop: 'center' is not a choice; did you mean centre? one of: 'centre' or 'random'",
+            "data.crop: 'center' is not a choice; did you mean central? one of: 'central' or 'random'",
         ),
-        ("--optimisation.betas [2,1]", "optimisation: betas must rise, received (2.0, 1.0)"),
+        ("--optimization.betas [2,1]", "optimization: betas must rise, received (2.0, 1.0)"),
         # Kinds and sections.
         ("--model.kind cnm", "model.kind: 'cnm' is not a kind; did you mean cnn? one of: vit, cnn"),
         ("--model.kind zzz", "model.kind: 'zzz' is not a kind; one of: vit, cnn"),
         (
-            "--optimisation 3",
-            "optimisation: a section is a mapping of keys (lr, betas, warmup, ...) to values, received 3",
+            "--optimization 3",
+            "optimization: a section is a mapping of keys (lr, betas, warmup, ...) to values, received 3",
         ),
         ("--data [a,b]", "data: a section is a mapping of keys (kind, ...) to values, received ['a', 'b']"),
         ("--data {path: x}", "data.kind is missing; one of: drawn, folder"),
         ("--data {kind: folder}", "data.path is required and has no default"),
         # What is no option.
         ("--name.first x", "--name.first: 'name' holds the value 'test', not a section"),
-        ("--optimisation.lr", "--optimisation.lr needs a value: --optimisation.lr VALUE"),
-        ("--optimisation.lr --name", "--optimisation.lr needs a value: --optimisation.lr VALUE"),
+        ("--optimization.lr", "--optimization.lr needs a value: --optimization.lr VALUE"),
+        ("--optimization.lr --name", "--optimization.lr needs a value: --optimization.lr VALUE"),
         ("lr 3", "expected an option like --section.field, received 'lr'"),
         (
-            "--optimisation.lr [",
-            "--optimisation.lr: '[' is not a YAML value: line 1: while parsing a flow node expected the node content, "
+            "--optimization.lr [",
+            "--optimization.lr: '[' is not a YAML value: line 1: while parsing a flow node expected the node content, "
             "but found '<stream end>'",
         ),
         (
-            "--optimisation.lr 1 #2",
-            "--optimisation.lr: of '1 #2' YAML does not read '#2', a comment; put quotes around text that has a hash",
+            "--optimization.lr 1 #2",
+            "--optimization.lr: of '1 #2' YAML does not read '#2', a comment; put quotes around text that has a hash",
         ),
         (
             "--data {kind: folder, path: x} #2",
@@ -255,7 +255,7 @@ def test_mistakes_in_options(file: Path, words: str, message: str) -> None:
 
 
 def test_a_union_of_plain_types_is_named_without_its_members(file: Path) -> None:
-    assert mistake(file, "--optimisation.warmup", "soon").startswith("optimisation.warmup: input should be a valid")
+    assert mistake(file, "--optimization.warmup", "soon").startswith("optimization.warmup: input should be a valid")
 
 
 @pytest.mark.parametrize(
@@ -268,8 +268,8 @@ def test_a_union_of_plain_types_is_named_without_its_members(file: Path) -> None
         ("name: [\n", "not valid YAML: line 2: while parsing a flow node expected the node content, but found"),
         ("name: a\n\tdata: b\n", "not valid YAML: line 2: while scanning for the next token found character"),
         ("name: a\nname: b\n", "not valid YAML: line 1: the key 'name' is given twice"),
-        (GOOD + "lr: 3\n", "unknown key lr; did you mean optimisation.lr?"),
-        (GOOD.replace("lr", "rl"), "unknown key optimisation.rl; did you mean optimisation.lr?"),
+        (GOOD + "lr: 3\n", "unknown key lr; did you mean optimization.lr?"),
+        (GOOD.replace("lr", "rl"), "unknown key optimization.rl; did you mean optimization.lr?"),
         (GOOD.replace("name", "nmae"), "unknown key nmae; did you mean name? (and 1 more)"),
         (GOOD.replace("cnn", "cn"), "model.kind: 'cn' is not a kind; did you mean cnn? one of: vit, cnn"),
     ],
@@ -348,9 +348,9 @@ def test_what_is_dumped_loads_to_an_equal_object(tmp_path: Path, note: str) -> N
         RunConfig(name=note, data=FolderConfig(path=Path("a b")), note=note, ema=EMAConfig(decay=1e-5)),
         RunConfig(
             name="x",
-            data=DrawnConfig(),
+            data=GeneratedConfig(),
             model=CNNConfig(multipliers=()),
-            optimisation=OptimisationConfig(lr=float("inf"), betas=(1e-12, 1.0)),
+            optimization=OptimizerConfig(lr=float("inf"), betas=(1e-12, 1.0)),
         ),
     ):
         path = tmp_path / "dumped.yaml"
@@ -369,12 +369,12 @@ def test_help_lists_every_field_with_docstring_type_and_default() -> None:
     for line in (
         "--name  str  [required]",
         "--data.path  Path  [required]",
-        "--data.crop  centre|random  [centre]",
+        "--data.crop  central|random  [central]",
         "--model.depth  int  [4]",  # the default of RunConfig.model, not of ViTConfig
         "--model.attention.heads  int  [4]",
         "--model.multipliers  [int, ...]  [[1, 2, 4]]",
-        "--optimisation.lr  float  [0.0003]",
-        "--optimisation.warmup  int|float  [0.1]",
+        "--optimization.lr  float  [0.0003]",
+        "--optimization.warmup  int|float  [0.1]",
         "data:  [required]",
         "model:  [vit]",
         "The network.",
@@ -388,7 +388,7 @@ def test_help_lists_every_field_with_docstring_type_and_default() -> None:
 
 def test_described_fields_know_their_variant() -> None:
     variants = {field.name: field.variant for field in describe_fields(RunConfig)}
-    assert variants["name"] == variants["optimisation.lr"] == ""
+    assert variants["name"] == variants["optimization.lr"] == ""
     assert variants["model.channels"] == "model.kind=cnn"
     assert variants["model.attention.heads"] == "model.kind=vit"
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
+from parti.next_token.train_next_token import TrainPartiConfig
 from parti.objectives import OBJECTIVES
-from parti.reranking.train import TrainRerankerConfig
-from parti.text_warm_up.train import TrainTextEncoderConfig
-from parti.train import TrainPartiConfig
-from parti.upsampling.train import TrainUpsamplerConfig
-from vqgan.config import Config, validate
-from vqgan.config_changes import changes, fixed_settings, unclassified
-from vqgan.train import TrainVQGANConfig
+from parti.reranker.train_reranker import TrainRerankerConfig
+from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig
+from parti.upsampler.train_upsampler import TrainUpsamplerConfig
+from vqgan.config.changes import changes, fixed_settings, unclassified
+from vqgan.config.schema import Config, validate
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 RUNS: list[type[Config]] = [
     TrainVQGANConfig,

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from parti.models import GENERATORS, TokenSpace
-from parti.train import TrainPartiConfig
-from vqgan.config import dump_config, load_config, read_yaml
+from parti.next_token.train_next_token import TrainPartiConfig
+from vqgan.config.schema import dump_config, load_config, read_yaml
 from vqgan.data.shards.samples import ShardsConfig
 from vqgan.models import build_autoencoder
 from vqgan.models.discriminator import build_discriminator
-from vqgan.train import TrainVQGANConfig
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGE_1 = sorted((CONFIGS / "vqgan").glob("*.yaml"))
 STAGE_2 = sorted(path for path in (CONFIGS / "parti").glob("*.yaml") if not path.name.startswith("fused_"))
-SMALLEST_PERCEPTUAL_PICTURE = 32
+SMALLEST_PERCEPTUAL_IMAGE = 32
 
 
 def name(path: Path) -> str:
@@ -35,13 +35,13 @@ def test_stage_1(path: Path, tmp_path: Path) -> None:
         images = torch.zeros(2, 3, config.model.image_size, config.model.image_size)
         latents = model.encode(images)
         assert latents.shape[-1] == model.quantizer.latent_dim
-        quantised = torch.zeros(2, latents.shape[1], model.quantizer.code_dim)
-        assert model.decode(quantised).images.shape == images.shape
+        quantized = torch.zeros(2, latents.shape[1], model.quantizer.code_dim)
+        assert model.decode(quantized).images.shape == images.shape
         if config.task.adversarial.weight:
             discriminator = build_discriminator(config.task.adversarial.discriminator, config.model.image_size)
             assert len(discriminator(images)) == 2
     if config.task.perceptual.weight:
-        assert config.model.image_size >= SMALLEST_PERCEPTUAL_PICTURE
+        assert config.model.image_size >= SMALLEST_PERCEPTUAL_IMAGE
     (tmp_path / "again.yaml").write_text(dump_config(config))
     assert load_config(TrainVQGANConfig, tmp_path / "again.yaml") == config
 
@@ -77,5 +77,5 @@ ALL = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "a
 @pytest.mark.parametrize("path", ALL, ids=name)
 def test_every_training_config_keeps_the_best_model(path: Path) -> None:
     loop = read_yaml(path)["loop"]
-    assert set(loop["keep_best"]) == {"figure", "mode"}
+    assert set(loop["keep_best"]) == {"metric", "mode"}
     assert loop["evaluate_every"], "a model is only known to be the best where it is evaluated"

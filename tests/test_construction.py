@@ -14,12 +14,12 @@ from tiny import AUTOENCODER, tiny_image_tokenizer, tiny_text_to_image
 from torch import nn
 
 from parti.pipeline import TextToImage
-from vqgan.config import ConfigError
-from vqgan.construction import TooLargeError, bounded, within_file, within_memory
+from vqgan.config.schema import ConfigError
+from vqgan.hub.construction import TooLargeError, bounded, within_file, within_memory
+from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
+from vqgan.hub.weights_header import WeightsHeaderError, stored_shapes
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
 from vqgan.models import build_autoencoder
-from vqgan.weights_header import WeightsHeaderError, stored_shapes
 
 HUGE = 2147483648
 Values = dict[str, Any]

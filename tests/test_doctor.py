@@ -1,4 +1,4 @@
-"""Every finding has a case that brings it and healthy figures that do not; every key that it names exists."""
+"""Every finding has a case that brings it and healthy metrics that do not; every key that it names exists."""
 
 import math
 import re
@@ -7,10 +7,10 @@ from typing import get_args
 
 import pytest
 
-from vqgan.config import describe_fields
-from vqgan.doctor import diagnose_tokenizer_training
+from vqgan.config.schema import describe_fields
+from vqgan.diagnostics import diagnose_tokenizer
 from vqgan.quantizers import QUANTIZERS, QuantizerConfig
-from vqgan.train import TrainVQGANConfig
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 SHAPES = {
     "loss": 0.0364,
@@ -44,14 +44,14 @@ CODEBOOK = {"batch_usage": 0.5, "batch_perplexity": 200.0, "dead_codes": 0.1, "c
 
 
 def diagnose(
-    figures: Mapping[str, float],
+    metrics: Mapping[str, float],
     codebook_size: int = 1024,
     codes_per_batch: int = 4096,
     clip_norm: float | None = 1.0,
     discriminator_steps: int | None = None,
 ) -> list[str]:
-    return diagnose_tokenizer_training(
-        figures,
+    return diagnose_tokenizer(
+        metrics,
         codebook_size=codebook_size,
         codes_per_batch=codes_per_batch,
         clip_norm=clip_norm,
@@ -61,10 +61,18 @@ def diagnose(
 
 SICK: list[tuple[dict[str, float], str, str]] = [
     ({"loss": math.nan, "loss_l2": math.inf}, "not finite: loss, loss_l2;", "task.precision"),
-    ({"skipped_share": 0.06}, "6.0% of the steps had no finite gradient", "task.optimiser.clip_norm"),
-    ({"gradient_norm": 25.0}, "exploding gradient", "task.optimiser.learning_rate"),
-    (CODEBOOK | {"batch_usage": 0.01}, "a batch hits 10 codes where 1024 could be", "task.codebook_care.revive_every"),
-    (CODEBOOK | {"batch_usage": 0.4, "batch_perplexity": 5.0}, "codebook collapse", "task.codebook_care.continuous"),
+    ({"skipped_share": 0.06}, "6.0% of the steps had no finite gradient", "task.optimizer.clip_norm"),
+    ({"gradient_norm": 25.0}, "exploding gradient", "task.optimizer.learning_rate"),
+    (
+        CODEBOOK | {"batch_usage": 0.01},
+        "a batch hits 10 codes where 1024 could be",
+        "task.codebook_maintenance.restart_every",
+    ),
+    (
+        CODEBOOK | {"batch_usage": 0.4, "batch_perplexity": 5.0},
+        "codebook collapse",
+        "task.codebook_maintenance.unquantized",
+    ),
     ({"batch_perplexity": 5.0}, "codes worth 5 where", "model.quantizer.l2_normalize"),
     (CODEBOOK | {"dead_codes": 0.7}, "70% of the codes are dead", "model.quantizer.codebook_size"),
     (CODEBOOK | {"code_norm_spread": 1.5}, "code norms spread", "model.quantizer.l2_normalize"),
@@ -78,17 +86,17 @@ SICK: list[tuple[dict[str, float], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("figures", "words", "remedy"), SICK)
-def test_each_illness_is_one_finding_with_its_remedy(figures: dict[str, float], words: str, remedy: str) -> None:
-    (finding,) = diagnose(figures)
+@pytest.mark.parametrize(("metrics", "words", "remedy"), SICK)
+def test_each_illness_is_one_finding_with_its_remedy(metrics: dict[str, float], words: str, remedy: str) -> None:
+    (finding,) = diagnose(metrics)
     assert words in finding
     assert remedy in finding
     assert "\n" not in finding
 
 
-@pytest.mark.parametrize("figures", [{}, SHAPES, CONTINUOUS, BLURRED, CODEBOOK])
-def test_healthy_figures_give_no_finding(figures: dict[str, float]) -> None:
-    assert diagnose(figures) == []
+@pytest.mark.parametrize("metrics", [{}, SHAPES, CONTINUOUS, BLURRED, CODEBOOK])
+def test_healthy_metrics_give_no_finding(metrics: dict[str, float]) -> None:
+    assert diagnose(metrics) == []
 
 
 def test_a_larger_codebook_than_a_batch_has_codes_is_judged_by_what_the_batch_can_hit() -> None:
@@ -104,21 +112,21 @@ def test_what_depends_on_a_setting_is_silent_without_it() -> None:
 
 @pytest.mark.parametrize("case", range(len(SICK)))
 def test_a_run_that_has_just_begun_is_judged_by_lost_numbers_alone(case: int) -> None:
-    figures, words, _ = SICK[case]
+    metrics, words, _ = SICK[case]
     lost = "not finite" in words or "finite gradient" in words
-    assert len(diagnose(figures | {"step": 50})) == lost
-    assert diagnose(figures | {"step": 500}) == diagnose(figures)
+    assert len(diagnose(metrics | {"step": 50})) == lost
+    assert diagnose(metrics | {"step": 500}) == diagnose(metrics)
 
 
-@pytest.mark.parametrize("figures", [SICK[-3][0], SICK[-2][0]])
-def test_a_discriminator_that_has_just_joined_is_not_judged(figures: dict[str, float]) -> None:
-    assert diagnose(figures, discriminator_steps=50) == []
-    assert diagnose(figures, discriminator_steps=5000) == diagnose(figures) != []
+@pytest.mark.parametrize("metrics", [SICK[-3][0], SICK[-2][0]])
+def test_a_discriminator_that_has_just_joined_is_not_judged(metrics: dict[str, float]) -> None:
+    assert diagnose(metrics, discriminator_steps=50) == []
+    assert diagnose(metrics, discriminator_steps=5000) == diagnose(metrics) != []
 
 
 def test_every_key_that_a_finding_names_exists() -> None:
     known = {field.name for field in describe_fields(TrainVQGANConfig)}
-    named = {key for figures, _, _ in SICK for text in diagnose(figures) for key in re.findall(r"\w+(?:\.\w+)+", text)}
+    named = {key for metrics, _, _ in SICK for text in diagnose(metrics) for key in re.findall(r"\w+(?:\.\w+)+", text)}
     named = {key for key in named if not re.match(r"\d", key)}
     assert len(named) > 10
     assert named - known == set()
@@ -128,14 +136,14 @@ CONFIGS = {config.model_fields["kind"].default: config for config in get_args(ge
 
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
-def test_the_remedy_for_a_collapse_fits_the_quantiser(kind: str) -> None:
-    """Each key that it names is one of that quantiser's, or of the codebook's care where there is a codebook."""
+def test_the_remedy_for_a_collapse_fits_the_quantizer(kind: str) -> None:
+    """Each key that it names is one of that quantizer's, or of the codebook's care where there is a codebook."""
     collapsed = {"step": 500.0, "batch_usage": 0.01, "batch_perplexity": 3.0}
     settings = {"codebook_size": 1024, "codes_per_batch": 4096, "clip_norm": None}
-    (finding,) = diagnose_tokenizer_training(collapsed, quantizer=kind, **settings)
+    (finding,) = diagnose_tokenizer(collapsed, quantizer=kind, **settings)
     own = {field.name for field in describe_fields(CONFIGS[kind], "model.quantizer.")}
     named = re.findall(r"(?:model|task)(?:\.[a-z0-9_]+)+", finding)
     assert named
     for key in named:
         assert key in (own if key.startswith("model.") else {field.name for field in describe_fields(TrainVQGANConfig)})
-    assert CONFIGS[kind].has_codebook or "codebook_care" not in finding
+    assert CONFIGS[kind].has_codebook or "codebook_maintenance" not in finding

@@ -1,4 +1,4 @@
-"""ImageTokenizer: pictures to codes and back, always fp32, and folders that load to the same bits or say why not."""
+"""ImageTokenizer: images to codes and back, always fp32, and folders that load to the same bits or say why not."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vqgan.checksums import SUMS_FILE
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
+from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.layers.transformer import TransformerConfig
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
 from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
+from vqgan.system.checksums import SUMS_FILE
 
 pytestmark = pytest.mark.threads
 
@@ -45,16 +45,16 @@ def test_encode_embed_decode() -> None:
     latents = tokenizer.embed(codes)
     assert latents.shape == (3, 16, 6)
     torch.testing.assert_close(latents.norm(dim=-1), torch.ones(3, 16))
-    pictures = tokenizer.decode(codes)
-    assert pictures.shape == (3, 3, 16, 16)
-    assert pictures.dtype is torch.float32
+    image_list = tokenizer.decode(codes)
+    assert image_list.shape == (3, 3, 16, 16)
+    assert image_list.dtype is torch.float32
     with torch.no_grad():
         expected = tokenizer.autoencoder.decode(latents).images
     assert expected.abs().max() > 1, "or else the clamp would not show"
-    assert torch.equal(pictures, expected.clamp(-1, 1))
+    assert torch.equal(image_list, expected.clamp(-1, 1))
 
 
-def test_a_picture_does_not_depend_on_its_batch() -> None:
+def test_a_image_does_not_depend_on_its_batch() -> None:
     tokenizer = build()
     assert torch.equal(tokenizer.encode(images())[1:2], tokenizer.encode(images()[1:2]))
 
@@ -66,13 +66,13 @@ def test_encoding_gives_the_codes_that_training_used() -> None:
 
 def test_it_stays_frozen_in_evaluation_mode_and_fp32() -> None:
     tokenizer = build()
-    codes, pictures = tokenizer.encode(images()), tokenizer.decode(tokenizer.encode(images()))
+    codes, image_list = tokenizer.encode(images()), tokenizer.decode(tokenizer.encode(images()))
     assert tokenizer.train() is tokenizer
     assert not any(module.training for module in tokenizer.modules())
     assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(tokenizer.encode(images()), codes)
-        assert torch.equal(tokenizer.decode(codes), pictures)
+        assert torch.equal(tokenizer.decode(codes), image_list)
     assert torch.equal(tokenizer.encode(images().double()), codes)
     assert not tokenizer.decode(codes).requires_grad
 
@@ -107,18 +107,18 @@ def test_codes_that_are_none_are_refused(method: str, codes: Tensor, message: st
 
 
 def test_as_many_codes_as_the_grid_has_places() -> None:
-    message = r"a picture is 16 codes \(4x4\), received shape \(1, 15\); pass codes as \(B, N\), and `grid`"
+    message = r"an image is 16 codes \(4x4\), received shape \(1, 15\); pass codes as \(B, N\), and `grid`"
     with pytest.raises(ValueError, match=message):
         build().decode(torch.zeros(1, 15, dtype=torch.int64))
 
 
-def test_pictures_of_another_size() -> None:
+def test_images_of_another_size() -> None:
     tokenizer = build()
-    pictures = torch.rand(2, 3, 8, 24) * 2 - 1
+    images = torch.rand(2, 3, 8, 24) * 2 - 1
     assert tokenizer.grid_of(8, 24) == (2, 6)
-    codes = tokenizer.encode(pictures)
+    codes = tokenizer.encode(images)
     assert codes.shape == (2, 12)
-    assert tokenizer.decode(codes, tokenizer.grid_of(8, 24)).shape == pictures.shape
+    assert tokenizer.decode(codes, tokenizer.grid_of(8, 24)).shape == images.shape
 
 
 def test_a_run_folder_stands_for_its_model(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_run_folder_stands_for_its_model(tmp_path: Path) -> None:
     assert ImageTokenizer.from_pretrained(tmp_path).vocab_size == 32
 
 
-def test_no_pictures_are_no_codes() -> None:
+def test_no_images_are_no_codes() -> None:
     tokenizer = build()
     codes = tokenizer.encode(images(0))
     assert codes.shape == (0, 16)

@@ -14,11 +14,12 @@ from tiny import tiny_image_tokenizer
 
 import vqgan
 from parti.text.checkpoint import TOKENIZER_FILES, WEIGHT_FILES, find_checkpoint
-from vqgan import hub, load_tokenizer
-from vqgan.config import ConfigError
-from vqgan.hub import fetch_model, is_hub_name
+from vqgan import load_tokenizer
+from vqgan.config.schema import ConfigError
+from vqgan.hub import huggingface as hub
+from vqgan.hub.huggingface import fetch_model, is_hub_name
+from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def test_offline_in_a_process_of_its_own_with_a_cache_of_its_own(tmp_path: Path)
     folder = make_cache(tmp_path / "hub", "me/tok", "1" * 40, {"main": "1" * 40})
     tiny_image_tokenizer().save_pretrained(folder)
     program = (
-        "import socket; from vqgan.hub import NotOnHubError, fetch_model\n"
+        "import socket; from vqgan.hub.huggingface import NotOnHubError, fetch_model\n"
         "socket.socket.connect = socket.getaddrinfo = lambda *_: print('asks the network')\n"
         "print(fetch_model('me/tok', ['model.safetensors'], ['config.json']))\n"
         "try: fetch_model('me/other', ['model.safetensors'], [])\n"

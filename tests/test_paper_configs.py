@@ -1,4 +1,4 @@
-"""The paper configs' head comments: commands that parse, plans that the planner confirms; and their papers' figures."""
+"""The paper configs' head comments: commands that parse, plans that the planner confirms; and their papers' metrics."""
 
 import importlib
 import re
@@ -12,7 +12,7 @@ import torch
 from parti.models import GENERATORS, TokenSpace
 from parti.planning.objective_plan import config_type
 from tools.plan import main as plan
-from vqgan.config import load_config
+from vqgan.config.schema import load_config
 from vqgan.models import build_autoencoder
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +89,7 @@ VIT = {
     "task.perceptual.weight": 0.1,
     "task.adversarial": {"weight": 0.1, "adaptive": False, "start": 0},
     "task.adversarial.discriminator.kind": "stylegan2",
-    "task.optimiser": {"kind": "adamw", "learning_rate": 1e-4, "betas": (0.9, 0.99), "weight_decay": 1e-4},
+    "task.optimizer": {"kind": "adamw", "learning_rate": 1e-4, "betas": (0.9, 0.99), "weight_decay": 1e-4},
     "loop.steps": 500_000,
 }
 LAPLACE = {"task.logit_laplace_weight": 0.1, "model.output": "logit_laplace"}
@@ -98,17 +98,18 @@ BASE = {"depth": 12, "width": 768, "heads": 12, "mlp_width": 3072, "dropout": 0.
 LARGE = {"depth": 32, "width": 1280, "heads": 16, "mlp_width": 5120, "dropout": 0.0}
 CNN = {"base_channels": 128, "residual_blocks": 2, "latent_channels": 256, "image_size": 256}
 
-FIGURES: dict[str, dict[str, Any]] = {
-    # SPEC A.1, A.3 and A.4 (2110.04627)
+METRICS: dict[str, dict[str, Any]] = {
+    # papers.md A.1, A.3 and A.4 (2110.04627)
     "vqgan/vit_vqgan_small": VIT | LAPLACE | {"model.encoder": SMALL, "model.decoder": SMALL},
     "vqgan/vit_vqgan_base": VIT | LAPLACE | {"model.encoder": BASE, "model.decoder": BASE},
     "vqgan/vit_vqgan_large": VIT | LAPLACE | {"model.encoder": LARGE, "model.decoder": LARGE},
     "vqgan/vit_vqgan_mixed": VIT | LAPLACE | {"model.encoder": SMALL, "model.decoder": LARGE},
-    # SPEC D.5 (2206.10789): no sigmoid, no logit-Laplace term
+    # papers.md D.5 (2206.10789): no sigmoid, no logit-Laplace term
     "vqgan/vit_vqgan_second_phase": VIT
     | {"model.encoder": SMALL, "model.decoder": LARGE, "task.logit_laplace_weight": 0.0, "model.output": "rgb"}
     | {"codes_from": "runs/vit-vqgan-small"},
-    # SPEC B (2012.09841): 12 pictures a GPU at 4.5e-6 each; the weight of l1 is twice the code's, which is in [-1, 1]
+    # papers.md B (2012.09841): 12 images a GPU at 4.5e-6 each; the weight of l1 is twice the code's, which is in [-1,
+    # 1]
     "vqgan/cnn_vqgan_f16": {
         "data.transform": {"image_size": 256, "crop": "random", "smallest_crop": 1.0, "flip": True},
         "model": CNN | {"channel_multipliers": (1, 1, 2, 2, 4), "attention_resolutions": (16,)},
@@ -117,7 +118,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "task.perceptual": {"weight": 1.0, "backbone": "vgg"},
         "task.adversarial": {"weight": 0.8, "adaptive": True, "loss": "hinge", "start": 250_000, "r1_gamma": 0.0},
         "task.adversarial.discriminator.kind": "patchgan",
-        "task.optimiser": {"learning_rate": 96 * 4.5e-6, "betas": (0.5, 0.9), "weight_decay": 0.0},
+        "task.optimizer": {"learning_rate": 96 * 4.5e-6, "betas": (0.5, 0.9), "weight_decay": 0.0},
     },
     # LlamaGen's VQ-8 (2406.06525): its tokenizer's training script and random crop
     "vqgan/cnn_vqgan_f8": {
@@ -128,9 +129,9 @@ FIGURES: dict[str, dict[str, Any]] = {
         "task.perceptual.weight": 1.0,
         "task.adversarial": {"weight": 0.5, "loss": "hinge", "start": 20_000, "r1_gamma": 0.0},
         "task.adversarial.discriminator.kind": "patchgan",
-        "task.optimiser": {"learning_rate": 1e-4, "betas": (0.9, 0.95), "clip_norm": 1.0},
+        "task.optimizer": {"learning_rate": 1e-4, "betas": (0.9, 0.95), "clip_norm": 1.0},
     },
-    # SPEC C.1 (2102.12092)
+    # papers.md C.1 (2102.12092)
     "vqgan/dvae": {
         "data.transform": DALLE_CROP,
         "data.batch_size": 512,
@@ -138,24 +139,24 @@ FIGURES: dict[str, dict[str, Any]] = {
         "model.quantizer.temperature": {"start": 1.0, "end": 1 / 16, "over": 150_000},
         "model.quantizer.kl_weight": {"start": 0.0, "end": 6.6, "over": 5_000},
         "task.codebook_weight": 1 / 192,
-        "task.optimiser": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "weight_decay": 1e-4},
-        "task.optimiser.schedule": {"shape": "cosine", "decay_until": 1_200_000, "final_ratio": 1.25e-6 / 1e-4},
+        "task.optimizer": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "weight_decay": 1e-4},
+        "task.optimizer.schedule": {"shape": "cosine", "decay_until": 1_200_000, "final_ratio": 1.25e-6 / 1e-4},
         "task.ema.decay": 0.999,
         "loop.steps": 3_000_000,
     },
-    # SPEC C.2
+    # papers.md C.2
     "parti/dalle_12b": {
         "data.transform": {"image_size": 256, "crop": "dalle_transformer", "flip": False},
         "data.batch_size": 1024,
         "text": {"kind": "bpe", "vocab_size": 16_384, "length": 256, "dropout": 0.1},
         "model": {"depth": 64, "width": 3968, "heads": 62, "mlp_width": 4 * 3968, "attention": "sparse", "kernel": 11},
-        "task.optimiser": {"kind": "adamw", "learning_rate": 4.5e-4, "betas": (0.9, 0.96), "weight_decay": 4.5e-2},
-        "task.optimiser.clip_norm": 4.0,
-        "task.optimiser.schedule": {"warmup": 5000, "final_ratio": 1 / 32},
+        "task.optimizer": {"kind": "adamw", "learning_rate": 4.5e-4, "betas": (0.9, 0.96), "weight_decay": 4.5e-2},
+        "task.optimizer.clip_norm": 4.0,
+        "task.optimizer.schedule": {"warmup": 5000, "final_ratio": 1 / 32},
         "task.text_loss_share": 1 / 8,
         "loop.steps": 430_000,
     },
-    # SPEC D.5
+    # papers.md D.5
     "upsampler/parti_512": {
         "model": {"scale": 2, "blocks": 12, "channels": 128, "expansion": 4},
         "task.l2_weight": 1.0,
@@ -171,11 +172,11 @@ def value_of(config: Any, key: str) -> Any:
     return config
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_the_figures_are_the_papers(name: str) -> None:
+@pytest.mark.parametrize("name", METRICS)
+def test_the_metrics_are_the_papers(name: str) -> None:
     path = CONFIGS / f"{name}.yaml"
     config = load_config(config_type(path, []), path)
-    for key, wanted in FIGURES[name].items():
+    for key, wanted in METRICS[name].items():
         found = value_of(config, key)
         if isinstance(wanted, dict):
             own = {field: getattr(found, field) for field in wanted}
@@ -187,7 +188,7 @@ def test_the_figures_are_the_papers(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [  # SPEC 0, in the counts that the head comments state
+    [  # papers.md 0, in the counts that the head comments state
         ("vqgan/cnn_vqgan_f16", 72.14),
         ("vqgan/cnn_vqgan_f8", 70.11),
         ("vqgan/dvae", 97.62),

@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parti.objectives import choose_objective
-from parti.reranking.train import TrainRerankerConfig
-from parti.text_warm_up.train import TrainTextEncoderConfig
-from parti.upsampling.train import TrainUpsamplerConfig
-from vqgan.command_line import print_error, run_training
-from vqgan.config import Config, ConfigError, describe_fields, dump_config, load_config
+from parti.reranker.train_reranker import TrainRerankerConfig
+from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig
+from parti.upsampler.train_upsampler import TrainUpsamplerConfig
+from vqgan.cli.command_line import print_error, run_training
+from vqgan.config.schema import Config, ConfigError, describe_fields, dump_config, load_config
 from vqgan.data.source import printable
-from vqgan.train import TrainVQGANConfig
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 ROOT = Path(__file__).parents[1] / "configs"
 FILES = sorted(file for file in ROOT.rglob("*.yaml") if file.parent.name != "accelerate")

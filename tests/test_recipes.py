@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from vqgan.config import validate
+from vqgan.config.schema import validate
 from vqgan.data.loader import DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.fidelity import psnr
 from vqgan.models import AUTOENCODERS
-from vqgan.train import TrainVQGANConfig, train
+from vqgan.train_tokenizer import TrainVQGANConfig, train
 from vqgan.training.run_folder import RunFolder
 
 STACK = {"depth": 1, "width": 64, "heads": 2, "mlp_width": 128}
@@ -30,15 +30,15 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def overfit(
-    folder: Path, pictures: int, steps: int, model: str = "vit_vqgan", learning_rate: float = 2e-2
+    folder: Path, num_images: int, steps: int, model: str = "vit_vqgan", learning_rate: float = 2e-2
 ) -> tuple[ImageTokenizer, list[float]]:
-    """Train on `pictures` pictures of shapes at 32x32; the shipped tokenizer, and its PSNR on each of them."""
+    """Train on `num_images` images of shapes at 32x32; the shipped tokenizer, and its PSNR on each of them."""
     values = {
         "run_dir": str(folder),
         "data": {
-            "source": {"kind": "shapes", "train_size": pictures, "heldout_size": 1},
+            "source": {"kind": "shapes", "train_size": num_images, "val_size": 1},
             "transform": {"image_size": 32},
-            "batch_size": pictures,
+            "batch_size": num_images,
         },
         "model": {
             "kind": model,
@@ -49,8 +49,8 @@ def overfit(
         "task": {
             "perceptual": {"weight": 0.0},
             "adversarial": {"weight": 0.0},
-            "codebook_care": {"continuous": "30%", "revive_every": 10},
-            "optimiser": {
+            "codebook_maintenance": {"unquantized": "30%", "restart_every": 10},
+            "optimizer": {
                 "kind": "muon",
                 "learning_rate": learning_rate,
                 "weight_decay": 0.0,
@@ -63,7 +63,7 @@ def overfit(
     config = validate(TrainVQGANConfig, values, "recipe")
     assert train(config)
     tokenizer = ImageTokenizer.from_pretrained(folder / "model")
-    images = DataPipeline(config.data, config.seed).preview_batch(pictures, "train").images
+    images = DataPipeline(config.data, config.seed).preview_batch(num_images, "train").images
     return tokenizer, psnr(tokenizer.decode(tokenizer.encode(images)), images).tolist()
 
 
@@ -71,14 +71,14 @@ def overfit(
     ("model", "learning_rate", "steps"),
     [("vit_vqgan", 2e-2, 300), ("enhancing_vit_vqgan", 1e-2, 600), ("cnn_vqgan", 5e-3, 400), ("dvae", 2e-2, 500)],
 )
-def test_a_tokenizer_overfits_one_picture(tmp_path: Path, model: str, learning_rate: float, steps: int) -> None:
+def test_a_tokenizer_overfits_one_image(tmp_path: Path, model: str, learning_rate: float, steps: int) -> None:
     assert MODELS.keys() == AUTOENCODERS.keys()
     _, (quality,) = overfit(tmp_path, 1, steps, model, learning_rate)
     assert quality > 35
 
 
-def test_a_tokenizer_overfits_four_pictures_which_only_their_codes_tell_apart(tmp_path: Path) -> None:
-    _, qualities = overfit(tmp_path, pictures=4, steps=450)
+def test_a_tokenizer_overfits_four_images_which_only_their_codes_tell_apart(tmp_path: Path) -> None:
+    _, qualities = overfit(tmp_path, num_images=4, steps=450)
     assert min(qualities) > 40, "six seeds gave 44 dB at least"
     records = [record for record in RunFolder(tmp_path).read_metrics() if record["split"] == "train"]
     began = 0.0

@@ -1,4 +1,4 @@
-"""A larger decoder on frozen codes: what a picture's codes are does not change, and what may not differ is named."""
+"""A larger decoder on frozen codes: what an image's codes are does not change, and what may not differ is named."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ import pytest
 import torch
 from training.tiny_runs import stage_1, untrained_tokenizer
 
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
+from vqgan.hub.model_folder import ModelFolderError
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.model_folder import ModelFolderError
-from vqgan.train import TrainVQGANConfig, train
+from vqgan.train_tokenizer import TrainVQGANConfig, train
 
-NO_CARE = {"task.codebook_care": {"memory": 64}, "loop.steps": 4}
+NO_CARE = {"task.codebook_maintenance": {"memory": 64}, "loop.steps": 4}
 LARGER = {"depth": 2, "width": 24, "heads": 2, "mlp_width": 32}
 
 
@@ -62,10 +62,12 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
         train(second_phase(tmp_path / "second", tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("care", [{"continuous": "1%"}, {"revive_every": 5}])
-def test_codes_that_are_frozen_cannot_be_cared_for(tmp_path: Path, care: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"moves codes, but those of codes_from are frozen; set task\.codebook_care"):
-        second_phase(tmp_path, tmp_path, **{"task.codebook_care": care})
+@pytest.mark.parametrize("maintenance", [{"unquantized": "1%"}, {"restart_every": 5}])
+def test_codes_that_are_frozen_cannot_be_cared_for(tmp_path: Path, maintenance: dict[str, Any]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"moves codes, but those of codes_from are frozen; set task\.codebook_maintenance"
+    ):
+        second_phase(tmp_path, tmp_path, **{"task.codebook_maintenance": maintenance})
 
 
 def test_codes_that_nobody_learned_cannot_be_placed(tmp_path: Path) -> None:

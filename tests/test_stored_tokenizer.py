@@ -8,8 +8,8 @@ import torch
 from tiny import tiny_image_tokenizer
 
 from vqgan.fingerprints import file_fingerprint
+from vqgan.hub.model_folder import ModelFolderError
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.model_folder import ModelFolderError
 from vqgan.stored_tokenizer import StoredImageTokenizer, files_fingerprint
 
 
@@ -21,9 +21,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_it_translates_as_the_tokenizer_in_the_folder_does(folder: Path) -> None:
     stored, kept = StoredImageTokenizer(folder).to("cpu"), ImageTokenizer.from_pretrained(folder)
-    pictures = torch.rand(2, 3, 16, 16) * 2 - 1
-    codes = kept.encode(pictures)
-    assert torch.equal(stored.encode(pictures), codes)
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    codes = kept.encode(images)
+    assert torch.equal(stored.encode(images), codes)
     assert torch.equal(stored.embed(codes), kept.embed(codes))
     assert torch.equal(stored.decode(codes), kept.decode(codes))
     assert (stored.grid, stored.vocab_size, stored.image_size) == (kept.grid, kept.vocab_size, kept.image_size)

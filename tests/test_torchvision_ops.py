@@ -11,15 +11,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vqgan import torchvision_ops
-from vqgan.torchvision_ops import declare_missing_torchvision_ops, repair_environment
+from vqgan.system import torchvision_ops
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops, repair_environment
 
 declare = declare_missing_torchvision_ops.__wrapped__  # without the memory of an earlier call in this process
 
 
 def test_everything_imports_in_a_fresh_process() -> None:
     program = """
-from vqgan.torchvision_ops import declare_missing_torchvision_ops as declare
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops as declare
 first = declare()
 assert declare() is first
 import torchvision, timm, lpips

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from parti.models import EncoderDecoder, EncoderDecoderConfig, TokenSpace
+from parti.pairs import token_space
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
-from parti.tokenize import token_space
 from vqgan.data.batch import Batch
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.layers.transformer import TransformerConfig
@@ -15,7 +15,7 @@ from vqgan.models import AUTOENCODERS
 from vqgan.models.vit_vqgan import ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
 
-CAPTIONS = [f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("cat", "dog", "hat", "jug")]
+CAPTIONS = [f"a {color} {shape}" for color in ("red", "blue") for shape in ("cat", "dog", "hat", "jug")]
 TOKENS = TokenSpace(text_vocab_size=20, text_length=8, image_vocab_size=32, image_grid=(4, 4))
 GENERATOR = EncoderDecoderConfig(encoder_depth=1, decoder_depth=2, width=32, heads=2, mlp_width=64, dropout=0.0)
 STACK = TransformerConfig(depth=1, width=32, heads=2, mlp_width=64)
@@ -62,7 +62,7 @@ def codes(batch: int, seed: int = 0) -> Tensor:
 
 
 def pairs(count: int = 8, seed: int = 0) -> Batch:
-    """The first captions, each with a picture of its own: 4x4 random patches."""
+    """The first captions, each with an image of its own: 4x4 random patches."""
     noise = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     captions: list[str | None] = [*CAPTIONS[:count]]
     return Batch(noise, captions, [f"pair {index}" for index in range(count)])

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from tiny import pairs, tiny_text_tokenizer
 
-from parti.text_warm_up.tasks import TextWarmUpTask
-from parti.text_warm_up.train import TrainTextEncoderConfig, build_task
-from vqgan.config import validate
+from parti.text_encoder.pretraining_task import TextPretrainingTask
+from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig, build_task
+from vqgan.config.schema import validate
 from vqgan.data.batch import Batch
-from vqgan.training.distributed import build_accelerator
+from vqgan.training.parallel.distributed import build_accelerator
 
 _STACK = {"depth": 1, "width": 32, "heads": 2, "mlp_width": 64}
 
@@ -20,7 +20,7 @@ def run_config(run_dir: Path, **changes: Any) -> TrainTextEncoderConfig:
     values: dict[str, Any] = {
         "run_dir": str(run_dir),
         "data": {
-            "source": {"kind": "shapes", "train_size": 512, "heldout_size": 96},
+            "source": {"kind": "shapes", "train_size": 512, "val_size": 96},
             "transform": {"image_size": 16},
             "batch_size": 48,
         },
@@ -36,24 +36,24 @@ def run_config(run_dir: Path, **changes: Any) -> TrainTextEncoderConfig:
             "embedding_width": 16,
         },
         "task": {
-            "optimiser": {"kind": "muon", "learning_rate": 1e-2, "schedule": {"warmup": 5}},
+            "optimizer": {"kind": "muon", "learning_rate": 1e-2, "schedule": {"warmup": 5}},
             "ema": {"decay": 0.9},
             "precision": "fp32",
         },
         "loop": {"steps": 60, "log_every": 20, "evaluate_every": 20, "preview_every": 0, "save_every": 40},
-        "preview_pictures": 4,
+        "preview_images": 4,
     }
     for name, value in changes.items():
         values[name] = values[name] | value
     return validate(TrainTextEncoderConfig, values, "test")
 
 
-def tiny_task(passages: str | None = None, **task: Any) -> TextWarmUpTask:
+def tiny_task(corpus: str | None = None, **task: Any) -> TextPretrainingTask:
     """The objectives on what `tiny.pairs` gives: eight pairs, no dropout. `task`: changes of its config."""
     torch.manual_seed(0)
     data = {"transform": {"image_size": 16}, "batch_size": 8}
     config = run_config(Path("nowhere"), data=data, model={"dropout": 0.0}, task=task)
-    config = config.model_copy(update={"passages": passages})
+    config = config.model_copy(update={"corpus": corpus})
     return build_task(config, build_accelerator(), tiny_text_tokenizer())
 
 

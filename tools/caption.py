@@ -1,6 +1,6 @@
-"""Tell what pictures show, with a captioner.
+"""Tell what images show, with a captioner.
 
-python tools/caption.py --model runs/fused-captioning-shapes picture.png other.png --heatmaps looks
+python tools/caption.py --model runs/fused-captioning-shapes image.png other.png --heatmaps looks
 
 Prints each file with its caption. A draft is refined up to --refine times; --exit 7 or 11 tells earlier and faster.
 With --heatmaps DIR, DIR/NAME.png shows where the model looked for each word.
@@ -9,11 +9,11 @@ With --heatmaps DIR, DIR/NAME.png shows where the model looked for each word.
 import sys
 from functools import partial
 
-from parti.fused.captioning.caption_files import CaptionConfig, caption_files
-from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import validate
-from vqgan.console import command
-from vqgan.option_parser import OptionParser
+from parti.fused.captioning.files import CaptionConfig, caption_files
+from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.console import command
+from vqgan.cli.option_parser import OptionParser
+from vqgan.config.schema import validate
 
 
 @command

@@ -6,9 +6,9 @@ python tools/check_data.py --config configs/parti/shapes.yaml [--section.field v
 
 The last takes the options of a training command as they are: change the tool's name, and it checks what that run reads.
 
-Counts, sizes and proportions, broken items by cause, pictures that are there twice or in both splits, captions against
-the token limit, their alphabet; out/check_data.png (--picture) shows the first batch of a run as its model sees it.
---data takes a folder of pictures, a tar, Parquet, Arrow, JSON or CSV file, a folder of these, `shapes`, `openmoji`, or
+Counts, sizes and proportions, broken items by cause, images that are there twice or in both splits, captions against
+the token limit, their alphabet; out/check_data.png (--image) shows the first batch of a run as its model sees it.
+--data takes a folder of images, a tar, Parquet, Arrow, JSON or CSV file, a folder of these, `shapes`, `openmoji`, or
 a source as a config has it ('{kind: dataset, name: owner/name}'); --text takes a run's folder, for its vocabulary.
 Ctrl-C ends the looking: what was found is still reported.
 
@@ -18,13 +18,13 @@ Exit codes: 0 nothing is wrong, 1 problems were found, 2 wrong use, 130 interrup
 import sys
 
 from parti.data_check.check import check
-from parti.data_check.picture import draw_first_batch
+from parti.data_check.first_batch import render_first_batch
 from parti.data_check.report import report_text, write_report
 from parti.data_check.settings import CheckConfig, load_settings
 from parti.data_check.targets import check_targets
-from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import dump_config, format_help
-from vqgan.console import command
+from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.console import command
+from vqgan.config.schema import dump_config, format_help
 
 OPTIONS = """\
   --config FILE    config of a training run: checks what that run would read
@@ -49,8 +49,8 @@ def main(argv: list[str]) -> int:
         print_out(report_text(findings))  # first of all: no disk is needed for it
         if config.report is not None:
             write_report(findings, config.report)
-        if config.picture is not None and draw_first_batch(findings, config.picture):
-            print_out(f"{config.picture} shows the first batch as the model sees it")
+        if config.image is not None and render_first_batch(findings, config.image):
+            print_out(f"{config.image} shows the first batch as the model sees it")
     except USER_ERRORS as error:
         print_error(error)
         return 2

@@ -1,4 +1,4 @@
-"""Train both stages on the embedded `shapes` pictures, draw prompts that training left out, and judge the pictures.
+"""Train both stages on the embedded `shapes` images, draw prompts that training left out, and judge the images.
 
 python tools/demo.py
 
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from vqgan.console import command
+from vqgan.cli.console import command
 
 NEXT_PROMPT = "a large yellow square above a small red triangle"
 TIMES = ("total", "stage1", "stage2")
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     options, overrides = build_parser().parse_known_args(argv)
     # Only now: to read torch from the disk belongs to the time that is measured, and --help does not need it.
     from parti.demo import load_demo, run_demo
-    from vqgan.command_line import USER_ERRORS, print_error, print_out
+    from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
     from vqgan.data.source import printable
     from vqgan.training.loop import EXIT_INTERRUPTED
 
@@ -50,21 +50,21 @@ def build_parser() -> argparse.ArgumentParser:
         help_text = f"{meaning} [{default}]"
         parser.add_argument(name, type=type(default), default=default, metavar=metavar, help=help_text)
 
-    add("--out", "FOLDER", "out/demo", "For the runs, the report, the pictures and the figures")
+    add("--out", "FOLDER", "out/demo", "For the runs, the report, the images and the metrics")
     add("--seed", "NUMBER", 0, "Of both stages")
-    add("--prompts", "COUNT", 256, "Held-out prompts that are drawn, one picture each, and judged; at least 2")
+    add("--prompts", "COUNT", 256, "Validation prompts that are drawn, one image each, and judged; at least 2")
     add("--vqgan-config", "FILE", "configs/vqgan/shapes.yaml", "Settings of stage 1")
     add("--parti-config", "FILE", "configs/parti/shapes.yaml", "Settings of stage 2")
     return parser
 
 
 def summary(metrics: dict[str, float], out: Path, run: str) -> str:
-    """The figures, where to look, and what to try next."""
+    """The metrics, where to look, and what to try next."""
     time_of = {name: "{}:{:02}".format(*divmod(round(metrics[f"seconds_{name}"]), 60)) for name in TIMES}
     resumed = "; resumed: training steps alone" if metrics["resumed"] else ""
     sample = [_python(), "tools/sample.py", "--model", run, "--prompt", NEXT_PROMPT, "--out", str(out / "next")]
     return f"""
-  prompts          {metrics["prompt_accuracy"]:6.1%}  of {metrics["prompts_checked"]} held-out prompts drawn right
+  prompts          {metrics["prompt_accuracy"]:6.1%}  of {metrics["prompts_checked"]} validation prompts drawn right
                    {metrics["random_pairing_accuracy"]:6.1%}  with prompts paired at random
   reconstructions  {metrics["reconstruction_accuracy"]:6.1%}  of {metrics["reconstructions_checked"]} still right
                    {metrics["psnr"]:6.2f}  dB

@@ -1,7 +1,7 @@
 """Encode a data set once, so that stage 2 trains on its codes without the image tokenizer (data.codes).
 
 accelerate launch tools/encode_dataset.py --tokenizer runs/vqgan-shapes --out codes/shapes
-    --data.source.kind folder --data.source.path pictures [--crops 4] [--text.kind saved --text.folder runs/parti]
+    --data.source.kind folder --data.source.path images [--views 4] [--text.kind saved --text.folder runs/parti]
 
 Writes OUT/cache.json, which says what was encoded and what was skipped, and shards (Arrow files). Killed at any
 moment, the same command goes on.
@@ -11,8 +11,8 @@ import sys
 
 from parti.code_cache.encode import encode
 from parti.code_cache.settings import EncodeConfig
-from vqgan.command_line import run_training
-from vqgan.console import command
+from vqgan.cli.command_line import run_training
+from vqgan.cli.console import command
 
 
 @command

@@ -1,4 +1,4 @@
-"""Measure a trained model: every figure with the protocol that it was measured by.
+"""Measure a trained model: every metric with the protocol that it was measured by.
 
 python tools/evaluate.py tokenizer --model runs/vqgan-shapes --out metrics.json [--section.field value ...]
 python tools/evaluate.py generator --model runs/parti-shapes --out metrics.json [--section.field value ...]
@@ -6,14 +6,13 @@ python tools/evaluate.py captioner --model runs/fused-captioning-shapes --out me
 python tools/evaluate.py inpainter --model runs/fused-inpainting-shapes --out metrics.json [--section.field value ...]
 
 tokenizer: PSNR, SSIM, LPIPS, rFID, inception score, codebook usage, perplexity and entropy, dead codes, and images/s,
-on the pictures of the run that the model comes from, or on others: --data.source '{kind: folder, path: pictures}'.
-generator: nats per image code on held-out pairs of the run, or of others likewise; pictures drawn for their captions:
-prompt accuracy where a judge is known, FID, inception score, CLIP score (--clip NAME); with --partiprompts FILE
-(PartiPrompts.tsv) pictures, a sheet a category, and CLIP scores by category and challenge. A model that draws in one
-pass (fused_synthesis) has all of it but the nats.
-captioner: right captions behind each row and round where a judge is known, nats a word, BLEU, CIDEr, METEOR.
-inpainter: holes filled with the right and a wrong caption, words told with and without the picture.
-Where weights of a feature network are not there, its figures are null and say what to fetch.
+on the images of the run that the model comes from, or on others: --data.source '{kind: folder, path: images}'.
+generator: nats per image code on validation pairs of the run, or of others likewise; images generated for their
+captions: prompt accuracy where a judge is known, FID, inception score, CLIP score (--clip NAME); with --partiprompts
+FILE (PartiPrompts.tsv) images, a sheet a category, and CLIP scores by category and challenge. A model that draws in one
+pass (fused_synthesis) has all of it but the nats. captioner: right captions behind each row and round where a judge is
+known, nats a word, BLEU, CIDEr, METEOR. inpainter: holes filled with the right and a wrong caption, words told with and
+without the image. Where weights of a feature network are not there, its metrics are null and say what to fetch.
 """
 
 import difflib
@@ -23,9 +22,9 @@ from typing import Any, NamedTuple
 
 from parti.evaluation import fused_pairs, generator
 from vqgan import evaluation as tokenizer
-from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import Config, ConfigError, dump_config, format_help
-from vqgan.console import command
+from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.console import command
+from vqgan.config.schema import Config, ConfigError, dump_config, format_help
 from vqgan.metrics.report import MetricsReport, write_report
 
 
@@ -72,7 +71,7 @@ def main(argv: list[str]) -> int:
             return 0
         report = evaluation.measure(config, True)
         write_report(report, config.out)
-        print_out(f"{report.text()}\n\n{config.out} holds every figure with its protocol")
+        print_out(f"{report.text()}\n\n{config.out} holds every metric with its protocol")
         return 0
     except USER_ERRORS as error:
         print_error(error)

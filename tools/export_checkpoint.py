@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from vqgan import load_tokenizer
-from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.console import command
+from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.console import command
+from vqgan.cli.option_parser import OptionParser
 from vqgan.foreign.formats import EXPORTS, export_checkpoint
 from vqgan.foreign.reading import ForeignCheckpointError
-from vqgan.option_parser import OptionParser
 
 
 @command

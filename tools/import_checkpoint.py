@@ -9,11 +9,11 @@ No pickle is executed: files are read as data, and one that asks for more than w
 import sys
 from pathlib import Path
 
-from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.console import command
+from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.console import command
+from vqgan.cli.option_parser import OptionParser
 from vqgan.foreign.formats import IMPORTS, import_checkpoint
 from vqgan.foreign.reading import ForeignCheckpointError
-from vqgan.option_parser import OptionParser
 
 
 @command
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     print_out(
         f"{options.format}: {parameters:,} parameters, {tokenizer.vocab_size} codes, a grid of {height}x{width} for "
         f"{tokenizer.image_size}x{tokenizer.image_size} pixels\n"
-        f"written to {options.out}; read back, it gives the same codes and the same picture"
+        f"written to {options.out}; read back, it gives the same codes and the same image"
     )
     return 0
 

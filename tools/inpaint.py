@@ -1,6 +1,6 @@
-"""Complete a picture and its caption with a fused inpainting model: holes by the caption, words by the picture.
+"""Complete an image and its caption with a fused inpainting model: holes by the caption, words by the image.
 
-python tools/inpaint.py --model runs/fused-inpainting-shapes --image picture.png --mask mask.png \\
+python tools/inpaint.py --model runs/fused-inpainting-shapes --image image.png --mask mask.png \\
     --caption "a small [MASK] circle above a large blue square" --out out
 
 Prints the caption with the words that were filled in brackets; writes OUT/completed.png, and OUT/sheet.png with what
@@ -9,11 +9,11 @@ was given, the mask and the result.
 
 import sys
 
-from parti.fused.inpainting.inpaint_files import InpaintConfig, inpaint
-from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import validate
-from vqgan.console import command
-from vqgan.option_parser import OptionParser
+from parti.fused.inpainting.files import InpaintConfig, inpaint
+from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.console import command
+from vqgan.cli.option_parser import OptionParser
+from vqgan.config.schema import validate
 
 
 @command

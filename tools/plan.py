@@ -1,4 +1,4 @@
-"""What a run will need: memory on each GPU by kind, arithmetic, time to the end, and the cost of drawing a picture.
+"""What a run will need: memory on each GPU by kind, arithmetic, time to the end, and the cost of drawing an image.
 
 python tools/plan.py --config configs/parti/parti_3b.yaml --gpus 64 --gpu h100 [--section.field value ...]
 
@@ -12,20 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from parti.next_token.train_next_token import TrainPartiConfig
 from parti.planning.generator_plan import plan_generator, tokenizer_config
 from parti.planning.objective_plan import config_type, plan_objective
-from parti.train import TrainPartiConfig
-from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import load_config
-from vqgan.console import command
-from vqgan.option_parser import OptionParser
-from vqgan.planning.division import STRATEGIES, Division
-from vqgan.planning.fitting import fitted
+from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.console import command
+from vqgan.cli.option_parser import OptionParser
+from vqgan.config.schema import load_config
+from vqgan.planning.fit_batch import fit_batch
 from vqgan.planning.hardware import GPUS, gpu_of
-from vqgan.planning.plan import Machines, Plan
+from vqgan.planning.parallelism import STRATEGIES, ParallelismPlan
+from vqgan.planning.plan import Hardware, Plan
 from vqgan.planning.report import ROW_HEADER, as_row, as_text
 from vqgan.planning.tokenizer_plan import plan_tokenizer
-from vqgan.train import TrainVQGANConfig
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 
 @command
@@ -46,22 +46,24 @@ def main(argv: list[str]) -> int:
 def _plan(options: argparse.Namespace, overrides: list[str]) -> Plan:
     path: Path = options.config
     config: Any = load_config(config_type(path, overrides), path, overrides)
-    machines = _machines(options)
-    loop, note = fitted(config.loop, config.data.batch_size, options.gpus)
+    hardware = _machines(options)
+    loop, note = fit_batch(config.loop, config.data.batch_size, options.gpus)
     config = config.model_copy(update={"loop": loop})
     if isinstance(config, TrainVQGANConfig):
-        return replace(plan_tokenizer(config, path.stem, machines), note=note)
+        return replace(plan_tokenizer(config, path.stem, hardware), note=note)
     tokenizer = None
     if hasattr(config, "image_tokenizer"):
         tokenizer = tokenizer_config(config, path, options.image_tokenizer)
     if isinstance(config, TrainPartiConfig) and tokenizer is not None:
-        return replace(plan_generator(config, tokenizer, path.stem, machines), note=note)
-    return replace(plan_objective(config, path.stem, machines, tokenizer), note=note)
+        return replace(plan_generator(config, tokenizer, path.stem, hardware), note=note)
+    return replace(plan_objective(config, path.stem, hardware, tokenizer), note=note)
 
 
-def _machines(options: argparse.Namespace) -> Machines:
+def _machines(options: argparse.Namespace) -> Hardware:
     gpu = gpu_of(options.gpu, options.gpu_memory, options.gpu_tflops, options.gpu_bandwidth)
-    return Machines(Division(options.strategy, options.gpus, options.gpus_a_node), gpu, options.mfu, options.price)
+    return Hardware(
+        ParallelismPlan(options.strategy, options.gpus, options.gpus_a_node), gpu, options.mfu, options.price
+    )
 
 
 def _parser() -> OptionParser:

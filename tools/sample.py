@@ -1,11 +1,11 @@
-"""Draw pictures of prompts with a trained text-to-image model.
+"""Draw images of prompts with a trained text-to-image model.
 
 python tools/sample.py --model runs/parti-shapes --prompt "a small red circle above a large blue square" --out out
 
 Writes OUT/0000-00.png (number of the prompt, number of the sample), OUT/grid.png with captions, and OUT/samples.json
-(file, prompt, seed and settings of each). A picture depends on model, prompt, seed and settings alone, and on the
+(file, prompt, seed and settings of each). An image depends on model, prompt, seed and settings alone, and on the
 upsampler where one is given. With --rerank K it is the best of K by --reranker, and the seed is the one that won.
-With --image FILE and --keep-top SHARE or --mask FILE pictures are completed; OUT/given.png shows what is given.
+With --image FILE and --keep-top SHARE or --mask FILE images are completed; OUT/given.png shows what is given.
 With --image-tokenizer the codes are decoded by another tokenizer that has the same: the larger decoder of the second
 phase.
 A model that draws at several scales at once (fused_synthesis) draws its largest, with --all-scales all side by side.
@@ -18,10 +18,10 @@ from typing import Any
 
 from parti.sample_files import SampleConfig, resolve, write_samples
 from parti.sampling.generate import SamplingConfig
-from vqgan.command_line import USER_ERRORS, print_error, print_out
-from vqgan.config import ConfigError, dump_config
-from vqgan.console import command
-from vqgan.option_parser import OptionParser
+from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.console import command
+from vqgan.cli.option_parser import OptionParser
+from vqgan.config.schema import ConfigError, dump_config
 
 RECOMMENDED = "as the model recommends"
 
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
             print_out(dump_config(config).rstrip())
             return 0
         records = write_samples(config, progress=True)
-        print_out(f"{len(records)} pictures in {config.out}, all on one sheet in {config.out}/grid.png")
+        print_out(f"{len(records)} images in {config.out}, all on one sheet in {config.out}/grid.png")
         return 0
     except USER_ERRORS as error:
         print_error(error)
@@ -68,7 +68,7 @@ def build_parser() -> OptionParser:
     add("keep_top", float, "SHARE", default="none")
     add("mask", str, "FILE", default="none")
     add("image_tokenizer", str, "FOLDER", default="the model's own")
-    add("upsample", str, "FOLDER", default="pictures stay as drawn")
+    add("upsample", str, "FOLDER", default="images stay as drawn")
     add("batch_size", int, "COUNT")
     graph = SamplingConfig.model_fields["cuda_graph"].description
     parser.add_argument("--cuda-graph", action="store_const", const=True, help=f"{graph} [{RECOMMENDED}]")

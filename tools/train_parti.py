@@ -9,9 +9,9 @@ its own: --help beside --config lists them.
 import sys
 
 from parti.objectives import choose_objective
-from vqgan.command_line import print_error, run_training
-from vqgan.config import ConfigError
-from vqgan.console import command
+from vqgan.cli.command_line import print_error, run_training
+from vqgan.cli.console import command
+from vqgan.config.schema import ConfigError
 
 
 @command

@@ -1,13 +1,13 @@
-"""Train a small contrastive model (CLIP) on the pictures and captions of stage 2, to choose among its samples.
+"""Train a small contrastive model (CLIP) on the images and captions of stage 2, to choose among its samples.
 
 accelerate launch tools/train_reranker.py --config configs/reranker/shapes.yaml [--section.field value ...]
 """
 
 import sys
 
-from parti.reranking.train import TrainRerankerConfig, train
-from vqgan.command_line import run_training
-from vqgan.console import command
+from parti.reranker.train_reranker import TrainRerankerConfig, train
+from vqgan.cli.command_line import run_training
+from vqgan.cli.console import command
 
 
 @command

@@ -1,13 +1,13 @@
-"""Warm up the text encoder of stage 2: masked tokens, and the contrast of captions and pictures.
+"""Warm up the text encoder of stage 2: masked tokens, and the contrast of captions and images.
 
 accelerate launch tools/train_text_encoder.py --config configs/text_encoder/shapes.yaml [--section.field value ...]
 """
 
 import sys
 
-from parti.text_warm_up.train import TrainTextEncoderConfig, train
-from vqgan.command_line import run_training
-from vqgan.console import command
+from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig, train
+from vqgan.cli.command_line import run_training
+from vqgan.cli.console import command
 
 
 @command

@@ -7,9 +7,9 @@ Then: python tools/sample.py --model runs/parti-shapes --prompt "..." --upsample
 
 import sys
 
-from parti.upsampling.train import TrainUpsamplerConfig, train
-from vqgan.command_line import run_training
-from vqgan.console import command
+from parti.upsampler.train_upsampler import TrainUpsamplerConfig, train
+from vqgan.cli.command_line import run_training
+from vqgan.cli.console import command
 
 
 @command

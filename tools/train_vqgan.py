@@ -5,9 +5,9 @@ accelerate launch tools/train_vqgan.py --config configs/vqgan/shapes.yaml [--sec
 
 import sys
 
-from vqgan.command_line import run_training
-from vqgan.console import command
-from vqgan.train import TrainVQGANConfig, train
+from vqgan.cli.command_line import run_training
+from vqgan.cli.console import command
+from vqgan.train_tokenizer import TrainVQGANConfig, train
 
 
 @command

@@ -1,6 +1,6 @@
-"""Pictures on one white sheet, to look at: a grid with captions and verdicts, or originals beside reconstructions.
+"""Images on one white sheet, to look at: a grid with captions and verdicts, or originals beside reconstructions.
 
-Small pictures are enlarged by a whole number without smoothing, so that every pixel stays what the model drew.
+Small images are enlarged by a whole number without smoothing, so that every pixel stays what the model drew.
 All lengths are in pixels of the sheet.
 """
 
@@ -11,17 +11,17 @@ from PIL import Image, ImageDraw, ImageFont
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _SHOWN = 176
-"""About how long the longest side of a small picture is on the sheet."""
+"""About how long the longest side of a small image is on the sheet."""
 _MARGIN = 24
 """White around the whole sheet."""
 _GAP = 20
-"""White between neighbours in a row."""
+"""White between neighbors in a row."""
 _ROW_GAP = 28
 """White between rows of cells."""
 _PAIR_GAP = 6
-"""White between the two pictures of a pair."""
+"""White between the two images of a pair."""
 _TEXT_GAP = 8
-"""White between a picture and its text."""
+"""White between an image and its text."""
 _FONT_SIZE = 14
 _WORD_GAP = 4
 """White between words: the font's own 3 run small words together."""
@@ -34,31 +34,29 @@ _BADGE = 22
 _PAPER = (255, 255, 255)
 _INK = (48, 48, 54)
 _HAIRLINE = (214, 214, 220)
-"""Frame of a picture without a verdict: white pictures on a white sheet need an edge."""
+"""Frame of an image without a verdict: white images on a white sheet need an edge."""
 _RIGHT = (34, 153, 84)
 _WRONG = (208, 48, 48)
 
 
 def contact_sheet(
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     captions: Sequence[str] | None = None,
     *,
     columns: int = 6,
     scale: int | None = None,
     marks: Sequence[bool | None] | None = None,
 ) -> Image.Image:
-    """A grid of pictures, row by row, each with its caption beneath.
+    """A grid of images, row by row, each with its caption beneath.
 
-    `scale` enlarges every picture by that whole number; None chooses the one that shows the largest picture at about
+    `scale` enlarges every image by that whole number; None chooses the one that shows the largest image at about
     176 pixels. `marks` gives verdicts: True a green frame with a tick, False a red one with a cross, None neither.
-    Raises ValueError where there is no picture, or not exactly one caption and one mark for each.
+    Raises ValueError where there is no image, or not exactly one caption and one mark for each.
     """
     for name, values in (("captions", captions), ("marks", marks)):
-        if values is not None and len(values) != len(pictures):
-            raise ValueError(
-                f"{len(values)} {name} for {len(pictures)} pictures: give each picture one, or none at all"
-            )
-    shown = _enlarged(pictures, scale)
+        if values is not None and len(values) != len(images):
+            raise ValueError(f"{len(values)} {name} for {len(images)} images: give each image one, or none at all")
+    shown = _enlarged(images, scale)
     columns = _columns(columns, len(shown))
     width, height = _largest(shown)
     font = ImageFont.load_default(_FONT_SIZE)
@@ -87,7 +85,7 @@ def contact_sheet(
             else:
                 _frame(canvas, box, _RIGHT if mark else _WRONG, 3)
                 badge = _badge(mark)
-                # On the upper right corner, half outside: it hides next to nothing of the picture.
+                # On the upper right corner, half outside: it hides next to nothing of the image.
                 sheet.paste(badge, (box[2] - badge.width // 2, box[1] - badge.height // 2), badge)
             _write(canvas, texts[index], font, left + width / 2, top + height + _TEXT_GAP)
         top += row_height + _ROW_GAP
@@ -101,11 +99,11 @@ def comparison_sheet(
     columns: int = 3,
     scale: int | None = None,
 ) -> Image.Image:
-    """Pairs of pictures side by side, `columns` pairs to a row, under a head line with the two `labels`.
+    """Pairs of images side by side, `columns` pairs to a row, under a head line with the two `labels`.
 
     `scale` is as in `contact_sheet`. Raises ValueError where there is no pair.
     """
-    shown = _enlarged([picture for pair in rows for picture in pair], scale)
+    shown = _enlarged([image for pair in rows for image in pair], scale)
     columns = _columns(columns, len(rows))
     width, height = _largest(shown)
     font = ImageFont.load_default(_FONT_SIZE)
@@ -123,12 +121,12 @@ def comparison_sheet(
         _PAPER,
     )
     canvas = ImageDraw.Draw(sheet)
-    for index, picture in enumerate(shown):
+    for index, image in enumerate(shown):
         pair, side = divmod(index, 2)
         row, column = divmod(pair, columns)
         left = _MARGIN + column * (pair_width + _GAP) + side * (width + _PAIR_GAP)
         top = _MARGIN + head_height + row * (height + _GAP)
-        _frame(canvas, _place(sheet, picture, (left, top), (width, height)), _HAIRLINE, 1)
+        _frame(canvas, _place(sheet, image, (left, top), (width, height)), _HAIRLINE, 1)
         if row == 0:
             _write(canvas, heads[side], font, left + width / 2, _MARGIN)
     return sheet
@@ -136,44 +134,44 @@ def comparison_sheet(
 
 def _columns(columns: int, count: int) -> int:
     if count == 0:
-        raise ValueError("a sheet needs at least one picture, received none")
+        raise ValueError("a sheet needs at least one image, received none")
     if columns < 1:
         raise ValueError(f"a sheet needs at least one column, received {columns}")
     return min(columns, count)
 
 
-def _enlarged(pictures: Sequence[Image.Image], scale: int | None) -> list[Image.Image]:
-    """The pictures in RGB, each `scale` times as large; all by the same factor, so that they compare."""
+def _enlarged(images: Sequence[Image.Image], scale: int | None) -> list[Image.Image]:
+    """The images in RGB, each `scale` times as large; all by the same factor, so that they compare."""
     if scale is None:
-        scale = max(1, round(_SHOWN / max((side for picture in pictures for side in picture.size), default=1)))
+        scale = max(1, round(_SHOWN / max((side for image in images for side in image.size), default=1)))
     if scale < 1:
         raise ValueError(f"scale is a whole number from 1 on, received {scale}")
     return [
-        picture.convert("RGB").resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-        for picture in pictures
+        image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+        for image in images
     ]
 
 
-def _largest(pictures: Sequence[Image.Image]) -> tuple[int, int]:
-    return max(picture.width for picture in pictures), max(picture.height for picture in pictures)
+def _largest(images: Sequence[Image.Image]) -> tuple[int, int]:
+    return max(image.width for image in images), max(image.height for image in images)
 
 
 def _place(
-    sheet: Image.Image, picture: Image.Image, corner: tuple[int, int], room: tuple[int, int]
+    sheet: Image.Image, image: Image.Image, corner: tuple[int, int], room: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Put `picture` in the middle of a cell's room; the box that it now takes (right and bottom are outside)."""
-    left = corner[0] + (room[0] - picture.width) // 2
-    top = corner[1] + (room[1] - picture.height) // 2
-    sheet.paste(picture, (left, top))
-    return left, top, left + picture.width, top + picture.height
+    """Put `image` in the middle of a cell's room; the box that it now takes (right and bottom are outside)."""
+    left = corner[0] + (room[0] - image.width) // 2
+    top = corner[1] + (room[1] - image.height) // 2
+    sheet.paste(image, (left, top))
+    return left, top, left + image.width, top + image.height
 
 
 def _frame(
-    canvas: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: tuple[int, int, int], width: int
+    canvas: ImageDraw.ImageDraw, box: tuple[int, int, int, int], color: tuple[int, int, int], width: int
 ) -> None:
-    """A frame around the box, outside of it: no pixel of the picture is hidden."""
+    """A frame around the box, outside of it: no pixel of the image is hidden."""
     left, top, right, bottom = box
-    canvas.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline=colour, width=width)
+    canvas.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline=color, width=width)
 
 
 def _badge(right: bool) -> Image.Image:
@@ -195,9 +193,9 @@ def _badge(right: bool) -> Image.Image:
     return badge.resize((_BADGE + 4, _BADGE + 4), Image.Resampling.LANCZOS)
 
 
-def _write(canvas: ImageDraw.ImageDraw, lines: Sequence[str], font: Font, centre: float, top: int) -> None:
+def _write(canvas: ImageDraw.ImageDraw, lines: Sequence[str], font: Font, center: float, top: int) -> None:
     for number, line in enumerate(lines):
-        left = centre - _length(line, font) / 2
+        left = center - _length(line, font) / 2
         for word in line.split():
             canvas.text((round(left), top + number * _LINE_HEIGHT), word, _INK, font, anchor="la")
             left += font.getlength(word) + _WORD_GAP

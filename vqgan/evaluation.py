@@ -1,7 +1,7 @@
-"""How good an image tokenizer is: a few figures while it trains, and the full, comparable set of a finished one.
+"""How good an image tokenizer is: a few metrics while it trains, and the full, comparable set of a finished one.
 
 `evaluate_tokenizer` is the cheap one, called by training. `measure_tokenizer` takes one pass over a reference set for
-PSNR, SSIM, LPIPS, rFID, inception score, the codebook's figures and the rate, each with its protocol (SPEC H).
+PSNR, SSIM, LPIPS, rFID, inception score, the codebook's metrics and the rate, each with its protocol (papers.md H).
 """
 
 import json
@@ -17,86 +17,86 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from vqgan.config import Config, ConfigError, load_config
+from vqgan.config.schema import Config, ConfigError, load_config
 from vqgan.data.batch import Batch
-from vqgan.data.transforms import to_pil
-from vqgan.devices import arithmetic, device_name, usable_device
-from vqgan.downloads import impatient
+from vqgan.data.images.transforms import to_pil
+from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder, read_model_config
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
 from vqgan.losses.perceptual import weights_file as perceptual_weights_file
+from vqgan.metrics.caption_checkers import Judge
 from vqgan.metrics.codebook import CodebookMeter, perplexity, usage
 from vqgan.metrics.fidelity import FidelityMeter, psnr, to_float, to_uint8
-from vqgan.metrics.inception import INCEPTION_FIGURES, InceptionMeter, InceptionV3
-from vqgan.metrics.judge import Judge
-from vqgan.metrics.protocol import AbsentMeter, Figure, Meter, Reconstructed, file_sha256, package
+from vqgan.metrics.inception import INCEPTION_METRICS, InceptionMeter, InceptionV3
+from vqgan.metrics.protocol import AbsentMeter, Meter, Metric, Reconstructions, file_sha256, package
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
 from vqgan.metrics.report import MetricsReport, make_room
 from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
 from vqgan.metrics.sums import MetricSums
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder, read_model_config
+from vqgan.system.devices import arithmetic, device_name, usable_device
+from vqgan.system.downloads import download_timeout
 
-LPIPS_SMALLEST_PICTURE = 32
+LPIPS_SMALLEST_IMAGE = 32
 """Least side in pixels that LPIPS' networks can pool down."""
 
 
 def evaluate_tokenizer(
-    tokenizer: ImageTokenizer, batches: Iterable[Batch], accelerator: Accelerator, judge: Judge | None = None
+    tokenizer: ImageTokenizer, batches: Iterable[Batch], accelerator: Accelerator, check_image: Judge | None = None
 ) -> dict[str, float]:
-    """The figures of `evaluate_tokenizer_and_count`."""
-    return evaluate_tokenizer_and_count(tokenizer, batches, accelerator, judge)[0]
+    """The metrics of `evaluate_tokenizer_and_count`."""
+    return evaluate_tokenizer_and_count(tokenizer, batches, accelerator, check_image)[0]
 
 
 @torch.no_grad()
 def evaluate_tokenizer_and_count(
-    tokenizer: ImageTokenizer, batches: Iterable[Batch], accelerator: Accelerator, judge: Judge | None = None
+    tokenizer: ImageTokenizer, batches: Iterable[Batch], accelerator: Accelerator, check_image: Judge | None = None
 ) -> tuple[dict[str, float], Int64[Tensor, "V"]]:
     """Mean PSNR in dB, codebook usage and perplexity; with a judge the share of reconstructions that are still right;
     and how often each code was hit.
 
-    `batches` are this process's share, on the tokenizer's device; the figures are those of all processes, over the
+    `batches` are this process's share, on the tokenizer's device; the metrics are those of all processes, over the
     whole set. SSIM is left to `measure_tokenizer`: it takes about as long as the tokenizer itself.
-    Raises ValueError where no process has a picture.
+    Raises ValueError where no process has an image.
     """
     sums = MetricSums(accelerator)
-    sums.add("pictures", torch.zeros((), device=accelerator.device))
+    sums.add("images", torch.zeros((), device=accelerator.device))
     for batch in batches:
         codes = tokenizer.encode(batch.images)
         reconstructions = tokenizer.decode(codes)
-        sums.add("pictures", torch.tensor(float(len(batch)), device=codes.device))
+        sums.add("images", torch.tensor(float(len(batch)), device=codes.device))
         sums.add("psnr", psnr(reconstructions, batch.images).sum())
         sums.add("codes", torch.bincount(codes.flatten(), minlength=tokenizer.vocab_size))
-        if judge is not None:
-            right = sum(map(judge, to_pil(reconstructions), batch.texts()))
+        if check_image is not None:
+            right = sum(map(check_image, to_pil(reconstructions), batch.texts()))
             sums.add("right", torch.tensor(float(right), device=codes.device))
     totals = sums.totals()
-    pictures = totals["pictures"].item()
-    if not pictures:
-        raise ValueError("no held-out picture to evaluate on; give at least one batch")
+    images = totals["images"].item()
+    if not images:
+        raise ValueError("no validation image to evaluate on; give at least one batch")
     counts = totals["codes"].long()
-    figures = {
-        "psnr": totals["psnr"].item() / pictures,
+    metrics = {
+        "psnr": totals["psnr"].item() / images,
         "codebook_usage": usage(counts).item(),
         "codebook_perplexity": perplexity(counts).item(),
     }
     if "right" in totals:
-        figures["reconstruction_accuracy"] = totals["right"].item() / pictures
-    return figures, counts
+        metrics["reconstruction_accuracy"] = totals["right"].item() / images
+    return metrics, counts
 
 
 class TokenizerEvaluationConfig(Config):
-    """What to evaluate, on which pictures, with which feature networks."""
+    """What to evaluate, on which images, with which feature networks."""
 
     model: str
     """Stage-1 run folder, or a model folder."""
     out: str
-    """JSON file for the figures; its folder is made where missing."""
+    """JSON file for the metrics; its folder is made where missing."""
     data: ReferenceSetConfig
-    """Pictures; by default those of the run that the model comes from."""
-    split: EvaluatedSplit = "heldout"
-    """Which pictures: heldout, train, or all of them (for a data set that is a test set as a whole)."""
+    """Images; by default those of the run that the model comes from."""
+    split: EvaluatedSplit = "val"
+    """Which images: val, train, or all of them (for a data set that is a test set as a whole)."""
     limit: int = Field(0, ge=0)
-    """Number of pictures, the first ones; 0 for all."""
+    """Number of images, the first ones; 0 for all."""
     lpips: tuple[PerceptualConfig, ...] = Field(
         (PerceptualConfig(backbone="alex"), PerceptualConfig(backbone="vgg")), strict=False
     )
@@ -113,7 +113,7 @@ class TokenizerEvaluationConfig(Config):
         backbones = [network.backbone for network in self.lpips]
         if len(set(backbones)) < len(backbones):
             raise ValueError(
-                f"lpips names a backbone twice: {', '.join(backbones)}; each gives one figure, leave one out"
+                f"lpips names a backbone twice: {', '.join(backbones)}; each gives one metric, leave one out"
             )
         return self
 
@@ -121,7 +121,7 @@ class TokenizerEvaluationConfig(Config):
 def load_evaluation(overrides: Sequence[str]) -> TokenizerEvaluationConfig:
     """Settings from command line words. What is not given of `data` is that of the run that the model comes from.
 
-    The picture size follows the tokenizer. Raises ConfigError or ModelFolderError, one line.
+    The image size follows the tokenizer. Raises ConfigError or ModelFolderError, one line.
     """
     model = option(overrides, "model")
     defaults: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def image_size_of(folder: Path) -> int:
 
 @torch.no_grad()
 def measure_tokenizer(config: TokenizerEvaluationConfig, progress: bool = False) -> MetricsReport:
-    """All figures in one pass over the pictures. Where weights of a feature network are missing, its figures say so.
+    """All metrics in one pass over the images. Where weights of a feature network are missing, its metrics say so.
 
     Raises ConfigError, DataError or ModelFolderError, one line.
     """
@@ -158,9 +158,9 @@ def measure_tokenizer(config: TokenizerEvaluationConfig, progress: bool = False)
             f"{tokenizer.image_size}; leave it out or set it to that"
         )
     reference = ReferenceSet(config.data, config.split, config.limit)
-    rate = Rate(tokenizer, device, config.data.batch_size)
+    rate = ThroughputMeter(tokenizer, device, config.data.batch_size)
     meters = _meters(config, tokenizer, device)
-    codes_per_picture = 0
+    codes_per_image = 0
     with tqdm(total=reference.expected, unit="image", desc="evaluating", disable=not progress) as bar:
         for batch in reference.batches():
             images = batch.images.to(device)
@@ -172,16 +172,16 @@ def measure_tokenizer(config: TokenizerEvaluationConfig, progress: bool = False)
             rounded = _rounded(images, reconstructions, codes)
             for meter in meters:
                 meter.add(rounded)
-            codes_per_picture = codes.shape[1]
+            codes_per_image = codes.shape[1]
             bar.update(len(images))
-    figures = [figure for meter in meters for figure in meter.figures()]
+    metrics = [metric for meter in meters for metric in meter.metrics()]
     model = {
         "path": str(folder),
         "weights_sha256": file_sha256(folder / WEIGHTS_FILE),
         "config": json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")),
         "image_size": tokenizer.image_size,
         "vocab_size": tokenizer.vocab_size,
-        "codes_per_picture": codes_per_picture,
+        "codes_per_image": codes_per_image,
     }
     shared = reference.protocol() | {
         "rounding": "originals and reconstructions clamped and rounded to uint8 before they are compared",
@@ -189,36 +189,36 @@ def measure_tokenizer(config: TokenizerEvaluationConfig, progress: bool = False)
         "device": device_name(device),
         "torch": torch.__version__,
     }
-    names = ("path", "weights_sha256", "image_size", "vocab_size", "codes_per_picture")
+    names = ("path", "weights_sha256", "image_size", "vocab_size", "codes_per_image")
     quoted = {"model": {name: model[name] for name in names}}
-    return MetricsReport(model, shared | quoted, [*figures, *rate.figures()], _head(model, shared))
+    return MetricsReport(model, shared | quoted, [*metrics, *rate.metrics()], _head(model, shared))
 
 
 def _head(model: Mapping[str, Any], shared: Mapping[str, Any]) -> list[str]:
     reference = shared["reference"]
     limited = f", the first {reference['limit']}" if reference["limit"] else ""
     return [
-        f"{model['path']}: {model['codes_per_picture']} of {model['vocab_size']} codes a picture of "
+        f"{model['path']}: {model['codes_per_image']} of {model['vocab_size']} codes an image of "
         f"{model['image_size']}x{model['image_size']}, weights sha256 {model['weights_sha256'][:16]}",
-        f"{reference['pictures']} pictures, split {reference['split']}{limited}, of {reference['source']}",
+        f"{reference['images']} images, split {reference['split']}{limited}, of {reference['source']}",
         f"pixels sha256 {reference['pixels_sha256'][:16]}; crop {shared['crop']}; {shared['resize']}",
         f"{shared['rounding']}; {shared['dtype']} on {shared['device']}",
     ]
 
 
-class Rate:
+class ThroughputMeter:
     """Encodes and decodes, and keeps the time. The first batch goes through once before, so that nothing is warming."""
 
     def __init__(self, tokenizer: ImageTokenizer, device: torch.device, batch_size: int) -> None:
         self._tokenizer = tokenizer
         self._device = device
         self._batch_size = batch_size
-        self._pictures = 0
+        self._images = 0
         self._seconds = 0.0
         self._warm = False
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and reconstructions of pictures on the device."""
+        """Codes and reconstructions of images on the device."""
         if not self._warm:
             self._tokenizer.decode(self._tokenizer.encode(images))
             self._warm = True
@@ -228,13 +228,17 @@ class Rate:
         reconstructions = self._tokenizer.decode(codes)
         self._wait()
         self._seconds += time.perf_counter() - start
-        self._pictures += len(images)
+        self._images += len(images)
         return codes, reconstructions
 
-    def figures(self) -> Iterator[Figure]:
+    def metrics(self) -> Iterator[Metric]:
         method = f"encode + decode, batches of {self._batch_size} on the device already, after one to warm up"
-        details = {"batch_size": self._batch_size, "seconds": self._seconds, "evaluator": "vqgan.evaluation.Rate"}
-        yield Figure("images_per_second", self._pictures / self._seconds, "images/s", method, details)
+        details = {
+            "batch_size": self._batch_size,
+            "seconds": self._seconds,
+            "evaluator": "vqgan.evaluation.ThroughputMeter",
+        }
+        yield Metric("images_per_second", self._images / self._seconds, "images/s", method, details)
 
     def _wait(self) -> None:
         if self._device.type != "cpu":
@@ -248,14 +252,14 @@ class PerceptualMeter:
         self._config = config
         self._loss = PerceptualLoss(config).to(device)
         self._sum = 0.0
-        self._pictures = 0
+        self._images = 0
 
-    def add(self, batch: Reconstructed) -> None:
-        """A batch's mean counts as often as it has pictures."""
+    def add(self, batch: Reconstructions) -> None:
+        """A batch's mean counts as often as it has images."""
         self._sum += self._loss(batch.reconstructions, batch.originals).item() * len(batch.codes)
-        self._pictures += len(batch.codes)
+        self._images += len(batch.codes)
 
-    def figures(self) -> Iterator[Figure]:
+    def metrics(self) -> Iterator[Metric]:
         import lpips
 
         backbone = self._config.backbone
@@ -269,43 +273,43 @@ class PerceptualMeter:
         else:
             path = perceptual_weights_file(self._config)
             details |= {"weights": path.name, "weights_sha256": file_sha256(path)}
-        value = self._sum / self._pictures
-        yield Figure(lpips_name(self._config), value, "", lpips_method(self._config), details, warning=warning)
+        value = self._sum / self._images
+        yield Metric(lpips_name(self._config), value, "", lpips_method(self._config), details, warning=warning)
 
 
 def lpips_name(config: PerceptualConfig) -> str:
-    """The figure's name: LPIPS values of two backbones do not compare."""
+    """The metric's name: LPIPS values of two backbones do not compare."""
     return f"lpips_{config.backbone}"
 
 
 def lpips_method(config: PerceptualConfig) -> str:
-    """The figure's method."""
-    return f"mean LPIPS distance ({config.backbone}), pictures in [-1, 1], no resize"
+    """The metric's method."""
+    return f"mean LPIPS distance ({config.backbone}), images in [-1, 1], no resize"
 
 
 def _meters(config: TokenizerEvaluationConfig, tokenizer: ImageTokenizer, device: torch.device) -> list[Meter]:
     meters: list[Meter] = [FidelityMeter()]
     for network in config.lpips:
         name, method = lpips_name(network), lpips_method(network)
-        if tokenizer.image_size < LPIPS_SMALLEST_PICTURE:
-            missing = f"needs pictures of {LPIPS_SMALLEST_PICTURE} pixels at least, the tokenizer's have "
+        if tokenizer.image_size < LPIPS_SMALLEST_IMAGE:
+            missing = f"needs images of {LPIPS_SMALLEST_IMAGE} pixels at least, the tokenizer's have "
             meters.append(AbsentMeter([name], method, f"{missing}{tokenizer.image_size}"))
             continue
         try:
-            with impatient():
+            with download_timeout():
                 meters.append(PerceptualMeter(network, device))
         except ConfigError as error:
             # The message speaks of the training section; here the weights stand in the list of networks.
             meters.append(AbsentMeter([name], method, str(error).replace("perceptual.", "lpips.")))
     try:
-        with impatient():
+        with download_timeout():
             meters.append(InceptionMeter(InceptionV3(config.inception_weights, device)))
     except ConfigError as error:
-        meters.append(AbsentMeter(INCEPTION_FIGURES, "torch-fidelity's InceptionV3", str(error)))
+        meters.append(AbsentMeter(INCEPTION_METRICS, "torch-fidelity's InceptionV3", str(error)))
     meters.append(CodebookMeter(tokenizer.vocab_size))
     return meters
 
 
-def _rounded(images: Tensor, reconstructions: Tensor, codes: Tensor) -> Reconstructed:
+def _rounded(images: Tensor, reconstructions: Tensor, codes: Tensor) -> Reconstructions:
     originals, made = to_uint8(images), to_uint8(reconstructions)
-    return Reconstructed(to_float(originals), to_float(made), originals, made, codes)
+    return Reconstructions(to_float(originals), to_float(made), originals, made, codes)

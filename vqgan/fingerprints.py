@@ -19,7 +19,7 @@ _DIGITS = 16
 
 @dataclass(frozen=True)
 class FrozenPart:
-    """Something that a run reads and does not train: see `vqgan.training.protocol.Task.frozen_parts`."""
+    """Something that a run reads and does not train: see `vqgan.training.task.Task.frozen_parts`."""
 
     fingerprints: Mapping[str, str]
     """Of each thing about it that matters, by what it is called."""

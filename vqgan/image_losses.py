@@ -1,7 +1,8 @@
-"""How far drawn pictures are from those that they should be: weighted l1, l2 and perceptual distances (SPEC A.3).
+"""How far generated images are from those that they should be: weighted l1, l2 and perceptual distances (papers.md
+A.3).
 
-For every network whose output is a picture with a target. The adversarial term has a player of its own:
-`vqgan.adversary`.
+For every network whose output is an image with a target. The adversarial term has a player of its own:
+`vqgan.discriminator_trainer`.
 """
 
 import torch
@@ -9,20 +10,20 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from vqgan.adversary import first_share
-from vqgan.config import Config
+from vqgan.config.schema import Config
+from vqgan.discriminator_trainer import leading_fraction
 from vqgan.fingerprints import FrozenPart
 from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
 from vqgan.losses.reconstruction import l1, l2
-from vqgan.training.precision import Precision, autocast
+from vqgan.training.optim.precision import Precision, autocast
 
 
-class PerceptualTermConfig(PerceptualConfig, may_change=("weight", "picture_share")):
+class PerceptualTermConfig(PerceptualConfig, may_change=("weight", "batch_fraction")):
     """The perceptual loss (LPIPS) and its weight."""
 
     weight: float = Field(0.1, ge=0)
     """Weight; 0 leaves the network out."""
-    picture_share: float = Field(1.0, gt=0, le=1)
+    batch_fraction: float = Field(1.0, gt=0, le=1)
     """Share of each batch that the network sees: less is cheaper."""
 
 
@@ -30,9 +31,9 @@ class ImageLossesConfig(Config, may_change=("l1_weight", "l2_weight")):
     """Weights of the distances; ViT-VQGAN's, and Parti's for super-resolution."""
 
     l1_weight: float = Field(0.0, ge=0)
-    """Weight of the mean absolute error, pictures in [0, 1]."""
+    """Weight of the mean absolute error, images in [0, 1]."""
     l2_weight: float = Field(1.0, ge=0)
-    """Weight of the mean squared error, pictures in [0, 1]."""
+    """Weight of the mean squared error, images in [0, 1]."""
     perceptual: PerceptualTermConfig = PerceptualTermConfig()
     """The perceptual term."""
 
@@ -54,18 +55,18 @@ class ImageLosses:
         return {} if self.perceptual is None else {f"{key}.perceptual": FrozenPart.of(self.perceptual)}
 
     def __call__(
-        self, drawn: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]
+        self, generated: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]
     ) -> dict[str, Float[Tensor, ""]]:
-        """The weighted terms by name (l1, l2, perceptual), of pictures in [-1, 1]."""
+        """The weighted terms by name (l1, l2, perceptual), of images in [-1, 1]."""
         config = self.config
         terms = {}
         if config.l1_weight:
-            terms["l1"] = config.l1_weight * l1(drawn, target)
+            terms["l1"] = config.l1_weight * l1(generated, target)
         if config.l2_weight:
-            terms["l2"] = config.l2_weight * l2(drawn, target)
+            terms["l2"] = config.l2_weight * l2(generated, target)
         if self.perceptual is not None:
-            share = config.perceptual.picture_share
+            share = config.perceptual.batch_fraction
             with autocast(self._device, self._precision):
-                distance = self.perceptual(first_share(share, drawn), first_share(share, target))
+                distance = self.perceptual(leading_fraction(share, generated), leading_fraction(share, target))
             terms["perceptual"] = config.perceptual.weight * distance
         return terms

@@ -6,7 +6,7 @@ images = tokenizer.decode(codes)      # (B, 3, H, W) in [-1, 1]
 
 A model folder, a run folder or a name on the Hugging Face Hub will do; `push_to_hub` puts one there.
 
-Other picture sizes than that of training: `decode(codes, grid=tokenizer.grid_of(height, width))`.
+Other image sizes than that of training: `decode(codes, grid=tokenizer.grid_of(height, width))`.
 """
 
 from pathlib import Path
@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from vqgan.config import Config, validate
+from vqgan.config.schema import Config, validate
 from vqgan.fingerprints import FrozenPart, settings_fingerprint, weights_fingerprint
-from vqgan.hub import push_model
+from vqgan.hub.huggingface import push_model
+from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 from vqgan.model_card import image_tokenizer_card
-from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 from vqgan.models import AUTOENCODERS, AnyAutoencoderConfig, Autoencoder, build_autoencoder
 from vqgan.models.autoencoder import Grid
 
@@ -33,17 +33,17 @@ class _Stored(Config):
 
 
 class CodesFingerprint(NamedTuple):
-    """What decides a picture's codes and what they stand for: not the decoder, of which there may be several.
+    """What decides an image's codes and what they stand for: not the decoder, of which there may be several.
 
-    Tokenizers of equal fingerprints may take each other's place, with pictures that look different.
+    Tokenizers of equal fingerprints may take each other's place, with images that look different.
     """
 
     settings: str
-    """Of the kind and sizes of encoder and quantiser, the size of the pictures included."""
+    """Of the kind and sizes of encoder and quantizer, the size of the images included."""
     encoder: str
     """Of the encoder's weights."""
     quantizer: str
-    """Of the quantiser's weights, the codebook."""
+    """Of the quantizer's weights, the codebook."""
 
     def __str__(self) -> str:
         return "-".join(self)
@@ -70,7 +70,7 @@ def codes_fingerprint(autoencoder: Autoencoder) -> CodesFingerprint:
 
 
 class ImageTokenizer(nn.Module):
-    """A frozen autoencoder as a translator between pictures and codes; always fp32, whatever the autocast.
+    """A frozen autoencoder as a translator between images and codes; always fp32, whatever the autocast.
 
     Half precision would change which code is nearest.
     """
@@ -89,13 +89,13 @@ class ImageTokenizer(nn.Module):
         return FrozenPart(self.codes_fingerprint()._asdict(), remedy=remedy)
 
     def decoder_fingerprint(self) -> str:
-        """Of what only the pictures depend on: the decoder's weights and settings."""
+        """Of what only the images depend on: the decoder's weights and settings."""
         settings = settings_fingerprint(self.autoencoder.config.model_dump(mode="json", include={"decoder", "output"}))
         return f"{settings}-{weights_fingerprint(self.autoencoder.decoder.state_dict())}"
 
     @property
     def grid(self) -> Grid:
-        """Code grid (h, w) of a training picture; N = h * w codes, row-major."""
+        """Code grid (h, w) of a training image; N = h * w codes, row-major."""
         return self._code_grid(self.autoencoder.grid)
 
     @property
@@ -105,7 +105,7 @@ class ImageTokenizer(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side of the square training pictures in pixels."""
+        """Side of the square training images in pixels."""
         return self.autoencoder.image_size
 
     @property
@@ -114,7 +114,7 @@ class ImageTokenizer(nn.Module):
         return self.autoencoder.quantizer.code_dim
 
     def grid_of(self, height: int, width: int) -> Grid:
-        """Code grid of a picture of other sides. Raises ValueError where they are no multiples of the stride."""
+        """Code grid of an image of other sides. Raises ValueError where they are no multiples of the stride."""
         return self._code_grid(self.autoencoder.grid_of(height, width))
 
     def train(self, mode: bool = True) -> "ImageTokenizer":  # noqa: ARG002
@@ -123,13 +123,13 @@ class ImageTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Int64[Tensor, "B N"]:
-        """Codes of pictures in [-1, 1]. Raises ValueError where a side is not a multiple of the stride."""
+        """Codes of images in [-1, 1]. Raises ValueError where a side is not a multiple of the stride."""
         with torch.autocast(images.device.type, enabled=False):
             return self.autoencoder.quantizer.encode(self.autoencoder.encode(images.float()))
 
     @torch.no_grad()
     def embed(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B P D"]:
-        """The latents, one for each place of the picture, that codes stand for: P = N but for residual quantisers.
+        """The latents, one for each place of the image, that codes stand for: P = N but for residual quantizers.
 
         Raises ValueError for codes outside [0, vocab_size).
         """
@@ -137,7 +137,7 @@ class ImageTokenizer(nn.Module):
         if codes.ndim != 2 or codes.shape[1] % depth:
             raise ValueError(
                 f"codes are (B, N) with N a multiple of {depth}, received shape {tuple(codes.shape)}; "
-                "pass the codes of whole pictures"
+                "pass the codes of whole images"
             )
         lowest, highest = (int(end) for end in codes.aminmax()) if codes.numel() else (0, 0)
         if lowest < 0 or highest >= self.vocab_size:
@@ -149,12 +149,12 @@ class ImageTokenizer(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Int64[Tensor, "B N"], grid: Grid | None = None) -> Float[Tensor, "B 3 H W"]:
-        """Pictures in [-1, 1] from codes on `grid` (default: that of training). Raises ValueError for another N."""
+        """Images in [-1, 1] from codes on `grid` (default: that of training). Raises ValueError for another N."""
         height, width = grid or self.grid
         if codes.ndim != 2 or codes.shape[1] != height * width:
             raise ValueError(
-                f"a picture is {height * width} codes ({height}x{width}), received shape {tuple(codes.shape)}; "
-                "pass codes as (B, N), and `grid` for pictures of another size"
+                f"an image is {height * width} codes ({height}x{width}), received shape {tuple(codes.shape)}; "
+                "pass codes as (B, N), and `grid` for images of another size"
             )
         latents = self.embed(codes)
         with torch.autocast(latents.device.type, enabled=False):
@@ -202,5 +202,5 @@ class ImageTokenizer(nn.Module):
         return cls(load_model(lambda: build_autoencoder(config), folder))
 
     def _code_grid(self, places: Grid) -> Grid:
-        # A residual quantiser's codes of one place stand side by side: the grid is that much wider.
+        # A residual quantizer's codes of one place stand side by side: the grid is that much wider.
         return places[0], places[1] * self.autoencoder.quantizer.codes_per_latent

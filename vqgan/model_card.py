@@ -1,4 +1,4 @@
-"""README.md of a model on the Hub: what it is, its sizes and how to use it. Every figure is the model's own."""
+"""README.md of a model on the Hub: what it is, its sizes and how to use it. Every metric is the model's own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,12 +26,12 @@ def image_tokenizer_card(name: str, autoencoder: Autoencoder, vocab_size: int, g
     return model_card(
         {"tags": ["image-tokenizer", "vqgan", config["kind"]]},
         name,
-        f"An image tokenizer of {LIBRARY}: pictures to discrete codes, and back.",
+        f"An image tokenizer of {LIBRARY}: images to discrete codes, and back.",
         {
             "Model": f"`{config['kind']}`, quantizer `{config['quantizer']['kind']}`",
             "Parameters": f"{sum(weight.numel() for weight in autoencoder.parameters()):,}",
-            "Pictures": f"{side}x{side}, RGB",
-            "Codes of a picture": f"{grid[0]}x{grid[1]}, each one of {vocab_size:,}",
+            "Images": f"{side}x{side}, RGB",
+            "Codes of an image": f"{grid[0]}x{grid[1]}, each one of {vocab_size:,}",
         },
         "from vqgan import ImageTokenizer\n\n"
         f'tokenizer = ImageTokenizer.from_pretrained("{name}")\n'

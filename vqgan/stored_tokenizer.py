@@ -1,6 +1,6 @@
 """An image tokenizer that stays in its folder: in memory only while it translates.
 
-For training on codes that are there already (parti/code_cache): pictures are drawn now and then, and between two
+For training on codes that are there already (parti/code_cache): images are drawn now and then, and between two
 drawings the tokenizer's memory belongs to the training.
 """
 
@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vqgan.checksums import add_checksums
+from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder
 from vqgan.image_tokenizer import CodesFingerprint, ImageTokenizer
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder
 from vqgan.models.autoencoder import Grid
+from vqgan.system.checksums import add_checksums
 
 
 class StoredImageTokenizer(ImageTokenizer):

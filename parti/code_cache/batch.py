@@ -1,6 +1,6 @@
 """What stage 2 reads from a code cache, as the loader and the loop know it: samples, items and batches.
 
-Their pictures have no pixels: `images` is (B, 3, 0, 0). The codes stand for them.
+Their images have no pixels: `images` is (B, 3, 0, 0). The codes stand for them.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class CodedSample(Sample):
 
     codes: Integer[np.ndarray, "K N"]
     text_ids: Integer[np.ndarray, "C T"] | None
-    text_cut: tuple[bool, ...]
+    text_truncated: tuple[bool, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,31 +32,31 @@ class CodedItem(Item):
 
     codes: Int64[Tensor, "N"]
     text_ids: Int64[Tensor, "T"] | None
-    text_cut: bool
+    text_truncated: bool
 
     @classmethod
     def stack(cls, items: Sequence[Item]) -> "CodedBatch":
         coded = [item for item in items if isinstance(item, CodedItem)]
-        pictures = super().stack(coded)
+        images = super().stack(coded)
         ids = [item.text_ids for item in coded if item.text_ids is not None]
         return CodedBatch(
-            images=pictures.images,
-            captions=pictures.captions,
-            names=pictures.names,
-            skipped=pictures.skipped,
+            images=images.images,
+            captions=images.captions,
+            names=images.names,
+            skipped=images.skipped,
             codes=torch.stack([item.codes for item in coded]),
             text_ids=torch.stack(ids) if ids else None,
-            text_cut=torch.tensor([item.text_cut for item in coded]),
+            text_truncated=torch.tensor([item.text_truncated for item in coded]),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodedBatch(Batch):
-    """Codes in the place of pictures; text ids where the cache has them."""
+    """Codes in the place of images; text ids where the cache has them."""
 
     codes: Int64[Tensor, "B N"]
     text_ids: Int64[Tensor, "B T"] | None
-    text_cut: Bool[Tensor, "B"]
+    text_truncated: Bool[Tensor, "B"]
 
     def pin_memory(self) -> "CodedBatch":
         return replace(self, codes=self.codes.pin_memory())
@@ -70,9 +70,9 @@ class CodedBatch(Batch):
 def read_codes(sample: Sample, rng: np.random.Generator | None, skipped: tuple[UnusableSample, ...]) -> CodedItem:
     """The item of a sample: with `rng` one of its crops and captions, without it the first."""
     assert isinstance(sample, CodedSample)
-    crops = len(sample.codes)
-    # One crop draws nothing, as a transform without chance draws nothing: the caption is then that of the picture.
-    crop = int(rng.integers(crops)) if rng is not None and crops > 1 else 0
+    views = len(sample.codes)
+    # One crop draws nothing, as a transform without chance draws nothing: the caption is then that of the image.
+    crop = int(rng.integers(views)) if rng is not None and views > 1 else 0
     caption = choose_caption(sample, rng)
     chosen = sample.captions.index(caption) if caption is not None else 0
     ids = None if sample.text_ids is None else torch.from_numpy(sample.text_ids[chosen].astype(np.int64))
@@ -83,9 +83,9 @@ def read_codes(sample: Sample, rng: np.random.Generator | None, skipped: tuple[U
         skipped=skipped,
         codes=torch.from_numpy(sample.codes[crop].astype(np.int64)),
         text_ids=ids,
-        text_cut=sample.text_cut[chosen] if sample.text_cut else False,
+        text_truncated=sample.text_truncated[chosen] if sample.text_truncated else False,
     )
 
 
-NO_PICTURE = Image.new("RGB", (0, 0))
-"""The picture of a sample that has codes."""
+NO_IMAGE = Image.new("RGB", (0, 0))
+"""The image of a sample that has codes."""

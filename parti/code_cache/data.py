@@ -1,22 +1,22 @@
-"""Training from a code cache: a source with the positions of the pictures' own, and both splits as batches of codes.
+"""Training from a code cache: a source with the positions of the images' own, and both splits as batches of codes.
 
-The order of a run is that of a run from pictures, unusable ones included: those raise UnusableSample here as there.
+The order of a run is that of a run from images, unusable ones included: those raise UnusableSample here as there.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from parti.code_cache.batch import NO_PICTURE, CodedSample, read_codes
-from parti.code_cache.record import CACHE_FILE, CacheRecord, read_record, shard_path
+from parti.code_cache.batch import NO_IMAGE, CodedSample, read_codes
+from parti.code_cache.manifest import CACHE_FILE, CacheRecord, read_record, shard_path
 from parti.code_cache.shard import Shard
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE
-from vqgan.config import Config, ConfigError
-from vqgan.data.interleaving import Interleaving
-from vqgan.data.lanes import ReadItem
+from vqgan.config.schema import Config, ConfigError
 from vqgan.data.loader import DataConfig, DataPipeline
-from vqgan.data.mixture import Mixture, MixtureConfig
+from vqgan.data.mixture_schedule import MixtureSchedule
 from vqgan.data.source import DataError, Source, Split
+from vqgan.data.sources.mixture import Mixture, MixtureConfig
+from vqgan.data.stream_partitions import ReadItem
 from vqgan.data.unused import Unused
 from vqgan.fingerprints import file_fingerprint
 from vqgan.image_tokenizer import ImageTokenizer
@@ -26,10 +26,10 @@ _OPEN_SHARDS = 256
 
 
 class PairDataConfig(DataConfig, may_change=("codes",)):
-    """Where pictures, or their codes, and captions come from, and how they are batched."""
+    """Where images, or their codes, and captions come from, and how they are batched."""
 
     codes: str | None = None
-    """Folder of a code cache (tools/encode_dataset.py), in the place of pictures; source and transform are then those
+    """Folder of a code cache (tools/encode_dataset.py), in the place of images; source and transform are then those
     that the cache was made from."""
 
 
@@ -103,10 +103,10 @@ class CodedPipeline(DataPipeline):
 
 
 class CachedMixture(Mixture):
-    """The parts of a mixture's split, shown by its weights as their pictures are. Their names are in the shards."""
+    """The parts of a mixture's split, shown by its weights as their images are. Their names are in the shards."""
 
     def __init__(self, parts: Sequence["CachedSplit"], weights: Sequence[float]) -> None:
-        self.turns = Interleaving(weights)
+        self.turns = MixtureSchedule(weights)
         self.sources = list(parts)  # type: ignore[arg-type]
 
 
@@ -130,13 +130,13 @@ class CachedSplit:
         position = self._range[index]
         row = self._shard(position).row(position)
         return CodedSample(
-            image=NO_PICTURE,
+            image=NO_IMAGE,
             caption=row.captions[0] if row.captions else None,
             name=row.name,
             captions=row.captions,
             codes=row.codes,
             text_ids=row.text_ids,
-            text_cut=row.text_cut,
+            text_truncated=row.text_truncated,
         )
 
     def captions(self, index: int) -> tuple[str, ...]:

@@ -14,22 +14,22 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from parti.code_cache.making import begin_record, check_out, check_same_making, complete_record, expected_shards
-from parti.code_cache.reading import CropPicture, Crops, ShardedSource, ShardParts, Unusable
-from parti.code_cache.record import CACHE_FILE, SPLITS, CacheRecord, read_record, shard_path, shards_there
+from parti.code_cache.build import begin_record, check_out, check_same_making, complete_record, expected_shards
+from parti.code_cache.manifest import CACHE_FILE, SPLITS, CacheRecord, read_record, shard_path, shards_there
 from parti.code_cache.settings import EncodeConfig
 from parti.code_cache.shard import Row, ShardTypes, smallest_type, write_shard
+from parti.code_cache.source import CropImage, ShardedSource, ShardReader, Unusable, Views
 from parti.text.tokenizer import TextTokenizer
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 from vqgan.data.source import Split, UnusableSample, printable
 from vqgan.data.unused import unused_lines
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.training.run import begin
+from vqgan.training.run import setup_run
 from vqgan.training.stopping import StopRequest
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SKIPPED_SAID = 20
-"""How many skipped pictures are named on the screen."""
+"""How many skipped images are named on the screen."""
 
 
 def encode(config: EncodeConfig) -> bool:
@@ -39,7 +39,7 @@ def encode(config: EncodeConfig) -> bool:
     """
     folder = Path(config.out).expanduser()
     check_out(folder)
-    accelerator = begin(config.seed)
+    accelerator = setup_run(config.seed)
     tokenizer = ImageTokenizer.from_pretrained(config.tokenizer)
     size = config.data.transform.image_size
     if size != tokenizer.image_size:
@@ -97,25 +97,25 @@ class _Work:
             for line in unused_lines(source.unused()):
                 if line not in told:  # a stream learned of it on the way
                     self._say(line)
-            counts = ", ".join(f"{about.pictures} {split}" for split, about in record.splits.items())
+            counts = ", ".join(f"{about.images} {split}" for split, about in record.splits.items())
             skipped = f"{len(record.skipped)} skipped" + (f" (all in {CACHE_FILE})" if record.skipped else "")
-            self._say(f"{counts} pictures in {self._folder}, {skipped}")
+            self._say(f"{counts} images in {self._folder}, {skipped}")
         return True
 
     def _encode(self, source: ShardedSource, split: Split) -> int:
         """The share of a split; returns how many positions the split has, if nothing interrupted it."""
         config, record, tokenizer = self._config, self._record, self._tokenizer
-        crops = record.crops if split == "train" else 1
+        views = record.views if split == "train" else 1
         types = ShardTypes(
-            crops=crops,
+            views=views,
             codes=tokenizer.grid[0] * tokenizer.grid[1],
             code_type=smallest_type(tokenizer.vocab_size),
             text_length=None if self._text is None else self._text.length,
             text_type=smallest_type(1 if self._text is None else self._text.vocab_size),
         )
-        crop = CropPicture(record.transform, crops, record.seed)
-        part_size = max(1, config.data.batch_size // crops)
-        parts = ShardParts(source.split(split), crop, part_size, record.shard_size)
+        crop = CropImage(record.transform, views, record.seed)
+        part_size = max(1, config.data.batch_size // views)
+        parts = ShardReader(source.split(split), crop, part_size, record.shard_size)
         share = (self._there[split], self._accelerator.process_index, self._accelerator.num_processes)
         rows: list[Row] = []
         skipped: dict[int, UnusableSample] = {}
@@ -123,7 +123,7 @@ class _Work:
             for part in parts.read(*share, config.data.workers):
                 if self._stop.made:
                     break
-                rows += self._rows([item for item in part.items if isinstance(item, Crops)])
+                rows += self._rows([item for item in part.items if isinstance(item, Views)])
                 skipped |= {item.position: item.cause for item in part.items if isinstance(item, Unusable)}
                 bar.update(len(part.items))
                 if part.last:
@@ -131,20 +131,20 @@ class _Work:
                     rows, skipped = [], {}
         return parts.seen
 
-    def _rows(self, pictures: Sequence[Crops]) -> list[Row]:
+    def _rows(self, images: Sequence[Views]) -> list[Row]:
         """Their codes and text ids."""
-        if not pictures:
+        if not images:
             return []
-        squares = torch.cat([picture.squares for picture in pictures]).to(self._accelerator.device)
+        squares = torch.cat([image.squares for image in images]).to(self._accelerator.device)
         codes = self._tokenizer.encode(squares).cpu().numpy()
-        rows, crops = [], len(squares) // len(pictures)
-        for number, picture in enumerate(pictures):
-            own = codes[number * crops : (number + 1) * crops]
+        rows, views = [], len(squares) // len(images)
+        for number, image in enumerate(images):
+            own = codes[number * views : (number + 1) * views]
             if self._text is None:
-                rows.append(Row(picture.position, picture.name, picture.captions, own))
+                rows.append(Row(image.position, image.name, image.captions, own))
             else:
-                ids, cut = self._text.tokenize(picture.captions)
-                rows.append(Row(picture.position, picture.name, picture.captions, own, ids.numpy(), tuple(cut)))
+                ids, cut = self._text.tokenize(image.captions)
+                rows.append(Row(image.position, image.name, image.captions, own, ids.numpy(), tuple(cut)))
         return rows
 
     def _wait_for_shards(self, seen: dict[Split, int]) -> None:
@@ -160,7 +160,7 @@ class _Work:
         return tqdm(
             total=expected,
             desc=f"encoding {split}" + (f", 1 of {processes} processes" if processes > 1 else ""),
-            unit=" pictures",
+            unit=" images",
             disable=not self._accelerator.is_main_process or expected == 0,
             mininterval=0.1 if sys.stderr.isatty() else 30,
         )

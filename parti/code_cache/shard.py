@@ -1,7 +1,7 @@
-"""One shard: an Arrow file with a row a picture, memory-mapped when it is read.
+"""One shard: an Arrow file with a row an image, memory-mapped when it is read.
 
-Columns: position (number in the source's split), name, captions, codes (crops x N), and where there is a text
-tokenizer text_ids and text_cut, one entry a caption. What of its range of positions could not be used stands in the
+Columns: position (number in the source's split), name, captions, codes (crops x N), and where there is a text tokenizer
+text_ids and text_truncated, one entry a caption. What of its range of positions could not be used stands in the
 schema's metadata, so that one file says all about its range, and appears whole or not at all.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64, Integer
 
-from parti.code_cache.record import MAKE_THE_REST
+from parti.code_cache.manifest import MAKE_THE_REST
 from vqgan.data.source import DataError, UnusableSample
-from vqgan.training.durable import write_file, writing
+from vqgan.system.atomic_files import write_file, writing
 
 _SKIPPED = b"skipped"
 _INDEX_TYPES = (np.uint8, np.uint16, np.uint32)
@@ -26,14 +26,14 @@ _INDEX_TYPES = (np.uint8, np.uint16, np.uint32)
 
 @dataclass(frozen=True)
 class Row:
-    """One picture: where it stood, what it is called, and its tokens."""
+    """One image: where it stood, what it is called, and its tokens."""
 
     position: int
     name: str
     captions: tuple[str, ...]
     codes: Integer[np.ndarray, "K N"]
     text_ids: Integer[np.ndarray, "C T"] | None = None
-    text_cut: tuple[bool, ...] = ()
+    text_truncated: tuple[bool, ...] = ()
 
 
 def smallest_type(vocab_size: int) -> np.dtype:
@@ -45,7 +45,7 @@ def smallest_type(vocab_size: int) -> np.dtype:
 class ShardTypes:
     """What all shards of a split have in common: sizes, and the numbers they are kept as; text_length None: no ids."""
 
-    crops: int
+    views: int
     codes: int
     code_type: np.dtype
     text_length: int | None
@@ -58,13 +58,13 @@ def write_shard(path: Path, rows: Sequence[Row], skipped: Mapping[int, UnusableS
         "position": pa.array([row.position for row in rows], pa.int64()),
         "name": pa.array([row.name for row in rows], pa.string()),
         "captions": pa.array([list(row.captions) for row in rows], pa.list_(pa.string())),
-        "codes": _fixed([row.codes for row in rows], (types.crops, types.codes), types.code_type),
+        "codes": _fixed([row.codes for row in rows], (types.views, types.codes), types.code_type),
     }
     if types.text_length is not None:
         lines = [line for row in rows if row.text_ids is not None for line in row.text_ids]
         ids = _fixed(lines, (types.text_length,), types.text_type)
         columns["text_ids"] = pa.ListArray.from_arrays(columns["captions"].offsets, ids)
-        columns["text_cut"] = pa.array([list(row.text_cut) for row in rows], pa.list_(pa.bool_()))
+        columns["text_truncated"] = pa.array([list(row.text_truncated) for row in rows], pa.list_(pa.bool_()))
     table = pa.table(columns)
     told = [[position, item.name, item.cause] for position, item in sorted(skipped.items())]
     table = table.replace_schema_metadata({_SKIPPED: json.dumps(told)})
@@ -101,15 +101,15 @@ class Shard:
         return {position: UnusableSample(*told) for position, told in self._skipped.items()}
 
     def row(self, position: int) -> Row:
-        """The picture at a position of the split. Raises UnusableSample where it could not be used."""
+        """The image at a position of the split. Raises UnusableSample where it could not be used."""
         number = self._number(position)
         columns = self._columns
         row = Row(position, columns["name"][number].as_py(), self.captions(position), self._codes[number])
         if self._text is None:
             return row
         ids, starts = self._text
-        cut = tuple(columns["text_cut"][number].as_py())
-        return replace(row, text_ids=ids[starts[number] : starts[number + 1]], text_cut=cut)
+        cut = tuple(columns["text_truncated"][number].as_py())
+        return replace(row, text_ids=ids[starts[number] : starts[number + 1]], text_truncated=cut)
 
     def captions(self, position: int) -> tuple[str, ...]:
         """The captions alone. Raises UnusableSample like `row`."""

@@ -1,4 +1,4 @@
-"""The check itself: one pass over both splits, then what their pictures and captions have in common."""
+"""The check itself: one pass over both splits, then what their images and captions have in common."""
 
 import sys
 import time
@@ -8,67 +8,67 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from parti.data_check.duplicates import exact_duplicates, near_duplicates
+from parti.data_check.scan import ImageStats, SizeStats, expected_items, scan, size_stats
 from parti.data_check.settings import CheckConfig
 from parti.text import TextTokenizer, build_text_tokenizer
-from parti.text.caption_figures import CaptionFigures, caption_figures
+from parti.text.caption_stats import CaptionMetrics, caption_metrics
 from parti.text.tokenizer import LEARNED
-from vqgan.data.copies import exact_copies, near_copies
-from vqgan.data.hub_opening import DatasetConfig
-from vqgan.data.inspection import Look, SizeFigures, expected_looks, look_through, size_figures
-from vqgan.data.mixture import MixtureConfig
 from vqgan.data.shards.samples import ShardsConfig
 from vqgan.data.source import Source, Split, UnusableSample
-from vqgan.data.sources import SourceConfig, open_source
+from vqgan.data.sources.huggingface_files import DatasetConfig
+from vqgan.data.sources.mixture import MixtureConfig
+from vqgan.data.sources.open_source import SourceConfig, open_source
 from vqgan.data.stream import Stream
 from vqgan.data.unused import Unused, unused_in
 
-SPLITS: tuple[Split, ...] = ("train", "heldout")
+SPLITS: tuple[Split, ...] = ("train", "val")
 _LINE_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
 _SEVERAL_AMONG = 1000
 
 
 @dataclass
-class SplitFindings:
+class SplitReport:
     """What was seen of a split; `total` is its length, where that is known."""
 
     total: int | None
     expected: int | None
-    looks: list[Look] = field(default_factory=list)
+    stats: list[ImageStats] = field(default_factory=list)
     broken: list[UnusableSample] = field(default_factory=list)
-    sizes: SizeFigures | None = None
+    sizes: SizeStats | None = None
 
     @property
     def seen(self) -> int:
         """Items looked at."""
-        return len(self.looks) + len(self.broken)
+        return len(self.stats) + len(self.broken)
 
     @property
     def without_caption(self) -> int:
-        """Usable pictures that have none."""
-        return sum(not look.captions for look in self.looks)
+        """Usable images that have none."""
+        return sum(not look.captions for look in self.stats)
 
 
 @dataclass
-class Findings:
-    """Everything that a check found. Names of pictures are (split, name)."""
+class DataReport:
+    """Everything that a check found. Names of images are (split, name)."""
 
     config: CheckConfig
-    splits: dict[Split, SplitFindings] = field(default_factory=dict)
+    splits: dict[Split, SplitReport] = field(default_factory=dict)
     interrupted: bool = False
     unused: tuple[Unused, ...] = ()
     """What lay in the data set's location and is not used."""
-    copies: list[list[tuple[Split, str]]] = field(default_factory=list)
-    """Groups of pictures that are the same to the pixel."""
+    duplicates: list[list[tuple[Split, str]]] = field(default_factory=list)
+    """Groups of images that are the same to the pixel."""
     shared: list[tuple[str, str]] = field(default_factory=list)
-    """Held-out pictures that are trained on as well, each with its name there."""
+    """Validation images that are trained on as well, each with its name there."""
     near: list[tuple[tuple[Split, str], tuple[Split, str]]] | None = None
     """Pairs that differ hardly; None: not looked for."""
-    captions: CaptionFigures | None = None
+    captions: CaptionMetrics | None = None
     tokenizer: TextTokenizer | None = None
     """The vocabulary that the captions were held against; None: there are none."""
     several: tuple[int, int] | None = None
-    """Of how many training pictures how many have several captions, of which `captions: auto` makes one."""
+    """Of how many training images how many have several captions, of which `captions: auto` makes one."""
 
     def problems(self) -> list[str]:
         """What speaks against training on this, each with its remedy; empty: nothing does."""
@@ -87,40 +87,40 @@ class Findings:
                 f"{', ...' if len(lost) > 1 else ''}; allowed {config.max_unused:.2%}): do as the lines 'not used' "
                 "say, or allow them with --max-unused"
             )
-        usable = {name: len(split.looks) for name, split in self.splits.items()}
+        usable = {name: len(split.stats) for name, split in self.splits.items()}
         for name, split in self.splits.items():
             if split.seen and not usable[name]:
-                found.append(f"no usable picture in the {name} split")
+                found.append(f"no usable image in the {name} split")
         train = self.splits.get("train")
         if train and train.total and not self.interrupted and train.total < config.data.batch_size:
             found.append(
-                f"{train.total:,} training pictures are fewer than one batch of {config.data.batch_size}: lower "
-                "data.batch_size or add pictures"
+                f"{train.total:,} training images are fewer than one batch of {config.data.batch_size}: lower "
+                "data.batch_size or add images"
             )
-        if len(self.shared) > config.max_shared * usable.get("heldout", 0):
+        if len(self.shared) > config.max_shared * usable.get("val", 0):
             one, other = self.shared[0]
             found.append(
-                f"held-out pictures that are also trained on: {len(self.shared):,} (the first: {one} is {other}); "
-                "figures on held-out data will flatter: remove one of each pair, or allow them with --max-shared"
+                f"validation images that are also trained on: {len(self.shared):,} (the first: {one} is {other}); "
+                "metrics on validation data will flatter: remove one of each pair, or allow them with --max-shared"
             )
-        figures = self.captions
-        if figures and figures.cut > config.max_cut * figures.captions:
+        metrics = self.captions
+        if metrics and metrics.cut > config.max_cut * metrics.captions:
             found.append(
-                f"{figures.cut:,} of {figures.captions:,} captions ({figures.cut / figures.captions:.1%}, allowed "
-                f"{config.max_cut:.1%}) are longer than {figures.length} tokens and will be cut: use a vocabulary with "
-                f"a larger text.length ({figures.most_of_99_percent} keeps 99% whole), or allow it with --max-cut"
+                f"{metrics.cut:,} of {metrics.captions:,} captions ({metrics.cut / metrics.captions:.1%}, allowed "
+                f"{config.max_cut:.1%}) are longer than {metrics.length} tokens and will be cut: use a vocabulary with "
+                f"a larger text.length ({metrics.most_of_99_percent} keeps 99% whole), or allow it with --max-cut"
             )
-        if figures and figures.unknown:
+        if metrics and metrics.unknown:
             found.append(
-                f"{figures.with_unknown:,} captions hold text that the vocabulary does not know; use a vocabulary over "
+                f"{metrics.with_unknown:,} captions hold text that the vocabulary does not know; use a vocabulary over "
                 "bytes (text.kind bpe or unigram) or one of that language"
             )
         return found
 
 
-def check(config: CheckConfig) -> Findings:
+def check(config: CheckConfig) -> DataReport:
     """Look at the data set; Ctrl-C ends the looking, not the report. Raises DataError where nothing can be read."""
-    findings = Findings(config)
+    findings = DataReport(config)
     size = config.data.transform.image_size
     # What is not learned is opened first: a wrong name should not cost the time of a look at everything.
     tokenizer = None if config.text.kind in LEARNED else build_text_tokenizer(config.text, lambda _: [])
@@ -130,26 +130,26 @@ def check(config: CheckConfig) -> Findings:
     }
     try:
         for split, source in sources.items():
-            _look_through(config, findings, split, source)
+            _scan(config, findings, split, source)
     except KeyboardInterrupt:
         findings.interrupted = True
     findings.unused = unused_in(*sources.values())  # only now: a stream learns of it while it is read
     for found in findings.splits.values():
-        found.sizes = size_figures(found.looks, config.data.transform) if found.looks else None
-    _find_copies(findings)
+        found.sizes = size_stats(found.stats, config.data.transform) if found.stats else None
+    _find_duplicates(findings)
     findings.several = _several_captions(config)
     findings.tokenizer = _measure_captions(findings, tokenizer)
     return findings
 
 
-def _look_through(config: CheckConfig, findings: Findings, split: Split, source: Source | Stream) -> None:
+def _scan(config: CheckConfig, findings: DataReport, split: Split, source: Source | Stream) -> None:
     total = None if isinstance(source, Stream) else len(source)
-    found = findings.splits[split] = SplitFindings(total, expected_looks(source, config.limit))
-    for look in _with_progress(look_through(source, config.limit, config.data.workers), split, found.expected):
+    found = findings.splits[split] = SplitReport(total, expected_items(source, config.limit))
+    for look in _with_progress(scan(source, config.limit, config.data.workers), split, found.expected):
         if isinstance(look, UnusableSample):
             found.broken.append(look)
         else:
-            found.looks.append(look)
+            found.stats.append(look)
     if split != SPLITS[0] and _of_one_pool(config.data.source):
         told = {(item.name, item.cause) for item in findings.splits[SPLITS[0]].broken}
         found.broken = [item for item in found.broken if (item.name, item.cause) not in told]
@@ -159,20 +159,20 @@ def _of_one_pool(source: SourceConfig) -> bool:
     """Whether both splits are chosen from the same files, of which both streams tell what is lost."""
     if isinstance(source, MixtureConfig):
         return all(_of_one_pool(part.source) for part in source.sources)
-    return (isinstance(source, ShardsConfig) and not source.heldout_paths) or (
-        isinstance(source, DatasetConfig) and source.heldout_split is None
+    return (isinstance(source, ShardsConfig) and not source.val_paths) or (
+        isinstance(source, DatasetConfig) and source.val_split is None
     )
 
 
 def _with_progress(
-    looks: Iterator[Look | UnusableSample], split: Split, expected: int | None
-) -> Iterator[Look | UnusableSample]:
+    stats: Iterator[ImageStats | UnusableSample], split: Split, expected: int | None
+) -> Iterator[ImageStats | UnusableSample]:
     """Rate and time left: a bar on a terminal, a line now and then elsewhere."""
     if sys.stderr.isatty():
-        yield from tqdm(looks, desc=split, total=expected, unit=" items", dynamic_ncols=True)
+        yield from tqdm(stats, desc=split, total=expected, unit=" items", dynamic_ncols=True)
         return
     start = said = time.monotonic()
-    for number, look in enumerate(looks, start=1):
+    for number, look in enumerate(stats, start=1):
         yield look
         now = time.monotonic()
         if now - said > _LINE_EVERY:
@@ -182,16 +182,16 @@ def _with_progress(
             tqdm.write(f"{split}: {number:,}{of} items, {rate:.0f} items/s{left}", file=sys.stderr)
 
 
-def _find_copies(findings: Findings) -> None:
-    everything = [(split, look) for split, found in findings.splits.items() for look in found.looks]
-    looks = [look for _, look in everything]
+def _find_duplicates(findings: DataReport) -> None:
+    everything = [(split, look) for split, found in findings.splits.items() for look in found.stats]
+    stats = [look for _, look in everything]
     names: list[tuple[Split, str]] = [(split, look.name) for split, look in everything]
-    groups = exact_copies(looks)
-    findings.copies = [[names[number] for number in group] for group in groups]
-    for group in findings.copies:
+    groups = exact_duplicates(stats)
+    findings.duplicates = [[names[number] for number in group] for group in groups]
+    for group in findings.duplicates:
         trained = [name for split, name in group if split == "train"]
-        findings.shared += [(name, trained[0]) for split, name in group if split == "heldout" and trained]
-    pairs = near_copies(looks) if findings.config.near_copies else None
+        findings.shared += [(name, trained[0]) for split, name in group if split == "val" and trained]
+    pairs = near_duplicates(stats) if findings.config.near_duplicates else None
     findings.near = None if pairs is None else [(names[one], names[other]) for one, other in pairs]
 
 
@@ -214,10 +214,10 @@ def _several_captions(config: CheckConfig) -> tuple[int, int] | None:
     return several, count
 
 
-def _measure_captions(findings: Findings, tokenizer: TextTokenizer | None) -> TextTokenizer | None:
+def _measure_captions(findings: DataReport, tokenizer: TextTokenizer | None) -> TextTokenizer | None:
     """Against the run's vocabulary: learned, where it has to be, from the captions that a run would learn it from."""
-    train = findings.splits["train"].looks if "train" in findings.splits else []
-    captions = [caption for split in findings.splits.values() for look in split.looks for caption in look.captions]
+    train = findings.splits["train"].stats if "train" in findings.splits else []
+    captions = [caption for split in findings.splits.values() for look in split.stats for caption in look.captions]
     if not captions:
         return None
 
@@ -226,5 +226,5 @@ def _measure_captions(findings: Findings, tokenizer: TextTokenizer | None) -> Te
 
     if tokenizer is None:
         tokenizer = build_text_tokenizer(findings.config.text, learned_from)
-    findings.captions = caption_figures(captions, tokenizer)
+    findings.captions = caption_metrics(captions, tokenizer)
     return tokenizer

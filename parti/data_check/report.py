@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parti.data_check.check import Findings, SplitFindings
+from parti.data_check.check import DataReport, SplitReport
+from parti.data_check.scan import PROPORTIONS, SizeStats
 from parti.data_check.targets import writing_target
-from parti.text.caption_figures import CaptionFigures
-from vqgan.data.inspection import PROPORTIONS, SizeFigures
-from vqgan.data.mixture import MixtureConfig
+from parti.text.caption_stats import CaptionMetrics
 from vqgan.data.source import Split
-from vqgan.data.sources import SourceConfig
+from vqgan.data.sources.mixture import MixtureConfig
+from vqgan.data.sources.open_source import SourceConfig
 from vqgan.data.unused import unused_lines
 
 _PLACES = ("path", "name")
@@ -28,24 +28,24 @@ _WIDTH = 110
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
 
 
-def report_text(findings: Findings) -> str:
-    """Everything on a screen or two: figures first, what is wrong last."""
+def report_text(findings: DataReport) -> str:
+    """Everything on a screen or two: metrics first, what is wrong last."""
     blocks = [_heading(findings), _table(findings)]
     unused = [line for text in unused_lines(findings.unused) for line in _wrapped("", text)]
-    blocks += [_broken(findings), "\n".join(unused), _copies(findings)]
+    blocks += [_broken(findings), "\n".join(unused), _duplicates(findings)]
     blocks.append(_captions(findings.captions, findings.several) if findings.captions else "captions: none")
     blocks.append(_verdict(findings))
     return "\n\n".join(filter(None, blocks))
 
 
-def report_json(findings: Findings) -> dict[str, Any]:
-    """Every figure and name."""
+def report_json(findings: DataReport) -> dict[str, Any]:
+    """Every metric and name."""
 
-    def split(found: SplitFindings) -> dict[str, Any]:
+    def split(found: SplitReport) -> dict[str, Any]:
         return {
             "total": found.total,
             "looked_at": found.seen,
-            "usable": len(found.looks),
+            "usable": len(found.stats),
             "without_caption": found.without_caption,
             "sizes": dataclasses.asdict(found.sizes) if found.sizes else None,
             "broken": [{"name": item.name, "cause": item.cause} for item in found.broken],
@@ -57,22 +57,22 @@ def report_json(findings: Findings) -> dict[str, Any]:
         "problems": findings.problems(),
         "splits": {name: split(found) for name, found in findings.splits.items()},
         "unused": [dataclasses.asdict(unused) for unused in findings.unused],
-        "exact_copies": findings.copies,
-        "near_copies": findings.near,
-        "held_out_and_trained_on": [{"heldout": one, "train": other} for one, other in findings.shared],
+        "exact_duplicates": findings.duplicates,
+        "near_duplicates": findings.near,
+        "val_and_trained_on": [{"val": one, "train": other} for one, other in findings.shared],
         "captions": dataclasses.asdict(findings.captions) if findings.captions else None,
-        "pictures_with_several_captions": findings.several,
+        "images_with_several_captions": findings.several,
     }
 
 
-def write_report(findings: Findings, path: str) -> None:
+def write_report(findings: DataReport, path: str) -> None:
     """The JSON report. Raises CannotWriteError."""
     text = json.dumps(report_json(findings), indent=2, ensure_ascii=False)
     with writing_target("report", path):
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
-def _heading(findings: Findings) -> str:
+def _heading(findings: DataReport) -> str:
     data = findings.config.data
     side = data.transform.image_size
     title = textwrap.shorten(_described(data.source), _WIDTH, placeholder=" ...")
@@ -90,39 +90,39 @@ def _described(source: SourceConfig) -> str:
     )
 
 
-def _table(findings: Findings) -> str:
+def _table(findings: DataReport) -> str:
     splits = findings.splits
     side = findings.config.data.transform.image_size
-    counts: dict[str, Callable[[SplitFindings], str]] = {
+    counts: dict[str, Callable[[SplitReport], str]] = {
         "items": lambda found: "unknown" if found.total is None else f"{found.total:,}",
         "looked at": lambda found: f"{found.seen:,}",
-        "usable": lambda found: _part(len(found.looks), found.seen),
+        "usable": lambda found: _part(len(found.stats), found.seen),
         "broken": lambda found: _part(len(found.broken), found.seen),
         "without caption": lambda found: _part(found.without_caption, found.seen),
     }
-    sizes: dict[str, Callable[[SizeFigures, int], str]] = {
-        "smallest picture": lambda figures, _: "{} x {}".format(*figures.smallest),
-        "median shorter side": lambda figures, _: f"{figures.median_shorter_side}",
-        "largest picture": lambda figures, _: "{} x {}".format(*figures.largest),
-        f"enlarged to {side} x {side}": lambda figures, usable: _part(figures.enlarged, usable),
+    sizes: dict[str, Callable[[SizeStats, int], str]] = {
+        "smallest image": lambda metrics, _: "{} x {}".format(*metrics.smallest),
+        "median shorter side": lambda metrics, _: f"{metrics.median_shorter_side}",
+        "largest image": lambda metrics, _: "{} x {}".format(*metrics.largest),
+        f"enlarged to {side} x {side}": lambda metrics, usable: _part(metrics.enlarged, usable),
         **{name: partial(_proportion, name) for name in PROPORTIONS},
-        "area that the crop keeps": lambda figures, _: f"{figures.shown_share:.0%}",
+        "area that the crop keeps": lambda metrics, _: f"{metrics.shown_share:.0%}",
     }
     rows = [["", *splits]]
     rows += [[name, *map(cell, splits.values())] for name, cell in counts.items()]
     for name, size_cell in sizes.items():
-        cells = [size_cell(found.sizes, len(found.looks)) if found.sizes else "-" for found in splits.values()]
+        cells = [size_cell(found.sizes, len(found.stats)) if found.sizes else "-" for found in splits.values()]
         if name not in PROPORTIONS or set(cells) - {"0", "-"}:
             rows.append([name, *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
 
 
-def _proportion(name: str, figures: SizeFigures, usable: int) -> str:
-    return _part(figures.proportions[name], usable)
+def _proportion(name: str, metrics: SizeStats, usable: int) -> str:
+    return _part(metrics.proportions[name], usable)
 
 
-def _broken(findings: Findings) -> str:
+def _broken(findings: DataReport) -> str:
     kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for split, found in findings.splits.items():
         for item in found.broken:
@@ -137,19 +137,19 @@ def _broken(findings: Findings) -> str:
     return "\n".join(lines)
 
 
-def _copies(findings: Findings) -> str:
+def _duplicates(findings: DataReport) -> str:
     def named(entry: tuple[Split, str]) -> str:
         return " ".join(entry)
 
-    surplus = sum(len(group) - 1 for group in findings.copies)
-    lines = [f"exact copies: {surplus:,}" + (f" (in {len(findings.copies):,} groups)" if surplus else "")]
-    lines += [f"  {_some([named(entry) for entry in group], ' = ')}" for group in findings.copies[:_NAMES]]
+    surplus = sum(len(group) - 1 for group in findings.duplicates)
+    lines = [f"exact copies: {surplus:,}" + (f" (in {len(findings.duplicates):,} groups)" if surplus else "")]
+    lines += [f"  {_some([named(entry) for entry in group], ' = ')}" for group in findings.duplicates[:_NAMES]]
     if findings.shared:
-        pairs = [f"heldout {one} = train {other}" for one, other in findings.shared]
+        pairs = [f"val {one} = train {other}" for one, other in findings.shared]
         lines.append(f"held out, but also trained on: {len(pairs):,}")
         lines += [*(f"  {pair}" for pair in pairs[:_NAMES]), _more(pairs)]
     if findings.near is None:
-        reason = "not looked for" if not findings.config.near_copies else "too many pictures to compare"
+        reason = "not looked for" if not findings.config.near_duplicates else "too many images to compare"
         lines.append(f"near copies: {reason}")
     else:
         across = sum(one[0] != other[0] for one, other in findings.near)
@@ -165,34 +165,34 @@ def _copies(findings: Findings) -> str:
     return "\n".join(filter(None, lines))
 
 
-def _captions(figures: CaptionFigures, several: tuple[int, int] | None) -> str:
+def _captions(metrics: CaptionMetrics, several: tuple[int, int] | None) -> str:
     lines = [
-        f"captions: {figures.captions:,}, {figures.different:,} different",
-        f"  tokens: {figures.fewest} to {figures.most}, median {figures.median}, 99% have at most "
-        f"{figures.most_of_99_percent}; the limit is {figures.length}",
-        f"  cut: {_part(figures.cut, figures.captions)}, {figures.lost_share:.2%} of all tokens lost",
-        f"  longest: {textwrap.shorten(figures.longest, 90, placeholder=' ...')}",
-        *_wrapped(f"  alphabet, {len(figures.alphabet)}: ", _shown(list(figures.alphabet))),
+        f"captions: {metrics.captions:,}, {metrics.different:,} different",
+        f"  tokens: {metrics.fewest} to {metrics.most}, median {metrics.median}, 99% have at most "
+        f"{metrics.most_of_99_percent}; the limit is {metrics.length}",
+        f"  cut: {_part(metrics.cut, metrics.captions)}, {metrics.lost_share:.2%} of all tokens lost",
+        f"  longest: {textwrap.shorten(metrics.longest, 90, placeholder=' ...')}",
+        *_wrapped(f"  alphabet, {len(metrics.alphabet)}: ", _shown(list(metrics.alphabet))),
     ]
-    if figures.rare:
-        lines += _wrapped(f"  once or twice, {len(figures.rare)}: ", _shown(figures.rare))
+    if metrics.rare:
+        lines += _wrapped(f"  once or twice, {len(metrics.rare)}: ", _shown(metrics.rare))
     if several and several[0]:
         text = (
-            f"{several[0]:,} of the first {several[1]:,} training pictures have several lines or texts; as "
+            f"{several[0]:,} of the first {several[1]:,} training images have several lines or texts; as "
             "data.source.captions is auto, lines are shown as one caption, and of a list the first: random shows all"
         )
         lines += _wrapped("  several captions: ", text)
-    unknown = _shown(list(figures.unknown)) if figures.unknown else "none"
-    suffix = f" (in {figures.with_unknown:,} captions)" if figures.unknown else ""
-    lines += _wrapped(f"  unknown to the vocabulary, {len(figures.unknown)}: ", unknown + suffix)
+    unknown = _shown(list(metrics.unknown)) if metrics.unknown else "none"
+    suffix = f" (in {metrics.with_unknown:,} captions)" if metrics.unknown else ""
+    lines += _wrapped(f"  unknown to the vocabulary, {len(metrics.unknown)}: ", unknown + suffix)
     return "\n".join(lines)
 
 
-def _verdict(findings: Findings) -> str:
+def _verdict(findings: DataReport) -> str:
     problems = findings.problems()
     lines = [line for problem in problems for line in _wrapped("problem: ", problem)]
     if findings.interrupted:
-        lines.append("interrupted: the figures are of what was looked at until then")
+        lines.append("interrupted: the metrics are of what was looked at until then")
     elif not problems:
         lines.append("no problems found")
     return "\n".join(lines)

@@ -7,20 +7,20 @@ from typing import Any
 
 from pydantic import Field
 
-from parti.code_cache.record import read_record
+from parti.code_cache.manifest import read_record
 from parti.objectives import OBJECTIVES
-from parti.reranking.train import TrainRerankerConfig
+from parti.reranker.train_reranker import TrainRerankerConfig
 from parti.text import TextConfig, TextTokenizerConfig
-from parti.text_warm_up.train import TrainTextEncoderConfig
-from parti.upsampling.train import TrainUpsamplerConfig
-from vqgan.command_line import split_arguments
-from vqgan.config import Config, ConfigError, load_config, read_yaml, validate
-from vqgan.data.hub_opening import FILE_BUILDERS
-from vqgan.data.listing import EXTENSIONS, METADATA_FILES
+from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig
+from parti.upsampler.train_upsampler import TrainUpsamplerConfig
+from vqgan.cli.command_line import split_arguments
+from vqgan.config.schema import Config, ConfigError, load_config, read_yaml, validate
+from vqgan.config.yaml_dialect import NotYAMLError, load
+from vqgan.data.folders.listing import EXTENSIONS, METADATA_FILES
 from vqgan.data.loader import DataConfig
-from vqgan.train import TrainVQGANConfig
-from vqgan.training.seeding import SEEDS
-from vqgan.yaml_dialect import NotYAMLError, load
+from vqgan.data.sources.huggingface_files import FILE_BUILDERS
+from vqgan.train_tokenizer import TrainVQGANConfig
+from vqgan.training.parallel.seeding import SEEDS
 
 _SECTIONS = ("data", "text", "seed")
 """What a check takes from the config of a run."""
@@ -35,14 +35,14 @@ class CheckConfig(Config):
     text: TextConfig = TextTokenizerConfig()
     """The vocabulary, whose length captions are held against."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of the batch in the picture: the first of a run with this seed."""
+    """Of the batch in the image: the first of a run with this seed."""
     require_captions: bool = False
-    """Count pictures without a caption as broken, as stage 2 does. True with --text, and with the config of such a
+    """Count images without a caption as broken, as stage 2 does. True with --text, and with the config of such a
     run."""
     limit: int = Field(0, ge=0)
     """Items of each split to look at, evenly spread where there is an index, else from the front; 0 for all."""
-    near_copies: bool = True
-    """Look for pictures that differ hardly (saved again, resized), beside exact copies."""
+    near_duplicates: bool = True
+    """Look for images that differ hardly (saved again, resized), beside exact copies."""
     max_broken: float = Field(0.0, ge=0, le=1)
     """A larger share of broken items is a problem: exit code 1."""
     max_unused: float = Field(0.0, ge=0, le=1)
@@ -51,13 +51,13 @@ class CheckConfig(Config):
     max_cut: float = Field(0.1, ge=0, le=1)
     """A larger share of captions that are cut at the vocabulary's length is a problem."""
     max_shared: float = Field(0.0, ge=0, le=1)
-    """A larger share of held-out pictures that are also trained on is a problem."""
-    picture: str | None = "out/check_data.png"
-    """Where to draw the first pictures of the first batch, as the model sees them; null: nowhere."""
-    pictures: int = Field(24, gt=0)
+    """A larger share of validation images that are also trained on is a problem."""
+    image: str | None = "out/check_data.png"
+    """Where to draw the first images of the first batch, as the model sees them; null: nowhere."""
+    images: int = Field(24, gt=0)
     """How many."""
     report: str | None = None
-    """JSON file for every figure and name; null: none."""
+    """JSON file for every metric and name; null: none."""
 
 
 def load_settings(argv: Sequence[str]) -> tuple[CheckConfig, bool]:
@@ -130,7 +130,7 @@ def _of_run(values: dict[str, Any]) -> dict[str, Any]:
     sections = {name: values[name] for name in _SECTIONS if name in values}
     data = dict(sections.get("data") or {})
     codes = data.pop("codes", None)
-    if codes is not None:  # then its pictures are those that the cache was made from
+    if codes is not None:  # then its images are those that the cache was made from
         record = read_record(Path(codes).expanduser())
         data |= {"source": record.source.model_dump(mode="json"), "transform": record.transform.model_dump(mode="json")}
     if "data" in sections:
@@ -185,7 +185,7 @@ def _data(value: str) -> dict[str, Any]:
 
 
 def _folder(path: Path, value: str) -> dict[str, Any]:
-    """A folder of pictures, of tar shards, or one that `datasets` opens: saved by it, or of Parquet files and such."""
+    """A folder of images, of tar shards, or one that `datasets` opens: saved by it, or of Parquet files and such."""
     names = [file.name for file in path.iterdir()]
     saved = any(name in ("state.json", "dataset_dict.json") for name in names)
     endings = {Path(name).suffix.lower() for name in names if name.lower() not in METADATA_FILES}

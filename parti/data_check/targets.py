@@ -8,20 +8,20 @@ from pathlib import Path
 from PIL import Image
 
 from parti.data_check.settings import CheckConfig
-from vqgan.config import ConfigError
-from vqgan.training.durable import CannotWriteError
+from vqgan.config.schema import ConfigError
+from vqgan.system.atomic_files import CannotWriteError
 
 
 def check_targets(config: CheckConfig) -> None:
-    """Raises ConfigError where the picture or the report cannot be written."""
-    for name, target in (("picture", config.picture), ("report", config.report)):
+    """Raises ConfigError where the image or the report cannot be written."""
+    for name, target in (("image", config.image), ("report", config.report)):
         cause = None if target is None else _obstacle(Path(target))
         if cause is not None:
             raise ConfigError(f"{name}: {target!r} cannot be written: {cause}; choose another --{name}")
-    if config.picture is not None:
-        ending = Path(config.picture).suffix.lower()
+    if config.image is not None:
+        ending = Path(config.image).suffix.lower()
         if Image.registered_extensions().get(ending) not in Image.SAVE:
-            raise ConfigError(f"picture: {config.picture!r} is of no known format; choose a name that ends with .png")
+            raise ConfigError(f"image: {config.image!r} is of no known format; choose a name that ends with .png")
 
 
 @contextmanager

@@ -1,5 +1,11 @@
 """How good a text-to-image model is: tools/evaluate.py generator, and the verdicts that the demonstration shows."""
 
-from parti.evaluation.judging import JudgedPicture, PromptEvaluation, evaluate_prompts, judge_pictures, other_captions
+from parti.evaluation.prompt_accuracy import (
+    CheckedImage,
+    PromptEvaluation,
+    check_images,
+    evaluate_prompts,
+    other_captions,
+)
 
-__all__ = ["JudgedPicture", "PromptEvaluation", "evaluate_prompts", "judge_pictures", "other_captions"]
+__all__ = ["CheckedImage", "PromptEvaluation", "check_images", "evaluate_prompts", "other_captions"]

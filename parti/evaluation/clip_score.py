@@ -1,7 +1,7 @@
-"""CLIP score of pictures and prompts, by a named backbone (Hessel et al., arXiv 2104.08718).
+"""CLIP score of images and prompts, by a named backbone (Hessel et al., arXiv 2104.08718).
 
 The scale is torchmetrics': the mean of 100 cos, and 0 where that is negative; the paper's own is 2.5 max(cos, 0).
-Two backbones' scores do not compare, so each has its figure. A backbone that chose the pictures must not score them:
+Two backbones' scores do not compare, so each has its metric. A backbone that chose the images must not score them:
 nothing is reranked here.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from parti.reranking.scorer import Scorer
-from vqgan.metrics.protocol import Figure, package
-from vqgan.model_folder import ModelFolderError
+from parti.reranker.scorer import Scorer
+from vqgan.hub.model_folder import ModelFolderError
+from vqgan.metrics.protocol import Metric, package
 
-METHOD = "max(mean of 100 cos(picture, prompt), 0)"
+METHOD = "max(mean of 100 cos(image, prompt), 0)"
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,21 @@ class Backbone:
     details: Mapping[str, Any] = field(default_factory=dict)
     """Its part of a protocol."""
 
-    def scores(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """100 cos of each picture and its prompt. Raises ValueError where the backbone is missing."""
+    def scores(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """100 cos of each image and its prompt. Raises ValueError where the backbone is missing."""
         if self.scorer is None:
             raise ValueError(f"{self.name} cannot score: {self.missing}")
-        return (100 * self.scorer.score_pictures(pictures, prompts)).tolist()
+        return (100 * self.scorer.score_images(images, prompts)).tolist()
 
-    def figure(self, scores: Sequence[float], prefix: str = "", details: Mapping[str, Any] | None = None) -> Figure:
+    def metric(self, scores: Sequence[float], prefix: str = "", details: Mapping[str, Any] | None = None) -> Metric:
         """The CLIP score over `scores`; null where the backbone is missing."""
         name = f"{prefix}clip_score({self.name})"
         details = {**self.details, **(details or {})}
         if self.scorer is None:
-            return Figure(name, None, "", METHOD, details, missing=self.missing)
+            return Metric(name, None, "", METHOD, details, missing=self.missing)
         value = max(sum(scores) / len(scores), 0.0)
-        count = f"{len(scores)} picture{'s' if len(scores) > 1 else ''}"
-        return Figure(name, value, "", f"{METHOD}; {count}", details | {"pictures": len(scores)})
+        count = f"{len(scores)} image{'s' if len(scores) > 1 else ''}"
+        return Metric(name, value, "", f"{METHOD}; {count}", details | {"images": len(scores)})
 
 
 class ClipScoreMeter:
@@ -55,14 +55,14 @@ class ClipScoreMeter:
         self._backbone = backbone
         self._scores: list[float] = []
 
-    def add(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> None:
-        """Take pictures into account."""
+    def add(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
+        """Take images into account."""
         if self._backbone.scorer is not None:
-            self._scores += self._backbone.scores(pictures, prompts)
+            self._scores += self._backbone.scores(images, prompts)
 
-    def figures(self) -> list[Figure]:
-        """The one figure."""
-        return [self._backbone.figure(self._scores)]
+    def metrics(self) -> list[Metric]:
+        """The one metric."""
+        return [self._backbone.metric(self._scores)]
 
 
 def open_backbone(name: str, device: torch.device) -> Backbone:

@@ -1,6 +1,6 @@
-"""Held-out figures of the fused models that read pictures and captions: `tools/evaluate.py captioner` and `inpainter`.
+"""Validation metrics of the fused models that read images and captions: `tools/evaluate.py captioner` and `inpainter`.
 
-They are the figures of training's own evaluations, by the same functions, on any pairs and each with its protocol.
+They are the metrics of training's own evaluations, by the same functions, on any pairs and each with its protocol.
 """
 
 import json
@@ -13,25 +13,25 @@ from pydantic import Field
 from torch import nn
 from tqdm import tqdm
 
-from parti.fused.captioning.caption_decoding import MOST_ROUNDS
-from parti.fused.captioning.caption_metrics import can_compare_texts
 from parti.fused.captioning.captioner import Captioner
-from parti.fused.captioning.captioning_evaluation import evaluate_captioner
+from parti.fused.captioning.decoding import MOST_ROUNDS
+from parti.fused.captioning.evaluation import evaluate_captioner
+from parti.fused.captioning.metrics import can_compare_texts
 from parti.fused.inpainting.corruption import CorruptionConfig
+from parti.fused.inpainting.evaluation import evaluate_inpainter
 from parti.fused.inpainting.inpainter import Inpainter
-from parti.fused.inpainting.inpainting_evaluation import evaluate_inpainter
-from vqgan.config import Config, ConfigError, load_config, read_yaml
+from vqgan.config.schema import Config, ConfigError, load_config, read_yaml
 from vqgan.data.batch import Batch
-from vqgan.data.shapes import ShapesConfig
-from vqgan.devices import arithmetic, device_name, usable_device
-from vqgan.metrics.judge import caption_judge
-from vqgan.metrics.protocol import AbsentMeter, Figure, file_sha256, package
+from vqgan.data.sources.shapes import ShapesConfig
+from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder, read_model_config
+from vqgan.metrics.caption_checkers import caption_checker
+from vqgan.metrics.protocol import AbsentMeter, Metric, file_sha256, package
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
 from vqgan.metrics.report import MetricsReport, make_room
 from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder, read_model_config
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.seeding import SEEDS
+from vqgan.system.devices import arithmetic, device_name, usable_device
+from vqgan.training.parallel.distributed import build_accelerator
+from vqgan.training.parallel.seeding import SEEDS
 
 ConfigT = TypeVar("ConfigT", bound="PairsEvaluationConfig")
 
@@ -42,11 +42,11 @@ class PairsEvaluationConfig(Config):
     model: str
     """Run folder or model folder."""
     out: str
-    """JSON file for the figures; its folder is made where missing."""
+    """JSON file for the metrics; its folder is made where missing."""
     data: ReferenceSetConfig
-    """Pictures and captions; by default those of the run that the model comes from."""
-    split: EvaluatedSplit = "heldout"
-    """Which pairs: heldout, train, or all of them (for a data set that is a test set as a whole)."""
+    """Images and captions; by default those of the run that the model comes from."""
+    split: EvaluatedSplit = "val"
+    """Which pairs: val, train, or all of them (for a data set that is a test set as a whole)."""
     limit: int = Field(0, ge=0)
     """Number of pairs, the first ones; 0 for all."""
     seed: int = Field(0, ge=0, lt=SEEDS)
@@ -59,7 +59,7 @@ class CaptionerEvaluationConfig(PairsEvaluationConfig):
     """A captioner's."""
 
     rounds: int = Field(2, ge=0, le=MOST_ROUNDS)
-    """Rounds of refinement; each has its figure."""
+    """Rounds of refinement; each has its metric."""
 
 
 class InpainterEvaluationConfig(PairsEvaluationConfig):
@@ -70,23 +70,23 @@ class InpainterEvaluationConfig(PairsEvaluationConfig):
 
 
 _CAPTIONER_METHODS = {
-    "exact_row_": "share of pictures that the caption behind this row describes, unrefined, by a checker of pixels",
+    "exact_row_": "share of images that the caption behind this row describes, unrefined, by a checker of pixels",
     "exact_round_": "the same behind row 14 after so many rounds of refinement",
-    "nats_row_": "mean cross-entropy of a word behind this row, given the picture, the draft and the words before",
+    "nats_row_": "mean cross-entropy of a word behind this row, given the image, the draft and the words before",
     "bleu_": "corpus BLEU with the data set's caption as the one reference, lower-cased words",
     "cider": "mean CIDEr-D with the data set's caption as the one reference",
     "meteor_like": "mean METEOR without synonyms, with the data set's caption as the one reference",
 }
 _INPAINTER_METHODS = {
-    "hole_l1": "mean absolute difference in large holes, pictures in [0, 1], filled by the picture's caption",
-    "hole_l1_wrong_caption": "the same with the caption of another picture",
-    "word_accuracy": "share of the words of long hidden spans that are told beside the picture",
-    "word_accuracy_without_picture": "the same beside a grey picture",
-    "hole_colour": "share of objects, cut out, that have their colour again",
-    "hole_colour_wrong_caption": "the same, filled by the caption of another picture",
-    "colour_words": "share of hidden colour words that are told, each hidden alone",
-    "colour_words_without_picture": "the same beside a grey picture",
-    "both_colour_words": "the same beside the picture, both of a caption hidden at once",
+    "hole_l1": "mean absolute difference in large holes, images in [0, 1], filled by the image's caption",
+    "hole_l1_wrong_caption": "the same with the caption of another image",
+    "word_accuracy": "share of the words of long hidden spans that are told beside the image",
+    "word_accuracy_without_image": "the same beside a gray image",
+    "hole_color": "share of objects, cut out, that have their color again",
+    "hole_color_wrong_caption": "the same, filled by the caption of another image",
+    "color_words": "share of hidden color words that are told, each hidden alone",
+    "color_words_without_image": "the same beside a gray image",
+    "both_color_words": "the same beside the image, both of a caption hidden at once",
 }
 
 
@@ -101,26 +101,26 @@ def load_inpainter_evaluation(overrides: Sequence[str]) -> InpainterEvaluationCo
 
 
 def measure_captioner(config: CaptionerEvaluationConfig, progress: bool = False) -> MetricsReport:
-    """All figures. Raises ConfigError, DataError or ModelFolderError, one line."""
+    """All metrics. Raises ConfigError, DataError or ModelFolderError, one line."""
     folder, device = _prepared(config)
     captioner = Captioner.from_pretrained(folder).to(device)
     pairs = _pairs(config, folder, captioner.config.image_size)
     batches = _batches(pairs, device, progress)
-    judge = caption_judge(config.data.source)
-    values = evaluate_captioner(captioner, batches, build_accelerator(), config.rounds, config.seed, judge)
+    check_image = caption_checker(config.data.source)
+    values = evaluate_captioner(captioner, batches, build_accelerator(), config.rounds, config.seed, check_image)
     details: dict[str, Any] = {"rounds": config.rounds, "seed": config.seed}
-    figures = list(_figures(values, _CAPTIONER_METHODS, details))
+    metrics = list(_metrics(values, _CAPTIONER_METHODS, details))
     if not can_compare_texts():
         lack = "the libraries of the extra `captions` are not installed: pip install 'parti-toolkit[captions]'"
         texts = AbsentMeter(
             ("bleu_1", "bleu_4", "cider", "meteor_like"), "shared words with the data set's caption", lack
         )
-        figures += texts.figures()
-    return _report(config, folder, captioner, pairs, figures, device)
+        metrics += texts.metrics()
+    return _report(config, folder, captioner, pairs, metrics, device)
 
 
 def measure_inpainter(config: InpainterEvaluationConfig, progress: bool = False) -> MetricsReport:
-    """All figures. Raises ConfigError, DataError or ModelFolderError, one line."""
+    """All metrics. Raises ConfigError, DataError or ModelFolderError, one line."""
     folder, device = _prepared(config)
     inpainter = Inpainter.from_pretrained(folder, device)
     pairs = _pairs(config, folder, inpainter.image_size)
@@ -128,8 +128,8 @@ def measure_inpainter(config: InpainterEvaluationConfig, progress: bool = False)
     shapes = isinstance(config.data.source, ShapesConfig)
     values = evaluate_inpainter(inpainter, batches, build_accelerator(), config.corruption, config.seed, shapes)
     details = {"corruption": config.corruption.model_dump(mode="json"), "seed": config.seed}
-    figures = list(_figures(values, _INPAINTER_METHODS, details))
-    return _report(config, folder, inpainter.network, pairs, figures, device)
+    metrics = list(_metrics(values, _INPAINTER_METHODS, details))
+    return _report(config, folder, inpainter.network, pairs, metrics, device)
 
 
 def _load(kind: type[ConfigT], overrides: Sequence[str], of_task: Mapping[str, str]) -> ConfigT:
@@ -172,14 +172,14 @@ def _batches(pairs: ReferenceSet, device: torch.device, progress: bool) -> Itera
             bar.update(len(batch))
 
 
-def _figures(values: Mapping[str, float], methods: Mapping[str, str], details: Mapping[str, Any]) -> Iterable[Figure]:
+def _metrics(values: Mapping[str, float], methods: Mapping[str, str], details: Mapping[str, Any]) -> Iterable[Metric]:
     """In the order of `methods`; a method's key is the whole name, or its beginning before the number."""
     for key, method in methods.items():
         for name, value in values.items():
             if name == key or name.rstrip("0123456789") == key:
                 own = {"evaluator": package("pycocoevalcap")} if key in ("bleu_", "cider") else {}
                 unit = "nats" if name.startswith("nats") else ""
-                yield Figure(name, value, unit, method, {**details, **own})
+                yield Metric(name, value, unit, method, {**details, **own})
 
 
 def _report(
@@ -187,7 +187,7 @@ def _report(
     folder: Path,
     network: nn.Module,
     pairs: ReferenceSet,
-    figures: Sequence[Figure],
+    metrics: Sequence[Metric],
     device: torch.device,
 ) -> MetricsReport:
     weights = file_sha256(folder / WEIGHTS_FILE)
@@ -203,10 +203,10 @@ def _report(
     reference = shared["reference"]
     limited = f", the first {reference['limit']}" if reference["limit"] else ""
     head = [
-        f"{folder}: {parameters:,} weights, pictures of {size}x{size}, weights sha256 {weights[:16]}",
-        f"{reference['pictures']} pairs, split {reference['split']}{limited}, of {reference['source']}",
+        f"{folder}: {parameters:,} weights, images of {size}x{size}, weights sha256 {weights[:16]}",
+        f"{reference['images']} pairs, split {reference['split']}{limited}, of {reference['source']}",
         f"pixels sha256 {reference['pixels_sha256'][:16]}, captions sha256 {reference['captions_sha256'][:16]}; "
         f"{shared['dtype']} on {shared['device']}",
     ]
     network_config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    return MetricsReport(about | {"config": network_config, "parameters": parameters}, shared, figures, head)
+    return MetricsReport(about | {"config": network_config, "parameters": parameters}, shared, metrics, head)

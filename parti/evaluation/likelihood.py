@@ -1,6 +1,6 @@
-"""Nats per image code of held-out pairs: the figure that compares stage-2 models on codes of the same tokenizer.
+"""Nats per image code of validation pairs: the metric that compares stage-2 models on codes of the same tokenizer.
 
-No bits per pixel are derived from it: a tokenizer loses detail, so the likelihood of the codes is none of the picture.
+No bits per pixel are derived from it: a tokenizer loses detail, so the likelihood of the codes is none of the image.
 """
 
 import math
@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parti.pairs import PairTokenizer
 from parti.pipeline import TextToImage
-from parti.tokenize import PairTokenizer
 from vqgan.data.batch import Batch
-from vqgan.metrics.protocol import Figure
+from vqgan.metrics.protocol import Metric
 
 
 class LikelihoodMeter:
@@ -24,10 +24,10 @@ class LikelihoodMeter:
     def __init__(self, model: TextToImage) -> None:
         self._generator = model.generator
         self._tokenizers = PairTokenizer(model.text_tokenizer, model.image_tokenizer)
-        self._nats: list[Tensor] = []  # (B,) float64: mean over the codes of each picture
+        self._nats: list[Tensor] = []  # (B,) float64: mean over the codes of each image
         self._text_nats = 0.0
         self._text_tokens = 0
-        self._codes_per_picture = 0
+        self._codes_per_image = 0
         self._cut = 0
 
     @torch.no_grad()
@@ -37,26 +37,26 @@ class LikelihoodMeter:
         logits = self._generator(tokens.text_ids, tokens.codes)
         nats = F.cross_entropy(logits.image.transpose(1, 2), tokens.codes, reduction="none")  # (B, N)
         self._nats.append(nats.double().mean(1).cpu())
-        self._codes_per_picture = tokens.codes.shape[1]
-        self._cut += round(tokens.cut_share * len(batch))
+        self._codes_per_image = tokens.codes.shape[1]
+        self._cut += round(tokens.truncated_fraction * len(batch))
         if logits.text is not None:
             pad = self._generator.tokens.text_pad_id  # padding is read, but not a target
             text = F.cross_entropy(logits.text.transpose(1, 2), tokens.text_ids, ignore_index=pad, reduction="none")
             self._text_nats += text.double().sum().item()
             self._text_tokens += int((tokens.text_ids != pad).sum())
 
-    def figures(self) -> Iterator[Figure]:
-        """Figures of all pairs so far."""
+    def metrics(self) -> Iterator[Metric]:
+        """Metrics of all pairs so far."""
         nats = torch.cat(self._nats)
         tokens, pairs = self._generator.tokens, len(nats)
         details: dict[str, Any] = {"pairs": pairs, "cut_captions": self._cut, "averaged": "over codes"}
-        details |= {"codes": pairs * self._codes_per_picture, "uniform_guess": math.log(tokens.image_vocab_size)}
+        details |= {"codes": pairs * self._codes_per_image, "uniform_guess": math.log(tokens.image_vocab_size)}
         if pairs > 1:
             details["standard_error"] = (nats.std() / math.sqrt(pairs)).item()
         method = "mean cross-entropy of image codes given caption and codes before; compares on one tokenizer"
-        yield Figure("nats_per_code", nats.mean().item(), "nats", method, details)
+        yield Metric("nats_per_code", nats.mean().item(), "nats", method, details)
         if self._text_tokens:
             method = "mean cross-entropy of each text token given those before, padding left out"
             guess = math.log(tokens.text_vocab_size)
             details = {"pairs": pairs, "tokens": self._text_tokens, "cut_captions": self._cut, "uniform_guess": guess}
-            yield Figure("nats_per_text_token", self._text_nats / self._text_tokens, "nats", method, details)
+            yield Metric("nats_per_text_token", self._text_nats / self._text_tokens, "nats", method, details)

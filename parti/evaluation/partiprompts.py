@@ -1,6 +1,6 @@
-"""PartiPrompts (arXiv 2206.10789, section 4 and appendix): pictures, sheets and scores by category and challenge.
+"""PartiPrompts (arXiv 2206.10789, section 4 and appendix): images, sheets and scores by category and challenge.
 
-The paper's own evaluation is people who compare two pictures side by side. A CLIP score is a proxy of it, and says so.
+The paper's own evaluation is people who compare two images side by side. A CLIP score is a proxy of it, and says so.
 The prompts are read from the released TSV file: Prompt, Category, Challenge, Note.
 """
 
@@ -17,21 +17,21 @@ from PIL import Image
 from tqdm import tqdm
 
 from parti.evaluation.clip_score import Backbone
-from parti.evaluation.drawing import drawn_in_parts
-from parti.evaluation.subject import Subject
+from parti.evaluation.model_under_test import ModelUnderTest
+from parti.evaluation.sample_in_parts import sample_in_parts
 from parti.sampling.generate import SamplingConfig
-from vqgan.bounded_file import MAX_TEXT_BYTES, read_bounded
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 from vqgan.contact_sheet import contact_sheet
-from vqgan.metrics.protocol import Figure, file_sha256
+from vqgan.metrics.protocol import Metric, file_sha256
 from vqgan.metrics.reference_set import captions_sha256
+from vqgan.system.bounded_file import MAX_TEXT_BYTES, read_bounded
 
 COLUMNS = ("Prompt", "Category", "Challenge")
 RECORDS_FILE = "samples.json"
-_SHEET_COLUMNS, _SHEET_PICTURES = 8, 120
+_SHEET_COLUMNS, _SHEET_IMAGES = 8, 120
 """More on one sheet no viewer shows well; the next ones come on the next sheet."""
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
-_PROXY = "a proxy: the paper's own figures are votes of people who see two pictures side by side"
+_PROXY = "a proxy: the paper's own metrics are votes of people who see two images side by side"
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class PartiPrompt:
 
 
 @dataclass(frozen=True)
-class PartiPicture:
-    """A picture to draw and the file that it goes to."""
+class PartiImage:
+    """An image to draw and the file that it goes to."""
 
     source: PartiPrompt
     file: str
@@ -94,19 +94,19 @@ def spread(prompts: Sequence[PartiPrompt], limit: int) -> list[PartiPrompt]:
     return sorted(in_turn[:limit], key=lambda prompt: prompt.number)
 
 
-def pictures_of(prompts: Sequence[PartiPrompt], rows: int, images: int, seed: int) -> list[PartiPicture]:
-    """What to draw. Names and seeds stand on the number of the row (of `rows`) and of the picture alone: another
-    limit, or more pictures a prompt, leaves them as they are."""
+def images_of(prompts: Sequence[PartiPrompt], rows: int, images: int, seed: int) -> list[PartiImage]:
+    """What to draw. Names and seeds stand on the number of the row (of `rows`) and of the image alone: another
+    limit, or more images a prompt, leaves them as they are."""
     return [
-        PartiPicture(prompt, f"{prompt.number:04d}-{number:02d}.png", seed + number * rows + prompt.number)
+        PartiImage(prompt, f"{prompt.number:04d}-{number:02d}.png", seed + number * rows + prompt.number)
         for prompt in prompts
         for number in range(images)
     ]
 
 
-def draw_partiprompts(
-    subject: Subject,
-    pictures: Sequence[PartiPicture],
+def generate_partiprompts(
+    model_under_test: ModelUnderTest,
+    images: Sequence[PartiImage],
     folder: Path,
     batch_size: int,
     progress: bool = False,
@@ -117,114 +117,114 @@ def draw_partiprompts(
     samples.json is written after every batch: an interrupted run goes on where it stopped. Raises ConfigError where
     nothing can be written.
     """
-    same = {"settings": dict(subject.sampling), **subject.identity}
+    same = {"settings": dict(model_under_test.sampling), **model_under_test.identity}
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         records = _read_records(folder)
         pending = []
-        for picture in pictures:
-            record = _record(picture, same)
-            if not _is_same(records.get(picture.file, {}), record) or not (folder / picture.file).is_file():
-                records.pop(picture.file, None)
-                pending.append((picture, record))
+        for image in images:
+            record = _record(image, same)
+            if not _is_same(records.get(image.file, {}), record) or not (folder / image.file).is_file():
+                records.pop(image.file, None)
+                pending.append((image, record))
         _write_records(folder, records)  # what is drawn anew is no longer what an old record says, whatever happens
-    wanted = [(picture.source.prompt, picture.seed) for picture, _ in pending]
+    wanted = [(image.source.prompt, image.seed) for image, _ in pending]
     todo = iter(pending)
-    for part in drawn_in_parts(subject.draw, wanted, batch_size, progress):
+    for part in sample_in_parts(model_under_test.generate, wanted, batch_size, progress):
         with _writing(folder):
-            for drawn, (picture, record) in zip(part, islice(todo, len(part)), strict=True):
-                drawn.image.save(folder / picture.file)
-                records[picture.file] = record
+            for generated, (image, record) in zip(part, islice(todo, len(part)), strict=True):
+                generated.image.save(folder / image.file)
+                records[image.file] = record
             _write_records(folder, records)
     return records
 
 
 def score_partiprompts(
-    pictures: Sequence[PartiPicture],
+    images: Sequence[PartiImage],
     backbones: Sequence[Backbone],
     folder: Path,
     records: dict[str, dict[str, Any]],
     batch_size: int,
     progress: bool = False,
 ) -> dict[str, list[float]]:
-    """100 cos of each picture by each backbone that is there, which samples.json gets too."""
+    """100 cos of each image by each backbone that is there, which samples.json gets too."""
     scores: dict[str, list[float]] = {backbone.name: [] for backbone in backbones if backbone.scorer is not None}
     if not scores:
         return scores
-    with tqdm(total=len(pictures), unit="image", desc="scoring", disable=not progress) as bar:
-        for start in range(0, len(pictures), batch_size):
-            part = pictures[start : start + batch_size]
-            opened = [_opened(folder / picture.file) for picture in part]
+    with tqdm(total=len(images), unit="image", desc="scoring", disable=not progress) as bar:
+        for start in range(0, len(images), batch_size):
+            part = images[start : start + batch_size]
+            opened = [_opened(folder / image.file) for image in part]
             for backbone in backbones:
                 if backbone.scorer is not None:
-                    scores[backbone.name] += backbone.scores(opened, [picture.source.prompt for picture in part])
+                    scores[backbone.name] += backbone.scores(opened, [image.source.prompt for image in part])
             bar.update(len(part))
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         cosines = {name: round(values[number], 4) for name, values in scores.items()}
-        records[picture.file]["clip_score"] = records[picture.file].get("clip_score", {}) | cosines
+        records[image.file]["clip_score"] = records[image.file].get("clip_score", {}) | cosines
     with _writing(folder):
         _write_records(folder, records)
     return scores
 
 
-def partiprompts_figures(
-    pictures: Sequence[PartiPicture],
+def partiprompts_metrics(
+    images: Sequence[PartiImage],
     backbones: Sequence[Backbone],
     scores: Mapping[str, Sequence[float]],
     details: Mapping[str, Any],
-) -> Iterator[Figure]:
-    """How many pictures there are; each backbone's CLIP score over all of them, and over those of each category and
-    challenge. A backbone that is missing has the one figure over all, which says what to fetch."""
-    keys: dict[str, Callable[[PartiPicture], str]] = {
-        "category": lambda picture: picture.source.category,
-        "challenge": lambda picture: picture.source.challenge,
+) -> Iterator[Metric]:
+    """How many images there are; each backbone's CLIP score over all of them, and over those of each category and
+    challenge. A backbone that is missing has the one metric over all, which says what to fetch."""
+    keys: dict[str, Callable[[PartiImage], str]] = {
+        "category": lambda image: image.source.category,
+        "challenge": lambda image: image.source.challenge,
     }
-    cut = details["drawn"]["cut_prompts"]
+    cut = details["generated"]["cut_prompts"]
     warning = f"{cut} prompts are longer than the model reads; it did not see their ends" if cut else ""
-    method = "pictures drawn for PartiPrompts, in the folder above with samples.json and sheets"
-    yield Figure("partiprompts_pictures", len(pictures), "", method, details, warning=warning)
-    details = {**details, "proxy_for": "votes of people who see two pictures side by side"}
+    method = "images generated for PartiPrompts, in the folder above with samples.json and sheets"
+    yield Metric("partiprompts_images", len(images), "", method, details, warning=warning)
+    details = {**details, "proxy_for": "votes of people who see two images side by side"}
     for backbone in backbones:
         if backbone.scorer is None:
-            yield backbone.figure((), "partiprompts_", details)
+            yield backbone.metric((), "partiprompts_", details)
             continue
-        found = dict(zip((picture.file for picture in pictures), scores[backbone.name], strict=True))
-        yield replace(backbone.figure(list(found.values()), "partiprompts_", details), warning=_PROXY)
+        found = dict(zip((image.file for image in images), scores[backbone.name], strict=True))
+        yield replace(backbone.metric(list(found.values()), "partiprompts_", details), warning=_PROXY)
         for name, key in keys.items():
-            for value, group in grouped(pictures, key).items():
-                part = [found[picture.file] for picture in group]
-                yield backbone.figure(part, f"partiprompts_{name}[{value}]_", {**details, name: value})
+            for value, group in grouped(images, key).items():
+                part = [found[image.file] for image in group]
+                yield backbone.metric(part, f"partiprompts_{name}[{value}]_", {**details, name: value})
 
 
-def write_sheets(pictures: Sequence[PartiPicture], folder: Path) -> list[Path]:
-    """`sheet-CATEGORY.png` with the pictures of a category, prompts below; several where one would be too large.
+def write_sheets(image_list: Sequence[PartiImage], folder: Path) -> list[Path]:
+    """`sheet-CATEGORY.png` with the images of a category, prompts below; several where one would be too large.
 
-    Where all pictures fit on one sheet, `sheet.png` shows them category by category.
+    Where all images fit on one sheet, `sheet.png` shows them category by category.
     """
-    images = sum(picture.source == pictures[0].source for picture in pictures)
+    images = sum(image.source == image_list[0].source for image in image_list)
     columns = images if 2 <= images <= _SHEET_COLUMNS else _SHEET_COLUMNS
-    size = _SHEET_PICTURES // columns * columns
-    groups = grouped(pictures, lambda picture: picture.source.category)
-    pages: dict[str, list[tuple[PartiPicture, str]]] = {}
+    size = _SHEET_IMAGES // columns * columns
+    groups = grouped(image_list, lambda image: image.source.category)
+    pages: dict[str, list[tuple[PartiImage, str]]] = {}
     for category, group in groups.items():
         name = "sheet-" + re.sub(r"[^a-z0-9]+", "-", category.lower()).strip("-")
-        captioned = [(picture, picture.source.prompt) for picture in group]
+        captioned = [(image, image.source.prompt) for image in group]
         for page, start in enumerate(range(0, len(group), size), 1):
             pages[f"{name}-{page}" if len(group) > size else name] = captioned[start : start + size]
-    if len(pictures) <= size:
-        everything = [picture for group in groups.values() for picture in group]
-        pages["sheet"] = [(picture, f"{picture.source.category}: {picture.source.prompt}") for picture in everything]
+    if len(image_list) <= size:
+        everything = [image for group in groups.values() for image in group]
+        pages["sheet"] = [(image, f"{image.source.category}: {image.source.prompt}") for image in everything]
     for name, page_of in pages.items():
-        shown = [_opened(folder / picture.file) for picture, _ in page_of]
+        shown = [_opened(folder / image.file) for image, _ in page_of]
         sheet = contact_sheet(shown, [caption for _, caption in page_of], columns=columns)
         with _writing(folder):
             sheet.save(folder / f"{name}.png")
     return [folder / f"{name}.png" for name in pages]
 
 
-def partiprompts_protocol(path: str | Path, pictures: Sequence[PartiPicture], rows: int) -> dict[str, Any]:
-    """Which prompts a figure is about."""
-    sources = list(dict.fromkeys(picture.source for picture in pictures))
+def partiprompts_protocol(path: str | Path, images: Sequence[PartiImage], rows: int) -> dict[str, Any]:
+    """Which prompts a metric is about."""
+    sources = list(dict.fromkeys(image.source for image in images))
     return {
         "prompts": {
             "file": Path(path).name,
@@ -233,8 +233,8 @@ def partiprompts_protocol(path: str | Path, pictures: Sequence[PartiPicture], ro
             "chosen": len(sources),
             "choice": "all" if len(sources) == rows else "evenly over the categories, spread over each",
             "prompts_sha256": captions_sha256([source.prompt for source in sources]),
-            "images_per_prompt": len(pictures) // len(sources),
-            "seeds": "first seed + picture * rows + row",
+            "images_per_prompt": len(images) // len(sources),
+            "seeds": "first seed + image * rows + row",
             "picked": "none: no reranking",
         }
     }
@@ -248,21 +248,21 @@ def grouped(items: Sequence[Any], key: Callable[[Any], str]) -> dict[str, list[A
     return groups
 
 
-def _record(picture: PartiPicture, same: Mapping[str, Any]) -> dict[str, Any]:
-    """What samples.json says of a picture, with what all of them share; equal records are equal pictures."""
-    source = picture.source
+def _record(image: PartiImage, same: Mapping[str, Any]) -> dict[str, Any]:
+    """What samples.json says of an image, with what all of them share; equal records are equal images."""
+    source = image.source
     return {
-        "file": picture.file,
+        "file": image.file,
         "prompt": source.prompt,
         "category": source.category,
         "challenge": source.challenge,
-        "seed": picture.seed,
+        "seed": image.seed,
         **same,
     }
 
 
 def _is_same(known: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """Whether a record tells of the same picture. A setting that an earlier version did not know had its default."""
+    """Whether a record tells of the same image. A setting that an earlier version did not know had its default."""
     defaults = SamplingConfig().model_dump(mode="json") if record["settings"] else {}
     settings = defaults | known.get("settings", {})
     return {name: known.get(name) for name in record} | {"settings": settings} == record

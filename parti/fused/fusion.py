@@ -1,8 +1,8 @@
-"""Where picture and text read each other: one affinity between every position and every token, used both ways.
+"""Where image and text read each other: one affinity between every position and every token, used both ways.
 
 As drawn, for 32 x 32 x 256 beside 30 x 768: a narrow pair (image 1x1 to 256, text to 768) multiplies into the affinity;
 the affinity times the wide image branch (512) gives 30 x 1536, which the text takes in; times the wide text branch
-(1536) it gives 32 x 32 x 512, which the picture takes in. Each side is concatenated with what it read, brought back to
+(1536) it gives 32 x 32 x 512, which the image takes in. Each side is concatenated with what it read, brought back to
 its own width and added to itself.
 
 Read so that every drawn width holds: heads of h = text_width / text_heads channels (64), image_channels / h of them on
@@ -24,7 +24,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-Normalisation = Literal["softmax", "count"]
+Normalization = Literal["softmax", "count"]
 """What the drawing leaves open. softmax: over what is read, each way; count: the bare products, divided by how many
 vectors are read (the literal drawing, whose values would grow with the map)."""
 
@@ -32,10 +32,10 @@ _GROUPS, _LEAST_IN_GROUP = 32, 4
 
 
 class _ImageReadsText(nn.Module):
-    """What both fusions have: the narrow pair, the wide text branch, and the picture's way back."""
+    """What both fusions have: the narrow pair, the wide text branch, and the image's way back."""
 
     def __init__(
-        self, image_channels: int, text_width: int, text_heads: int, normalisation: Normalisation = "softmax"
+        self, image_channels: int, text_width: int, text_heads: int, normalization: Normalization = "softmax"
     ) -> None:
         super().__init__()
         if text_width % text_heads:
@@ -43,7 +43,7 @@ class _ImageReadsText(nn.Module):
         self.head_width = text_width // text_heads
         self.image_heads = max(1, image_channels // self.head_width)
         self.text_heads = text_heads
-        self.normalisation: Normalisation = normalisation
+        self.normalization: Normalization = normalization
         narrow = self.image_heads * self.head_width
         self.image_norm = group_norm(image_channels)
         self.text_norm = nn.LayerNorm(text_width)
@@ -67,19 +67,19 @@ class _ImageReadsText(nn.Module):
 
 
 class TextToImageFusion(_ImageReadsText):
-    """One way: the picture reads the text, which stays as it is."""
+    """One way: the image reads the text, which stays as it is."""
 
     def forward(
         self, image: Float[Tensor, "B C H W"], text: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "B C H W"]:
-        """The picture with what it read; `mask` is true where there is text."""
+        """The image with what it read; `mask` is true where there is text."""
         normed = self.text_norm(text)
         read = attend(
             self._image_heads(self.image_key(self.image_norm(image))),
             self._text_heads(self.text_key(normed)),
             self._text_heads(self.text_value(normed)),
             repeat(mask, "b t -> b (t m)", m=self.text_heads),
-            self.normalisation,
+            self.normalization,
         )
         return self._into_image(image, read)
 
@@ -88,9 +88,9 @@ class Fusion(_ImageReadsText):
     """Both ways, as drawn. At C = 256 beside 30 x 768 it has 6.56M parameters, at C = 512 8.53M."""
 
     def __init__(
-        self, image_channels: int, text_width: int, text_heads: int, normalisation: Normalisation = "softmax"
+        self, image_channels: int, text_width: int, text_heads: int, normalization: Normalization = "softmax"
     ) -> None:
-        super().__init__(image_channels, text_width, text_heads, normalisation)
+        super().__init__(image_channels, text_width, text_heads, normalization)
         self.image_value = nn.Conv2d(image_channels, 2 * self.image_heads * self.head_width, 1)
         self.text_read = nn.Linear(2 * text_width, 2 * text_width)
         self.text_last = nn.Linear(3 * text_width, text_width)
@@ -107,7 +107,7 @@ class Fusion(_ImageReadsText):
             self._image_heads(self.image_value(image_normed)),
             self._text_heads(self.text_value(text_normed)),
             repeat(mask, "b t -> b (t m)", m=self.text_heads),
-            self.normalisation,
+            self.normalization,
         )
         read = self.text_read(rearrange(to_text, "b (t m) d -> b t (m d)", m=self.text_heads).to(text.dtype))
         change = self.text_last(torch.cat([text, read], dim=-1))
@@ -120,10 +120,10 @@ def exchange(
     image_values: Float[Tensor, "B Pn d"],
     text_values: Float[Tensor, "B Tm d"],
     mask: Bool[Tensor, "B Tm"],
-    normalisation: Normalisation,
+    normalization: Normalization,
 ) -> tuple[Float[Tensor, "B Pn d"], Float[Tensor, "B Tm d"]]:
-    """What the image vectors read of the text where `mask` is true, and what the text reads of the picture."""
-    if normalisation == "softmax" and image_keys.device.type == "cpu":
+    """What the image vectors read of the text where `mask` is true, and what the text reads of the image."""
+    if normalization == "softmax" and image_keys.device.type == "cpu":
         # One affinity for both ways; the fused kernel's backward pass is slow on a CPU. fp32: it is exponentiated.
         with torch.autocast("cpu", enabled=False):
             affinity = _scaled(image_keys.float()) @ text_keys.float().transpose(1, 2)
@@ -132,8 +132,8 @@ def exchange(
             to_text = torch.softmax(affinity, dim=1).transpose(1, 2) @ image_values.float()
         return to_image, to_text
     # The affinity twice, by a kernel that never stores it: at 64 x 64 and above it would not fit.
-    to_image = attend(image_keys, text_keys, text_values, mask, normalisation)
-    return to_image, attend(text_keys, image_keys, image_values, None, normalisation)
+    to_image = attend(image_keys, text_keys, text_values, mask, normalization)
+    return to_image, attend(text_keys, image_keys, image_values, None, normalization)
 
 
 def attend(
@@ -141,10 +141,10 @@ def attend(
     keys: Float[Tensor, "B K h"],
     values: Float[Tensor, "B K d"],
     mask: Bool[Tensor, "B K"] | None,
-    normalisation: Normalisation,
+    normalization: Normalization,
 ) -> Float[Tensor, "B Q d"]:
     """One way of `exchange`: what the queries read of the values whose keys `mask` lets them see."""
-    if normalisation == "softmax":
+    if normalization == "softmax":
         on_cpu = queries.device.type == "cpu"
         return (softmax_by_steps if on_cpu else softmax_by_kernel)(queries, keys, values, mask)
     with torch.autocast(queries.device.type, enabled=False):
@@ -183,7 +183,7 @@ def softmax_by_kernel(
 def group_norm(channels: int) -> nn.GroupNorm:
     """Of 32 groups, or as many as divide the channels and leave at least four in each.
 
-    A group of one channel would lose its mean: a picture's colour, and what a caption says of all of it.
+    A group of one channel would lose its mean: an image's color, and what a caption says of all of it.
     """
     most = max(1, min(_GROUPS, channels // _LEAST_IN_GROUP))
     return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)

@@ -1,6 +1,6 @@
-"""The rows of the drawings: how large picture and text are in each, for the drawn sizes and for smaller ones.
+"""The rows of the drawings: how large image and text are in each, for the drawn sizes and for smaller ones.
 
-Rows are numbered as drawn. Row k halves the picture for the k-th time down to the deepest row, 7; row 14 - k has the
+Rows are numbered as drawn. Row k halves the image for the k-th time down to the deepest row, 7; row 14 - k has the
 size of row k. Where fewer halvings are wanted, rows in the middle are left out and all others keep their numbers: with
 `deepest_row` 4 a trunk has the rows 1 2 3 4 11 12 13 14. So rows of trunks of any size, and of all three tasks, are
 called by the same number.
@@ -10,21 +10,21 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from parti.fused.fusion import Normalisation
+from parti.fused.fusion import Normalization
 from parti.fused.text_side import TextSideConfig
-from vqgan.config import Config
+from vqgan.config.schema import Config
 
 LAST_ROW = 14
-"""Row 0 is what is read: the picture and the ids."""
+"""Row 0 is what is read: the image and the ids."""
 
 
-class TrunkConfig(Config, fixed=("image_size", "deepest_row", "channels", "skips", "normalisation")):
+class TrunkConfig(Config, fixed=("image_size", "deepest_row", "channels", "skips", "normalization")):
     """Sizes of the trunk; the defaults are drawn."""
 
     image_size: int = Field(256, gt=0)
-    """Side of the picture in rows 0 and 14, in pixels."""
+    """Side of the image in rows 0 and 14, in pixels."""
     deepest_row: int = Field(7, ge=3, le=7)
-    """Row with the smallest picture, of image_size / 2 ** deepest_row pixels; rows between it and its mirror image
+    """Row with the smallest image, of image_size / 2 ** deepest_row pixels; rows between it and its mirror image
     are left out."""
     channels: tuple[Annotated[int, Field(gt=0)], ...] = Field(
         (64, 128, 256, 512, 512, 512, 512), strict=False, min_length=3, max_length=7
@@ -32,7 +32,7 @@ class TrunkConfig(Config, fixed=("image_size", "deepest_row", "channels", "skips
     """Image channels of rows 1, 2, ... down to the deepest; row 14 - k has as many as row k."""
     skips: bool = False
     """Add row k to row 14 - k, as in a U-Net. The drawing has no such lines; the shapes allow it."""
-    normalisation: Normalisation = "softmax"
+    normalization: Normalization = "softmax"
     """How a fusion weighs what it reads: softmax; or count, the bare affinity divided by the number of vectors."""
     text: TextSideConfig = TextSideConfig()
     """The text side."""
@@ -57,7 +57,7 @@ class TrunkConfig(Config, fixed=("image_size", "deepest_row", "channels", "skips
         return (*down, *up)
 
     def goes_down(self, row: int) -> bool:
-        """Whether the step into `row` halves the picture; else it doubles it."""
+        """Whether the step into `row` halves the image; else it doubles it."""
         return row <= self.deepest_row
 
     def before(self, row: int) -> int:
@@ -69,7 +69,7 @@ class TrunkConfig(Config, fixed=("image_size", "deepest_row", "channels", "skips
         return LAST_ROW - row if row > LAST_ROW - self.deepest_row else None
 
     def side(self, row: int) -> int:
-        """Side of the picture in `row`."""
+        """Side of the image in `row`."""
         return int(self.image_size >> min(row, LAST_ROW - row))
 
     def width(self, row: int) -> int:

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from parti.text.checkpoint import TOKENIZER_FILES, WEIGHT_FILES, find_checkpoint
 from parti.text.tokenizer import TextTokenizer
-from parti.transformers_folder import SAFE_WEIGHTS, SAFELY
-from vqgan.config import Config, ConfigError
-from vqgan.model_folder import ModelFolderError
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from parti.text.transformers_folder import SAFE_WEIGHTS, SAFELY
+from vqgan.config.schema import Config, ConfigError
+from vqgan.hub.model_folder import ModelFolderError
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 _BERT_STD, _BERT_WIDTH = 0.02, 768
 """BERT's initial weights (arXiv 1810.04805, published code), which are of that width."""
@@ -88,7 +88,7 @@ class TextEmbeddings(nn.Module):
         from transformers.models.bert.modeling_bert import BertEmbeddings
 
         self.bert = BertEmbeddings(_architecture(config, tokens))
-        _initialise(self, config.width)
+        _initialize(self, config.width)
 
     def forward(self, ids: Tensor) -> Float[Tensor, "B T D"]:
         return self.bert(ids)
@@ -108,7 +108,7 @@ class TextLayer(nn.Module):
         from transformers.models.bert.modeling_bert import BertLayer
 
         self.bert = BertLayer(_architecture(config))
-        _initialise(self, config.width)
+        _initialize(self, config.width)
 
     def forward(self, states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """`mask` is true where there is text."""
@@ -209,7 +209,7 @@ def _architecture(config: TextSideConfig, tokens: TextSpace | None = None) -> An
     return BertConfig(**settings)
 
 
-def _initialise(module: nn.Module, width: int) -> None:
+def _initialize(module: nn.Module, width: int) -> None:
     # By the width: 0.02 is BERT's at 768.
     std = _BERT_STD * (_BERT_WIDTH / width) ** 0.5
     for part in module.modules():

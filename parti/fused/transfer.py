@@ -10,8 +10,8 @@ from typing import TypeVar
 from torch import nn
 
 from parti.text import TextConfig
-from vqgan.config import ConfigError
-from vqgan.model_folder import ModelFolderError, find_model_folder, read_model_config, read_weights
+from vqgan.config.schema import ConfigError
+from vqgan.hub.model_folder import ModelFolderError, find_model_folder, read_model_config, read_weights
 
 KIND_PREFIX = "fused_"
 """How the `kind` in the config.json of a fused model begins: fused_inpainting, fused_captioning, fused_synthesis."""

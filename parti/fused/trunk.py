@@ -23,7 +23,7 @@ FUSED_ROWS = range(3, 12)
 
 
 class RowState(NamedTuple):
-    """Picture (B, C, H, W) and text (B, T, D) at the end of a row."""
+    """Image (B, C, H, W) and text (B, T, D) at the end of a row."""
 
     row: int
     image: Tensor
@@ -53,7 +53,7 @@ class RowParts(nn.Module):
         self.text = nn.ModuleDict({str(row): TextLayer(text) for row in text_rows if row in there})
         self.fusions = nn.ModuleDict(
             {
-                str(row): Fusion(config.width(row), text.width, text.heads, config.normalisation)
+                str(row): Fusion(config.width(row), text.width, text.heads, config.normalization)
                 for row in fused_rows
                 if row in there
             }
@@ -81,7 +81,7 @@ class RowParts(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The drawing of the pretraining task: 14 rows from pictures and ids to pictures and states."""
+    """The drawing of the pretraining task: 14 rows from images and ids to images and states."""
 
     def __init__(self, config: TrunkConfig, tokens: TextSpace) -> None:
         super().__init__()
@@ -91,11 +91,11 @@ class Trunk(nn.Module):
     def forward(
         self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B T D"]]:
-        """Row 14: a picture before its tanh, and the text's states."""
-        *_, last = self.walk(images, ids)
+        """Row 14: an image before its tanh, and the text's states."""
+        *_, last = self.run_rows(images, ids)
         return last.image, last.text
 
-    def walk(self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"]) -> Iterator[RowState]:
+    def run_rows(self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"]) -> Iterator[RowState]:
         """Every row in turn, from row 1."""
         parts, mask = self.parts, self.parts.tokens.seen(ids)
         image, text = images, parts.embeddings(ids)
@@ -112,7 +112,7 @@ class Trunk(nn.Module):
 
 
 def _image_step(config: TrunkConfig, row: int) -> nn.Sequential:
-    """3x3, stride 2, down or up, then GroupNorm and SiLU: neither depends on the batch. Row 14 is a bare picture."""
+    """3x3, stride 2, down or up, then GroupNorm and SiLU: neither depends on the batch. Row 14 is a bare image."""
     before, after = config.width(config.before(row)), config.width(row)
     step: nn.Module
     if config.goes_down(row):

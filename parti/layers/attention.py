@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from parti.layers.attend_one import attend_one
+from parti.layers.decode_attention import decode_attention
 from parti.layers.kv_cache import KeyValueCache
 from parti.layers.norms import HeadNorm
 from parti.layers.rotary import RotaryPositions
@@ -22,7 +22,7 @@ from vqgan.layers.attend import attend
 class SelfAttention(nn.Module):
     """Multi-head self-attention: bidirectional with a key mask (text), under a pattern (image), or one cached step.
 
-    With `qk_norm` and `rotary` queries and keys are normalised and then turned by their place.
+    With `qk_norm` and `rotary` queries and keys are normalized and then turned by their place.
     """
 
     def __init__(self, width: int, heads: int, qk_norm: bool = False, rotary: RotaryPositions | None = None) -> None:
@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
         q, k, v = self._project(x)
         return self._join(attend(q, k, v, mask))
 
-    def read_back(self, x: Float[Tensor, "B Q D"], pattern: SparsePattern) -> Float[Tensor, "B Q D"]:
+    def causal_forward(self, x: Float[Tensor, "B Q D"], pattern: SparsePattern) -> Float[Tensor, "B Q D"]:
         """Attend to earlier positions as `pattern` says; `x` may be the first of its states."""
         q, k, v = self._project(x)
         return self._join(attend_sparse(q, k, v, pattern))
@@ -47,7 +47,7 @@ class SelfAttention(nn.Module):
     def step(self, x: Float[Tensor, "B D"], cache: KeyValueCache, position: int | Tensor) -> Float[Tensor, "B D"]:
         """The result at `position` alone; what it reads of earlier ones is in the cache."""
         queries = self._project_step(x, cache, position)
-        return self.out(attend_one(queries, *cache.read(position)).flatten(1))
+        return self.out(decode_attention(queries, *cache.read(position)).flatten(1))
 
     def _project(
         self, x: Float[Tensor, "B Q D"]
@@ -109,7 +109,7 @@ class CrossAttention(nn.Module):
         return self.out(rearrange(attended, "b h q d -> b q (h d)"))
 
     def step(self, x: Float[Tensor, "B D"], texts: Sequence[SharedText]) -> Float[Tensor, "B D"]:
-        """One position of each picture, which reads its own text."""
+        """One position of each image, which reads its own text."""
         return self.out(by_text(texts, SharedText.read, self._queries(x)).flatten(1))
 
     def _queries(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows H d"]:

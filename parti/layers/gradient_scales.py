@@ -1,10 +1,10 @@
 """Gradient scales, one for each residual branch, for training in fp16 (DALL-E, arXiv 2102.12092, section 2.4, figure 4
-and appendix D; SPEC C.2).
+and appendix D; papers.md C.2).
 
 Gradients of later blocks are too small for fp16, those of earlier ones may be too large for one scale on the loss. So
 each branch has its own: on the way back the gradient is multiplied by it where it comes into the branch, and divided by
 it where it goes out again; between branches, on the residual path, it is fp32 and true. Gradients of the branch's
-weights come out scaled and are divided before the optimiser sees them. A branch whose gradients overflow is left out
+weights come out scaled and are divided before the optimizer sees them. A branch whose gradients overflow is left out
 of the update, and what it hands on is taken as zero, so that the branches before it do not suffer.
 
 In bf16, which has the exponents of fp32, none of this is needed.
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vqgan.training.sharded_tensors import whole
+from vqgan.training.parallel.sharded_tensors import whole
 
 INITIAL = 2.0**13
 LOWEST, HIGHEST = 2.0**7, 2.0**24
@@ -55,7 +55,7 @@ class Branch(NamedTuple):
 
 
 class GradientScales:
-    """The scales of all branches: `unscale` once an update, between the backward pass and the optimiser.
+    """The scales of all branches: `unscale` once an update, between the backward pass and the optimizer.
 
     With several processes the gradients are averaged first, so that all of them see the same overflows.
     """
@@ -75,7 +75,7 @@ class GradientScales:
     def unscale(self) -> dict[str, Tensor]:
         """Divide the gradients by their scales, drop those of branches where one is not finite, and adapt the scales.
 
-        An optimiser leaves parameters without a gradient as they are, moments and weight decay included.
+        An optimizer leaves parameters without a gradient as they are, moments and weight decay included.
         """
         gradients = [
             [weight.grad for weight in branch.parameters if weight.grad is not None] for branch in self.branches

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from parti.layers.attend_one import scores_of_one
 from parti.layers.attention import SelfAttention
+from parti.layers.decode_attention import decode_scores
 from parti.layers.kv_cache import KeyValueCache
 from parti.layers.shared_text import SharedText, by_text
 from vqgan.layers.attend import attend
@@ -19,21 +19,21 @@ from vqgan.layers.attend import attend
 class JointAttention(SelfAttention):
     """Self-attention of a row of text and image states; a mask says who reads whom, and text never reads the image."""
 
-    def read_text(
+    def prefill(
         self, x: Float[Tensor, "B T D"]
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B H T d"], Float[Tensor, "B H T d"]]:
         """The text states alone, causally, with the keys and values that image states will read."""
         q, k, v = self._project(x)
         return self._join(attend(q, k, v, causal=True)), k, v
 
-    def step_beside_text(
+    def decode_step(
         self, x: Float[Tensor, "B D"], texts: Sequence[SharedText], cache: KeyValueCache, position: int | Tensor
     ) -> Float[Tensor, "B D"]:
         """The image state at `position`, which reads all of its text and what the cache holds for it."""
         queries = self._project_step(x, cache, position)
         keys, values, bias = cache.read(position)
         # Scores of both sides are joined, not keys: with one query that moves d times less memory.
-        of_text, of_image = by_text(texts, SharedText.scores, queries), scores_of_one(queries, keys, bias)
+        of_text, of_image = by_text(texts, SharedText.scores, queries), decode_scores(queries, keys, bias)
         weights = torch.cat([of_text, of_image], dim=-1).softmax(-1, dtype=torch.float32).to(values.dtype)
         text_weights, image_weights = weights.split([of_text.shape[-1], of_image.shape[-1]], dim=-1)
         read = by_text(texts, SharedText.mix, text_weights) + (image_weights[:, :, None] @ values)[:, :, 0]

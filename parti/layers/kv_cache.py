@@ -1,8 +1,9 @@
 """Keys and values of image states, kept only as long as later states read them.
 
 Every mask of `parti.layers.sparse_masks` but one reads a window that moves along, so a ring of as many slots as the
-window is wide holds all that will be read: 33 slots for a row of 32 codes, 166 for a kernel of 11 (SPEC D.2). Columns
-are kept one after the other. Either way what a state reads lies in one run of slots: nothing is gathered or copied.
+window is wide holds all that will be read: 33 slots for a row of 32 codes, 166 for a kernel of 11 (papers.md D.2).
+Columns are kept one after the other. Either way what a state reads lies in one run of slots: nothing is gathered or
+copied.
 
 Positions may be Python numbers (a run is cut out, nothing else is read) or tensors (all slots are read, those that do
 not count are masked: every step has the same shapes, which a CUDA graph needs).
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from parti.layers.lookup import row_at
+from parti.layers.lookup import lookup
 from parti.layers.sparse_masks import MaskKind, distances_back, image_mask
 
 
@@ -81,7 +82,7 @@ class KeyValueCache:
             self.both[:, :, :, self.layout.slot(state)] = both
         else:
             slots, _ = self.layout.tables()
-            self.both.index_copy_(3, row_at(slots, state), both[:, :, :, None])
+            self.both.index_copy_(3, lookup(slots, state), both[:, :, :, None])
 
     def read(
         self, state: int | Tensor
@@ -91,7 +92,7 @@ class KeyValueCache:
             run, bias = self.layout.run(state)
             keys, values = self.both[:, :, :, run].unbind(0)
         else:
-            bias = row_at(self.layout.tables()[1], state)[0]
+            bias = lookup(self.layout.tables()[1], state)[0]
             keys, values = self.both.unbind(0)
         return keys, values, bias if bias is None else bias.to(keys.dtype)
 

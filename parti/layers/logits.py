@@ -1,10 +1,10 @@
 """The layer that gives logits: fp32 sums and results, at the speed that the run's precision allows.
 
 Thousands of logits decide what is drawn and how a model learns, so they are never rounded to 16 bits (Parti's outputs
-are fp32 too, SPEC D.4). In a run in bf16 the factors may be rounded as everywhere else, while products are summed and
-given in fp32: on a GPU that is its fast 16-bit product, on a CPU oneDNN's, which takes half as long as torch's own fp32
-product (docs/log.md, 2026-11-21). In fp32 runs, and in fp16, which has no room for a head's gradients, it is a plain
-layer.
+are fp32 too, papers.md D.4). In a run in bf16 the factors may be rounded as everywhere else, while products are summed
+and given in fp32: on a GPU that is its fast 16-bit product, on a CPU oneDNN's, which takes half as long as torch's own
+fp32 product (docs/log.md, 2026-11-21). In fp32 runs, and in fp16, which has no room for a head's gradients, it is a
+plain layer.
 
 Legend: D width, V vocabulary.
 """

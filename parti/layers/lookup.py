@@ -5,7 +5,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 
-def row_at(table: Shaped[Tensor, "N *X"], position: int | Tensor) -> Shaped[Tensor, "1 *X"]:
+def lookup(table: Shaped[Tensor, "N *X"], position: int | Tensor) -> Shaped[Tensor, "1 *X"]:
     """Row `position` (a number, or a tensor of none or one dimension with one entry), as a table of one row."""
     if isinstance(position, int):
         return table[position : position + 1]

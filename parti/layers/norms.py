@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn, ones
 
 NormKind = Literal["layer", "rms"]
-"""layer: centred, scaled and shifted (LayerNorm, arXiv 1607.06450); rms: scaled alone (RMSNorm, arXiv 1910.07467)."""
+"""layer: centered, scaled and shifted (LayerNorm, arXiv 1607.06450); rms: scaled alone (RMSNorm, arXiv 1910.07467)."""
 
 EPS = 1e-5
 """Added to the mean square, for every kind. torch's RMSNorm would take the dtype's epsilon, 1e-7 in fp32."""

@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from parti.layers.lookup import row_at
+from parti.layers.lookup import lookup
 
 
 class RotaryPositions(nn.Module):
     """Turns queries and keys (never values) by where their image state stands; one for all layers of a model.
 
-    `text_length` is the number of states before the image that are left as they are. With QK-norm, normalise first: a
+    `text_length` is the number of states before the image that are left as they are. With QK-norm, normalize first: a
     gain after the turn would make scores depend on absolute positions.
     """
 
@@ -47,7 +47,7 @@ class RotaryPositions(nn.Module):
             cos, sin = self.cos[: x.shape[-2]], self.sin[: x.shape[-2]]
         else:
             state = self.text_length + position
-            cos, sin = row_at(self.cos, state), row_at(self.sin, state)
+            cos, sin = lookup(self.cos, state), lookup(self.sin, state)
         first, second = x.float().chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 

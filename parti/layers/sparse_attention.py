@@ -7,8 +7,8 @@ blocks (causal attention: 0.55), and of Parti's decoder, image alone:
     row 0.34 / 0.23     column 0.27 / 0.13, in raster order 0.55 / 0.56     convolution 0.40 / 0.33
 
 A column's states lie a row apart, so in raster order each block has some of them. As in the paper (arXiv 2102.12092,
-figure 11; SPEC C.2) column attention therefore runs on transposed image states, one column after the other. It costs
-four copies, of queries, keys, values and result.
+figure 11; papers.md C.2) column attention therefore runs on transposed image states, one column after the other. It
+costs four copies, of queries, keys, values and result.
 
 Legend: B batch, H heads, S = T + N states, T text states, N = h * w image states, d head width.
 """

@@ -1,4 +1,4 @@
-"""Which image states an image state reads: DALL-E's masks (arXiv 2102.12092, figure 11; SPEC C.2).
+"""Which image states an image state reads: DALL-E's masks (arXiv 2102.12092, figure 11; papers.md C.2).
 
 States stand in raster order on a grid (h, w). Each mask is a set of distances: state i reads state i - distance
 wherever that is a state. So nothing looks ahead, and rows and kernels go on across the grid's border, in the row
@@ -28,7 +28,7 @@ def dalle_layer_kinds(depth: int) -> list[MaskKind]:
 def distances_back(kind: MaskKind, grid: tuple[int, int], kernel: int) -> list[int]:
     """How far back in raster order the states lie that a state reads: ascending, 0 is the state itself.
 
-    `kernel` is the odd side of the convolution's square, which is centred on the state. On 32x32 states a kernel of
+    `kernel` is the odd side of the convolution's square, which is centered on the state. On 32x32 states a kernel of
     11 gives 61 distances, (11 * 11 + 1) / 2, up to 165.
     """
     height, width = grid

@@ -1,4 +1,4 @@
-"""DALL-E's decoder-only transformer over text and image in one row (arXiv 2102.12092, section 2.2; SPEC C.2).
+"""DALL-E's decoder-only transformer over text and image in one row (arXiv 2102.12092, section 2.2; papers.md C.2).
 
 A state predicts the token at its own position and reads the token before it:
 
@@ -23,22 +23,22 @@ from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from parti.layers.activation_checkpointing import checkpointed
 from parti.layers.feed_forward import feed_forward
 from parti.layers.gradient_scales import Branch, BranchEnds
 from parti.layers.joint_attention import JointAttention
 from parti.layers.kv_cache import KeyValueCache
 from parti.layers.logits import fp32_logits
-from parti.layers.lookup import row_at
+from parti.layers.lookup import lookup
 from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
-from parti.layers.recomputation import recomputed
 from parti.layers.rotary import RotaryPositions
 from parti.layers.shared_text import SharedText
 from parti.layers.sparse_attention import SparsePattern
 from parti.layers.sparse_masks import MaskKind, dalle_layer_kinds
-from parti.models.generator import DecodingState, Generator, Logits, Memory
+from parti.models.generator import DecodingState, Generator, Logits, TextStates
 from parti.models.token_space import TokenSpace
-from vqgan.config import Config
+from vqgan.config.schema import Config
 
 
 class DecoderOnlyConfig(
@@ -75,7 +75,9 @@ class DecoderOnlyConfig(
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads; choose a multiple")
         self.options.check_heads(self.width, self.heads)
         if self.kernel % 2 == 0:
-            raise ValueError(f"a kernel is centred on its state, so odd; received {self.kernel}, use {self.kernel + 1}")
+            raise ValueError(
+                f"a kernel is centered on its state, so odd; received {self.kernel}, use {self.kernel + 1}"
+            )
         return self
 
 
@@ -126,24 +128,24 @@ class DecoderOnly(Generator):
 
         for block, kind in zip(self.blocks, self.layer_kinds, strict=True):
             pattern = SparsePattern(kind, self.tokens.image_grid, self.kernel, text_length)
-            x = recomputed(block, self.config.checkpoint_activations)(x, pattern)
+            x = checkpointed(block, self.config.checkpoint_activations)(x, pattern)
         x = self.norm(x.float())
         image, text = fp32_logits(self.image_head, x[:, text_length:]), fp32_logits(self.text_head, x[:, :text_length])
         return Logits(image=image, text=text)
 
-    def encode_text(self, text_ids: Int64[Tensor, "B T"]) -> Memory:
+    def encode_text(self, text_ids: Int64[Tensor, "B T"]) -> TextStates:
         x = self._embed_text(text_ids)
         layers = []
         for block in self.blocks:
-            x, keys, values = block.read_text(x)
+            x, keys, values = block.prefill(x)
             layers.append((keys, values))
         # Padding counts: it is read like any other text.
-        return Memory(layers, torch.ones_like(text_ids, dtype=torch.bool))
+        return TextStates(layers, torch.ones_like(text_ids, dtype=torch.bool))
 
     def step(self, previous: Int64[Tensor, "B"], position: int | Tensor, state: DecodingState) -> Float[Tensor, "B V"]:
         columns = self.tokens.image_grid[1]
-        x = self.image_embedding(previous) + row_at(self.row_positions, position // columns)
-        x = x + row_at(self.column_positions, position % columns)
+        x = self.image_embedding(previous) + lookup(self.row_positions, position // columns)
+        x = x + lookup(self.column_positions, position % columns)
         for block, cache, texts in zip(self.blocks, state.caches, state.texts, strict=True):
             x = block.step(x, texts, cache, position)
         return fp32_logits(self.image_head, self.norm(x.float()))
@@ -152,10 +154,10 @@ class DecoderOnly(Generator):
         """Every block's residual branches in their order, for gradient scales in fp16."""
         return [branch for block in self.blocks for branch in block.branches()]
 
-    def stepped_layers(self) -> list[nn.Module]:
+    def decode_layers(self) -> list[nn.Module]:
         return list(self.blocks)
 
-    def stacked_layers(self) -> list[nn.Module]:
+    def repeated_layers(self) -> list[nn.Module]:
         return list(self.blocks)
 
     def image_head_layer(self) -> nn.Linear:
@@ -201,17 +203,17 @@ class Block(nn.Module):
         self.attention_ends, self.mlp_ends = BranchEnds(), BranchEnds()
 
     def forward(self, x: Float[Tensor, "B S D"], pattern: SparsePattern) -> Float[Tensor, "B S D"]:
-        attended = self.attention.read_back(self.attention_norm(self.attention_ends.enter(x)), pattern)
-        return self._think(x + self.attention_ends.leave(self.dropout(attended)))
+        attended = self.attention.causal_forward(self.attention_norm(self.attention_ends.enter(x)), pattern)
+        return self._mlp_residual(x + self.attention_ends.leave(self.dropout(attended)))
 
-    def read_text(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B T D"], Tensor, Tensor]:
-        attended, keys, values = self.attention.read_text(self.attention_norm(x))
-        return self._think(x + self.dropout(attended)), keys, values
+    def prefill(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B T D"], Tensor, Tensor]:
+        attended, keys, values = self.attention.prefill(self.attention_norm(x))
+        return self._mlp_residual(x + self.dropout(attended)), keys, values
 
     def step(
         self, x: Float[Tensor, "B D"], texts: Sequence[SharedText], cache: KeyValueCache, position: int | Tensor
     ) -> Float[Tensor, "B D"]:
-        return self._think(x + self.attention.step_beside_text(self.attention_norm(x), texts, cache, position))
+        return self._mlp_residual(x + self.attention.decode_step(self.attention_norm(x), texts, cache, position))
 
     def branches(self) -> list[Branch]:
         """Both residual branches, for gradient scales."""
@@ -221,5 +223,5 @@ class Block(nn.Module):
             Branch(self.mlp_ends, [*self.mlp_norm.parameters(), *self.mlp.parameters()]),
         ]
 
-    def _think(self, x: Tensor) -> Tensor:
+    def _mlp_residual(self, x: Tensor) -> Tensor:
         return x + self.mlp_ends.leave(self.dropout(self.mlp(self.mlp_norm(self.mlp_ends.enter(x)))))

@@ -1,9 +1,9 @@
-"""Parti: a text encoder and an image-token decoder (arXiv 2206.10789, section 2.2; SPEC D).
+"""Parti: a text encoder and an image-token decoder (arXiv 2206.10789, section 2.2; papers.md D).
 
 Pre-LN blocks with ReLU feed-forwards and biases, learned positions on both sides, an extra LayerNorm at both
 outputs, an untied output head in fp32. The decoder reads a start token and then the codes, each one position late.
 The decoder's self-attention is full and causal by default; `attention: convolution` is the paper's convolution-shaped
-mask, whose kernel and borders it does not print (SPEC D.3 and C.2 say what is taken).
+mask, whose kernel and borders it does not print (papers.md D.3 and C.2 say what is taken).
 
 Legend: B batch, T text positions, N image codes, V image vocabulary, D width.
 """
@@ -16,19 +16,19 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from parti.layers.activation_checkpointing import checkpointed
 from parti.layers.attention import CrossAttention, SelfAttention
 from parti.layers.feed_forward import feed_forward
 from parti.layers.kv_cache import KeyValueCache
 from parti.layers.logits import fp32_logits
-from parti.layers.lookup import row_at
+from parti.layers.lookup import lookup
 from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
-from parti.layers.recomputation import recomputed
 from parti.layers.rotary import RotaryPositions
 from parti.layers.shared_text import SharedText
 from parti.layers.sparse_attention import SparsePattern
 from parti.layers.sparse_masks import MaskKind
-from parti.models.generator import DecodingState, Generator, Logits, Memory
+from parti.models.generator import DecodingState, Generator, Logits, TextStates
 from parti.models.token_space import TokenSpace
 from parti.text.encoders import (
     PretrainedTextEncoder,
@@ -38,7 +38,7 @@ from parti.text.encoders import (
     TrainedTextEncoder,
     TrainedTextEncoderConfig,
 )
-from vqgan.config import Config
+from vqgan.config.schema import Config
 
 
 class EncoderDecoderConfig(
@@ -80,7 +80,9 @@ class EncoderDecoderConfig(
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads; choose a multiple")
         self.options.check_heads(self.width, self.heads)
         if self.kernel % 2 == 0:
-            raise ValueError(f"a kernel is centred on its state, so odd; received {self.kernel}, use {self.kernel + 1}")
+            raise ValueError(
+                f"a kernel is centered on its state, so odd; received {self.kernel}, use {self.kernel + 1}"
+            )
         return self
 
 
@@ -115,20 +117,20 @@ class EncoderDecoder(Generator):
         self._init_weights()
 
     def forward(self, text_ids: Int64[Tensor, "B T"], codes: Int64[Tensor, "B N"]) -> Logits:
-        text, mask = self._read_text(text_ids)
+        text, mask = self._prefill(text_ids)
         start = torch.full_like(codes[:, :1], self.start_code)
         x = self.image_embedding(torch.cat([start, codes[:, :-1]], dim=1)) + self.image_positions[: codes.shape[1]]
         x = self.dropout(x)
         pattern = SparsePattern(self.config.attention, self.tokens.image_grid, self.kernel)
         for block in self.decoder:
-            x = recomputed(block, self.config.checkpoint_activations)(x, text, mask, pattern)
+            x = checkpointed(block, self.config.checkpoint_activations)(x, text, mask, pattern)
         return Logits(self._logits(x))
 
-    def encode_text(self, text_ids: Int64[Tensor, "B T"]) -> Memory:
-        text, mask = self._read_text(text_ids)
-        return Memory([block.cross_attention.project_memory(text) for block in self.decoder], mask)
+    def encode_text(self, text_ids: Int64[Tensor, "B T"]) -> TextStates:
+        text, mask = self._prefill(text_ids)
+        return TextStates([block.cross_attention.project_memory(text) for block in self.decoder], mask)
 
-    def _read_text(self, text_ids: Int64[Tensor, "B T"]) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
+    def _prefill(self, text_ids: Int64[Tensor, "B T"]) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
         if text_ids.shape[1] != self.tokens.text_length:
             raise ValueError(
                 f"this model reads {self.tokens.text_length} text positions, received {text_ids.shape[1]}; "
@@ -138,16 +140,16 @@ class EncoderDecoder(Generator):
         return self.text_encoder(text_ids, mask), mask
 
     def step(self, previous: Int64[Tensor, "B"], position: int | Tensor, state: DecodingState) -> Float[Tensor, "B V"]:
-        x = self.image_embedding(previous) + row_at(self.image_positions, position)
+        x = self.image_embedding(previous) + lookup(self.image_positions, position)
         for block, cache, texts in zip(self.decoder, state.caches, state.texts, strict=True):
             x = block.step(x, cache, texts, position)
         return self._logits(x)
 
-    def stepped_layers(self) -> list[nn.Module]:
+    def decode_layers(self) -> list[nn.Module]:
         return list(self.decoder)
 
-    def stacked_layers(self) -> list[nn.Module]:
-        return [*self.text_encoder.stacked_layers(), *self.decoder]
+    def repeated_layers(self) -> list[nn.Module]:
+        return [*self.text_encoder.repeated_layers(), *self.decoder]
 
     def image_head_layer(self) -> nn.Linear:
         return self.head
@@ -156,9 +158,9 @@ class EncoderDecoder(Generator):
         return fp32_logits(self.head, self.decoder_norm(x.float()))
 
     def _init_weights(self) -> None:
-        initialised = set(self.text_encoder.modules()) if self.text_encoder.is_initialised else set()
+        initialized = set(self.text_encoder.modules()) if self.text_encoder.is_initialized else set()
         for module in self.modules():
-            if module in initialised:
+            if module in initialized:
                 continue
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=self.config.width**-0.5)
@@ -193,7 +195,7 @@ class DecoderBlock(nn.Module):
         mask: Bool[Tensor, "B T"],
         pattern: SparsePattern,
     ) -> Float[Tensor, "B N D"]:
-        x = x + self.dropout(self.self_attention.read_back(self.self_attention_norm(x), pattern))
+        x = x + self.dropout(self.self_attention.causal_forward(self.self_attention_norm(x), pattern))
         keys, values = self.cross_attention.project_memory(text)
         x = x + self.dropout(self.cross_attention(self.cross_attention_norm(x), keys, values, mask))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -16,7 +16,7 @@ from parti.layers.kv_cache import CacheLayout, KeyValueCache, additive
 from parti.layers.shared_text import SharedText
 from parti.layers.sparse_masks import MaskKind
 from parti.models.token_space import TokenSpace
-from vqgan.config import Config
+from vqgan.config.schema import Config
 
 
 class Logits(NamedTuple):
@@ -27,34 +27,34 @@ class Logits(NamedTuple):
     text: Float[Tensor, "B T W"] | None = None
 
 
-class Memory(NamedTuple):
+class TextStates(NamedTuple):
     """What image positions know of the text: every layer's keys and values (B, H, T, d), and which positions count."""
 
     layers: list[tuple[Tensor, Tensor]]
     mask: Bool[Tensor, "B T"]
 
     @staticmethod
-    def joined(memories: Sequence["Memory"]) -> "Memory":
+    def joined(memories: Sequence["TextStates"]) -> "TextStates":
         """One after the other; all have as many text positions."""
         layers = [(torch.cat(keys), torch.cat(values)) for keys, values in _by_layer(memories)]
-        return Memory(layers, torch.cat([memory.mask for memory in memories]))
+        return TextStates(layers, torch.cat([memory.mask for memory in memories]))
 
-    def rows(self, index: Int64[Tensor, "R"]) -> "Memory":
+    def rows(self, index: Int64[Tensor, "R"]) -> "TextStates":
         """The text sides of these rows, in this order."""
-        return Memory([(keys[index], values[index]) for keys, values in self.layers], self.mask[index])
+        return TextStates([(keys[index], values[index]) for keys, values in self.layers], self.mask[index])
 
-    def trimmed(self) -> "Memory":
+    def without_padding(self) -> "TextStates":
         """Without the positions at the end that count in no row."""
         length = int(self.mask.any(0).nonzero().max()) + 1
         layers = [(keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers]
-        return Memory(layers, self.mask[:, :length])
+        return TextStates(layers, self.mask[:, :length])
 
 
-class Prompts(NamedTuple):
-    """Texts of which each is drawn `pictures` times, in rows that stand next to each other."""
+class PromptGroup(NamedTuple):
+    """Texts of which each is drawn `images` times, in rows that stand next to each other."""
 
-    memory: Memory
-    pictures: int = 1
+    memory: TextStates
+    images: int = 1
 
 
 class DecodingState(NamedTuple):
@@ -79,7 +79,7 @@ class Generator(nn.Module, ABC):
         """All logits at once, for training and likelihoods."""
 
     @abstractmethod
-    def encode_text(self, text_ids: Int64[Tensor, "B T"]) -> Memory:
+    def encode_text(self, text_ids: Int64[Tensor, "B T"]) -> TextStates:
         """Read the text once. Raises ValueError for another number of text positions than the model was built for."""
 
     @abstractmethod
@@ -88,11 +88,11 @@ class Generator(nn.Module, ABC):
         steps before left in `state`. As a tensor () `position` makes every step one of the same shapes. No dropout."""
 
     @abstractmethod
-    def stepped_layers(self) -> list[nn.Module]:
+    def decode_layers(self) -> list[nn.Module]:
         """The modules whose weights each step reads, but for the head."""
 
     @abstractmethod
-    def stacked_layers(self) -> list[nn.Module]:
+    def repeated_layers(self) -> list[nn.Module]:
         """The layers of all stacks, as the forward pass meets them, each called as a module: the units that are
         compiled, or divided between processes, one by one."""
 
@@ -104,24 +104,24 @@ class Generator(nn.Module, ABC):
         """Residual branches whose gradients can be scaled one by one, for training in fp16; none where it cannot."""
         return []
 
-    def start(self, prompts: Sequence[Prompts]) -> DecodingState:
+    def start(self, prompts: Sequence[PromptGroup]) -> DecodingState:
         """Empty caches, and the texts laid out for the steps of drawing; the rows of `prompts` follow each other."""
-        prompts = [Prompts(prompt.memory.trimmed(), prompt.pictures) for prompt in prompts]
-        if len({(prompt.pictures, prompt.memory.mask.shape[1]) for prompt in prompts}) == 1:
+        prompts = [PromptGroup(prompt.memory.without_padding(), prompt.images) for prompt in prompts]
+        if len({(prompt.images, prompt.memory.mask.shape[1]) for prompt in prompts}) == 1:
             # Sides of one shape are one side: half as many calls.
-            prompts = [Prompts(Memory.joined([prompt.memory for prompt in prompts]), prompts[0].pictures)]
-        batch = sum(len(prompt.memory.mask) * prompt.pictures for prompt in prompts)
+            prompts = [PromptGroup(TextStates.joined([prompt.memory for prompt in prompts]), prompts[0].images)]
+        batch = sum(len(prompt.memory.mask) * prompt.images for prompt in prompts)
         like = prompts[0].memory.layers[0][0]
         layouts = {
             kind: CacheLayout(kind, self.tokens.image_grid, self.kernel, like.device) for kind in set(self.layer_kinds)
         }
         caches = [KeyValueCache(layouts[kind], batch, like.shape[1], like) for kind in self.layer_kinds]
         texts: list[list[SharedText]] = [[] for _ in self.layer_kinds]
-        for memory, pictures in prompts:
+        for memory, images in prompts:
             # Where all of it counts nothing is added: the kernels without a mask are faster.
             bias = None if memory.mask.all() else additive(memory.mask)[:, None, None].to(like.dtype)
             for layer, (keys, values) in zip(texts, memory.layers, strict=True):
-                layer.append(SharedText(keys.contiguous(), values.contiguous(), bias, pictures))
+                layer.append(SharedText(keys.contiguous(), values.contiguous(), bias, images))
         return DecodingState(caches, texts)
 
     @property
@@ -135,7 +135,7 @@ class Generator(nn.Module, ABC):
         return next(self.parameters()).device
 
 
-def _by_layer(memories: Sequence[Memory]) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+def _by_layer(memories: Sequence[TextStates]) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
     """Of each layer the keys of all memories, and the values."""
     for layers in zip(*(memory.layers for memory in memories), strict=True):
         keys, values = zip(*layers, strict=True)

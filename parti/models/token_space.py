@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from vqgan.config import Config
+from vqgan.config.schema import Config
 
 
 class TokenSpace(Config):
@@ -17,9 +17,9 @@ class TokenSpace(Config):
     image_vocab_size: int = Field(gt=1)
     """Number of image codes V."""
     image_grid: tuple[int, int] = Field(strict=False)
-    """Code grid (h, w); a picture is h * w codes in row-major order."""
+    """Code grid (h, w); an image is h * w codes in row-major order."""
 
     @property
     def image_length(self) -> int:
-        """Number N of codes in a picture."""
+        """Number N of codes in an image."""
         return self.image_grid[0] * self.image_grid[1]

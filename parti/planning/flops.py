@@ -1,4 +1,4 @@
-"""Arithmetic of stage 2 by formula (SPEC D.2): two operations for a multiplication with its sum.
+"""Arithmetic of stage 2 by formula (papers.md D.2): two operations for a multiplication with its sum.
 
 What a model's mathematics needs, whatever the kernels do: a convolutional mask counts the codes that it reads, though
 dense attention computes scores of all. That is what a share of a GPU's peak ("MFU") is a share of.
@@ -45,12 +45,12 @@ def prompt_flops(generator: Generator) -> float:
 
 
 def code_flops(generator: Generator) -> float:
-    """Of one code, on average over those of a picture."""
+    """Of one code, on average over those of an image."""
     tokens, head = generator.tokens, 2 * matrix_weights(generator.image_head_layer())
     width = generator.image_head_layer().in_features
     keys = {kind: mean_keys(kind, tokens.image_grid, generator.kernel) for kind in set(generator.layer_kinds)}
     attention = sum(4 * width * (keys[kind] + tokens.text_length) for kind in generator.layer_kinds)
-    in_blocks = 2 * sum(map(matrix_weights, generator.stepped_layers()))
+    in_blocks = 2 * sum(map(matrix_weights, generator.decode_layers()))
     if isinstance(generator, EncoderDecoder):  # keys and values of the text are the prompt's
         in_blocks -= sum(2 * matrix_weights(block.cross_attention.key_value) for block in generator.decoder)
     return in_blocks + head + attention

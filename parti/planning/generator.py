@@ -1,4 +1,5 @@
-"""A stage-2 step, rehearsed: the generator as `parti.tasks` trains it, on codes of an image tokenizer or of a cache."""
+"""A stage-2 step, rehearsed: the generator as `parti.next_token.next_token_task` trains it, on codes of an image
+tokenizer or of a cache."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,24 +13,24 @@ from parti.layers.sparse_attention import dense_mask
 from parti.layers.sparse_masks import MaskKind, dalle_layer_kinds
 from parti.models import GENERATORS, DecoderOnly, EncoderDecoder, Generator, GeneratorConfig, TokenSpace
 from parti.models.decoder_only import DecoderOnlyConfig
+from parti.next_token.next_token_task import NextTokenTask
+from parti.next_token.train_next_token import TrainPartiConfig
+from parti.pairs import PairTokenizer, TokenPair
 from parti.planning.flops import training_flops
 from parti.planning.stand_ins import text_sizes
-from parti.tasks import NextTokenTask
 from parti.text.encoders import TrainedTextEncoderConfig
-from parti.tokenize import PairTokenizer, TokenPair
-from parti.train import TrainPartiConfig
 from vqgan.data.batch import Batch
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.planning.depth import Shallow, Stacks, shallow_networks, watch_blocks
 from vqgan.planning.footprint import Counted, Footprint
-from vqgan.planning.recording import Kernels, rehearsal
-from vqgan.planning.rehearsed_step import Cast, Rehearsed, parameters_of, pictures, rehearse
+from vqgan.planning.step_recorder import Kernels, fake_step
+from vqgan.planning.step_trace import Roles, StepTrace, images, parameters_of, trace_step
 from vqgan.planning.tokenizer import encoding_flops, tokenizer_without_weights
-from vqgan.train import TrainVQGANConfig
-from vqgan.training.distributed import build_accelerator
+from vqgan.train_tokenizer import TrainVQGANConfig
+from vqgan.training.parallel.distributed import build_accelerator
 
 
-def rehearse_generator(
+def trace_generator_step(
     config: TrainPartiConfig,
     tokenizer: TrainVQGANConfig,
     pairs_at_a_time: int,
@@ -37,12 +38,12 @@ def rehearse_generator(
     recompute: bool = False,
     kernels: Kernels = "gpu",
     whole: bool | None = None,
-) -> Rehearsed:
+) -> StepTrace:
     """One step. `recompute`: keep of each layer its input alone, as model.checkpoint_activations does.
 
     Of a deep network a few blocks are recorded and the rest is concluded, unless it is recorded `whole`.
     """
-    with rehearsal():
+    with fake_step():
         image_tokenizer = tokenizer_without_weights(tokenizer)
         tokens = tokens_of(config, image_tokenizer)
     generator = generator_without_weights(config, tokens)
@@ -56,8 +57,8 @@ def rehearse_generator(
         for shallow in shallow_networks(stacks, kept)
     ]
     from_cache = config.data.codes is not None
-    layers = generator.stacked_layers()
-    return Rehearsed(
+    layers = generator.repeated_layers()
+    return StepTrace(
         Footprint(recordings),
         parts_of(generator),
         largest_block=4 * max(map(parameters_of, layers)),
@@ -85,22 +86,22 @@ def _record(
 ) -> Counted:
     """The step of the network with these stacks."""
     from_cache = config.data.codes is not None
-    with _without_kept_masks(), rehearsal(kernels) as recording:
+    with _without_kept_masks(), fake_step(kernels) as recording:
         recording.exactly()
         image_tokenizer = tokenizer_without_weights(tokenizer)
         tokens = tokens_of(config, image_tokenizer)
         generator = GENERATORS[config.model.kind](_with_stacks(config.model, shallow.stacks), tokens)
         generator.layer_kinds = list(cast(Sequence[MaskKind], shallow.stacks[_OF_IMAGE]))
         if recompute:
-            for block in generator.stacked_layers():
+            for block in generator.repeated_layers():
                 _keep_the_input_alone(block)
-        tokenizers = BlankPairs(image_tokenizer, tokens, from_cache)
+        tokenizers = MaskedPairs(image_tokenizer, tokens, from_cache)
         task = NextTokenTask(config.task, generator, tokenizers, build_accelerator(), config.loop.steps, config.seed)
         watch_blocks(recording, _blocks(generator), kept)
-        cast_of_step = Cast([generator], [] if from_cache else [image_tokenizer], [task.ema.module])
+        cast_of_step = Roles([generator], [] if from_cache else [image_tokenizer], [task.ema.module])
         # Of several micro-batches one, as if those before it had left their gradients: nothing else stays of them.
-        since, _ = rehearse(recording, task, cast_of_step, [[pictures(pairs_at_a_time, image_tokenizer.image_size)]])
-        if config.loop.micro_batches > 1:
+        since, _ = trace_step(recording, task, cast_of_step, [[images(pairs_at_a_time, image_tokenizer.image_size)]])
+        if config.loop.gradient_accumulation_steps > 1:
             recording.keep("gradients")
     return Counted(recording, since, shallow.times)
 
@@ -127,8 +128,8 @@ def _with_stacks(model: GeneratorConfig, stacks: Mapping[str, Sequence[Hashable]
 
 def _blocks(generator: Generator) -> Mapping[str, Sequence[nn.Module]]:
     if isinstance(generator, EncoderDecoder):
-        return {_OF_TEXT: generator.text_encoder.stacked_layers(), _OF_IMAGE: generator.stepped_layers()}
-    return {_OF_IMAGE: generator.stepped_layers()}
+        return {_OF_TEXT: generator.text_encoder.repeated_layers(), _OF_IMAGE: generator.decode_layers()}
+    return {_OF_IMAGE: generator.decode_layers()}
 
 
 def generator_without_weights(config: TrainPartiConfig, tokens: TokenSpace) -> Generator:
@@ -168,7 +169,7 @@ def parts_of(generator: Generator) -> dict[str, int]:
 _LAST_NORMS = ("norm", "decoder_norm", "text_encoder.norm")
 
 
-class BlankPairs(PairTokenizer):
+class MaskedPairs(PairTokenizer):
     """Pairs of the right shapes, without captions: what they say has no influence on memory or time."""
 
     def __init__(self, image: ImageTokenizer, tokens: TokenSpace, from_cache: bool) -> None:

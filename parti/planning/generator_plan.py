@@ -3,60 +3,60 @@
 from dataclasses import replace
 from pathlib import Path
 
-from parti.planning.generator import generator_without_weights, rehearse_generator, tokens_of
-from parti.planning.sampling import drawing_cost
-from parti.train import TrainPartiConfig
-from parti.upsampling.train import TrainUpsamplerConfig
-from vqgan.config import ConfigError, load_config, read_yaml, validate
-from vqgan.data.loader import Share
-from vqgan.model_folder import CONFIG_FILE, find_model_folder, read_model_config
-from vqgan.planning.division import total
-from vqgan.planning.plan import Drawing, Machines, Plan
-from vqgan.planning.recording import rehearsal
-from vqgan.planning.rehearsed_step import Rehearsed
-from vqgan.planning.remedies import Change, find_remedies
+from parti.next_token.train_next_token import TrainPartiConfig
+from parti.planning.generator import generator_without_weights, tokens_of, trace_generator_step
+from parti.planning.sampling import sampling_cost
+from parti.upsampler.train_upsampler import TrainUpsamplerConfig
+from vqgan.config.schema import ConfigError, load_config, read_yaml, validate
+from vqgan.data.loader import BatchShard
+from vqgan.hub.model_folder import CONFIG_FILE, find_model_folder, read_model_config
+from vqgan.planning.parallelism import total
+from vqgan.planning.plan import Hardware, Plan, SamplingCost
+from vqgan.planning.step_recorder import fake_step
+from vqgan.planning.step_trace import StepTrace
+from vqgan.planning.suggestions import Change, find_remedies
 from vqgan.planning.tokenizer import tokenizer_without_weights
-from vqgan.train import TrainVQGANConfig
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 
-def plan_generator(config: TrainPartiConfig, tokenizer: TrainVQGANConfig, name: str, machines: Machines) -> Plan:
+def plan_generator(config: TrainPartiConfig, tokenizer: TrainVQGANConfig, name: str, hardware: Hardware) -> Plan:
     """Raises DataError for a batch that does not divide over the GPUs, ConfigError for an unknown vocabulary."""
-    memory, at_a_time, step = _memory(config, tokenizer, machines)
-    with rehearsal():
+    memory, at_a_time, step = _memory(config, tokenizer, hardware)
+    with fake_step():
         tokens = tokens_of(config, tokenizer_without_weights(tokenizer))
     generator = generator_without_weights(config, tokens)
     sampling = config.task.sampling
-    cost = drawing_cost(generator, sampling)
-    bandwidth = machines.gpu.bandwidth
+    cost = sampling_cost(generator, sampling)
+    bandwidth = hardware.gpu.bandwidth
     plan = Plan(
         name=name,
-        what=f"{config.model.kind}, {step.parameters / 1e6:,.2f} million weights, {config.task.optimiser.kind}, "
+        what=f"{config.model.kind}, {step.parameters / 1e6:,.2f} million weights, {config.task.optimizer.kind}, "
         f"{config.task.precision}",
         parts=step.parts,
         frozen_parts=step.frozen_parts,
-        machines=machines,
+        hardware=hardware,
         at_a_time=at_a_time,
         batch=config.data.batch_size,
         steps=config.loop.steps,
-        codes_a_picture=tokens.image_length,
+        codes_a_image=tokens.image_length,
         memory=memory,
-        flops_a_picture=step.flops,
-        drawing=Drawing(
+        flops_a_image=step.flops,
+        sampling_cost=SamplingCost(
             settings=f"{sampling.precision}, guidance {sampling.guidance_scale:g}",
             flops=cost.flops,
             cache=cost.cache,
             seconds=None if bandwidth is None else cost.seconds(bandwidth * 1e12),
         ),
-        copy_to_draw=4 * step.parameters if machines.division.parts > 1 else 0,
+        sampling_copy=4 * step.parameters if hardware.parallelism.parts > 1 else 0,
     )
     if plan.fits:
         return plan
 
-    def measure(changed: TrainPartiConfig, on: Machines) -> int:
+    def measure(changed: TrainPartiConfig, on: Hardware) -> int:
         return total(_memory(changed, tokenizer, on)[0])
 
-    changes = _changes(config, machines)
-    return plan.with_remedies(find_remedies(measure, config, machines, plan.needed, plan.room, changes))
+    changes = _changes(config, hardware)
+    return plan.with_suggestions(find_remedies(measure, config, hardware, plan.needed, plan.room, changes))
 
 
 def tokenizer_config(
@@ -72,7 +72,7 @@ def tokenizer_config(
     if (folder / CONFIG_FILE).is_file():
         model = read_model_config(folder)
         data = {"transform": {"image_size": model["image_size"]}}
-        task = {"codebook_care": {"continuous": 0, "revive_every": 0}}
+        task = {"codebook_maintenance": {"unquantized": 0, "restart_every": 0}}
         return validate(TrainVQGANConfig, {"model": model, "data": data, "task": task}, str(folder))
     for candidate in sorted((path.parent.parent / "vqgan").glob("*.yaml")):
         if read_yaml(candidate).get("run_dir") == config.image_tokenizer:
@@ -84,37 +84,37 @@ def tokenizer_config(
 
 
 def _memory(
-    config: TrainPartiConfig, tokenizer: TrainVQGANConfig, machines: Machines
-) -> tuple[dict[str, int], int, Rehearsed]:
-    micro_batches, division = config.loop.micro_batches, machines.division
-    share = Share(processes=division.gpus, micro_batches=micro_batches)
+    config: TrainPartiConfig, tokenizer: TrainVQGANConfig, hardware: Hardware
+) -> tuple[dict[str, int], int, StepTrace]:
+    gradient_accumulation_steps, parallelism = config.loop.gradient_accumulation_steps, hardware.parallelism
+    share = BatchShard(processes=parallelism.gpus, gradient_accumulation_steps=gradient_accumulation_steps)
     at_a_time = share.local_size(config.data.batch_size)
-    step = rehearse_generator(config, tokenizer, at_a_time)
-    return division.memory(step, config.task.precision != "fp32"), at_a_time, step
+    step = trace_generator_step(config, tokenizer, at_a_time)
+    return parallelism.memory(step, config.task.precision != "fp32"), at_a_time, step
 
 
-def _changes(config: TrainPartiConfig, machines: Machines) -> list[Change]:
-    """What may help beside smaller micro-batches: first what costs time alone, then what changes the optimiser."""
+def _changes(config: TrainPartiConfig, hardware: Hardware) -> list[Change]:
+    """What may help beside smaller micro-batches: first what costs time alone, then what changes the optimizer."""
     changes = []
     if not config.model.checkpoint_activations:
         changes.append(Change("--model.checkpoint_activations true", _with_checkpointing))
-    division = machines.division
-    if division.gpus > 1 and division.strategy != "fsdp":
+    parallelism = hardware.parallelism
+    if parallelism.gpus > 1 and parallelism.strategy != "fsdp":
         changes.append(Change("--strategy fsdp", _divided))
-    if config.task.optimiser.kind != "adafactor":
-        changes.append(Change("--task.optimiser.kind adafactor", _with_adafactor))
+    if config.task.optimizer.kind != "adafactor":
+        changes.append(Change("--task.optimizer.kind adafactor", _with_adafactor))
     return changes
 
 
-def _with_checkpointing(config: TrainPartiConfig, machines: Machines) -> tuple[TrainPartiConfig, Machines]:
+def _with_checkpointing(config: TrainPartiConfig, hardware: Hardware) -> tuple[TrainPartiConfig, Hardware]:
     model = config.model.model_copy(update={"checkpoint_activations": True})
-    return config.model_copy(update={"model": model}), machines
+    return config.model_copy(update={"model": model}), hardware
 
 
-def _with_adafactor(config: TrainPartiConfig, machines: Machines) -> tuple[TrainPartiConfig, Machines]:
-    optimiser = config.task.optimiser.model_copy(update={"kind": "adafactor"})
-    return config.model_copy(update={"task": config.task.model_copy(update={"optimiser": optimiser})}), machines
+def _with_adafactor(config: TrainPartiConfig, hardware: Hardware) -> tuple[TrainPartiConfig, Hardware]:
+    optimizer = config.task.optimizer.model_copy(update={"kind": "adafactor"})
+    return config.model_copy(update={"task": config.task.model_copy(update={"optimizer": optimizer})}), hardware
 
 
-def _divided(config: TrainPartiConfig, machines: Machines) -> tuple[TrainPartiConfig, Machines]:
-    return config, replace(machines, division=replace(machines.division, strategy="fsdp"))
+def _divided(config: TrainPartiConfig, hardware: Hardware) -> tuple[TrainPartiConfig, Hardware]:
+    return config, replace(hardware, parallelism=replace(hardware.parallelism, strategy="fsdp"))

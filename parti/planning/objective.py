@@ -9,24 +9,24 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-import parti.fused.captioning.captioning_train as captioning
-import parti.fused.inpainting.inpainting_train as inpainting
-import parti.fused.synthesis.synthesis_train as synthesis
-import parti.reranking.train as reranking
-import parti.text_warm_up.train as warm_up
+import parti.fused.captioning.train_captioning as captioning
+import parti.fused.inpainting.train_inpainting as inpainting
+import parti.fused.synthesis.train_synthesis as synthesis
+import parti.reranker.train_reranker as reranking
+import parti.text_encoder.train_text_encoder as warm_up
 from parti.planning.stand_ins import blank_vocabulary, full_caption, text_sizes, without_starts
-from parti.reranking.dual_encoder import build_processor
-from parti.upsampling.tasks import UpsamplerTask
-from parti.upsampling.train import TrainUpsamplerConfig
-from parti.upsampling.upsampler import Upsampler
+from parti.reranker.dual_encoder import build_processor
+from parti.upsampler.train_upsampler import TrainUpsamplerConfig
+from parti.upsampler.upsampler import Upsampler
+from parti.upsampler.upsampler_task import UpsamplerTask
 from vqgan.data.batch import Batch
 from vqgan.planning.footprint import Counted, Footprint
-from vqgan.planning.recording import Kernels, rehearsal
-from vqgan.planning.rehearsed_step import Cast, Rehearsed, parameters_of, rehearse
+from vqgan.planning.step_recorder import Kernels, fake_step
+from vqgan.planning.step_trace import Roles, StepTrace, parameters_of, trace_step
 from vqgan.planning.tokenizer import tokenizer_without_weights
-from vqgan.train import TrainVQGANConfig
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.protocol import Task
+from vqgan.train_tokenizer import TrainVQGANConfig
+from vqgan.training.parallel.distributed import build_accelerator
+from vqgan.training.task import Task
 
 
 class Play(NamedTuple):
@@ -40,21 +40,21 @@ class Play(NamedTuple):
 
 def rehearse_objective(
     config: Any, pairs_at_a_time: int, kernels: Kernels = "gpu", *, tokenizer: TrainVQGANConfig | None = None
-) -> Rehearsed:
+) -> StepTrace:
     """The step of a run's middle, in which all play. `tokenizer` is an upsampler's. R1 counts as often as it is due.
 
     Raises ConfigError for a vocabulary that is not known.
     """
-    with rehearsal(kernels) as recording:
+    with fake_step(kernels) as recording:
         play = build_play(config, tokenizer)
-        cast = Cast(list(play.trained.values()), list(play.frozen.values()), play.averaged)
-        batches = [blank_pairs(config, pairs_at_a_time) for _ in range(config.loop.micro_batches)]
+        roles = Roles(list(play.trained.values()), list(play.frozen.values()), play.averaged)
+        batches = [blank_pairs(config, pairs_at_a_time) for _ in range(config.loop.gradient_accumulation_steps)]
         recording.told = _told(config)
         # R1 is due at step 0, and not in the step after it.
         steps = [batches, batches]
-        since, (with_penalty, without) = rehearse(recording, play.task, cast, steps)
+        since, (with_penalty, without) = trace_step(recording, play.task, roles, steps)
     often = 1 / _r1_every(config)
-    return Rehearsed(
+    return StepTrace(
         Footprint([Counted(recording, since)]),
         {name: parameters_of(network) for name, network in play.trained.items()},
         largest_block=0,
@@ -70,7 +70,7 @@ def build_play(config: Any, tokenizer: TrainVQGANConfig | None = None) -> Play:
 
 
 def blank_pairs(config: Any, count: int) -> Batch:
-    """Pictures of the run's size with captions as long as it reads."""
+    """Images of the run's size with captions as long as it reads."""
     size = config.data.transform.image_size
     caption = full_caption(text_sizes(config.text).length) if hasattr(config, "text") else ""
     return Batch(torch.zeros(count, 3, size, size), [caption] * count, [str(number) for number in range(count)])
@@ -97,7 +97,7 @@ def _inpainting(config: inpainting.TrainInpaintingConfig, accelerator: Accelerat
     task = inpainting.build_task(config, accelerator, blank_vocabulary(config.text))
     return Play(
         task,
-        {"network": task.network} | _discriminator(task.adversary),
+        {"network": task.network} | _discriminator(task.discriminator_trainer),
         _perceptual(task.losses),
         [task.ema.module],
     )
@@ -112,7 +112,7 @@ def _synthesis(config: synthesis.TrainSynthesisConfig, accelerator: Accelerator,
     task = synthesis.build_task(config, accelerator, blank_vocabulary(config.text))
     trained = {"generator": task.generator, "discriminators": task.discriminators}
     if task.encoder is not None:
-        trained["picture encoder"] = task.encoder
+        trained["image encoder"] = task.encoder
     return Play(task, trained, _perceptual(task.losses), [task.ema.module])
 
 
@@ -122,7 +122,7 @@ def _upsampler(config: TrainUpsamplerConfig, accelerator: Accelerator, tokenizer
     task = UpsamplerTask(config.task, Upsampler(config.model), image_tokenizer, accelerator, config.loop.steps)
     return Play(
         task,
-        {"upsampler": task.upsampler} | _discriminator(task.adversary),
+        {"upsampler": task.upsampler} | _discriminator(task.discriminator_trainer),
         {"image tokenizer": image_tokenizer} | _perceptual(task.losses),
         [task.ema.module],
     )
@@ -148,8 +148,8 @@ class _Rest(nn.Module):
         self.others = nn.ParameterList(others)
 
 
-def _discriminator(adversary: Any) -> dict[str, nn.Module]:
-    return {} if adversary is None else {"discriminator": adversary.discriminator}
+def _discriminator(discriminator_trainer: Any) -> dict[str, nn.Module]:
+    return {} if discriminator_trainer is None else {"discriminator": discriminator_trainer.discriminator}
 
 
 def _perceptual(losses: Any) -> dict[str, nn.Module]:
@@ -168,9 +168,9 @@ def _all_at_once(config: Any) -> Any:
     if isinstance(config, synthesis.TrainSynthesisConfig):
         perceptual = task.distance.perceptual.model_copy(update={"weights": "random"})
         changes |= {
-            "game": task.game.model_copy(update={"start": 0, "warmup": 0}),
+            "adversarial": task.adversarial.model_copy(update={"start": 0, "warmup": 0}),
             "scale_starts": (0, 0, 0),
-            "explained_from": 0,
+            "posterior_start": 0,
             "distance": task.distance.model_copy(update={"perceptual": perceptual}),
         }
     return config.model_copy(update={"task": task.model_copy(update=changes)})
@@ -183,6 +183,6 @@ def _told(config: Any) -> float:
 
 def _r1_every(config: Any) -> int:
     if isinstance(config, synthesis.TrainSynthesisConfig):
-        return config.task.game.r1_every
+        return config.task.adversarial.r1_every
     adversarial = getattr(config.task, "adversarial", None)
     return 1 if adversarial is None else adversarial.r1_every

@@ -3,18 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+from parti.next_token.train_next_token import TrainPartiConfig
 from parti.objectives import OBJECTIVES
 from parti.planning.objective import rehearse_objective
-from parti.reranking.train import TrainRerankerConfig
-from parti.text_warm_up.train import TrainTextEncoderConfig
-from parti.train import TrainPartiConfig
-from parti.upsampling.train import TrainUpsamplerConfig
-from vqgan.config import Config, ConfigError, parse_overrides, read_yaml
-from vqgan.data.loader import Share
-from vqgan.planning.division import total
-from vqgan.planning.plan import Machines, Plan
-from vqgan.planning.remedies import find_remedies
-from vqgan.train import TrainVQGANConfig
+from parti.reranker.train_reranker import TrainRerankerConfig
+from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig
+from parti.upsampler.train_upsampler import TrainUpsamplerConfig
+from vqgan.config.schema import Config, ConfigError, parse_overrides, read_yaml
+from vqgan.data.loader import BatchShard
+from vqgan.planning.parallelism import total
+from vqgan.planning.plan import Hardware, Plan
+from vqgan.planning.suggestions import find_remedies
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 
 def config_type(path: Path, overrides: list[str]) -> type[Config]:
@@ -37,37 +37,39 @@ def config_type(path: Path, overrides: list[str]) -> type[Config]:
     return TrainVQGANConfig
 
 
-def plan_objective(config: Any, name: str, machines: Machines, tokenizer: TrainVQGANConfig | None = None) -> Plan:
+def plan_objective(config: Any, name: str, hardware: Hardware, tokenizer: TrainVQGANConfig | None = None) -> Plan:
     """Raises ConfigError for divided weights, which these have not, or an unknown vocabulary, DataError for a batch
     that does not divide."""
-    division = machines.division
+    parallelism = hardware.parallelism
     objective = getattr(config, "objective", _NAMES.get(type(config), "a run"))
-    if division.strategy != "ddp":
-        raise ConfigError(f"--strategy {division.strategy}: {objective} trains with whole weights on each GPU; use ddp")
-    at_a_time = _at_a_time(config, machines)
+    if parallelism.strategy != "ddp":
+        raise ConfigError(
+            f"--strategy {parallelism.strategy}: {objective} trains with whole weights on each GPU; use ddp"
+        )
+    at_a_time = _at_a_time(config, hardware)
     step = rehearse_objective(config, at_a_time, tokenizer=tokenizer)
     size = config.data.transform.image_size
     plan = Plan(
         name=name,
-        what=f"{objective}, {step.parameters / 1e6:.1f} million weights, pictures of {size}",
+        what=f"{objective}, {step.parameters / 1e6:.1f} million weights, images of {size}",
         parts=step.parts,
         frozen_parts=step.frozen_parts,
-        machines=machines,
+        hardware=hardware,
         at_a_time=at_a_time,
         batch=config.data.batch_size,
         steps=config.loop.steps,
-        codes_a_picture=0,
-        memory=division.memory(step, config.task.precision != "fp32"),
-        flops_a_picture=step.flops,
+        codes_a_image=0,
+        memory=parallelism.memory(step, config.task.precision != "fp32"),
+        flops_a_image=step.flops,
     )
     if plan.fits:
         return plan
 
-    def measure(changed: Any, on: Machines) -> int:
+    def measure(changed: Any, on: Hardware) -> int:
         step = rehearse_objective(changed, _at_a_time(changed, on), tokenizer=tokenizer)
-        return total(on.division.memory(step, changed.task.precision != "fp32"))
+        return total(on.parallelism.memory(step, changed.task.precision != "fp32"))
 
-    return plan.with_remedies(find_remedies(measure, config, machines, plan.needed, plan.room))
+    return plan.with_suggestions(find_remedies(measure, config, hardware, plan.needed, plan.room))
 
 
 _NAMES: dict[type, str] = {
@@ -77,6 +79,8 @@ _NAMES: dict[type, str] = {
 }
 
 
-def _at_a_time(config: Any, machines: Machines) -> int:
-    share = Share(processes=machines.division.gpus, micro_batches=config.loop.micro_batches)
+def _at_a_time(config: Any, hardware: Hardware) -> int:
+    share = BatchShard(
+        processes=hardware.parallelism.gpus, gradient_accumulation_steps=config.loop.gradient_accumulation_steps
+    )
     return share.local_size(config.data.batch_size)

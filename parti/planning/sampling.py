@@ -1,4 +1,4 @@
-"""What drawing one picture costs (SPEC D.2 and G)."""
+"""What drawing one image costs (papers.md D.2 and G)."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ _CACHED_BYTES = {"fp32": 4, "bf16": 2, "int8": 4}
 
 
 @dataclass(frozen=True)
-class DrawingCost:
-    """flops: of one picture; cache: bytes of its keys and values, image and text; step: bytes that a step reads."""
+class SamplingCostTerms:
+    """flops: of one image; cache: bytes of its keys and values, image and text; step: bytes that a step reads."""
 
     flops: float
     cache: int
@@ -24,23 +24,23 @@ class DrawingCost:
     steps: int
 
     def seconds(self, bandwidth: float) -> float:
-        """At least, at so many bytes a second, for one picture: small batches wait for memory, not for arithmetic."""
+        """At least, at so many bytes a second, for one image: small batches wait for memory, not for arithmetic."""
         return self.steps * self.step / bandwidth
 
 
-def drawing_cost(generator: Generator, settings: SamplingConfig) -> DrawingCost:
-    """Of one picture by these settings; guidance draws two sides, and reads the empty text as one position."""
+def sampling_cost(generator: Generator, settings: SamplingConfig) -> SamplingCostTerms:
+    """Of one image by these settings; guidance draws two sides, and reads the empty text as one position."""
     tokens, head = generator.tokens, generator.image_head_layer()
     sides = 1 if settings.guidance_scale == 1.0 else 2
     length = tokens.image_length
     cpu = torch.device("cpu")
     slots = sum(CacheLayout(kind, tokens.image_grid, generator.kernel, cpu).slots for kind in generator.layer_kinds)
-    read = sum(map(matrix_weights, generator.stepped_layers()))
+    read = sum(map(matrix_weights, generator.decode_layers()))
     if isinstance(generator, EncoderDecoder):  # keys and values of the text are computed once
         read -= sum(matrix_weights(block.cross_attention.key_value) for block in generator.decoder)
     text = (tokens.text_length + sides - 1) * len(generator.layer_kinds)
     cache = (slots * sides + text) * 2 * head.in_features * _CACHED_BYTES[settings.precision]
-    return DrawingCost(
+    return SamplingCostTerms(
         flops=sides * (prompt_flops(generator) + length * code_flops(generator)),
         cache=cache,
         # The head stays fp32; the cache is read whole at worst.

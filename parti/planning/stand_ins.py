@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from parti.text import SavedTokenizerConfig, TextConfig, TextTokenizer, TextTokenizerConfig, UnigramConfig
 from parti.text.saved_tokenizer import load_saved_tokenizer
 from parti.text.vocabulary import NULL_TOKEN, PAD_TOKEN
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 
 KNOWN_VOCABULARIES = {
     "google-bert/bert-base-uncased": 30_522,

@@ -1,4 +1,4 @@
-"""Figures against steps, as the geometry of a small SVG chart; what it looks like is the page's business.
+"""Metrics against steps, as the geometry of a small SVG chart; what it looks like is the page's business.
 
 Lengths are in units of the chart's own WIDTH x HEIGHT box, y grows downwards.
 """
@@ -22,7 +22,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Tick:
-    """A labelled position on an axis."""
+    """A labeled position on an axis."""
 
     at: float
     label: str
@@ -39,7 +39,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Line:
-    """One figure: its name, latest value, SVG path, and its points where they are few."""
+    """One metric: its name, latest value, SVG path, and its points where they are few."""
 
     name: str
     latest: str
@@ -59,14 +59,14 @@ class LineChart:
     logarithmic: bool
 
 
-def line_chart(title: str, note: str, figures: Mapping[str, Points], *, percent: bool = False) -> LineChart | None:
-    """A chart of named figures; None where there is no finite value to show. Figures without one are left out.
+def line_chart(title: str, note: str, metrics: Mapping[str, Points], *, percent: bool = False) -> LineChart | None:
+    """A chart of named metrics; None where there is no finite value to show. Metrics without one are left out.
 
     `percent` shows shares in [0, 1] on an axis from 0 to 100%. Positive values that span a factor of 20 get a
     logarithmic axis.
     """
     finite = {
-        name: [(step, value) for step, value in points if math.isfinite(value)] for name, points in figures.items()
+        name: [(step, value) for step, value in points if math.isfinite(value)] for name, points in metrics.items()
     }
     finite = {name: points for name, points in finite.items() if points}
     if not finite:

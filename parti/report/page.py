@@ -10,12 +10,12 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from parti.evaluation import JudgedPicture
+from parti.evaluation import CheckedImage
+from parti.next_token.train_next_token import TrainPartiConfig
 from parti.report import line_chart as chart
 from parti.report.line_chart import LineChart, Points, line_chart
-from parti.train import TrainPartiConfig
-from vqgan.config import dump_config
-from vqgan.train import TrainVQGANConfig
+from vqgan.config.schema import dump_config
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -28,11 +28,11 @@ class Report:
     """What the page shows."""
 
     metrics: Mapping[str, float]
-    """The figures of metrics.json."""
-    samples: Sequence[JudgedPicture]
-    """The first pictures of the evaluated prompts, in their order."""
-    reconstructions: Sequence[tuple[Image.Image, JudgedPicture]]
-    """Held-out originals, each with its reconstruction."""
+    """The metrics of metrics.json."""
+    samples: Sequence[CheckedImage]
+    """The first images of the evaluated prompts, in their order."""
+    reconstructions: Sequence[tuple[Image.Image, CheckedImage]]
+    """Validation originals, each with its reconstruction."""
     vqgan: TrainVQGANConfig
     vqgan_records: Records
     parti: TrainPartiConfig
@@ -43,7 +43,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Card:
-    """A headline figure and what it means."""
+    """A headline metric and what it means."""
 
     title: str
     value: str
@@ -74,36 +74,36 @@ def render(report: Report) -> str:
 
 
 def headline_cards(metrics: Mapping[str, float]) -> list[Card]:
-    """The figures of metrics.json, each with a sentence."""
+    """The metrics of metrics.json, each with a sentence."""
     codes = int(metrics["codebook_size"])
     return [
         Card(
             "Prompt accuracy",
             f"{metrics['prompt_accuracy']:.1%}",
-            f"of {metrics['prompts_checked']} held-out prompts drawn right at the first try: both objects' colour, "
+            f"of {metrics['prompts_checked']} validation prompts drawn right at the first try: both objects' color, "
             "shape and size, and the relation between them.",
         ),
         Card(
             "Random pairing",
             f"{metrics['random_pairing_accuracy']:.1%}",
-            "of the same pictures pass when each is judged by another's prompt: for comparison, what chance gives.",
+            "of the same images pass when each is judged by another's prompt: for comparison, what chance gives.",
         ),
         Card(
             "Reconstruction accuracy",
             f"{metrics['reconstruction_accuracy']:.1%}",
-            f"of {metrics['reconstructions_checked']} held-out pictures are still right once they have been through "
-            "the codes: what the image tokenizer alone loses of a given picture. It is no ceiling of prompt accuracy: "
-            "a drawn picture was never encoded, and common codes decode more cleanly than rare ones.",
+            f"of {metrics['reconstructions_checked']} validation images are still right once they have been through "
+            "the codes: what the image tokenizer alone loses of a given image. It is no ceiling of prompt accuracy: "
+            "a drawn image was never encoded, and common codes decode more cleanly than rare ones.",
         ),
         Card(
             "PSNR",
             f"{metrics['psnr']:.1f} dB",
-            "between held-out pictures and their reconstructions, on average: higher is closer, and 100 is equal.",
+            "between validation images and their reconstructions, on average: higher is closer, and 100 is equal.",
         ),
         Card(
             "Codebook usage",
             f"{metrics['codebook_usage']:.1%}",
-            f"of the {codes:,} codes occur in the held-out pictures; at 100% none is wasted.",
+            f"of the {codes:,} codes occur in the validation images; at 100% none is wasted.",
         ),
         Card(
             "Codebook perplexity",
@@ -114,51 +114,51 @@ def headline_cards(metrics: Mapping[str, float]) -> list[Card]:
 
 
 def stage_1_charts(records: Records) -> list[LineChart]:
-    """Losses, the discriminator's balance, and what the held-out pictures said."""
+    """Losses, the discriminator's balance, and what the validation images said."""
     terms = {
         name.removeprefix("loss_").replace("_", " "): points
         for name, points in curves(records, "train").items()
         if name.startswith("loss_") and name != "loss_discriminator"
     }
-    train, heldout = curves(records, "train"), curves(records, "heldout")
+    train, val = curves(records, "train"), curves(records, "val")
     return _present(
         line_chart("Loss terms", "Training: each with its weight, as they are added up.", terms),
         line_chart(
             "Discriminator",
-            "Training: real pictures called real, reconstructions called fake; half of each is a draw.",
+            "Training: real images called real, reconstructions called fake; half of each is a draw.",
             _named(train, real_accuracy="real", fake_accuracy="fake"),
             percent=True,
         ),
-        line_chart("PSNR in dB", "Held-out pictures against their reconstructions.", _named(heldout, psnr="PSNR")),
+        line_chart("PSNR in dB", "Validation images against their reconstructions.", _named(val, psnr="PSNR")),
         line_chart(
             "Codes and checker",
             "Held out: share of the codebook in use, and of the reconstructions that are still right.",
-            _named(heldout, codebook_usage="codebook usage", reconstruction_accuracy="reconstruction accuracy"),
+            _named(val, codebook_usage="codebook usage", reconstruction_accuracy="reconstruction accuracy"),
             percent=True,
         ),
     )
 
 
 def stage_2_charts(records: Records, codes: int) -> list[LineChart]:
-    """Cross-entropy on both splits, and right pictures of held-out prompts."""
-    train, heldout = curves(records, "train"), curves(records, "heldout")
+    """Cross-entropy on both splits, and right images of validation prompts."""
+    train, val = curves(records, "train"), curves(records, "val")
     return _present(
         line_chart(
             "Nats per image code",
             f"Cross-entropy of the next code; a guess among {codes:,} costs {math.log(codes):.2f}.",
-            _named(train, loss="training") | _named(heldout, nats_per_code="held out"),
+            _named(train, loss="training") | _named(val, nats_per_code="held out"),
         ),
         line_chart(
             "Prompt accuracy",
-            "Held-out prompts drawn right while it trained.",
-            _named(heldout, prompt_accuracy="prompt accuracy"),
+            "Validation prompts drawn right while it trained.",
+            _named(val, prompt_accuracy="prompt accuracy"),
             percent=True,
         ),
     )
 
 
 def curves(records: Records, split: str) -> dict[str, list[tuple[float, float]]]:
-    """Each figure of a split as (step, value) points."""
+    """Each metric of a split as (step, value) points."""
     points: dict[str, list[tuple[float, float]]] = {}
     for record in records:
         if record["split"] == split:
@@ -169,21 +169,21 @@ def curves(records: Records, split: str) -> dict[str, list[tuple[float, float]]]
 
 
 def training_seconds(records: Records) -> float:
-    """What a run itself counted: the time of all its steps, without evaluation, pictures and checkpoints."""
+    """What a run itself counted: the time of all its steps, without evaluation, images and checkpoints."""
     seconds = curves(records, "train").get("seconds", [])
     return seconds[-1][1] if seconds else 0.0
 
 
 def images_per_second(records: Records, batch_size: int) -> float:
-    """Pictures per second over all steps of a run."""
+    """Images per second over all steps of a run."""
     seconds = curves(records, "train").get("seconds", [])
     return seconds[-1][0] * batch_size / seconds[-1][1] if seconds else 0.0
 
 
-def data_uri(picture: Image.Image) -> str:
-    """A picture as the `src` of an img element."""
+def data_uri(image: Image.Image) -> str:
+    """An image as the `src` of an img element."""
     png = io.BytesIO()
-    picture.save(png, "PNG", optimize=True)
+    image.save(png, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode('ascii')}"
 
 
@@ -194,12 +194,12 @@ def duration(seconds: float) -> str:
 
 
 def _shown_side(side: int) -> int:
-    """The multiple of a picture's side that is nearest to 128."""
+    """The multiple of an image's side that is nearest to 128."""
     return max(1, round(128 / side)) * side
 
 
-def _named(figures: Mapping[str, Points], **names: str) -> dict[str, Points]:
-    return {shown: figures[name] for name, shown in names.items() if name in figures}
+def _named(metrics: Mapping[str, Points], **names: str) -> dict[str, Points]:
+    return {shown: metrics[name] for name, shown in names.items() if name in metrics}
 
 
 def _present(*charts: LineChart | None) -> list[LineChart]:

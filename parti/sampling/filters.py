@@ -13,7 +13,9 @@ _SMALL, _LEAST = 1e-3, 1e-30
 """Temperatures: below the first, logits are divided otherwise; the second is the least that divides."""
 
 
-def guide(conditional: Float[Tensor, "B V"], unconditional: Float[Tensor, "B V"], scale: float) -> Float[Tensor, "B V"]:
+def apply_guidance(
+    conditional: Float[Tensor, "B V"], unconditional: Float[Tensor, "B V"], scale: float
+) -> Float[Tensor, "B V"]:
     """Classifier-free guidance: u + scale * (c - u) (Parti, arXiv 2206.10789, section 2.2)."""
     return unconditional + scale * (conditional - unconditional)
 

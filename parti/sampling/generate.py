@@ -1,11 +1,11 @@
 """Draw image codes from a stage-2 model, one position after the other, with a key-value cache.
 
-Classifier-free guidance runs both sides as one batch; the unconditional text is the same for every picture and is read
-once, and so is a prompt that several pictures share. A picture is a function of (model, prompt, seed, settings): each
+Classifier-free guidance runs both sides as one batch; the unconditional text is the same for every image and is read
+once, and so is a prompt that several images share. An image is a function of (model, prompt, seed, settings): each
 has its own random numbers.
 
-Codes may be given for some positions, such as the top half of a picture or all but a hole: they are read like drawn
-ones. In raster order a code sees those before it and none after it. So the rest of a picture continues what is above
+Codes may be given for some positions, such as the top half of an image or all but a hole: they are read like drawn
+ones. In raster order a code sees those before it and none after it. So the rest of an image continues what is above
 and left of it, and fits what is below or right of it by chance alone: seams there are the model's nature, not a fault
 of the settings. A model of masked codes does better at holes.
 """
@@ -19,15 +19,15 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from parti.models.generator import Generator, Prompts
+from parti.models.generator import Generator, PromptGroup
 from parti.sampling.cuda_graph import GraphedStep
-from parti.sampling.filters import draw, guide, keep_top_k, keep_top_p, temper
-from parti.sampling.prepared import Precision, prepared
-from vqgan.config import Config, ConfigError, validate
-from vqgan.training.schedule import cosine
+from parti.sampling.filters import apply_guidance, draw, keep_top_k, keep_top_p, temper
+from parti.sampling.packed_weights import Precision, prepared
+from vqgan.config.schedule import cosine
+from vqgan.config.schema import Config, ConfigError, validate
 
 LARGEST_SEED = 2**63 - 1
-"""Of a picture; torch has no larger one."""
+"""Of an image; torch has no larger one."""
 LARGEST_GUIDANCE = 1e6
 """Beyond, differences of logits are lost in the rounding of their multiples."""
 
@@ -42,7 +42,7 @@ class SamplingConfig(
     """Classifier-free guidance, 0 to a million; 1 is off, Parti reports 1.2."""
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """From the first code to the last. constant: the same scale; linear, cosine: it grows from 1 to the scale, so that
-    a picture begins freely and its details follow the prompt."""
+    an image begins freely and its details follow the prompt."""
     temperature: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Divides the logits, at least 0; 1 is off, 0 takes the most likely code, and so does next to nothing."""
     top_k: int = Field(0, ge=0)
@@ -51,7 +51,7 @@ class SamplingConfig(
     """Draw only from the most likely codes that together reach this probability, in (0, 1]; 1 is off."""
     precision: Precision = "fp32"
     """Of the weights that each step reads: fp32, bf16 (half the bytes), int8 (a quarter; on x86 CPUs). The fewer, the
-    faster; logits are fp32 in any case. In bf16 and int8 a picture may come out otherwise in another batch (1 of 64 in
+    faster; logits are fp32 in any case. In bf16 and int8 an image may come out otherwise in another batch (1 of 64 in
     one trial, none in another): what differs by batch in its last bit, rounding makes larger."""
 
     cuda_graph: bool = False
@@ -74,7 +74,7 @@ class SamplingConfig(
                 return cosine(1.0, self.guidance_scale, progress)
 
 
-class GivenCodes(NamedTuple):
+class KnownCodes(NamedTuple):
     """Codes that are not to be drawn: those where `kept` is true."""
 
     codes: Int64[Tensor, "B N"]
@@ -89,10 +89,10 @@ def generate_codes(
     seeds: Sequence[int],
     settings: SamplingConfig = SamplingConfig(),  # noqa: B008 - frozen
     *,
-    given: GivenCodes | None = None,
+    given: KnownCodes | None = None,
     on_codes: Callable[[Int64[Tensor, "B n"]], None] | None = None,
 ) -> Int64[Tensor, "B N"]:
-    """Codes of one picture per row of `text_ids`, row b drawn with `seeds[b]`.
+    """Codes of one image per row of `text_ids`, row b drawn with `seeds[b]`.
 
     `null_ids` is the empty caption of the unconditional side. `on_codes` is called after each position with the codes
     so far. Raises ValueError when seeds or given codes do not fit the rows, ConfigError for a precision or CUDA graphs
@@ -100,7 +100,7 @@ def generate_codes(
     """
     batch, length, device = len(text_ids), model.tokens.image_length, text_ids.device
     if len(seeds) != batch:
-        raise ValueError(f"one seed a picture: received {len(seeds)} seeds for {batch} pictures")
+        raise ValueError(f"one seed an image: received {len(seeds)} seeds for {batch} images")
     if given is not None and not given.codes.shape == given.kept.shape == (batch, length):
         raise ValueError(
             f"given codes are {batch} x {length} with as many marks, received codes {tuple(given.codes.shape)} and "
@@ -113,12 +113,12 @@ def generate_codes(
         fast = prepared(model, settings.precision)
         prompts, order = _by_prompt(fast, text_ids)
         if guided:
-            prompts.append(Prompts(fast.encode_text(null_ids[None].to(device)), batch))
+            prompts.append(PromptGroup(fast.encode_text(null_ids[None].to(device)), batch))
         state = fast.start(prompts)
         step = GraphedStep(fast, state, 2 * batch if guided else batch) if settings.cuda_graph else None
         back = order.argsort()
         uniforms = torch.stack([_uniforms(seed, length) for seed in seeds]).to(device)[order]
-        taken = None if given is None else GivenCodes(given.codes.to(device)[order], given.kept.to(device)[order])
+        taken = None if given is None else KnownCodes(given.codes.to(device)[order], given.kept.to(device)[order])
 
         codes = torch.empty(batch, length, dtype=torch.int64, device=device)
         previous = torch.full((batch,), model.start_code, device=device)
@@ -127,8 +127,8 @@ def generate_codes(
             logits = fast.step(rows, position, state) if step is None else step(rows, position)
             if guided:
                 conditional, unconditional = logits.chunk(2)
-                logits = guide(conditional, unconditional, settings.guidance_at(position, length))
-            previous = choose(logits, uniforms[:, position], settings)
+                logits = apply_guidance(conditional, unconditional, settings.guidance_at(position, length))
+            previous = sample_token(logits, uniforms[:, position], settings)
             if taken is not None:
                 previous = torch.where(taken.kept[:, position], taken.codes[:, position], previous)
             codes[:, position] = previous
@@ -137,7 +137,9 @@ def generate_codes(
         return codes[back]
 
 
-def choose(logits: Float[Tensor, "B V"], uniform: Float[Tensor, "B"], settings: SamplingConfig) -> Int64[Tensor, "B"]:
+def sample_token(
+    logits: Float[Tensor, "B V"], uniform: Float[Tensor, "B"], settings: SamplingConfig
+) -> Int64[Tensor, "B"]:
     """One code a row from guided logits, by temperature, top-k and top-p, with one uniform number a row."""
     if settings.temperature == 0:
         return logits.argmax(-1)
@@ -149,17 +151,17 @@ def choose(logits: Float[Tensor, "B V"], uniform: Float[Tensor, "B"], settings: 
     return draw(logits, uniform)
 
 
-def _by_prompt(model: Generator, text_ids: Int64[Tensor, "B T"]) -> tuple[list[Prompts], Int64[Tensor, "B"]]:
+def _by_prompt(model: Generator, text_ids: Int64[Tensor, "B T"]) -> tuple[list[PromptGroup], Int64[Tensor, "B"]]:
     """The distinct texts, each read once, and the order in which rows stand with their text.
 
     Where all are drawn equally often their keys and values are shared, else each row has its own.
     """
-    distinct, text, pictures = torch.unique(text_ids, dim=0, return_inverse=True, return_counts=True)
+    distinct, text, images = torch.unique(text_ids, dim=0, return_inverse=True, return_counts=True)
     memory = model.encode_text(distinct)
     order = text.argsort(stable=True)
-    if (pictures == pictures[0]).all():
-        return [Prompts(memory, int(pictures[0]))], order
-    return [Prompts(memory.rows(text[order]))], order
+    if (images == images[0]).all():
+        return [PromptGroup(memory, int(images[0]))], order
+    return [PromptGroup(memory.rows(text[order]))], order
 
 
 @contextmanager
@@ -174,5 +176,5 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _uniforms(seed: int, length: int) -> Tensor:
-    """The random numbers of one picture: on the CPU, so that they are the same on every device."""
+    """The random numbers of one image: on the CPU, so that they are the same on every device."""
     return torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

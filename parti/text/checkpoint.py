@@ -1,14 +1,14 @@
 """Where a pretrained text model's files are: a folder as it is; a Hub name in the local cache, else downloaded.
 
-Either is looked through before transformers reads it (`parti.transformers_folder`).
+Either is looked through before transformers reads it (`parti.text.transformers_folder`).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from parti.transformers_folder import UnsafeFolderError, check_transformers_folder
-from vqgan.config import ConfigError
-from vqgan.hub import NotOnHubError, fetch_model
+from parti.text.transformers_folder import UnsafeFolderError, check_transformers_folder
+from vqgan.config.schema import ConfigError
+from vqgan.hub.huggingface import NotOnHubError, fetch_model
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")

@@ -17,19 +17,19 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
+from parti.layers.activation_checkpointing import checkpointed
 from parti.layers.attention import SelfAttention
 from parti.layers.feed_forward import feed_forward
 from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
-from parti.layers.recomputation import recomputed
 from parti.text.architecture import architecture_fingerprint
 from parti.text.checkpoint import WEIGHT_FILES, find_checkpoint
+from parti.text.transformers_folder import SAFE_WEIGHTS, SAFELY, UnsafeFolderError, check_settings
 from parti.text.usable_length import usable_length
-from parti.transformers_folder import SAFE_WEIGHTS, SAFELY, UnsafeFolderError, check_settings
-from vqgan.config import Config, ConfigError
-from vqgan.construction import TooLargeError
+from vqgan.config.schema import Config, ConfigError
 from vqgan.fingerprints import FrozenPart, network_fingerprint
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.hub.construction import TooLargeError
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 _KNOWN = (
     *("albert", "bert", "big_bird", "camembert", "clip_text_model", "convbert", "data2vec-text", "deberta"),
@@ -51,12 +51,12 @@ _LEFT_BY_OTHERS = {
 class TextEncoder(nn.Module, ABC):
     """Reads the text once; `mask` is true where there is text."""
 
-    is_initialised: bool
+    is_initialized: bool
     """Whether the weights are set when it is built, so that nobody else must."""
 
     @abstractmethod
-    def stacked_layers(self) -> list[nn.Module]:
-        """Its stack, as `Generator.stacked_layers`."""
+    def repeated_layers(self) -> list[nn.Module]:
+        """Its stack, as `Generator.repeated_layers`."""
 
     @abstractmethod
     def forward(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
@@ -96,7 +96,7 @@ class TrainedTextEncoderConfig(Config, fixed=("kind",), may_change=("start",)):
 class TrainedTextEncoder(TextEncoder):
     """Parti's text encoder: pre-LN blocks, learned positions, LayerNorm at the output."""
 
-    is_initialised = False
+    is_initialized = False
 
     def __init__(
         self,
@@ -135,10 +135,10 @@ class TrainedTextEncoder(TextEncoder):
         """`forward` from the embeddings on: the warm-up hides tokens behind a vector that is none of the vocabulary."""
         x = self.dropout(embedded + self.positions)
         for block in self.blocks:
-            x = recomputed(block, self.checkpoint_activations)(x, mask)
+            x = checkpointed(block, self.checkpoint_activations)(x, mask)
         return self.norm(x)
 
-    def stacked_layers(self) -> list[nn.Module]:
+    def repeated_layers(self) -> list[nn.Module]:
         return list(self.blocks)
 
 
@@ -173,12 +173,12 @@ class PretrainedTextEncoderConfig(Config, fixed=("kind", "frozen"), may_change=(
 
 
 class PretrainedTextEncoder(TextEncoder):
-    """The network's last states, brought to the generator's width and normalised.
+    """The network's last states, brought to the generator's width and normalized.
 
     Raises ConfigError for a network that cannot be had, is no text encoder, or is too small for these ids.
     """
 
-    is_initialised = True
+    is_initialized = True
 
     def __init__(self, config: PretrainedTextEncoderConfig, vocab_size: int, length: int, width: int) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ class PretrainedTextEncoder(TextEncoder):
         with torch.autocast(device, enabled=False) if in_fp16 else nullcontext():
             return self.network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
-    def stacked_layers(self) -> list[nn.Module]:
+    def repeated_layers(self) -> list[nn.Module]:
         """The elements of the outermost lists of modules, as transformers builds its stacks."""
         return _elements_of_lists(self.network)
 

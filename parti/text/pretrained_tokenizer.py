@@ -12,10 +12,10 @@ from tokenizers import Tokenizer, decoders
 from parti.text.checkpoint import TOKENIZER_FILES, find_checkpoint
 from parti.text.growth import check_growth
 from parti.text.tokenizer import TextTokenizer
+from parti.text.transformers_folder import SAFELY
 from parti.text.vocabulary import NULL_TOKEN
-from parti.transformers_folder import SAFELY
-from vqgan.config import Config, ConfigError
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.config.schema import Config, ConfigError
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 PAD_TOKEN = "<|caption-padding|>"
 

@@ -3,8 +3,8 @@
 from typing import Literal
 
 from parti.text.tokenizer import TextTokenizer
-from vqgan.config import Config
-from vqgan.model_folder import find_model_folder
+from vqgan.config.schema import Config
+from vqgan.hub.model_folder import find_model_folder
 
 
 class SavedTokenizerConfig(Config, fixed=("kind", "folder")):

@@ -17,12 +17,12 @@ from pydantic import Field
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from parti.text.bpe_dropout import BPEDropout
 from parti.text.growth import check_growth
-from parti.text.merge_dropout import MergeDropout
 from parti.text.vocabulary import NULL_TOKEN, PAD_TOKEN, learn_bpe, learn_unigram
-from vqgan.checksums import add_checksums
-from vqgan.config import Config
-from vqgan.model_folder import ModelFolderError, check_unchanged
+from vqgan.config.schema import Config
+from vqgan.hub.model_folder import ModelFolderError, check_unchanged
+from vqgan.system.checksums import add_checksums
 
 PAD_ID, NULL_ID = 0, 1
 """Ids of a learned vocabulary: padding, and the one token that stands for 'no caption'."""
@@ -44,7 +44,7 @@ class TextTokenizerConfig(
     training_captions: int = Field(100_000, gt=0)
     """Captions that the vocabulary is trained on, from all over the training split."""
     lowercase: bool = False
-    """Read all text in lower case, prompts too: fewer tokens, but letters in a picture lose their case. DALL-E does."""
+    """Read all text in lower case, prompts too: fewer tokens, but letters in an image lose their case. DALL-E does."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """BPE dropout: share of the merges that are left out in training, so that words are seen in pieces; DALL-E 0.1."""
 
@@ -61,7 +61,7 @@ class UnigramConfig(Config, fixed=("kind", "vocab_size", "length", "training_cap
     training_captions: int = Field(100_000, gt=0)
     """Captions that the vocabulary is trained on, from all over the training split."""
     lowercase: bool = False
-    """Read all text in lower case, prompts too: fewer tokens, but letters in a picture lose their case. DALL-E does."""
+    """Read all text in lower case, prompts too: fewer tokens, but letters in an image lose their case. DALL-E does."""
 
 
 LEARNED: dict[str, Callable[[Iterable[str], int, bool], Tokenizer]] = {"bpe": learn_bpe, "unigram": learn_unigram}
@@ -210,8 +210,8 @@ class TextTokenizer:
         return model.get("unk_id") if token is None else self._tokenizer.token_to_id(token)
 
     @cached_property
-    def _merge_dropout(self) -> MergeDropout:
-        return MergeDropout(self._tokenizer)
+    def _merge_dropout(self) -> BPEDropout:
+        return BPEDropout(self._tokenizer)
 
 
 def _id_of(tokenizer: Tokenizer, token: str) -> int:

@@ -28,7 +28,7 @@ _NEVER = -1000.0
 
 
 def learn_bpe(captions: Iterable[str], vocab_size: int, lowercase: bool = False) -> Tokenizer:
-    """Byte-pair merges: the most frequent pairs of neighbours become one token, again and again."""
+    """Byte-pair merges: the most frequent pairs of neighbors become one token, again and again."""
     tokenizer = _byte_level(models.BPE(), lowercase)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

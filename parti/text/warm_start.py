@@ -1,6 +1,6 @@
 """A text encoder that was trained before stage 2, as a folder: its sizes, its weights and the vocabulary it knows.
 
-Stage 2 starts from it with `model.text_encoder.start` (`parti.text_warm_up` trains one; Parti, arXiv 2206.10789,
+Stage 2 starts from it with `model.text_encoder.start` (`parti.text_encoder` trains one; Parti, arXiv 2206.10789,
 section 2.2).
 """
 
@@ -8,8 +8,14 @@ from pathlib import Path
 
 from parti.text.encoders import TextEncoderSizes, TrainedTextEncoder
 from parti.text.tokenizer import TextTokenizer
-from vqgan.config import ConfigError, validate
-from vqgan.model_folder import ModelFolderError, find_model_folder, load_weights, read_model_config, save_model_folder
+from vqgan.config.schema import ConfigError, validate
+from vqgan.hub.model_folder import (
+    ModelFolderError,
+    find_model_folder,
+    load_weights,
+    read_model_config,
+    save_model_folder,
+)
 
 _KIND = "trained_text_encoder"
 _SET_BY = {

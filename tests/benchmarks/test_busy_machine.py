@@ -10,22 +10,22 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--rounds=2", "--turn=0.01", "--busy=2", "--batch=2", "--threads=2"]
 
 
-def test_it_measures_every_contender_beside_nothing_one_and_several(
+def test_it_measures_every_baseline_beside_nothing_one_and_several(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = importlib.import_module("busy_machine")
-    code = module.main([*TINY, "--spin=1000", "--json", str(tmp_path / "new/figures.json")])
-    figures = json.loads((tmp_path / "new/figures.json").read_text())
-    assert set(figures["seconds_a_step"]) == {"0", "1", "2"}
-    for timings in figures["seconds_a_step"].values():
+    code = module.main([*TINY, "--spin=1000", "--json", str(tmp_path / "new/metrics.json")])
+    metrics = json.loads((tmp_path / "new/metrics.json").read_text())
+    assert set(metrics["seconds_a_step"]) == {"0", "1", "2"}
+    for timings in metrics["seconds_a_step"].values():
         assert set(timings) == {"torch's default", "shipped", "spins 1000"}
         assert all(seconds > 0 for found in timings.values() for seconds in found)
     shown = capsys.readouterr().out
-    holds = figures["idle_cost"] < 0.03 and figures["kept_beside_one"] >= 0.45
+    holds = metrics["idle_cost"] < 0.03 and metrics["kept_beside_one"] >= 0.45
     assert code == (0 if holds else 1)
     assert ("\nboth hold" if holds else "\nnot both hold") in shown
-    assert ("was not quiet" in shown) == (figures["elsewhere"] > 0.05)
+    assert ("was not quiet" in shown) == (metrics["elsewhere"] > 0.05)
 
 
 def test_one_thread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ SMALL += ["--tokens", "16", "--batch=2", "--rounds=2"]
 
 @pytest.fixture
 def benchmark_(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbours by name
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbors by name
     threads = torch.get_num_threads()
     yield importlib.import_module("generator_training")
     torch.set_num_threads(threads)
@@ -36,7 +36,7 @@ def test_without_peers_ours_remain(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found(name) if name == "parti" else None)
-    out = tmp_path / "new" / "figures.json"
+    out = tmp_path / "new" / "metrics.json"
     assert benchmark_.main([*SMALL, "--json", str(out)]) == 0
     record = json.loads(out.read_text())
     rows = record["rows"]

@@ -24,8 +24,8 @@ def test_ratios_are_those_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rounds_are_interleaved_and_warm_up_does_not_count() -> None:
     calls: list[str] = []
-    contenders: dict[str, Callable[[], object]] = {name: partial(calls.append, name) for name in "abc"}
-    timings = side_by_side(contenders, rounds=3, warmup=1)
+    baselines: dict[str, Callable[[], object]] = {name: partial(calls.append, name) for name in "abc"}
+    timings = side_by_side(baselines, rounds=3, warmup=1)
     assert "".join(calls) == "abc" + "bca" + "cab" + "abc"
     assert list(timings) == ["a", "b", "c"]
     assert all(len(timing.seconds) == 3 for timing in timings.values())

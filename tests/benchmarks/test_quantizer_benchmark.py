@@ -11,13 +11,13 @@ import torch
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def test_every_contender_finds_the_same_codes(
+def test_every_baseline_finds_the_same_codes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbour by name
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbor by name
     benchmark = importlib.import_module("quantizer")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)  # the peer is optional, and slow to import
-    out = tmp_path / "new" / "figures.json"
+    out = tmp_path / "new" / "metrics.json"
     small = ["--batch=2", "--vectors=64", "--codes=200", "--dim=8", "--rounds=3", "--without-memory", f"--json={out}"]
     with torch.enable_grad():  # puts back what the script sets for its process
         assert benchmark.main(small) == 0

@@ -16,19 +16,19 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-MODULES = ["measure", "turns", "bandwidth", "generator_contenders", "drawing_contenders", "sampling"]
+MODULES = ["measure", "interleave", "bandwidth", "generator_baselines", "sampling_baselines", "sampling"]
 
 
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbours by name
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbors by name
     threads = torch.get_num_threads()
     yield {name: importlib.import_module(name) for name in MODULES}
     torch.set_num_threads(threads)
 
 
 def sizes(modules: dict[str, ModuleType], batch: int = 2) -> Any:
-    return modules["generator_contenders"].Sizes(
+    return modules["generator_baselines"].Sizes(
         width=32, depth=2, heads=2, mlp_width=128, text_tokens=8, image_tokens=16, codes=64, batch=batch
     )
 
@@ -38,18 +38,18 @@ def ticking_clock(costs: list[float]) -> Callable[[], float]:
     return lambda: sum(costs)
 
 
-def test_chunks_cover_the_picture(modules: dict[str, ModuleType]) -> None:
-    turns = modules["turns"]
-    assert turns.chunk_ends(10, 3) == [3, 6, 10]
-    assert turns.chunk_ends(4, 4) == [1, 2, 3, 4]
+def test_chunks_cover_the_image(modules: dict[str, ModuleType]) -> None:
+    interleave = modules["interleave"]
+    assert interleave.chunk_ends(10, 3) == [3, 6, 10]
+    assert interleave.chunk_ends(4, 4) == [1, 2, 3, 4]
     with pytest.raises(ValueError, match="fewer"):
-        turns.chunk_ends(3, 4)
-    assert [turns.middle(0, 1), turns.middle(0, 5), turns.middle(4, 8)] == [0, 2, 5]
+        interleave.chunk_ends(3, 4)
+    assert [interleave.midpoint(0, 1), interleave.midpoint(0, 5), interleave.midpoint(4, 8)] == [0, 2, 5]
 
 
 def test_whole_and_sampled_drawings_cost_the_same(modules: dict[str, ModuleType]) -> None:
     """A step at position p costs 3 + 2p: what is drawn whole sums it, what is sampled comes to the same."""
-    turns = modules["turns"]
+    interleave = modules["interleave"]
     costs: list[float] = []
 
     def draw(tick: Callable[[], None]) -> None:
@@ -57,11 +57,11 @@ def test_whole_and_sampled_drawings_cost_the_same(modules: dict[str, ModuleType]
             costs.append(3 + 2 * position)
             tick()
 
-    contenders = {
-        "whole": turns.Whole(draw),
-        "sampled": turns.Sampled(lambda position: costs.append(3 + 2 * position)),
+    baselines = {
+        "whole": interleave.Whole(draw),
+        "sampled": interleave.Sampled(lambda position: costs.append(3 + 2 * position)),
     }
-    timings = turns.in_turns(contenders, turns.chunk_ends(15, 5), ticking_clock(costs))
+    timings = interleave.interleave(baselines, interleave.chunk_ends(15, 5), ticking_clock(costs))
     brute_force = [sum(3 + 2 * p for p in range(start, start + 3)) for start in range(0, 15, 3)]
     assert timings["whole"].seconds == pytest.approx(brute_force)
     assert timings["sampled"].seconds == pytest.approx(brute_force)
@@ -69,16 +69,16 @@ def test_whole_and_sampled_drawings_cost_the_same(modules: dict[str, ModuleType]
 
 @pytest.mark.parametrize(("positions", "at_most"), [(256, 0.01), (1024, 0.003)])
 def test_a_quadratic_cost_is_hardly_underrated(modules: dict[str, ModuleType], positions: int, at_most: float) -> None:
-    turns = modules["turns"]
+    interleave = modules["interleave"]
     costs: list[float] = []
-    sampled = turns.Sampled(lambda position: costs.append(float(position**2)))
-    timing = turns.in_turns({"x": sampled}, turns.chunk_ends(positions, 16), ticking_clock(costs))["x"]
+    sampled = interleave.Sampled(lambda position: costs.append(float(position**2)))
+    timing = interleave.interleave({"x": sampled}, interleave.chunk_ends(positions, 16), ticking_clock(costs))["x"]
     share = sum(timing.seconds) / sum(p**2 for p in range(positions))
     assert 1 - at_most < share < 1
 
 
 def test_rounds_are_interleaved_and_each_starts_with_another(modules: dict[str, ModuleType]) -> None:
-    turns = modules["turns"]
+    interleave = modules["interleave"]
     events: list[str] = []
     running = threading.Lock()
 
@@ -90,9 +90,9 @@ def test_rounds_are_interleaved_and_each_starts_with_another(modules: dict[str, 
                 running.release()
                 tick()
 
-        return turns.Whole(draw)
+        return interleave.Whole(draw)
 
-    timings = turns.in_turns(
+    timings = interleave.interleave(
         {"a": drawing("a"), "b": drawing("b")}, [2, 4], time.perf_counter, between=lambda: events.append("|")
     )
     assert "".join(events) == "aa" + "bb" + "|aabb" + "|bbaa"  # the first four are the warm-up
@@ -100,29 +100,29 @@ def test_rounds_are_interleaved_and_each_starts_with_another(modules: dict[str, 
 
 
 def test_what_a_drawing_raises_arrives_and_a_wrong_count_is_an_error(modules: dict[str, ModuleType]) -> None:
-    turns = modules["turns"]
+    interleave = modules["interleave"]
 
     def fail(_: Any) -> None:
         raise ZeroDivisionError("from inside")
 
     with pytest.raises(ZeroDivisionError, match="from inside"):
-        turns.in_turns({"x": turns.Whole(fail)}, [2, 4], time.perf_counter)
-    lazy = turns.Whole(lambda tick: [tick() for _ in range(3)])
+        interleave.interleave({"x": interleave.Whole(fail)}, [2, 4], time.perf_counter)
+    lazy = interleave.Whole(lambda tick: [tick() for _ in range(3)])
     with pytest.raises(RuntimeError, match="4 positions were to be drawn and 3"):
-        turns.in_turns({"x": lazy}, [2, 4], time.perf_counter)
+        interleave.interleave({"x": lazy}, [2, 4], time.perf_counter)
 
 
-def test_ratios_are_of_the_whole_picture_and_of_chunks(modules: dict[str, ModuleType]) -> None:
-    turns, timing = modules["turns"], modules["measure"].Timing
+def test_ratios_are_of_the_whole_image_and_of_chunks(modules: dict[str, ModuleType]) -> None:
+    interleave, timing = modules["interleave"], modules["measure"].Timing
     own, its = timing((2.0, 4.0, 30.0)), timing((1.0, 1.0, 10.0))
-    assert turns.whole_ratio(own, its) == 3
+    assert interleave.whole_ratio(own, its) == 3
     assert own.ratio(its) == 3
-    assert turns.spread_of_ratios(own, its) == pytest.approx(0.5 / 3)  # ratios 2, 4, 3
+    assert interleave.spread_of_ratios(own, its) == pytest.approx(0.5 / 3)  # ratios 2, 4, 3
 
 
 def test_bytes_of_a_step_are_those_of_the_model(modules: dict[str, ModuleType]) -> None:
     """By hand, and against the parameters of the models that are timed."""
-    built = modules["generator_contenders"]
+    built = modules["generator_baselines"]
     own = sizes(modules)
     step = own.encoder_decoder_step()
     # A layer: 6 matrices of 32 x 32 and 2 of 32 x 128; the head 32 x 64.
@@ -133,7 +133,7 @@ def test_bytes_of_a_step_are_those_of_the_model(modules: dict[str, ModuleType]) 
     assert step.bytes("fp32", 4, 3, 0, 16) == 4 * (28_672 + 2048 + 7424)
     assert step.bytes("bf16", 4, 3, 0, 16) == 2 * 28_672 + 4 * (2048 + 7424)
     assert step.bytes("int8", 4, 3, 0, 16) == 28_672 + 4 * (2048 + 7424)
-    # The first step reads one position, its own; the parts of a picture come to the whole.
+    # The first step reads one position, its own; the parts of an image come to the whole.
     assert step.cached(rows=1, captions=0, start=0, end=1) == 2 * 2 * 32
     parts = [4 * step.bytes("fp32", 4, 3, start, start + 4) for start in range(0, 16, 4)]
     assert sum(parts) == 16 * step.bytes("fp32", 4, 3, 0, 16)
@@ -186,7 +186,7 @@ def test_without_peers_ours_remain_and_rates_are_tokens_over_seconds(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found(name) if name == "parti" else None)
-    out = tmp_path / "new" / "figures.json"
+    out = tmp_path / "new" / "metrics.json"
     assert modules["sampling"].main(["--quick", "--json", str(out)]) == 0
     record = json.loads(out.read_text())
     assert record["setting"]["codes"] == 64
@@ -208,37 +208,37 @@ def test_peers_are_set_against_ours_of_their_kind_and_precision(
 ) -> None:
     sampling = modules["sampling"]
     monkeypatch.setattr(sampling, "installed", lambda _: True)
-    assert sampling.contenders_of(sampling.KINDS, guided=True) == list(sampling.ENTRIES)
-    assert "dalle-pytorch, fp32" in sampling.contenders_of(["decoder-only"], guided=True)
-    assert "dalle-pytorch, fp32" not in sampling.contenders_of(["decoder-only"], guided=False)
+    assert sampling.baselines_of(sampling.KINDS, guided=True) == list(sampling.ENTRIES)
+    assert "dalle-pytorch, fp32" in sampling.baselines_of(["decoder-only"], guided=True)
+    assert "dalle-pytorch, fp32" not in sampling.baselines_of(["decoder-only"], guided=False)
     for name, entry in sampling.ENTRIES.items():
         reference = sampling.ENTRIES[entry.ours]
         assert (entry.ours.startswith("ours"), reference.kind) == (True, entry.kind)
         assert entry.package == "ours" or reference.precision == entry.precision
         for guided in (True, False):
-            names = sampling.contenders_of([entry.kind], guided)
+            names = sampling.baselines_of([entry.kind], guided)
             assert name not in names or entry.ours in names
 
 
-def test_t5_draws_whole_pictures_and_both_halves_go_on_alike(modules: dict[str, ModuleType]) -> None:
+def test_t5_draws_whole_images_and_both_halves_go_on_alike(modules: dict[str, ModuleType]) -> None:
     pytest.importorskip("transformers")
     own = sizes(modules)
     for guided in (True, False):
         torch.manual_seed(0)
-        drawer = modules["drawing_contenders"].draw_t5(own, guided, dtype=torch.float32)
+        drawer = modules["sampling_baselines"].sample_t5(own, guided, dtype=torch.float32)
         ticks: list[int] = []
-        drawn = drawer.contender.draw(lambda ticks=ticks: ticks.append(1))[:, 1:]
+        generated = drawer.baseline.draw(lambda ticks=ticks: ticks.append(1))[:, 1:]
         assert len(ticks) == own.image_tokens
-        assert drawn.shape == (own.batch * (2 if guided else 1), own.image_tokens)
+        assert generated.shape == (own.batch * (2 if guided else 1), own.image_tokens)
         if guided:
-            assert torch.equal(*drawn.chunk(2))
+            assert torch.equal(*generated.chunk(2))
 
 
 def test_parti_pytorch_draws_by_this_step(modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
     """The step that is timed is the one that its `generate` runs: the same calls of the network, in number and size."""
     pytest.importorskip("parti_pytorch")
     own = sizes(modules)
-    drawing = modules["drawing_contenders"]
+    drawing = modules["sampling_baselines"]
     model = drawing.parti_pytorch(own).eval()
     monkeypatch.setattr(drawing, "parti_pytorch", lambda _: model)
     lengths: list[int] = []
@@ -248,13 +248,13 @@ def test_parti_pytorch_draws_by_this_step(modules: dict[str, ModuleType], monkey
     assert model.generate(["", ""]).shape == (2, 4, 4)
     by_generate = lengths.copy()
     lengths.clear()
-    step = drawing.draw_parti_pytorch(own, True).contender.step
+    step = drawing.sample_parti_pytorch(own, True).baseline.step
     for position in range(own.image_tokens):
         assert step(position).shape == (2, position + 1)
     assert lengths == by_generate
 
 
-def test_dalle_pytorch_draws_whole_pictures_with_its_cache(
+def test_dalle_pytorch_draws_whole_images_with_its_cache(
     modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("axial_positional_embedding")
@@ -263,15 +263,15 @@ def test_dalle_pytorch_draws_whole_pictures_with_its_cache(
         pytest.skip("dalle_pytorch is not installed")
     own = sizes(modules)
     before = set(sys.modules)
-    drawing = modules["drawing_contenders"]
+    drawing = modules["sampling_baselines"]
     model = drawing.dalle_pytorch(own)
     assert not {"taming", "omegaconf", "pkg_resources"} & (set(sys.modules) - before)
     lengths: list[int] = []
     model.to_logits.register_forward_hook(lambda _, __, logits: lengths.append(logits.shape[1]))
     monkeypatch.setattr(drawing, "dalle_pytorch", lambda _: model)
-    drawer = drawing.draw_dalle_pytorch(own, True)
+    drawer = drawing.sample_dalle_pytorch(own, True)
     ticks: list[int] = []
-    drawn = drawer.contender.draw(lambda: ticks.append(1))
-    assert drawn.shape == (2, 16)
+    generated = drawer.baseline.draw(lambda: ticks.append(1))
+    assert generated.shape == (2, 16)
     assert len(ticks) == 16
     assert lengths == [9, 9] + [1, 1] * 15  # the text and its start token, then one position at a time

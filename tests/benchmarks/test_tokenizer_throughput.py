@@ -16,7 +16,7 @@ SMALL = ["--image-size=32", "--width=32", "--depth=1", "--codes=16", "--batch=2"
 
 @pytest.fixture
 def benchmark_(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbour by name
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbor by name
     return importlib.import_module("tokenizer_throughput")
 
 
@@ -41,7 +41,7 @@ def test_without_peers_ours_remain(
     """The peers are optional, and slow to import."""
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found(name) if name == "vqgan" else None)
-    out = tmp_path / "new" / "figures.json"
+    out = tmp_path / "new" / "metrics.json"
     only = ["ViT: encode + decode", "ViT: step, reconstruction", "CNN: step, reconstruction"]
     assert benchmark_.main([*SMALL, "--precisions", "fp32", f"--json={out}", "--only", *only]) == 0
     record = json.loads(out.read_text())
@@ -58,7 +58,7 @@ def test_without_peers_ours_remain(
 
 
 def test_r1_counts_with_its_share_of_the_steps(benchmark_: ModuleType) -> None:
-    mean = benchmark_.amortised(benchmark_.Timing((1.0, 2.0)), benchmark_.Timing((17.0, 18.0)))
+    mean = benchmark_.amortized(benchmark_.Timing((1.0, 2.0)), benchmark_.Timing((17.0, 18.0)))
     assert mean.seconds == pytest.approx((2.0, 3.0))
 
 
@@ -72,7 +72,7 @@ def test_the_cnns_have_the_same_parameters(benchmark_: ModuleType) -> None:
 def test_our_discriminator_has_a_width_for_every_level(benchmark_: ModuleType) -> None:
     for size, levels in [(32, 4), (64, 5), (256, 7)]:
         sized = benchmark_.Setting(**(vars(setting(benchmark_)) | {"image_size": size, "width": 128}))
-        widths = sys.modules["tokenizer_contenders"].discriminator_channels(sized)
+        widths = sys.modules["tokenizer_baselines"].discriminator_channels(sized)
         assert len(widths) == levels
         assert widths[-1] == 7 * 128
         assert list(widths) == sorted(widths)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from fake_clock import FakeClock
 
-import vqgan.adversary
+import vqgan.discriminator_trainer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CONFIG = """
@@ -31,14 +31,14 @@ task:
     lecam_weight: 0.01
     r1_every: 4
     discriminator: {kind: stylegan2, channels: [4, 4, 4, 4]}
-  codebook_care: {continuous: 10%, revive_every: 10}
+  codebook_maintenance: {unquantized: 10%, restart_every: 10}
 loop: {steps: 100}
 """
 
 
 @pytest.fixture
 def benchmark_(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbour by name
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script: it imports its neighbor by name
     threads = torch.get_num_threads()
     yield importlib.import_module("training_step")
     torch.set_num_threads(threads)
@@ -62,21 +62,21 @@ def small_task(module: ModuleType, config_file: Path) -> tuple[Any, Any, list[An
 
 @pytest.fixture
 def clock(benchmark_: ModuleType, monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    assert benchmark_.Stopwatch.__module__ == "stopwatch"
+    assert benchmark_.Profiler.__module__ == "profiler"
     clock = FakeClock()
-    monkeypatch.setattr("stopwatch.time.perf_counter", clock)
+    monkeypatch.setattr("profiler.time.perf_counter", clock)
     return clock
 
 
 def test_a_moment_counts_for_the_innermost_label(benchmark_: ModuleType, clock: FakeClock) -> None:
-    stopwatch = benchmark_.Stopwatch(lambda: None)
+    profiler = benchmark_.Profiler(lambda: None)
     clock.pass_by(0.01)
-    with stopwatch.time("outer"):
+    with profiler.time("outer"):
         clock.pass_by(0.02)
-        with stopwatch.time("inner"):
+        with profiler.time("inner"):
             clock.pass_by(0.04)
         clock.pass_by(0.08)
-    assert stopwatch.seconds == pytest.approx({"rest": 0.01, "outer": 0.1, "inner": 0.04})
+    assert profiler.seconds == pytest.approx({"rest": 0.01, "outer": 0.1, "inner": 0.04})
 
 
 def test_a_backward_pass_is_divided_where_the_gradient_arrives(benchmark_: ModuleType, clock: FakeClock) -> None:
@@ -90,15 +90,15 @@ def test_a_backward_pass_is_divided_where_the_gradient_arrives(benchmark_: Modul
             clock.pass_by(0.03)
             return gradient
 
-    stopwatch = benchmark_.Stopwatch(lambda: None)
+    profiler = benchmark_.Profiler(lambda: None)
     x = torch.ones(1, requires_grad=True)
     first = Slow.apply(x)
-    stopwatch.reach_at(first, "first")
+    profiler.reach_at(first, "first")
     second = Slow.apply(Slow.apply(first))
-    stopwatch.reach_at((second, None), "second")
-    with stopwatch.backward():
+    profiler.reach_at((second, None), "second")
+    with profiler.backward():
         second.sum().backward()
-    assert stopwatch.seconds == pytest.approx({"rest": 0, "first": 0.03, "second": 0.06, "other losses": 0})
+    assert profiler.seconds == pytest.approx({"rest": 0, "first": 0.03, "second": 0.06, "other losses": 0})
 
 
 def test_watching_changes_neither_the_step_nor_the_task(benchmark_: ModuleType, config_file: Path) -> None:
@@ -107,43 +107,43 @@ def test_watching_changes_neither_the_step_nor_the_task(benchmark_: ModuleType, 
     for watch in (False, True):
         config, task, batches = small_task(benchmark_, config_file)
         kinds = benchmark_.kinds_of_steps(config)
-        stopwatch = benchmark_.Stopwatch(lambda: None)
+        profiler = benchmark_.Profiler(lambda: None)
         runs: list[torch.nn.Module] = []
         networks = [task.autoencoder.encoder, task.autoencoder.decoder]
         for network in networks:
             network.register_forward_hook(lambda module, *_, runs=runs: runs.append(module))
-        for step in (kinds.ordinary, kinds.r1, kinds.care):
+        for step in (kinds.ordinary, kinds.r1, kinds.maintenance):
             if watch:
-                with benchmark_.watched(task, stopwatch):
+                with benchmark_.watched(task, profiler):
                     task.train_step(batches, step)
             else:
                 task.train_step(batches, step)
         assert runs == networks * 3
-        parts = (task.autoencoder, task.adversary.discriminator)
+        parts = (task.autoencoder, task.discriminator_trainer.discriminator)
         weights.append([parameter.clone() for part in parts for parameter in part.parameters()])
     assert all(torch.equal(alone, watched) for alone, watched in zip(*weights, strict=True))
-    assert set(stopwatch.seconds) == set(benchmark_.PARTS)
+    assert set(profiler.seconds) == set(benchmark_.PARTS)
     for owner in (
         task.autoencoder.encoder,
-        task.adversary.discriminator,
-        task.care,
+        task.discriminator_trainer.discriminator,
+        task.maintenance,
         task.ema,
-        task.adversary.optimiser,
+        task.discriminator_trainer.optimizer,
     ):
-        assert not {"forward", "update", "tend", "step"} & set(vars(owner))
-    assert vqgan.adversary.r1_penalty.__module__ == "vqgan.losses.adversarial"
+        assert not {"forward", "update", "step"} & set(vars(owner))
+    assert vqgan.discriminator_trainer.r1_penalty.__module__ == "vqgan.losses.adversarial"
 
 
 def test_kinds_of_steps_are_what_they_say(benchmark_: ModuleType, config_file: Path) -> None:
     config, _, _ = small_task(benchmark_, config_file)
     kinds = benchmark_.kinds_of_steps(config)
-    assert min(kinds.ordinary, kinds.r1, kinds.care) >= 50  # from there on both players play
+    assert min(kinds.ordinary, kinds.r1, kinds.maintenance) >= 50  # from there on both players play
     assert kinds.ordinary % 4
     assert kinds.ordinary % 10
-    assert (kinds.r1 % 4, kinds.care % 10) == (0, 0)
+    assert (kinds.r1 % 4, kinds.maintenance % 10) == (0, 0)
     assert (kinds.r1_share, kinds.care_share) == (1 / 4, 1 / 10)
-    penalised = config.task.adversarial.model_copy(update={"r1_every": 1})
-    always = config.model_copy(update={"task": config.task.model_copy(update={"adversarial": penalised})})
+    penalized = config.task.adversarial.model_copy(update={"r1_every": 1})
+    always = config.model_copy(update={"task": config.task.model_copy(update={"adversarial": penalized})})
     with pytest.raises(benchmark_.ConfigError, match="r1_every"):
         benchmark_.kinds_of_steps(always)
 
@@ -151,7 +151,7 @@ def test_kinds_of_steps_are_what_they_say(benchmark_: ModuleType, config_file: P
 def test_the_table(
     benchmark_: ModuleType, config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "new" / "figures.json"
+    out = tmp_path / "new" / "metrics.json"
     small = ["--config", str(config_file), "--batch=2", "--rounds=3", "--precisions", "fp32", "--json", str(out)]
     assert benchmark_.main([*small, "--task.adversarial.lecam_weight", "0"]) == 0
     record = json.loads(out.read_text())
@@ -160,8 +160,8 @@ def test_the_table(
     assert set(rows) == set(benchmark_.PARTS) - {"LeCam"}
     assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
     r1 = rows["R1: gradient"]
-    assert r1["amortised"] == pytest.approx(r1["milliseconds"] / 4)
-    whole = sum(row["amortised"] for row in rows.values())
+    assert r1["amortized"] == pytest.approx(r1["milliseconds"] / 4)
+    whole = sum(row["amortized"] for row in rows.values())
     assert table["images_per_second"] == pytest.approx(2 / whole * 1e3)
     printed = capsys.readouterr().out
     assert all(part in printed for part in rows)

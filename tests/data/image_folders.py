@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from vqgan.data.folder import Folder, FolderConfig
 from vqgan.data.source import DataError, UnusableSample
+from vqgan.data.sources.folder import Folder, FolderConfig
 
 
 def draw(path: Path, shade: int = 0) -> None:
@@ -24,11 +24,11 @@ def write(path: Path, text: str) -> None:
 def outcomes(root: Path, *splits: str, require_captions: bool = False) -> dict[str, str | None]:
     """Name -> caption, or why the item cannot be used; of both splits where none is named."""
     found: dict[str, str | None] = {}
-    for split in splits or ("train", "heldout"):
+    for split in splits or ("train", "val"):
         try:
             source = Folder(FolderConfig(path=str(root)), split, require_captions=require_captions)  # type: ignore[arg-type]
         except DataError as error:
-            if "a single picture" not in str(error):
+            if "a single image" not in str(error):
                 raise
             continue
         for index in range(len(source)):
@@ -44,7 +44,7 @@ def outcomes(root: Path, *splits: str, require_captions: bool = False) -> dict[s
 
 def told(root: Path) -> dict[str, tuple[int, bool]]:
     """What the folder says that it does not use -> how many, and whether it may be lost data."""
-    each = [Folder(FolderConfig(path=str(root)), split).unused for split in ("train", "heldout")]  # type: ignore[arg-type]
+    each = [Folder(FolderConfig(path=str(root)), split).unused for split in ("train", "val")]  # type: ignore[arg-type]
     assert each[0] == each[1], "of its whole location, whatever the split"
     for unused in each[0]:
         assert "\n" not in str(unused)

@@ -1,4 +1,4 @@
-"""Malformed pictures and captions: real ones of every format and mode, damaged as (seed, number) say."""
+"""Malformed images and captions: real ones of every format and mode, damaged as (seed, number) say."""
 
 import io
 import struct
@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from vqgan.data.shapes import Shapes, ShapesConfig
+from vqgan.data.sources.shapes import Shapes, ShapesConfig
 
 Rng = np.random.Generator
 
 _EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
-def malformed_picture(seed: int, number: int) -> bytes:
-    """A damaged picture, sometimes one that still opens."""
+def malformed_image(seed: int, number: int) -> bytes:
+    """A damaged image, sometimes one that still opens."""
     rng = np.random.default_rng((seed, number))
     whole = well_formed()
     data = whole[int(rng.integers(len(whole)))]
@@ -32,7 +32,7 @@ def malformed_picture(seed: int, number: int) -> bytes:
 def malformed_caption(seed: int, number: int) -> bytes:
     """What may stand in a caption's file: mostly text, not always UTF-8."""
     rng = np.random.default_rng((seed, number, 1))
-    text = f"caption {number} of a picture \N{HEBREW LETTER ALEF} \N{GRINNING FACE}"
+    text = f"caption {number} of an image \N{HEBREW LETTER ALEF} \N{GRINNING FACE}"
     choice = int(rng.integers(12))
     odd = {
         0: "",
@@ -58,58 +58,58 @@ def malformed_caption(seed: int, number: int) -> bytes:
 
 @cache
 def well_formed() -> list[bytes]:
-    """Pictures of the embedded data set in every format and mode that Pillow writes and this toolkit reads."""
+    """Images of the embedded data set in every format and mode that Pillow writes and this toolkit reads."""
     source = Shapes(ShapesConfig(), "train", 40)
-    colour, other = source[0].image, source[1].image
+    color, other = source[0].image, source[1].image
     exif = Image.Exif()
     exif.update({0x0112: 6, 0x010E: "a description" * 20})
     exif.get_ifd(0x8769)[0x9286] = b"a comment" * 20
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     rich = {"exif": exif, "icc_profile": profile}
-    deep = Image.fromarray(np.asarray(colour.convert("L")).astype(np.uint16) * 257)
-    real = Image.fromarray(np.asarray(colour.convert("L")).astype(np.float32))
+    deep = Image.fromarray(np.asarray(color.convert("L")).astype(np.uint16) * 257)
+    real = Image.fromarray(np.asarray(color.convert("L")).astype(np.float32))
     lab = ImageCms.profileToProfile(
-        colour, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        color, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
     assert lab is not None
-    animated = {"save_all": True, "append_images": [other, colour]}
+    animated = {"save_all": True, "append_images": [other, color]}
     written: list[bytes] = []
 
     def save(image: Image.Image, kind: str, **options: Any) -> None:
         file = io.BytesIO()
-        image.copy().save(file, kind, **options)  # Pillow keeps an encoder's options in the picture
+        image.copy().save(file, kind, **options)  # Pillow keeps an encoder's options in the image
         written.append(file.getvalue())
 
     for mode in ("RGB", "L", "CMYK"):
-        save(colour.convert(mode), "JPEG")
-    save(colour, "JPEG", progressive=True, **rich)
-    save(colour, "MPO", save_all=True, append_images=[other.copy()])
+        save(color.convert(mode), "JPEG")
+    save(color, "JPEG", progressive=True, **rich)
+    save(color, "MPO", save_all=True, append_images=[other.copy()])
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        save(colour.convert(mode), "PNG")
-    save(colour, "PNG", **rich)
+        save(color.convert(mode), "PNG")
+    save(color, "PNG", **rich)
     save(deep, "PNG")
-    save(colour.convert("P"), "PNG", transparency=1)
-    save(colour, "PNG", **animated)
-    save(colour, "GIF", **animated)
+    save(color.convert("P"), "PNG", transparency=1)
+    save(color, "PNG", **animated)
+    save(color, "GIF", **animated)
     for mode in ("1", "L", "RGB", "RGBA", "CMYK"):
-        save(colour.convert(mode), "TIFF")
+        save(color.convert(mode), "TIFF")
     for image in (deep, real, lab):
         save(image, "TIFF")
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "zstd"):
-        save(colour, "TIFF", compression=compression)
-    save(colour.convert("1"), "TIFF", compression="group4")
-    save(colour, "TIFF", save_all=True, append_images=[other], icc_profile=profile)
-    save(colour, "WEBP", **rich)
-    save(colour.convert("RGBA"), "WEBP", lossless=True)
-    save(colour, "WEBP", **animated)
+        save(color, "TIFF", compression=compression)
+    save(color.convert("1"), "TIFF", compression="group4")
+    save(color, "TIFF", save_all=True, append_images=[other], icc_profile=profile)
+    save(color, "WEBP", **rich)
+    save(color.convert("RGBA"), "WEBP", lossless=True)
+    save(color, "WEBP", **animated)
     for mode in ("1", "L", "P", "RGB", "RGBA"):
-        save(colour.convert(mode), "BMP")
+        save(color.convert(mode), "BMP")
     for mode in ("1", "L", "RGB"):
-        save(colour.convert(mode), "PPM")
-    save(colour, "ICO", sizes=[(16, 16), (32, 32)])
-    save(colour, "JPEG2000")
-    save(colour, "AVIF", speed=10)
-    save(colour, "QOI")
+        save(color.convert(mode), "PPM")
+    save(color, "ICO", sizes=[(16, 16), (32, 32)])
+    save(color, "JPEG2000")
+    save(color, "AVIF", speed=10)
+    save(color, "QOI")
     written.append(b"P3\n4 4\n15\n" + b"1 2 3 " * 16)
     return written
 
@@ -186,8 +186,8 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _png(width: int, height: int, *chunks: bytes, bits: int = 8, colour: int = 2) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+def _png(width: int, height: int, *chunks: bytes, bits: int = 8, color: int = 2) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + b"".join(chunks) + _chunk(b"IEND", b"")
 
 
@@ -198,7 +198,7 @@ def _huge_png(rng: Rng) -> bytes:
 
 
 def _swollen_chunk(rng: Rng) -> bytes:
-    """Text or a colour profile of 64 MB in a few kilobytes."""
+    """Text or a color profile of 64 MB in a few kilobytes."""
     packed = _swollen_bytes()
     kinds = (_chunk(b"zTXt", b"a\0\0" + packed), _chunk(b"iCCP", b"a\0\0" + packed))
     extra = (*kinds, _chunk(b"iTXt", b"a\0\1\0\0\0" + packed))[int(rng.integers(3))]
@@ -212,9 +212,9 @@ def _swollen_bytes() -> bytes:
 
 def _huge_jpeg(rng: Rng) -> bytes:
     data = well_formed()[int(rng.integers(4))]
-    frame = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
+    encode = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
     height, width = (int(side) for side in rng.choice([1, 2_000, 11_000, 65_535], 2))
-    return data[: frame + 5] + struct.pack(">HH", height, width) + data[frame + 9 :]
+    return data[: encode + 5] + struct.pack(">HH", height, width) + data[encode + 9 :]
 
 
 def _many_scans(rng: Rng) -> bytes:
@@ -228,21 +228,21 @@ def _tiff(entries: list[tuple[int, int, int, int]], next_directory: int = 0, res
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + raw + struct.pack("<I", next_directory) + rest
 
 
-_GREY_TIFF = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (262, 3, 1, 1), (273, 4, 1, 200), (279, 4, 1, 64)]
+_GRAY_TIFF = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (262, 3, 1, 1), (273, 4, 1, 200), (279, 4, 1, 64)]
 
 
 def _endless_tiff(rng: Rng) -> bytes:
     """Directories in a circle, sub-directories that contain themselves, and counts beyond the file."""
     extra = [(34665, 4, 1, 8), (330, 4, 1, 8), (34853, 13, 1, 8), (40965, 4, 1, 8)]
     extra += [(270, 2, 0xFFFFFFFF, 8), (700, 1, 0x7FFFFFFF, 0), (34675, 7, 0x0FFFFFFF, 100), (330, 4, 0x3FFFFFFF, 8)]
-    return _tiff([*_GREY_TIFF, extra[int(rng.integers(len(extra)))]], next_directory=8, rest=rng.bytes(200))
+    return _tiff([*_GRAY_TIFF, extra[int(rng.integers(len(extra)))]], next_directory=8, rest=rng.bytes(200))
 
 
 def _many_tags(rng: Rng) -> bytes:
     tags = [
         (int(tag), int(rng.integers(1, 14)), int(rng.integers(1, 2**32)), 8) for tag in rng.integers(1, 65535, 3000)
     ]
-    return _tiff([*_GREY_TIFF, *tags], rest=rng.bytes(100))
+    return _tiff([*_GRAY_TIFF, *tags], rest=rng.bytes(100))
 
 
 def _circular_exif(rng: Rng) -> bytes:
@@ -253,7 +253,7 @@ def _circular_exif(rng: Rng) -> bytes:
 
 
 def _broken_profile(rng: Rng) -> bytes:
-    """A good JPEG with a colour profile in 40 pieces, each of noise."""
+    """A good JPEG with a color profile in 40 pieces, each of noise."""
     data, pieces = well_formed()[0], b""
     for number in range(40):
         block = b"ICC_PROFILE\0" + bytes([number + 1, 40]) + rng.bytes(1000)

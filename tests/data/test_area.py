@@ -1,10 +1,10 @@
-"""Shrinking by area gives every pixel of the picture its exact share."""
+"""Shrinking by area gives every pixel of the image its exact share."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vqgan.data.area import shrink_by_area
+from vqgan.data.images.area import shrink_by_area
 
 
 def noise(side: int) -> np.ndarray:
@@ -19,7 +19,7 @@ def by_definition(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("source", "side"), [(9, 7), (16, 16), (17, 5), (30, 10), (11, 1), (25, 24)])
-def test_the_whole_picture_is_that_of_the_definition(source: int, side: int) -> None:
+def test_the_whole_image_is_that_of_the_definition(source: int, side: int) -> None:
     pixels = noise(source)
     shrunk = shrink_by_area(pixels, side, 0, 0, side)
     assert shrunk.dtype == np.uint8
@@ -48,9 +48,9 @@ def test_mistakes_are_named() -> None:
         shrink_by_area(noise(8), 9, 0, 0, 9)
     with pytest.raises(ValueError, match="received 4x8"):
         shrink_by_area(noise(8)[:, :4], 2, 0, 0, 2)
-    with pytest.raises(ValueError, match=r"a crop of 4 pixels at \(3, 0\) leaves a picture of 6x6"):
+    with pytest.raises(ValueError, match=r"a crop of 4 pixels at \(3, 0\) leaves an image of 6x6"):
         shrink_by_area(noise(8), 6, 0, 3, 4)
     for top, left in ((3, 0), (-1, 0), (0, -1)):
-        with pytest.raises(ValueError, match=rf"at \({left}, {top}\) leaves a picture of 6x6"):
+        with pytest.raises(ValueError, match=rf"at \({left}, {top}\) leaves an image of 6x6"):
             shrink_by_area(noise(8), 6, top, left, 4)
     assert shrink_by_area(noise(8), 8, 4, 4, 4).shape == (3, 4, 4), "as large as it is, to the last pixel"

@@ -1,4 +1,4 @@
-"""A vocabulary's captions: from all over a data set, whatever its order, and without its pictures."""
+"""A vocabulary's captions: from all over a data set, whatever its order, and without its images."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,21 +10,21 @@ from pyarrow import parquet
 from tiny_shards import write_shard
 
 from vqgan.data.caption_sample import sampled_captions
-from vqgan.data.folder import Folder, FolderConfig
-from vqgan.data.hub_opening import DatasetConfig
 from vqgan.data.loader import DataConfig, DataPipeline
-from vqgan.data.mixture import MixedSourceConfig, MixtureConfig
-from vqgan.data.shapes import Shapes, ShapesConfig
 from vqgan.data.shards.samples import ShardsConfig
 from vqgan.data.source import DataError, Sample
-from vqgan.data.sources import SourceConfig, open_source
-from vqgan.data.stream import Undecoded, broken_item
+from vqgan.data.sources.folder import Folder, FolderConfig
+from vqgan.data.sources.huggingface_files import DatasetConfig
+from vqgan.data.sources.mixture import MixedSourceConfig, MixtureConfig
+from vqgan.data.sources.open_source import SourceConfig, open_source
+from vqgan.data.sources.shapes import Shapes, ShapesConfig
+from vqgan.data.stream import EncodedSample, broken_sample
 
-NO_PICTURE = b"not a picture: whoever decodes it fails"
+NO_IMAGE = b"not an image: whoever decodes it fails"
 
 
 def shards_by_class(folder: Path, shards: int, each: int, classes: int) -> ShardsConfig:
-    """Captions `class K`, in the order of the classes; no picture can be decoded."""
+    """Captions `class K`, in the order of the classes; no image can be decoded."""
     total = shards * each
     for shard in range(shards):
         numbers = range(shard * each, (shard + 1) * each)
@@ -32,22 +32,22 @@ def shards_by_class(folder: Path, shards: int, each: int, classes: int) -> Shard
             member
             for number in numbers
             for member in (
-                (f"{number:06d}.png", NO_PICTURE),
+                (f"{number:06d}.png", NO_IMAGE),
                 (f"{number:06d}.txt", f"class {number * classes // total}".encode()),
             )
         ]
         write_shard(folder / f"{shard:04d}.tar", members)
-    return ShardsConfig(path=str(folder), streaming=True, heldout_share=0.01)
+    return ShardsConfig(path=str(folder), streaming=True, val_fraction=0.01)
 
 
 def rows_by_class(folder: Path, files: int, each: int, classes: int) -> DatasetConfig:
     folder.mkdir(exist_ok=True)
     for file in range(files):
         numbers = range(file * each, (file + 1) * each)
-        pictures = [{"bytes": NO_PICTURE, "path": None} for _ in numbers]
+        images = [{"bytes": NO_IMAGE, "path": None} for _ in numbers]
         texts = [f"class {number * classes // (files * each)}" for number in numbers]
-        parquet.write_table(pa.table({"image": pictures, "text": texts}), folder / f"{file:03d}.parquet")
-    return DatasetConfig(name=str(folder), streaming=True, heldout_count=1)
+        parquet.write_table(pa.table({"image": images, "text": texts}), folder / f"{file:03d}.parquet")
+    return DatasetConfig(name=str(folder), streaming=True, val_count=1)
 
 
 def sampled(source: SourceConfig, count: int) -> list[str]:
@@ -57,7 +57,7 @@ def sampled(source: SourceConfig, count: int) -> list[str]:
 
 @pytest.mark.parametrize(("parts", "each"), [(1, 600), (6, 100), (150, 4)])
 @pytest.mark.parametrize("kind", ["shards", "parquet"])
-def test_a_stream_in_the_order_of_its_classes_gives_all_of_them_without_a_picture(
+def test_a_stream_in_the_order_of_its_classes_gives_all_of_them_without_a_image(
     kind: str, parts: int, each: int, tmp_path: Path
 ) -> None:
     if kind == "parquet" and parts > 100:
@@ -81,7 +81,7 @@ def test_all_are_given_where_all_are_wanted(tmp_path: Path) -> None:
 def test_an_indexed_source_gives_a_random_sample(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for number in range(300):
-        (tmp_path / "images" / f"{number:03d}.png").write_bytes(NO_PICTURE)
+        (tmp_path / "images" / f"{number:03d}.png").write_bytes(NO_IMAGE)
         (tmp_path / "images" / f"{number:03d}.txt").write_text(f"class {number // 30}")
     folder = Folder(FolderConfig(path=str(tmp_path / "images")), "train", require_captions=True)
     found = [text for captions in sampled_captions(folder, 60) for text in captions]
@@ -89,18 +89,18 @@ def test_an_indexed_source_gives_a_random_sample(tmp_path: Path) -> None:
     assert len(set(found)) == 10
 
 
-def test_shapes_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shapes_are_not_generated(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = Shapes(ShapesConfig(train_size=20), "train", 16)
-    drawn = [(shapes[index].caption,) for index in range(20)]
-    monkeypatch.setattr("vqgan.data.shapes.render", None)
-    assert list(sampled_captions(shapes, 20)) == drawn
+    generated = [(shapes[index].caption,) for index in range(20)]
+    monkeypatch.setattr("vqgan.data.sources.shapes.render", None)
+    assert list(sampled_captions(shapes, 20)) == generated
 
 
 def test_a_mixture_gives_captions_by_its_weights(tmp_path: Path) -> None:
     shards = shards_by_class(tmp_path / "tar", 4, 50, 5)
     parts = (
         MixedSourceConfig(weight=3, source=shards),
-        MixedSourceConfig(weight=1, source=ShapesConfig(train_size=500, heldout_size=4)),
+        MixedSourceConfig(weight=1, source=ShapesConfig(train_size=500, val_size=4)),
     )
     found = sampled(MixtureConfig(sources=parts), 80)
     of_shards = [text for text in found if text.startswith("class")]
@@ -122,16 +122,16 @@ def test_unreadable_shards_are_passed_over_and_many_in_a_row_are_one_line(tmp_pa
 
 def test_a_stream_without_parts_is_read_from_its_front_but_not_only_there() -> None:
     class Plain:
-        def lane(self, lane: int, lanes: int, seed: int, start: int = 0) -> Iterator[Undecoded]:  # noqa: ARG002
+        def partition(self, partition: int, partitions: int, seed: int, start: int = 0) -> Iterator[EncodedSample]:  # noqa: ARG002
             raise AssertionError
 
-        def in_order(self) -> Iterator[Undecoded]:
+        def iterate(self) -> Iterator[EncodedSample]:
             def load() -> Sample:
-                raise AssertionError("no picture is needed")
+                raise AssertionError("no image is needed")
 
-            yield broken_item("first", "broken")
+            yield broken_sample("first", "broken")
             for number in range(1000):
-                yield Undecoded(str(number), load, lambda number=number: (f"number {number}",))  # type: ignore[misc]
+                yield EncodedSample(str(number), load, lambda number=number: (f"number {number}",))  # type: ignore[misc]
 
     found = [int(text.split()[1]) for (text,) in sampled_captions(Plain(), 50)]
     assert 49 <= len(found) <= 50

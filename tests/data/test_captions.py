@@ -1,4 +1,4 @@
-"""Several captions a picture: what each choice shows, the same on every run, and the first one in evaluation."""
+"""Several captions an image: what each choice shows, the same on every run, and the first one in evaluation."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from vqgan.data.captions import MAX_CAPTION_BYTES, CaptionChoice, all_captions, choose_caption, read_captions
-from vqgan.data.folder import FolderConfig
-from vqgan.data.hub import DatasetConfig
-from vqgan.data.loader import DataConfig, DataPipeline, Share
+from vqgan.data.images.transforms import TransformConfig
+from vqgan.data.loader import BatchShard, DataConfig, DataPipeline
 from vqgan.data.source import Sample, UnusableSample
-from vqgan.data.transforms import TransformConfig
+from vqgan.data.sources.folder import FolderConfig
+from vqgan.data.sources.huggingface import DatasetConfig
 
-PICTURE = Image.new("RGB", (4, 4))
+IMAGE = Image.new("RGB", (4, 4))
 LINES = " a cat \n\n on  a mat\n"
 LIST = [None, " ", "a cat", "on a\nmat"]
 
@@ -65,19 +65,19 @@ def test_what_is_not_text_or_missing_costs_the_item(value: Any) -> None:
 def test_one_caption_draws_no_random_number_so_that_crops_stay_what_they_were() -> None:
     rng = np.random.default_rng(0)
     before = rng.bit_generator.state
-    for sample in (Sample(PICTURE, "a", "x"), Sample(PICTURE, "a", "x", ("a",)), Sample(PICTURE, None, "x")):
+    for sample in (Sample(IMAGE, "a", "x"), Sample(IMAGE, "a", "x", ("a",)), Sample(IMAGE, None, "x")):
         assert choose_caption(sample, rng) == sample.caption
     assert rng.bit_generator.state == before
-    assert all_captions(Sample(PICTURE, "a", "x")) == ("a",)
-    assert all_captions(Sample(PICTURE, None, "x")) == ()
+    assert all_captions(Sample(IMAGE, "a", "x")) == ("a",)
+    assert all_captions(Sample(IMAGE, None, "x")) == ()
 
 
 def folder(root: Path) -> FolderConfig:
     (root / "train").mkdir(parents=True)
-    (root / "heldout").mkdir()
+    (root / "val").mkdir()
     for number in range(6):
-        for split in ("train", "heldout"):
-            PICTURE.save(root / split / f"{number}.png")
+        for split in ("train", "val"):
+            IMAGE.save(root / split / f"{number}.png")
             text = "\n".join(f"{number} {word}" for word in ("one", "two", "three"))
             (root / split / f"{number}.txt").write_text(text)
     return FolderConfig(path=str(root), captions="random")
@@ -90,7 +90,7 @@ def dataset(root: Path) -> DatasetConfig:
     texts = [[f"{number} {word}" for word in ("one", "two", "three")] for number in range(6)]
     rows = datasets.Dataset.from_dict({"image": [encoded] * 6, "text": texts})
     rows.cast_column("image", datasets.Image(decode=False)).save_to_disk(str(root / "rows"))
-    return DatasetConfig(name=str(root / "rows"), captions="random", heldout_share=0.4)
+    return DatasetConfig(name=str(root / "rows"), captions="random", val_fraction=0.4)
 
 
 @pytest.mark.parametrize("source", [folder, dataset])
@@ -98,7 +98,7 @@ def test_random_captions_are_a_function_of_seed_and_position(source: Any, tmp_pa
     config = DataConfig(source=source(tmp_path / "data"), transform=TransformConfig(image_size=4), batch_size=2)
     data = DataPipeline(config, seed=0, require_captions=True)
 
-    def texts(first: int = 0, share: Share = Share(), seed: int = 0) -> list[list[str | None]]:  # noqa: B008
+    def texts(first: int = 0, share: BatchShard = BatchShard(), seed: int = 0) -> list[list[str | None]]:  # noqa: B008
         pipeline = DataPipeline(config, seed=seed)
         return [
             [text for batch in step for text in batch.captions] for step in pipeline.training_batches(first, 30, share)
@@ -108,18 +108,18 @@ def test_random_captions_are_a_function_of_seed_and_position(source: Any, tmp_pa
     shown = {text for step in whole for text in step if text and text.startswith("0")}
     assert shown == {"0 one", "0 two", "0 three"}
     assert texts(first=17) == whole[17:]
-    parts = zip(texts(share=Share(0, 2)), texts(share=Share(1, 2)), strict=True)
+    parts = zip(texts(share=BatchShard(0, 2)), texts(share=BatchShard(1, 2)), strict=True)
     assert [one + other for one, other in parts] == whole
     assert texts(seed=1) != whole
     # Evaluation and previews show the first; a vocabulary is learned from all.
-    assert all(str(text).endswith("one") for batch in data.heldout_batches() for text in batch.captions)
+    assert all(str(text).endswith("one") for batch in data.val_batches() for text in batch.captions)
     assert all(str(text).endswith("one") for text in data.preview_batch(2).captions)
     assert len(list(data.captions(2))) == 6
 
 
 def test_lists_in_the_metadata_of_a_folder(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
-        PICTURE.save(tmp_path / f"{name}.png")
+        IMAGE.save(tmp_path / f"{name}.png")
     rows = [{"file_name": f"{name}.png", "text": [f"{name} one", f"{name} two"]} for name in ("a", "b", "c")]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for choice, count in (("auto", 1), ("joined", 1), ("random", 2)):

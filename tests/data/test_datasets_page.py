@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tools.check_data import main as check_data
-from vqgan.data.folder import Folder, FolderConfig
+from vqgan.data.sources.folder import Folder, FolderConfig
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -41,7 +41,7 @@ def test_every_command_is_parsed(command: str, monkeypatch: pytest.MonkeyPatch) 
         assert tool.main([*words, "--print-config"]) == 0
 
 
-def a_picture(path: Path, color: tuple[int, int, int], side: int = 48) -> None:
+def an_image(path: Path, color: tuple[int, int, int], side: int = 48) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.effect_noise((side, side), 60 + color[0]).convert("RGB").save(path, format="JPEG")
 
@@ -65,14 +65,14 @@ def test_coco(capsys: pytest.CaptureFixture[str]) -> None:
         images, annotations = [], []
         for number in range(count):
             name = f"{number:012d}.jpg"
-            a_picture(root / split / name, (number, 0, 0))
+            an_image(root / split / name, (number, 0, 0))
             images.append({"id": number, "file_name": name, "height": 48, "width": 48})
             annotations += [{"image_id": number, "id": 9, "caption": f"A thing\n number {n}."} for n in range(5)]
         (root / "annotations").mkdir(exist_ok=True)
         text = json.dumps({"info": {}, "images": images, "annotations": annotations})
         (root / "annotations" / f"captions_{split}2017.json").write_text(text)
     exec(conversion("captions_{split}2017"), {})
-    for split, count in (("train", 4), ("heldout", 2)):
+    for split, count in (("train", 4), ("val", 2)):
         folder = Folder(FolderConfig(path="data/coco", captions="random"), split, require_captions=True)
         assert len(folder) == count
         assert folder[0].captions == tuple(f"A thing number {n}." for n in range(5))
@@ -86,10 +86,10 @@ def test_what_img2dataset_writes(capsys: pytest.CaptureFixture[str]) -> None:
         with tarfile.open(root / f"{shard:05d}.tar", "w") as tar:
             for number in range(40):
                 key = f"{shard:05d}{number:04d}"
-                picture = io.BytesIO()
-                Image.effect_noise((48, 40), 50 + number).convert("RGB").save(picture, format="JPEG")
+                image = io.BytesIO()
+                Image.effect_noise((48, 40), 50 + number).convert("RGB").save(image, format="JPEG")
                 record = json.dumps({"url": "http://x", "caption": f"number {number}", "status": "success", "key": key})
-                parts = {"jpg": picture.getvalue(), "json": record.encode(), "txt": f"number {number}".encode()}
+                parts = {"jpg": image.getvalue(), "json": record.encode(), "txt": f"number {number}".encode()}
                 for ending, content in parts.items():
                     member = tarfile.TarInfo(f"{key}.{ending}")
                     member.size = len(content)
@@ -104,7 +104,7 @@ def test_imagenet_with_class_names(capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "val"):
         for synset in ("n01440764", "n01443537"):
             for number in range(2):
-                a_picture(root / split / synset / f"{synset}_{split}_{number}.JPEG", (number, 0, 0))
+                an_image(root / split / synset / f"{synset}_{split}_{number}.JPEG", (number, 0, 0))
     (root / "LOC_synset_mapping.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n")
     exec(conversion("LOC_synset_mapping"), {})
     folder = Folder(FolderConfig(path=str(root), captions="random"), "train", require_captions=True)

@@ -1,4 +1,4 @@
-"""Pictures find their captions, splits stay put, and nothing outside of the folder is read."""
+"""Images find their captions, splits stay put, and nothing outside of the folder is read."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vqgan.data.folder import Folder, FolderConfig
 from vqgan.data.source import DataError, Split, UnusableSample
+from vqgan.data.sources.folder import Folder, FolderConfig
 
 
 def draw(path: Path, shade: int = 0) -> None:
@@ -28,7 +28,7 @@ def names(root: Path, split: Split, **options: float) -> list[str]:
 def both(root: Path, *, require_captions: bool = False) -> dict[str, str | None]:
     """Name -> caption of both splits."""
     found = {}
-    for split in ("train", "heldout"):
+    for split in ("train", "val"):
         source = Folder(FolderConfig(path=str(root)), split, require_captions=require_captions)
         assert all(source.captions(index) == source[index].captions for index in range(len(source)))
         found |= {sample.name: sample.caption for sample in map(source.__getitem__, range(len(source)))}
@@ -42,7 +42,7 @@ def test_captions_in_text_files(tmp_path: Path) -> None:
     draw(tmp_path / "bare.gif")
     draw(tmp_path / ".hidden.png")
     draw(tmp_path / ".thumbnails" / "a.png")
-    write(tmp_path / "notes.md", "not a picture")
+    write(tmp_path / "notes.md", "not an image")
     write(tmp_path / "a.txt", "\ufeff a cat\n on  a mat\n")
     write(tmp_path / "deep" / "b.txt", "ein Bär")
     write(tmp_path / "blank.txt", " \n")
@@ -52,7 +52,7 @@ def test_captions_in_text_files(tmp_path: Path) -> None:
 def test_single_missing_captions_are_unusable_where_captions_are_needed(tmp_path: Path) -> None:
     for name in "abc":
         draw(tmp_path / "train" / f"{name}.png")
-    draw(tmp_path / "heldout" / "d.png")
+    draw(tmp_path / "val" / "d.png")
     write(tmp_path / "train" / "a.txt", "a cat")
     write(tmp_path / "train" / "b.txt", "  ")
     (tmp_path / "train" / "c.txt").write_bytes(b"\xff\xfe\xff")
@@ -63,7 +63,7 @@ def test_single_missing_captions_are_unusable_where_captions_are_needed(tmp_path
     with pytest.raises(UnusableSample, match=r"c\.png: its caption file c\.txt is not UTF-8"):
         source[2]
     with pytest.raises(DataError, match="has a caption, and this run needs captions"):
-        Folder(FolderConfig(path=str(tmp_path)), "heldout", require_captions=True)
+        Folder(FolderConfig(path=str(tmp_path)), "val", require_captions=True)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -78,7 +78,7 @@ def test_captions_in_metadata(tmp_path: Path, kind: str) -> None:
     write(tmp_path / f"metadata.{kind}", "\n".join(lines))
     found: dict[str, str | None] = {}
     causes = {}
-    for split in ("train", "heldout"):
+    for split in ("train", "val"):
         source = Folder(FolderConfig(path=str(tmp_path)), split)
         for index in range(len(source)):
             try:
@@ -95,15 +95,15 @@ def test_metadata_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     draw(tmp_path / "b.png")
     metadata = tmp_path / "metadata.csv"
     config = FolderConfig(path=str(tmp_path))
-    write(metadata, "file_name,caption,licence\na.png,a cat,CC0\nb.png,a dog,CC0\n")
+    write(metadata, "file_name,caption,license\na.png,a cat,CC0\nb.png,a dog,CC0\n")
     assert both(tmp_path) == {"a.png": None, "b.png": None}, "captions are not needed here"
-    with pytest.raises(DataError, match="no column 'text', it has: file_name, caption, licence"):
+    with pytest.raises(DataError, match="no column 'text', it has: file_name, caption, license"):
         Folder(config, "train", require_captions=True)
     write(metadata, "image,text\na.png,a cat\n")
     with pytest.raises(DataError, match="no column 'file_name', it has: image, text"):
         Folder(config, "train")
     write(metadata, "file_name,text\n")
-    with pytest.raises(DataError, match=r"metadata\.csv lists no pictures"):
+    with pytest.raises(DataError, match=r"metadata\.csv lists no images"):
         Folder(config, "train")
     write(metadata, "file_name,text\na.png,\nb.png, \n")
     with pytest.raises(DataError, match="has a caption, and this run needs captions"):
@@ -155,9 +155,9 @@ def outcomes(source: Folder) -> dict[str, str | None]:
 def test_what_a_row_names_outside_of_its_folder_is_refused(tmp_path: Path) -> None:
     draw(tmp_path / "secret.png")
     root = tmp_path / "data"
-    draw(root / "heldout" / "a.png")
+    draw(root / "val" / "a.png")
     draw(root / "train" / "fine.png")
-    climbing = ["../../secret.png", str(tmp_path / "secret.png"), "../heldout/a.png", "x/../../../secret.png", ".."]
+    climbing = ["../../secret.png", str(tmp_path / "secret.png"), "../val/a.png", "x/../../../secret.png", ".."]
     climbing += ["..\\..\\secret.png", "C:\\secret.png", "\\\\host\\secret.png", "C:secret.png"]
     rows = [{"file_name": name, "text": "x"} for name in [*climbing, "fine.png", "x/../fine.png"]]
     write(root / "train" / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
@@ -170,7 +170,7 @@ def test_split_folders(tmp_path: Path, folder: str) -> None:
     draw(tmp_path / "train" / "a.png")
     draw(tmp_path / folder / "b.png")
     assert names(tmp_path, "train") == ["a.png"]
-    assert names(tmp_path, "heldout") == ["b.png"]
+    assert names(tmp_path, "val") == ["b.png"]
     # One metadata file for all splits, at the top.
     write(tmp_path / "metadata.csv", f"file_name,text\ntrain/a.png,one\n{folder}/b.png,two\n")
     assert both(tmp_path) == {"train/a.png": "one", f"{folder}/b.png": "two"}
@@ -179,14 +179,14 @@ def test_split_folders(tmp_path: Path, folder: str) -> None:
 def test_the_split_by_name_is_whole_disjoint_and_stays_when_files_are_added(tmp_path: Path) -> None:
     for number in range(60):
         draw(tmp_path / f"{number}.png")
-    train, heldout = (set(names(tmp_path, split, heldout_share=0.2)) for split in ("train", "heldout"))
-    assert train | heldout == {f"{number}.png" for number in range(60)}
-    assert not train & heldout
-    assert 4 <= len(heldout) <= 20
+    train, val = (set(names(tmp_path, split, val_fraction=0.2)) for split in ("train", "val"))
+    assert train | val == {f"{number}.png" for number in range(60)}
+    assert not train & val
+    assert 4 <= len(val) <= 20
     for number in range(60, 90):
         draw(tmp_path / f"{number}.png")
-    assert train <= set(names(tmp_path, "train", heldout_share=0.2))
-    assert heldout <= set(names(tmp_path, "heldout", heldout_share=0.2))
+    assert train <= set(names(tmp_path, "train", val_fraction=0.2))
+    assert val <= set(names(tmp_path, "val", val_fraction=0.2))
 
 
 def test_a_folder_that_cannot_be_used_says_why(tmp_path: Path) -> None:
@@ -197,21 +197,21 @@ def test_a_folder_that_cannot_be_used_says_why(tmp_path: Path) -> None:
         return str(caught.value)
 
     assert "does not exist" in opening(tmp_path / "nowhere")
-    assert "no pictures in" in opening(tmp_path)
+    assert "no images in" in opening(tmp_path)
     write(tmp_path / "file", "")
     assert "is not a folder" in opening(tmp_path / "file")
     draw(tmp_path / "only.png")
     assert names(tmp_path, "train") == ["only.png"]
-    assert "a single picture" in opening(tmp_path, "heldout")
+    assert "a single image" in opening(tmp_path, "val")
 
 
-def test_broken_pictures_and_backgrounds(tmp_path: Path) -> None:
+def test_broken_images_and_backgrounds(tmp_path: Path) -> None:
     write(tmp_path / "train" / "a.png", "this is text")
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "train" / "b.png")
     draw(tmp_path / "test" / "c.png")
     source = Folder(FolderConfig(path=str(tmp_path), background="#0000ff"), "train")
-    with pytest.raises(UnusableSample, match=r"a\.png: not a picture"):
+    with pytest.raises(UnusableSample, match=r"a\.png: not an image"):
         source[0]
     assert source[1].image.getpixel((0, 0)) == (0, 0, 255)
-    with pytest.raises(ValueError, match="not an opaque colour: 'reddish'"):
+    with pytest.raises(ValueError, match="not an opaque color: 'reddish'"):
         FolderConfig(path=str(tmp_path), background="reddish")

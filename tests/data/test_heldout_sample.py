@@ -1,4 +1,5 @@
-"""What a limited evaluation and a preview see is a sample of the whole held-out split, whatever kind of data it is."""
+"""What a limited evaluation and a preview see is a sample of the whole validation split, whatever kind of data it
+is."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,9 +13,9 @@ from PIL import Image
 from tiny_shards import write_shard
 
 from vqgan.data.loader import DataConfig, DataPipeline
-from vqgan.data.random_order import InRandomOrder
 from vqgan.data.source import Sample
-from vqgan.data.stream import in_turns
+from vqgan.data.stream import interleave
+from vqgan.data.val_order import InRandomOrder
 
 CLASSES, EACH, LIMIT = 8, 12, 24
 
@@ -46,9 +47,9 @@ def sorted_shards(root: Path, *, streaming: bool = False) -> dict[str, Any]:
     names = []
     for number in range(CLASSES if streaming else 1):
         own = members[number * EACH : (number + 1) * EACH] if streaming else members
-        names.append(str(write_shard(root / f"heldout{number}.tar", own)))
+        names.append(str(write_shard(root / f"val{number}.tar", own)))
     path = str(root / "train.tar")
-    return {"kind": "shards", "path": path, "heldout_paths": tuple(names), "caption_key": None, "streaming": streaming}
+    return {"kind": "shards", "path": path, "val_paths": tuple(names), "caption_key": None, "streaming": streaming}
 
 
 def sorted_rows(root: Path) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def sorted_rows(root: Path) -> dict[str, Any]:
     rows = datasets.Dataset.from_dict({"image": [{"bytes": pixel, "path": None}] * len(texts), "text": texts})
     for split in ("train", "validation"):
         rows.cast_column("image", datasets.Image()).to_parquet(str(folder / f"{split}.parquet"))
-    return {"kind": "dataset", "name": str(folder), "heldout_split": "validation"}
+    return {"kind": "dataset", "name": str(folder), "val_split": "validation"}
 
 
 def mixed(root: Path) -> dict[str, Any]:
@@ -91,8 +92,8 @@ def test_a_limited_evaluation_is_of_all_classes(kind: str, tmp_path: Path, monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     datasets.disable_progress_bars()
     config = {"source": SOURCES[kind](tmp_path), "transform": {"image_size": 4}, "batch_size": 1}
-    data = DataPipeline(DataConfig.model_validate(config | {"heldout_limit": LIMIT, "lanes": 1}), seed=0)
-    batches = [list(data.heldout_batches(batch_size=5)) for _ in range(2)]
+    data = DataPipeline(DataConfig.model_validate(config | {"val_limit": LIMIT, "partitions": 1}), seed=0)
+    batches = [list(data.val_batches(batch_size=5)) for _ in range(2)]
     names, captions = ([thing for batch in batches[0] for thing in getattr(batch, of)] for of in ("names", "captions"))
     assert [batch.names for batch in batches[0]] == [batch.names for batch in batches[1]], "always the same"
     assert len(names) == LIMIT
@@ -101,8 +102,8 @@ def test_a_limited_evaluation_is_of_all_classes(kind: str, tmp_path: Path, monke
     assert max(seen.values()) <= 2 * LIMIT / CLASSES + 2
     preview = data.preview_batch(LIMIT // 2)
     assert len(kinds(preview.names, preview.captions)) >= CLASSES // 2
-    other = DataPipeline(DataConfig.model_validate(config | {"heldout_limit": LIMIT, "lanes": 1}), seed=1)
-    assert next(iter(other.heldout_batches())).names == names[:1], "whatever the seed"
+    other = DataPipeline(DataConfig.model_validate(config | {"val_limit": LIMIT, "partitions": 1}), seed=1)
+    assert next(iter(other.val_batches())).names == names[:1], "whatever the seed"
 
 
 class Numbers:
@@ -136,7 +137,7 @@ def test_in_turns_has_every_item_once_from_several_parts_at_a_time(parts: list[i
         return iter([(number, item) for item in range(parts[number])])
 
     found, most = [], 0
-    for item in in_turns([lambda number=number: part(number) for number in range(len(parts))], at_once):
+    for item in interleave([lambda number=number: part(number) for number in range(len(parts))], at_once):
         found.append(item)
         most = max(most, len(opened))
         if len(found) == 1:

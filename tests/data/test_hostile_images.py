@@ -10,9 +10,9 @@ from data.bounded_child import call_bounded
 from data.hostile_images import BOMBS, SMALL, chunk, encode, jpeg, png, segment
 from PIL import Image
 
-from vqgan.data.images import MAX_SIDE, decode_image
+from vqgan.data.images.decode import MAX_SIDE, decode_image
+from vqgan.data.images.transforms import ImageTransform, TransformConfig
 from vqgan.data.source import UnusableSample
-from vqgan.data.transforms import ImageTransform, TransformConfig
 
 
 def decoded(data: bytes) -> str:
@@ -99,7 +99,7 @@ def test_annotations_change_no_pixel() -> None:
 
 
 def tiff(pixels: bytes, bits: int, sample_format: int, photometric: int) -> bytes:
-    """A grey TIFF of 2 x 1 pixels."""
+    """A gray TIFF of 2 x 1 pixels."""
     tags = [(256, 2), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 200), (277, 1), (278, 1)]
     tags += [(279, len(pixels)), (339, sample_format)]
     entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags)

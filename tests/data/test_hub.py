@@ -14,11 +14,11 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from vqgan.data.hub import DatasetConfig, HubDataset, HubStream, _HubLane
-from vqgan.data.loader import DataConfig, DataPipeline, Share
+from vqgan.data.images.transforms import TransformConfig
+from vqgan.data.loader import BatchShard, DataConfig, DataPipeline
 from vqgan.data.source import DataError, Sample, Split, UnusableSample
-from vqgan.data.stream import Undecoded
-from vqgan.data.transforms import TransformConfig
+from vqgan.data.sources.huggingface import DatasetConfig, HubDataset, HubStream, _HubPartition
+from vqgan.data.stream import EncodedSample
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def captions(source: HubDataset) -> list[str]:
     return [str(source[index].caption) for index in range(len(source))]
 
 
-def streamed(items: Iterator[Undecoded]) -> list[str]:
+def streamed(items: Iterator[EncodedSample]) -> list[str]:
     """The captions of items, or why they are not usable."""
     found = []
     for item in items:
@@ -75,9 +75,11 @@ def streamed(items: Iterator[Undecoded]) -> list[str]:
     return found
 
 
-def epochs(stream: HubStream, count: int, length: int, lanes: int = 1, lane: int = 0, seed: int = 0) -> list[list[str]]:
-    """The first epochs of a lane that holds `length` items."""
-    items = streamed(islice(stream.lane(lane, lanes, seed), count * length))
+def epochs(
+    stream: HubStream, count: int, length: int, partitions: int = 1, partition: int = 0, seed: int = 0
+) -> list[list[str]]:
+    """The first epochs of a partition that holds `length` items."""
+    items = streamed(islice(stream.partition(partition, partitions, seed), count * length))
     return [items[start : start + length] for start in range(0, len(items), length)]
 
 
@@ -108,38 +110,38 @@ def test_local_files_and_folders(tmp_path: Path, kind: str, streaming: bool) -> 
         table(40).save_to_disk(str(path))
     else:
         datasets.DatasetDict({"train": table(40), "validation": table(7)}).save_to_disk(str(path))
-    config = DatasetConfig(name=str(path), heldout_count=8)
+    config = DatasetConfig(name=str(path), val_count=8)
     if streaming:
-        train, heldout = (streamed(HubStream(config, split).in_order()) for split in ("train", "heldout"))
-        assert heldout == [f"shade {number}" for number in range(8)]
+        train, val = (streamed(HubStream(config, split).iterate()) for split in ("train", "val"))
+        assert val == [f"shade {number}" for number in range(8)]
     else:
-        sources = [HubDataset(config, split) for split in ("train", "heldout")]
-        train, heldout = map(captions, sources)
+        sources = [HubDataset(config, split) for split in ("train", "val")]
+        train, val = map(captions, sources)
         sample = sources[0][0]
         assert sample.caption == f"shade {shade(sample)}"
         assert sample.name.endswith(f"row {shade(sample)}")
         assert sample.image.mode == "RGB"
-    assert sorted(train + heldout) == everything(40)
+    assert sorted(train + val) == everything(40)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_named_held_out_split(tmp_path: Path, streaming: bool) -> None:
+def test_a_named_val_split(tmp_path: Path, streaming: bool) -> None:
     datasets.DatasetDict({"train": table(9), "validation": table(5, start=100)}).save_to_disk(str(tmp_path / "saved"))
-    config = DatasetConfig(name=str(tmp_path / "saved"), heldout_split="validation")
-    for split, expected in (("train", range(9)), ("heldout", range(100, 105))):
-        found = streamed(HubStream(config, split).in_order()) if streaming else captions(HubDataset(config, split))
+    config = DatasetConfig(name=str(tmp_path / "saved"), val_split="validation")
+    for split, expected in (("train", range(9)), ("val", range(100, 105))):
+        found = streamed(HubStream(config, split).iterate()) if streaming else captions(HubDataset(config, split))
         assert sorted(found) == sorted(f"shade {number}" for number in expected)
 
 
 def test_rows_added_at_the_end_leave_the_split_as_it_was(tmp_path: Path) -> None:
     found: dict[tuple[int, Split], set[str]] = {}
     for count in (60, 90):
-        config = DatasetConfig(name=parquet(tmp_path / f"{count}.parquet", count), heldout_share=0.2)
-        for split in ("train", "heldout"):
+        config = DatasetConfig(name=parquet(tmp_path / f"{count}.parquet", count), val_fraction=0.2)
+        for split in ("train", "val"):
             found[count, split] = set(captions(HubDataset(config, split)))
     assert found[60, "train"] <= found[90, "train"]
-    assert found[60, "heldout"] <= found[90, "heldout"]
-    assert 5 <= len(found[60, "heldout"]) <= 20
+    assert found[60, "val"] <= found[90, "val"]
+    assert 5 <= len(found[60, "val"]) <= 20
 
 
 def broken(path: Path) -> str:
@@ -155,60 +157,62 @@ def broken(path: Path) -> str:
     return str(path)
 
 
-CAUSES = ["cannot be decoded", "0 bytes", "no picture", "no caption", "the file is missing: '/.*gone.png'"]
+CAUSES = ["cannot be decoded", "0 bytes", "no image", "no caption", "the file is missing: '/.*gone.png'"]
 
 
 def test_broken_rows_cost_only_themselves(tmp_path: Path) -> None:
-    config = DatasetConfig(name=broken(tmp_path / "a.parquet"), heldout_split="train")
-    source = HubDataset(config, "heldout", require_captions=True)
+    config = DatasetConfig(name=broken(tmp_path / "a.parquet"), val_split="train")
+    source = HubDataset(config, "val", require_captions=True)
     assert source[0].caption == "shade 0"
     for index, cause in enumerate(CAUSES, start=1):
         with pytest.raises(UnusableSample, match=f"row {index}: .*{cause}"):
             source[index]
-    assert HubDataset(config, "heldout")[4].caption is None
+    assert HubDataset(config, "val")[4].caption is None
 
 
 def test_broken_rows_do_not_end_a_stream(tmp_path: Path) -> None:
-    config = DatasetConfig(name=broken(tmp_path / "a.parquet"), heldout_split="train")
-    items = streamed(HubStream(config, "heldout", require_captions=True).in_order())
+    config = DatasetConfig(name=broken(tmp_path / "a.parquet"), val_split="train")
+    items = streamed(HubStream(config, "val", require_captions=True).iterate())
     assert items[0] == "shade 0"
     assert all(re.search(cause, item) for item, cause in zip(items[1:], CAUSES, strict=True))
 
 
-def test_a_lane_is_shuffled_anew_every_epoch(tmp_path: Path) -> None:
-    config = DatasetConfig(name=parquet(tmp_path / "a.parquet"), heldout_count=5)
-    train, heldout = HubStream(config, "train"), HubStream(config, "heldout")
+def test_a_partition_is_shuffled_anew_every_epoch(tmp_path: Path) -> None:
+    config = DatasetConfig(name=parquet(tmp_path / "a.parquet"), val_count=5)
+    train, val = HubStream(config, "train"), HubStream(config, "val")
     first, second = epochs(train, 2, length=35)
     assert [first, second] == epochs(train, 2, length=35)
     orders = {tuple(order) for order in (first, second, *epochs(train, 1, 35, seed=1), sorted(first))}
     assert len(orders) == 4
     assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(f"shade {number}" for number in range(5, 40)))}
-    assert streamed(heldout.in_order()) == [f"shade {number}" for number in range(5)]
+    assert streamed(val.iterate()) == [f"shade {number}" for number in range(5)]
 
 
 @pytest.mark.parametrize("files", [1, 4, 7])
-def test_lanes_divide_the_rows_among_them_whatever_the_number_of_files(tmp_path: Path, files: int) -> None:
+def test_partitions_divide_the_rows_among_them_whatever_the_number_of_files(tmp_path: Path, files: int) -> None:
     count = 42 // files
     for number in range(files):
         parquet(tmp_path / "data" / f"train-{number}.parquet", count, start=count * number)
-    train = HubStream(DatasetConfig(name=str(tmp_path / "data"), heldout_count=2), "train")
+    train = HubStream(DatasetConfig(name=str(tmp_path / "data"), val_count=2), "train")
     seen: list[str] = []
-    for lane in range(3):
-        (mine,) = epochs(train, 1, len(list(_HubLane(train, lane, 3).epoch(np.random.default_rng(0), 0)[1])), 3, lane)
+    for partition in range(3):
+        (mine,) = epochs(
+            train, 1, len(list(_HubPartition(train, partition, 3).epoch(np.random.default_rng(0), 0)[1])), 3, partition
+        )
         assert 8 <= len(mine) <= 18
         seen += mine
     assert sorted(seen) == sorted(f"shade {number}" for number in range(2, files * count))
 
 
-def test_the_workers_of_a_loader_read_all_rows_once_and_no_held_out_one(tmp_path: Path) -> None:
+def test_the_workers_of_a_loader_read_all_rows_once_and_no_val_one(tmp_path: Path) -> None:
     parquet(tmp_path / "data" / "train-0.parquet", 12)
     parquet(tmp_path / "data" / "train-1.parquet", 8, start=12)
-    source = DatasetConfig(name=str(tmp_path / "data"), heldout_count=4, streaming=True)
+    source = DatasetConfig(name=str(tmp_path / "data"), val_count=4, streaming=True)
     transform = TransformConfig(image_size=4)
     seen = []
     for workers in (0, 2):
-        config = DataConfig(source=source, transform=transform, batch_size=4, lanes=4, workers=workers)
-        batches = DataPipeline(config, seed=0).training_batches(0, 4, Share())
+        config = DataConfig(source=source, transform=transform, batch_size=4, partitions=4, workers=workers)
+        batches = DataPipeline(config, seed=0).training_batches(0, 4, BatchShard())
         seen.append([str(caption) for (batch,) in batches for caption in batch.captions])
     assert seen[0] == seen[1]
     assert sorted(seen[0]) == sorted(f"shade {number}" for number in range(4, 20))
@@ -230,7 +234,7 @@ def with_a_broken_row_group(path: Path) -> Path:
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_broken_row_group_costs_its_rows_each_named(tmp_path: Path, folder: bool) -> None:
     path = with_a_broken_row_group(tmp_path / "data" / "train.parquet")
-    config = DatasetConfig(name=str(path.parent if folder else path), heldout_split="train")
+    config = DatasetConfig(name=str(path.parent if folder else path), val_split="train")
     source = HubDataset(config, "train")
     assert len(source) == 40
     for index in range(40):
@@ -260,8 +264,8 @@ def test_a_broken_row_group_costs_its_rows_each_named(tmp_path: Path, folder: bo
 
 def test_a_broken_row_group_of_a_stream_costs_its_rows_and_is_named(tmp_path: Path) -> None:
     path = with_a_broken_row_group(tmp_path / "a.parquet")
-    stream = HubStream(DatasetConfig(name=str(path), heldout_split="train"), "train")
-    for items in (list(stream.in_order()), list(islice(stream.lane(0, 1, 0), 31))):
+    stream = HubStream(DatasetConfig(name=str(path), val_split="train"), "train")
+    for items in (list(stream.iterate()), list(islice(stream.partition(0, 1, 0), 31))):
         found = streamed(iter(items))
         assert sorted(text for text in found if text.startswith("shade")) == sorted(
             f"shade {number}" for number in range(40) if number // 10 != 2
@@ -280,8 +284,8 @@ def test_a_broken_file_that_has_no_row_groups_costs_its_rest(tmp_path: Path) -> 
                 file.addfile(member, io.BytesIO(content))
     content = path.read_bytes()
     path.write_bytes(content[: 2 * 1024 * 6 + 512 + 20])
-    config = DatasetConfig(name=str(path), image_column="png", caption_column="txt", heldout_split="train")
-    found = streamed(HubStream(config, "train").in_order())
+    config = DatasetConfig(name=str(path), image_column="png", caption_column="txt", val_split="train")
+    found = streamed(HubStream(config, "train").iterate())
     assert found[:-1] == [f"shade {number}" for number in range(6)]
     assert "the rest of the file is lost: " in found[-1]
 
@@ -290,8 +294,8 @@ def test_what_a_caption_may_be(tmp_path: Path) -> None:
     name = parquet(tmp_path / "a.parquet", 4)
 
     def caption(column: str | None, source: str = name) -> str | None:
-        config = DatasetConfig(name=source, caption_column=column, heldout_split="train")
-        dataset = HubDataset(config, "heldout")
+        config = DatasetConfig(name=source, caption_column=column, val_split="train")
+        dataset = HubDataset(config, "val")
         sample = dataset[1]
         assert dataset.captions(1) == sample.captions
         return sample.caption
@@ -307,15 +311,15 @@ def test_what_a_caption_may_be(tmp_path: Path) -> None:
         caption("number", str(tmp_path / "b.parquet"))
 
 
-def test_paths_and_plain_bytes_as_pictures(tmp_path: Path) -> None:
+def test_paths_and_plain_bytes_as_images(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(7))
     paths = datasets.Dataset.from_dict({"image": [str(tmp_path / "a.png")], "text": ["x"]})
     paths.to_json(str(tmp_path / "a.jsonl"))
     datasets.Dataset.from_dict({"image": [encoded(7)], "text": ["x"]}).to_parquet(str(tmp_path / "b.parquet"))
     for name in ("a.jsonl", "b.parquet"):
-        config = DatasetConfig(name=str(tmp_path / name), heldout_split="train")
-        assert shade(HubDataset(config, "heldout")[0]) == 7
-        (item,) = HubStream(config, "heldout").in_order()
+        config = DatasetConfig(name=str(tmp_path / name), val_split="train")
+        assert shade(HubDataset(config, "val")[0]) == 7
+        (item,) = HubStream(config, "val").iterate()
         assert shade(item.load()) == 7
 
 
@@ -325,7 +329,7 @@ def test_mistakes_are_one_line_with_a_remedy(tmp_path: Path, kind: type, monkeyp
 
     def opening(require_captions: bool = False, **fields: Any) -> str:
         with pytest.raises(DataError) as caught:
-            kind(DatasetConfig(**{"name": name, **fields}), "heldout", require_captions=require_captions)
+            kind(DatasetConfig(**{"name": name, **fields}), "val", require_captions=require_captions)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -336,15 +340,15 @@ def test_mistakes_are_one_line_with_a_remedy(tmp_path: Path, kind: type, monkeyp
     assert "needs captions and caption_column is null" in opening(caption_column=None, require_captions=True)
     assert "column 'label' holds ClassLabel(names=['even', 'odd'])" in opening(image_column="label")
     assert "does not exist" in opening(name=str(tmp_path / "gone.parquet"))
-    assert "validation" in opening(heldout_split="validation")
+    assert "validation" in opening(val_split="validation")
     assert "cannot be opened" in opening(name="nobody/has-such-a-data-set")
     (tmp_path / "b.parquet").write_bytes(b"not parquet")
     assert "cannot be opened" in opening(name=str(tmp_path / "b.parquet"))
     (tmp_path / "c.xyz").write_bytes(b"?")
     assert "cannot tell what" in opening(name=str(tmp_path / "c.xyz"))
     table(3).save_to_disk(str(tmp_path / "plain"))
-    assert "saved without splits" in opening(name=str(tmp_path / "plain"), heldout_split="test")
+    assert "saved without splits" in opening(name=str(tmp_path / "plain"), val_split="test")
     datasets.DatasetDict({"train": table(3)}).save_to_disk(str(tmp_path / "dict"))
-    assert "no split 'test', it has: train" in opening(name=str(tmp_path / "dict"), heldout_split="test")
+    assert "no split 'test', it has: train" in opening(name=str(tmp_path / "dict"), val_split="test")
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no\nroute")))
     assert "no route; check the name, and the network" in opening(name="owner/name")

@@ -8,10 +8,10 @@ import pytest
 from image_folders import draw, outcomes, told, write
 from PIL import Image
 
-from vqgan.data.folder import Folder, FolderConfig
-from vqgan.data.images import FORMATS
-from vqgan.data.listing import EXTENSIONS, list_folder
+from vqgan.data.folders.listing import EXTENSIONS, list_folder
+from vqgan.data.images.decode import FORMATS
 from vqgan.data.source import DataError
+from vqgan.data.sources.folder import Folder, FolderConfig
 
 
 def test_linked_folders_and_images_are_read_with_their_captions(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_what_is_no_regular_file_is_named_and_waits_for_nobody(tmp_path: Path) -
     draw(tmp_path / "also.png")
     os.mkfifo(tmp_path / "pipe.png")
     os.mkfifo(tmp_path / "pipe.txt")
-    (tmp_path / "endless.png").symlink_to("/dev/zero")
+    (tmp_path / "infinite.png").symlink_to("/dev/zero")
     (tmp_path / "kernel.png").symlink_to("/proc/self/mountinfo")
     (tmp_path / "gone.png").symlink_to("nowhere.png")
     (tmp_path / "round.png").symlink_to("round.png")
@@ -79,7 +79,7 @@ def test_what_is_no_regular_file_is_named_and_waits_for_nobody(tmp_path: Path) -
         "fine.png": None,
         "also.png": None,
         "pipe.png": "not a regular file",
-        "endless.png": "not a regular file",
+        "infinite.png": "not a regular file",
         "kernel.png": "the file is empty (0 bytes)",
         "gone.png": "the file is missing",
     }
@@ -168,7 +168,7 @@ def test_what_anyone_expects_beside_images_is_not_told(tmp_path: Path) -> None:
 def test_no_images_at_all_says_what_there_is_instead(tmp_path: Path) -> None:
     write(tmp_path / "a.heic", "x")
     write(tmp_path / "b.heic", "x")
-    with pytest.raises(DataError, match=r"no pictures in .*; there are 2 files ending in \.heic \(a\.heic, b\.heic\)"):
+    with pytest.raises(DataError, match=r"no images in .*; there are 2 files ending in \.heic \(a\.heic, b\.heic\)"):
         Folder(FolderConfig(path=str(tmp_path)), "train")
 
 

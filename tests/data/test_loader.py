@@ -10,23 +10,23 @@ from PIL import Image
 
 from vqgan.data import loader as loader_module
 from vqgan.data.batch import Batch, Item
-from vqgan.data.loader import DataConfig, DataPipeline, Share
-from vqgan.data.shapes import ShapesConfig
+from vqgan.data.images.transforms import TransformConfig
+from vqgan.data.loader import BatchShard, DataConfig, DataPipeline
 from vqgan.data.source import DataError, Sample, UnusableSample
-from vqgan.data.stream import LanePart, Undecoded, endless
-from vqgan.data.transforms import TransformConfig
+from vqgan.data.sources.shapes import ShapesConfig
+from vqgan.data.stream import EncodedSample, PartitionReader, infinite
 
 CROPS = TransformConfig(image_size=8, crop="random", smallest_crop=0.5, flip=True)
 
 
 def sample(number: int) -> Sample:
-    """A picture that differs from pixel to pixel, so that a crop shows."""
+    """An image that differs from pixel to pixel, so that a crop shows."""
     noise = torch.randint(256, (20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
     return Sample(Image.fromarray(noise.numpy()), f"number {number}", str(number))
 
 
 class Numbers:
-    """Items 0 ... count - 1, some of them broken; the held-out ones are numbered from 1000."""
+    """Items 0 ... count - 1, some of them broken; the validation ones are numbered from 1000."""
 
     def __init__(self, count: int, broken: Callable[[int], bool] = lambda _: False, first: int = 0) -> None:
         self.count, self.broken, self.first = count, broken, first
@@ -40,17 +40,17 @@ class Numbers:
             raise UnusableSample(str(self.first + index), "truncated")
         return sample(self.first + index)
 
-    def undecoded(self, index: int) -> Undecoded:
-        return Undecoded(str(self.first + index), lambda: self[index])
+    def undecoded(self, index: int) -> EncodedSample:
+        return EncodedSample(str(self.first + index), lambda: self[index])
 
 
-class Lane(LanePart):
+class Partition(PartitionReader):
     """Numbers l, l + L, ... of `numbers`; every epoch begins one later."""
 
-    def __init__(self, numbers: Numbers, lane: int, lanes: int) -> None:
-        self.numbers, self.mine = numbers, range(numbers.count)[lane::lanes]
+    def __init__(self, numbers: Numbers, partition: int, partitions: int) -> None:
+        self.numbers, self.mine = numbers, range(numbers.count)[partition::partitions]
 
-    def epoch(self, order: np.random.Generator, skip: int) -> tuple[int, Iterator[Undecoded]]:
+    def epoch(self, order: np.random.Generator, skip: int) -> tuple[int, Iterator[EncodedSample]]:
         passed, turn = min(skip, len(self.mine)), int(order.integers(max(1, len(self.mine))))
         turned = [self.mine[(slot + turn) % len(self.mine)] for slot in range(passed, len(self.mine))]
         return passed, map(self.numbers.undecoded, turned)
@@ -62,10 +62,10 @@ class Strided:
     def __init__(self, count: int, broken: Callable[[int], bool] = lambda _: False, first: int = 0) -> None:
         self.numbers = Numbers(count, broken, first)
 
-    def lane(self, lane: int, lanes: int, seed: int, start: int = 0) -> Iterator[Undecoded]:
-        return endless(Lane(self.numbers, lane, lanes), lane, seed, start, buffer=3)
+    def partition(self, partition: int, partitions: int, seed: int, start: int = 0) -> Iterator[EncodedSample]:
+        return infinite(Partition(self.numbers, partition, partitions), partition, seed, start, buffer=3)
 
-    def in_order(self) -> Iterator[Undecoded]:
+    def iterate(self) -> Iterator[EncodedSample]:
         return (self.numbers.undecoded(index) for index in range(self.numbers.count))
 
 
@@ -74,9 +74,9 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DataPipeline]:
     """Build a pipeline on Numbers or a Stream."""
 
     def build(
-        train: Any = None, heldout: Any = None, *, batch_size: int = 4, seed: int = 0, workers: int = 0, **settings: Any
+        train: Any = None, val: Any = None, *, batch_size: int = 4, seed: int = 0, workers: int = 0, **settings: Any
     ) -> DataPipeline:
-        sources = {"train": train or Numbers(10), "heldout": heldout or Numbers(7, first=1000)}
+        sources = {"train": train or Numbers(10), "val": val or Numbers(7, first=1000)}
         monkeypatch.setattr(loader_module, "open_source", lambda _config, split, _size, **_: sources[split])
         config = DataConfig(batch_size=batch_size, workers=workers, transform=CROPS, **settings)
         return DataPipeline(config, seed)
@@ -84,7 +84,12 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DataPipeline]:
     return build
 
 
-def batches(pipeline: DataPipeline, first: int = 0, steps: int = 6, share: Share = Share()) -> list[list[Batch]]:  # noqa: B008
+def batches(
+    pipeline: DataPipeline,
+    first: int = 0,
+    steps: int = 6,
+    share: BatchShard = BatchShard(),  # noqa: B008
+) -> list[list[Batch]]:
     return list(pipeline.training_batches(first, steps, share))
 
 
@@ -138,15 +143,19 @@ def test_resuming_at_a_step_gives_the_rest(source: Any, first: int, pipeline: Ca
 def test_the_processes_parts_and_micro_batches_make_up_the_global_batch(
     source: Any, pipeline: Callable[..., DataPipeline]
 ) -> None:
-    data = pipeline(source(11), batch_size=8, lanes=2)
-    shares = [batches(data, share=Share(rank, processes=2, micro_batches=2)) for rank in range(2)]
+    data = pipeline(source(11), batch_size=8, partitions=2)
+    shares = [batches(data, share=BatchShard(rank, processes=2, gradient_accumulation_steps=2)) for rank in range(2)]
     for step, (batch,) in enumerate(batches(data)):
         parts = [shares[rank][step][micro] for micro in range(2) for rank in range(2)]
         names, images = [name for part in parts for name in part.names], torch.cat([part.images for part in parts])
         order = list(range(8))
-        if source is Strided:  # of a stream, every micro-batch takes from every lane: the same batch in another order
+        if (
+            source is Strided
+        ):  # of a stream, every micro-batch takes from every partition: the same batch in another order
             assert names != batch.names
-            order = [index for lane in range(2) for micro in range(2) for index in (4 * micro + 2 * lane,) * 2]
+            order = [
+                index for partition in range(2) for micro in range(2) for index in (4 * micro + 2 * partition,) * 2
+            ]
             order = [index + place % 2 for place, index in enumerate(order)]
         assert [names[index] for index in order] == batch.names
         assert torch.equal(images[order], batch.images)
@@ -164,7 +173,7 @@ def test_workers_change_nothing(source: Any, pipeline: Callable[..., DataPipelin
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_broken_items_are_replaced_and_named(source: Any, pipeline: Callable[..., DataPipeline]) -> None:
-    steps = batches(pipeline(source(10, broken=lambda index: index in (3, 7)), lanes=2))
+    steps = batches(pipeline(source(10, broken=lambda index: index in (3, 7)), partitions=2))
     assert all(len(batch) == len(batch.names) == 4 for (batch,) in steps)
     assert not {"3", "7"} & {name for (batch,) in steps for name in batch.names}
     skipped = [str(item) for (batch,) in steps for item in batch.skipped]
@@ -183,38 +192,38 @@ def test_nothing_but_broken_items_is_one_clear_error(
 
 
 def test_less_data_than_a_batch_is_one_clear_error(pipeline: Callable[..., DataPipeline]) -> None:
-    with pytest.raises(DataError, match=r"holds 3 pictures, fewer than one batch of 4; lower data\.batch_size"):
+    with pytest.raises(DataError, match=r"holds 3 images, fewer than one batch of 4; lower data\.batch_size"):
         pipeline(Numbers(3))
-    names = batches(pipeline(Strided(3), lanes=1))[0][0].names
+    names = batches(pipeline(Strided(3), partitions=1))[0][0].names
     assert set(names) == {"0", "1", "2"}, "a stream's length is not known"
 
 
 def test_a_batch_that_does_not_divide_is_one_clear_error(pipeline: Callable[..., DataPipeline]) -> None:
     with pytest.raises(DataError, match=r"batch_size 6 does not divide into 2 processes x 2 micro-batches.* 4"):
-        batches(pipeline(batch_size=6), share=Share(0, 2, 2))
+        batches(pipeline(batch_size=6), share=BatchShard(0, 2, 2))
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_held_out_batches(source: Any, pipeline: Callable[..., DataPipeline]) -> None:
-    held_out = source(7, broken=lambda index: index == 1, first=1000)
-    data = pipeline(heldout=held_out, heldout_limit=5)
-    whole = list(data.heldout_batches(batch_size=2))
+def test_val_batches(source: Any, pipeline: Callable[..., DataPipeline]) -> None:
+    val = source(7, broken=lambda index: index == 1, first=1000)
+    data = pipeline(val=val, val_limit=5)
+    whole = list(data.val_batches(batch_size=2))
     # The place of what is broken is taken by another, where there is an index.
     first = ["1000", "1006"] if source is Numbers else ["1000"]
     assert [batch.names for batch in whole] == [first, ["1002", "1003"], ["1004"]]
     assert [item.name for item in whole[0].skipped] == ["1001"]
     assert not whole[1].skipped
     for rank in range(2):
-        mine = list(data.heldout_batches(rank, processes=2, batch_size=2))
+        mine = list(data.val_batches(rank, processes=2, batch_size=2))
         assert [batch.names for batch in mine] == [batch.names for batch in whole][rank::2]
-    again = list(data.heldout_batches(batch_size=2))
+    again = list(data.val_batches(batch_size=2))
     assert all(torch.equal(one.images, two.images) for one, two in zip(whole, again, strict=True)), "no random crops"
 
 
 @pytest.mark.parametrize("even", [False, True])
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 @pytest.mark.parametrize("source", SOURCES)
-def test_each_process_decodes_its_share_of_the_held_out_sample_alone(
+def test_each_process_decodes_its_share_of_the_val_sample_alone(
     source: Any, processes: int, even: bool, pipeline: Callable[..., DataPipeline]
 ) -> None:
     decoded: list[int] = []
@@ -223,13 +232,13 @@ def test_each_process_decodes_its_share_of_the_held_out_sample_alone(
         decoded.append(index)
         return index in (0, 1, 4, 23)  # the first batch, one in a batch, one that would take a place
 
-    data = pipeline(heldout=source(24, broken=broken, first=1000), heldout_limit=13)
+    data = pipeline(val=source(24, broken=broken, first=1000), val_limit=13)
     seen: list[str] = []
     skipped: list[str] = []
     counts, decodings = [], []
     for rank in range(processes):
         decoded.clear()
-        batches = list(data.heldout_batches(rank, processes, batch_size=2, even=even))
+        batches = list(data.val_batches(rank, processes, batch_size=2, even=even))
         counts.append(len(batches))
         stand_ins = sum(batch.repeated for batch in batches)
         decodings.append(len(decoded) - 6 * stand_ins)  # a stand-in takes at most six to find
@@ -246,25 +255,25 @@ def test_each_process_decodes_its_share_of_the_held_out_sample_alone(
 
 
 def test_what_is_broken_at_the_end_is_told_with_the_last_batch(pipeline: Callable[..., DataPipeline]) -> None:
-    data = pipeline(heldout=Numbers(6, broken=lambda index: index > 1, first=1000))
-    (batch,) = data.heldout_batches(batch_size=2)
+    data = pipeline(val=Numbers(6, broken=lambda index: index > 1, first=1000))
+    (batch,) = data.val_batches(batch_size=2)
     assert batch.names == ["1000", "1001"]
     assert [item.name for item in batch.skipped] == ["1002", "1003", "1004", "1005"]
 
 
-def test_it_is_said_how_many_held_out_pictures_are_used_of_how_many(pipeline: Callable[..., DataPipeline]) -> None:
-    said = pipeline(heldout=Numbers(700), heldout_limit=512).describe()
-    assert "700 pictures held out, of which evaluations use 512, a fixed random sample, 4 a step" in said
-    assert "10 pictures to train on, 512 pictures held out, 4 a step" in pipeline(heldout=Numbers(512)).describe()
-    assert "of which evaluations use the first 512" in pipeline(heldout=Strided(700)).describe()
+def test_it_is_said_how_many_val_images_are_used_of_how_many(pipeline: Callable[..., DataPipeline]) -> None:
+    said = pipeline(val=Numbers(700), val_limit=512).describe()
+    assert "700 images held out, of which evaluations use 512, a fixed random sample, 4 a step" in said
+    assert "10 images to train on, 512 images held out, 4 a step" in pipeline(val=Numbers(512)).describe()
+    assert "of which evaluations use the first 512" in pipeline(val=Strided(700)).describe()
 
 
 def test_preview_batch(pipeline: Callable[..., DataPipeline]) -> None:
-    data = pipeline(heldout=Numbers(7, broken=lambda index: index == 0, first=1000))
+    data = pipeline(val=Numbers(7, broken=lambda index: index == 0, first=1000))
     assert data.preview_batch(3).names == ["1001", "1002", "1003"]
     assert data.preview_batch(2, "train").names == ["0", "1"]
-    with pytest.raises(DataError, match=r"no usable picture in the heldout split; skipped 7, the first: 1000: trunc"):
-        pipeline(heldout=Numbers(7, broken=lambda _: True, first=1000)).preview_batch(3)
+    with pytest.raises(DataError, match=r"no usable image in the val split; skipped 7, the first: 1000: trunc"):
+        pipeline(val=Numbers(7, broken=lambda _: True, first=1000)).preview_batch(3)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -285,14 +294,14 @@ def test_captions_alone_are_read_where_the_source_can(pipeline: Callable[..., Da
             return () if index == 2 else (f"label {index}",)
 
         def __getitem__(self, index: int) -> Sample:
-            raise AssertionError("no picture is needed")
+            raise AssertionError("no image is needed")
 
     assert list(pipeline(Labelled(10)).captions(10)) == [f"label {index}" for index in range(10) if index != 2]
 
 
 def test_a_real_source_end_to_end() -> None:
-    config = DataConfig(source=ShapesConfig(train_size=20, heldout_size=4), transform=CROPS, batch_size=4)
-    ((batch,),) = DataPipeline(config, seed=0).training_batches(0, 1, Share())
+    config = DataConfig(source=ShapesConfig(train_size=20, val_size=4), transform=CROPS, batch_size=4)
+    ((batch,),) = DataPipeline(config, seed=0).training_batches(0, 1, BatchShard())
     assert batch.images.shape == (4, 3, 8, 8)
     assert batch.images.dtype == torch.float32
     assert batch.images.abs().max() <= 1

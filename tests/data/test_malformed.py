@@ -1,4 +1,4 @@
-"""Malformed pictures and captions through the whole loader: no crash, no hang, flat memory, every skip counted."""
+"""Malformed images and captions through the whole loader: no crash, no hang, flat memory, every skip counted."""
 
 import gc
 import io
@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from data.malformed import malformed_caption, malformed_picture, well_formed
+from data.malformed import malformed_caption, malformed_image, well_formed
 from PIL import Image
 
-from vqgan.data.folder import Folder, FolderConfig
-from vqgan.data.images import decode_image
-from vqgan.data.loader import DataConfig, DataPipeline, Share
+from vqgan.data.images.decode import decode_image
+from vqgan.data.loader import BatchShard, DataConfig, DataPipeline
 from vqgan.data.source import UnusableSample
+from vqgan.data.sources.folder import Folder, FolderConfig
 
 ENDINGS = (".jpg", ".png", ".tif", ".webp", ".bmp", ".gif")
 SLOWEST_ITEM = 20.0
@@ -31,14 +31,14 @@ def folder_of(count: int, seed: int, place: Path) -> tuple[dict[str, Any], set[s
     names = set()
     for number in range(count):
         name = f"{number:05d}{ENDINGS[number % len(ENDINGS)]}"
-        (place / name).write_bytes(malformed_picture(seed, number))
+        (place / name).write_bytes(malformed_image(seed, number))
         (place / name).with_suffix(".txt").write_bytes(malformed_caption(seed, number))
         names.add(name)
-    return {"kind": "folder", "path": str(place), "heldout_share": 1e-9}, names
+    return {"kind": "folder", "path": str(place), "val_fraction": 1e-9}, names
 
 
 def parquet_of(count: int, seed: int, place: Path) -> tuple[dict[str, Any], set[str]]:
-    pictures = pa.array([{"bytes": malformed_picture(seed, number), "path": None} for number in range(count)])
+    images = pa.array([{"bytes": malformed_image(seed, number), "path": None} for number in range(count)])
     captions = [malformed_caption(seed, number) for number in range(count)]
     offsets = [0]
     for caption in captions:
@@ -46,20 +46,20 @@ def parquet_of(count: int, seed: int, place: Path) -> tuple[dict[str, Any], set[
     # As a careless writer leaves them: what calls itself a string need not be UTF-8.
     buffers = [pa.py_buffer(b"".join(bytes(part.to_bytes(4, "little")) for part in offsets)), b"".join(captions)]
     texts = pa.StringArray.from_buffers(count, buffers[0], pa.py_buffer(buffers[1]))
-    pq.write_table(pa.table({"image": pictures, "text": texts}), place / "items.parquet", row_group_size=100)
+    pq.write_table(pa.table({"image": images, "text": texts}), place / "items.parquet", row_group_size=100)
     name = str(place / "items.parquet")
-    source = {"kind": "dataset", "name": name, "heldout_share": 1e-9}
+    source = {"kind": "dataset", "name": name, "val_fraction": 1e-9}
     return source, {f"{name} row {number}" for number in range(count)}
 
 
 def tar_of(count: int, seed: int, place: Path) -> tuple[dict[str, Any], set[str]]:
     with tarfile.open(place / "items.tar", "w") as tar:
         for number in range(count):
-            for ending, data in (("jpg", malformed_picture(seed, number)), ("txt", malformed_caption(seed, number))):
+            for ending, data in (("jpg", malformed_image(seed, number)), ("txt", malformed_caption(seed, number))):
                 member = tarfile.TarInfo(f"{number:05d}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    source = {"kind": "shards", "path": str(place / "items.tar"), "heldout_share": 1e-9}
+    source = {"kind": "shards", "path": str(place / "items.tar"), "val_fraction": 1e-9}
     return source, {f"items.tar/{number:05d}" for number in range(count)}
 
 
@@ -72,8 +72,8 @@ def one_epoch(source: dict[str, Any], count: int) -> Iterator[Any]:
     transform = {"image_size": 16, "crop": "dalle_transformer", "flip": True}
     config = DataConfig.model_validate({"source": source, "transform": transform, "batch_size": size})
     pipeline = DataPipeline(config, seed=0, require_captions=True)
-    for micro_batches in pipeline.training_batches(0, count // size, Share()):
-        yield micro_batches[0]
+    for gradient_accumulation_steps in pipeline.training_batches(0, count // size, BatchShard()):
+        yield gradient_accumulation_steps[0]
 
 
 def resident_megabytes() -> float:
@@ -107,7 +107,7 @@ def check(
         shown.update(batch.names)
         memory.append(resident_megabytes())
     assert not shown & set(skipped)
-    assert len(names - shown - set(skipped)) == 1, "all but the held-out item were shown or counted"
+    assert len(names - shown - set(skipped)) == 1, "all but the validation item were shown or counted"
     return len(shown), len(skipped), memory[-1] - memory[len(memory) // 2]
 
 
@@ -121,22 +121,22 @@ def test_100_malformed_items(
 
 
 @pytest.mark.parametrize("write", FORMS)
-def test_a_skipped_picture_is_freed_at_once(
+def test_a_skipped_image_is_freed_at_once(
     write: Callable[[int, int, Path], tuple[dict[str, Any], set[str]]], tmp_path: Path
 ) -> None:
     """Not in a circle of traceback and frame, which Python's collector finds gigabytes later."""
 
-    def pictures() -> int:
+    def images() -> int:
         return sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects())
 
     source, _ = write(21, 1, tmp_path)
     gc.collect()
-    before = pictures()
+    before = images()
     gc.disable()
     try:
         skipped = [unusable for batch in one_epoch(source, 20) for unusable in batch.skipped]
         assert len(skipped) > 5
-        assert pictures() == before
+        assert images() == before
     finally:
         gc.enable()
 
@@ -154,21 +154,21 @@ def test_10_000_malformed_items(
 
 def test_half_characters_and_names_that_are_not_utf8(tmp_path: Path) -> None:
     """Whatever comes out can be printed: a run ends when it cannot print its report."""
-    picture = well_formed()[0]
+    image = well_formed()[0]
     odd = tmp_path / "odd"
     odd.mkdir()
     for name in (b"good.jpg", b"caf\xe9.jpg", b"broken\xff.jpg"):
-        (odd / os.fsdecode(name)).write_bytes(picture if b"broken" not in name else b"no picture")
+        (odd / os.fsdecode(name)).write_bytes(image if b"broken" not in name else b"no image")
     listed = tmp_path / "listed"
     listed.mkdir()
     rows = [("a.jpg", "\\ud83d"), ("\\ud83d.jpg", "text"), ("b.jpg", "\\ud83d\\ude00 text"), ("c.jpg", "\\u0000 text")]
     lines = [f'{{"file_name": "{name}", "text": "{text}"}}\n' for name, text in rows]
     (listed / "metadata.jsonl").write_text("".join(lines))
     for name in "abc":
-        (listed / f"{name}.jpg").write_bytes(picture)
+        (listed / f"{name}.jpg").write_bytes(image)
     seen = []
     for folder, captioned in ((odd, False), (listed, True)):
-        source = Folder(FolderConfig(path=str(folder), heldout_share=1e-9), "train", require_captions=captioned)
+        source = Folder(FolderConfig(path=str(folder), val_fraction=1e-9), "train", require_captions=captioned)
         for index in range(len(source)):
             try:
                 sample = source[index]
@@ -182,4 +182,4 @@ def test_half_characters_and_names_that_are_not_utf8(tmp_path: Path) -> None:
 
 def test_what_the_damage_starts_from_is_whole() -> None:
     for number, data in enumerate(well_formed()):
-        assert decode_image(data, f"picture {number}").mode == "RGB"
+        assert decode_image(data, f"image {number}").mode == "RGB"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from image_folders import draw, outcomes, told, write
 
-from vqgan.data.folder import Folder, FolderConfig
-from vqgan.data.metadata import MAX_LINE, read_metadata
+from vqgan.data.folders.metadata import MAX_LINE, read_metadata
 from vqgan.data.source import DataError
+from vqgan.data.sources.folder import Folder, FolderConfig
 
 
 def csv_of(*rows: str) -> str:
@@ -118,14 +118,14 @@ def test_a_name_that_is_there_is_that_file_whatever_else_it_could_mean(tmp_path:
     assert "the file is missing" in outcomes(tmp_path).values(), "two files differ alike: none is meant"
 
 
-def test_the_share_that_is_held_out_is_the_same_for_composed_and_decomposed_names(tmp_path: Path) -> None:
-    held_out = []
+def test_the_share_that_is_val_is_the_same_for_composed_and_decomposed_names(tmp_path: Path) -> None:
+    val = []
     for form in ("NFC", "NFD"):
         for number in range(40):
             draw(tmp_path / form / unicodedata.normalize(form, f"ä{number}.png"))  # type: ignore[arg-type]
-        names = outcomes(tmp_path / form, "heldout")
-        held_out.append({unicodedata.normalize("NFC", name) for name in names})
-    assert held_out[0] == held_out[1]
+        names = outcomes(tmp_path / form, "val")
+        val.append({unicodedata.normalize("NFC", name) for name in names})
+    assert val[0] == val[1]
 
 
 def test_one_list_in_each_subfolder(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_lists_in_the_subfolders_of_splits(tmp_path: Path) -> None:
         write(tmp_path / split / "cats" / "metadata.csv", csv_of(f"1.png,{split}"))
     write(tmp_path / "elsewhere" / "metadata.csv", "not,what\nit,says\n")
     assert outcomes(tmp_path, "train") == {"cats/1.png": "train"}
-    assert outcomes(tmp_path, "heldout") == {"cats/1.png": "valid"}
+    assert outcomes(tmp_path, "val") == {"cats/1.png": "valid"}
 
 
 def test_the_nearest_list_wins_and_rows_that_say_nothing_new_are_told(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_several_captions_in_several_rows_are_several_items(tmp_path: Path) -> N
         tmp_path / "metadata.jsonl",
         "\ufeff" + "\r\n".join(map(json.dumps, [*rows, {"file_name": "b.png"}])) + "\r\n\r\n",
     )
-    sources = [Folder(FolderConfig(path=str(tmp_path)), split) for split in ("train", "heldout")]  # type: ignore[arg-type]
+    sources = [Folder(FolderConfig(path=str(tmp_path)), split) for split in ("train", "val")]  # type: ignore[arg-type]
     captions = [[source.captions(index) for index in range(len(source))] for source in sources]
     assert sorted(map(len, captions)) == [1, 3], "all of one image on one side"
     assert sorted(caption for side in captions for caption in side) == [(), ("one",), ("one",), ("two",)]

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vqgan.config import ConfigError, load_config, validate
-from vqgan.data import sources as sources_module
+from vqgan.config.schema import ConfigError, load_config, validate
 from vqgan.data.batch import Batch
-from vqgan.data.loader import DataConfig, DataPipeline, Share
-from vqgan.data.mixture import Mixture, MixtureConfig, MixtureStream, mix
-from vqgan.data.shapes import ShapesConfig
+from vqgan.data.loader import BatchShard, DataConfig, DataPipeline
 from vqgan.data.source import Sample, Source, UnusableSample
-from vqgan.data.stream import Undecoded
+from vqgan.data.sources import open_source as sources_module
+from vqgan.data.sources.mixture import Mixture, MixtureConfig, MixtureStream, mix
+from vqgan.data.sources.shapes import ShapesConfig
+from vqgan.data.stream import EncodedSample
 
 
 class Items:
@@ -35,20 +35,20 @@ class Items:
 
 
 class Row:
-    """A stream: lane l of L has items l, l + L, ..., again and again."""
+    """A stream: partition l of L has items l, l + L, ..., again and again."""
 
     def __init__(self, name: str, count: int) -> None:
         self.items = Items(name, count)
 
-    def lane(self, lane: int, lanes: int, seed: int, start: int = 0) -> Iterator[Undecoded]:  # noqa: ARG002
-        mine = range(lane, self.items.count, lanes)
+    def partition(self, partition: int, partitions: int, seed: int, start: int = 0) -> Iterator[EncodedSample]:  # noqa: ARG002
+        mine = range(partition, self.items.count, partitions)
         while True:
             index = mine[start % len(mine)]
-            yield Undecoded(str(index), lambda index=index: self.items[index])  # type: ignore[misc]
+            yield EncodedSample(str(index), lambda index=index: self.items[index])  # type: ignore[misc]
             start += 1
 
-    def in_order(self) -> Iterator[Undecoded]:
-        return (Undecoded(str(i), lambda i=i: self.items[i]) for i in range(self.items.count))  # type: ignore[misc]
+    def iterate(self) -> Iterator[EncodedSample]:
+        return (EncodedSample(str(i), lambda i=i: self.items[i]) for i in range(self.items.count))  # type: ignore[misc]
 
 
 def pipeline(monkeypatch: pytest.MonkeyPatch, parts: list[Any], weights: list[float], **settings: Any) -> DataPipeline:
@@ -62,7 +62,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, parts: list[Any], weights: list[fl
     return DataPipeline(validate(DataConfig, values | settings, "test"), seed=0)
 
 
-def names(data: DataPipeline, first: int = 0, steps: int = 12, share: Share = Share()) -> list[list[str]]:  # noqa: B008
+def names(data: DataPipeline, first: int = 0, steps: int = 12, share: BatchShard = BatchShard()) -> list[list[str]]:  # noqa: B008
     return [[name for batch in step for name in batch.names] for step in data.training_batches(first, steps, share)]
 
 
@@ -87,12 +87,12 @@ PARTS: dict[str, list[Any]] = {
 @pytest.mark.parametrize("kind", PARTS)
 def test_resuming_processes_and_workers_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def built(**settings: Any) -> DataPipeline:
-        return pipeline(monkeypatch, PARTS[kind], [2, 1], lanes=4, **settings)
+        return pipeline(monkeypatch, PARTS[kind], [2, 1], partitions=4, **settings)
 
     data = built()
     whole = names(data)
     assert names(data, first=7) == whole[7:]
-    shares = [names(data, share=Share(rank, 2)) for rank in range(2)]
+    shares = [names(data, share=BatchShard(rank, 2)) for rank in range(2)]
     assert [one + other for one, other in zip(*shares, strict=True)] == whole
     assert names(built(workers=2), steps=4) == whole[:4]
     shown = Counter(name[0] for step in whole for name in step)
@@ -101,7 +101,7 @@ def test_resuming_processes_and_workers_change_nothing(kind: str, monkeypatch: p
 
 def test_a_broken_item_is_replaced_from_its_own_source_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     data = pipeline(monkeypatch, [Items("a", 9, broken=(3, 4)), Items("b", 50)], [1, 1])
-    batches: list[Batch] = [batch for (batch,) in data.training_batches(0, 6, Share())]
+    batches: list[Batch] = [batch for (batch,) in data.training_batches(0, 6, BatchShard())]
     assert all(Counter(name[0] for name in batch.names) == {"a": 4, "b": 4} for batch in batches)
     assert {str(item) for batch in batches for item in batch.skipped} == {"a: 3: truncated", "a: 4: truncated"}
     assert not {"a: 3", "a: 4"} & {name for batch in batches for name in batch.names}
@@ -116,35 +116,37 @@ def test_one_pass_is_mixed_from_its_beginning_and_shows_everything_once(
         "streams": [Row("a", 4), Row("b", 20)],
         "both": [Items("a", 4), Row("b", 20)],
     }[kind]
-    data = pipeline(monkeypatch, parts, [1, 1], heldout_limit=100)
-    held_out = [name for batch in data.heldout_batches(batch_size=5) for name in batch.names]
-    assert Counter(name[0] for name in held_out[:8]) == {"a": 4, "b": 4}
-    assert held_out[8:] == [f"b: {index}" for index in range(4, 20)], "the small one has ended"
-    assert sorted(held_out) == sorted([f"a: {i}" for i in range(4)] + [f"b: {i}" for i in range(20)])
+    data = pipeline(monkeypatch, parts, [1, 1], val_limit=100)
+    val = [name for batch in data.val_batches(batch_size=5) for name in batch.names]
+    assert Counter(name[0] for name in val[:8]) == {"a": 4, "b": 4}
+    assert val[8:] == [f"b: {index}" for index in range(4, 20)], "the small one has ended"
+    assert sorted(val) == sorted([f"a: {i}" for i in range(4)] + [f"b: {i}" for i in range(20)])
     assert {text[0] for text in data.captions(4)} == {"a", "b"}, "so a vocabulary is learned from all"
 
 
 @pytest.mark.parametrize("weights", [[1.0, 1.0], [7.0, 2.0, 1.0]])
-def test_the_lanes_of_one_batch_do_not_all_show_the_same_source(weights: list[float]) -> None:
+def test_the_partitions_of_one_batch_do_not_all_show_the_same_source(weights: list[float]) -> None:
     rows = [Row("abc"[number], 1000) for number in range(len(weights))]
     stream = MixtureStream(rows, "abc", weights)
-    lanes = [[item.name for item in islice(stream.lane(lane, 16, 0), 40)] for lane in range(16)]
-    for column in zip(*lanes, strict=True):
+    partitions = [[item.name for item in islice(stream.partition(partition, 16, 0), 40)] for partition in range(16)]
+    for column in zip(*partitions, strict=True):
         share = sum(name[0] == "a" for name in column) / 16
         assert share == pytest.approx(weights[0] / sum(weights), abs=0.26)
-    for lane in lanes:
-        assert sum(name[0] == "a" for name in lane) == pytest.approx(40 * weights[0] / sum(weights), abs=2)
+    for partition in partitions:
+        assert sum(name[0] == "a" for name in partition) == pytest.approx(40 * weights[0] / sum(weights), abs=2)
 
 
-def test_an_indexable_source_among_streams_is_divided_among_the_lanes() -> None:
+def test_an_indexable_source_among_streams_is_divided_among_the_partitions() -> None:
     stream = MixtureStream([Items("a", 10), Row("b", 10)], "ab", [1, 1])
-    lanes = [islice((item for item in stream.lane(lane, 4, 5) if item.name[0] == "a"), 5) for lane in range(4)]
-    shown = Counter(item.name for lane in lanes for item in lane)
-    assert shown == {f"a: item {index}": 2 for index in range(10)}, "two epochs of ten in four lanes of five"
+    partitions = [
+        islice((item for item in stream.partition(partition, 4, 5) if item.name[0] == "a"), 5) for partition in range(4)
+    ]
+    shown = Counter(item.name for partition in partitions for item in partition)
+    assert shown == {f"a: item {index}": 2 for index in range(10)}, "two epochs of ten in four partitions of five"
 
 
 def test_what_a_mixture_is_made_of() -> None:
-    part = {"source": {"kind": "shapes", "train_size": 5, "heldout_size": 3}}
+    part = {"source": {"kind": "shapes", "train_size": 5, "val_size": 3}}
     config = validate(MixtureConfig, {"sources": [part, {**part, "weight": 2}]}, "test")
     assert config.names() == ["1 shapes", "2 shapes"]
     built = sources_module.open_source(config, "train", 8)
@@ -176,6 +178,6 @@ def test_a_wrong_mixture_is_one_clear_line(sources: str, message: str) -> None:
 
 
 def test_a_single_source_has_the_order_that_it_always_had() -> None:
-    config = DataConfig(source=ShapesConfig(train_size=20, heldout_size=4), batch_size=5)
+    config = DataConfig(source=ShapesConfig(train_size=20, val_size=4), batch_size=5)
     steps = names(DataPipeline(config, seed=3), steps=2)
     assert steps == [[f"shapes-{i}" for i in (16, 12, 18, 8, 3)], [f"shapes-{i}" for i in (13, 15, 10, 6, 1)]]

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from data.bounded_child import call_bounded
 
-from vqgan.data import parquet_sizes
-from vqgan.data.hub import HubDataset, HubStream
-from vqgan.data.hub_opening import DatasetConfig
-from vqgan.data.parquet_sizes import check_sizes
 from vqgan.data.source import DataError
+from vqgan.data.sources import parquet_sizes
+from vqgan.data.sources.huggingface import HubDataset, HubStream
+from vqgan.data.sources.huggingface_files import DatasetConfig
+from vqgan.data.sources.parquet_sizes import check_sizes
 
 LARGE = os.urandom(1000) * 900
 """Just below the megabyte at which writers give a dictionary up."""

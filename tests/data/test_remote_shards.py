@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from tiny_shards import encoded, names, shades, told, write_shades, write_shard
 
-from vqgan.data import remote
-from vqgan.data.loader import DataConfig, DataPipeline, Share
-from vqgan.data.remote import RemoteError, RemoteFile
-from vqgan.data.shards.opening import open_shards
+from vqgan.data.images.transforms import TransformConfig
+from vqgan.data.loader import BatchShard, DataConfig, DataPipeline
+from vqgan.data.shards import remote
+from vqgan.data.shards.open_shards import open_shards
+from vqgan.data.shards.remote import RemoteError, RemoteFile
 from vqgan.data.shards.samples import ShardsConfig
 from vqgan.data.shards.streamed import ShardStream
 from vqgan.data.source import DataError
-from vqgan.data.transforms import TransformConfig
 
 
 class Server:
@@ -94,7 +94,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def stream(server: Server, pattern: str = "train-{000..003}.tar", **fields: Any) -> ShardStream:
     write_shard(server.folder / "held.tar", shades([200]))
-    settings = {"timeout": 5.0, "retries": 3, "heldout_paths": (f"{server.address}/held.tar",), **fields}
+    settings = {"timeout": 5.0, "retries": 3, "val_paths": (f"{server.address}/held.tar",), **fields}
     source = open_shards(ShardsConfig(path=f"{server.address}/{pattern}", **settings), "train")
     assert isinstance(source, ShardStream)
     return source
@@ -106,7 +106,7 @@ def drop_after(count: int) -> Callable[[Any, bytes], None]:
 
 def test_a_sound_server_is_asked_once_for_each_shard(server: Server) -> None:
     write_shades(server.folder, shards=4, each=5)
-    assert told(stream(server).in_order()) == [f"shade {number}" for number in range(20)]
+    assert told(stream(server).iterate()) == [f"shade {number}" for number in range(20)]
     assert server.requests == [(f"train-00{number}.tar", 0) for number in range(4)]
 
 
@@ -115,7 +115,7 @@ def test_a_dropped_connection_is_taken_up_where_it_broke(server: Server, pauses:
     write_shades(server.folder, shards=4, each=5)
     server.ranges = ranges
     server.faults = lambda name, request: drop_after(3000) if name == "train-001.tar" and request < 2 else None
-    assert told(stream(server).in_order()) == [f"shade {number}" for number in range(20)]
+    assert told(stream(server).iterate()) == [f"shade {number}" for number in range(20)]
     asked = [start for name, start in server.requests if name == "train-001.tar"]
     assert asked == ([0, 3000, 6000] if ranges else [0, 0, 0])
     assert pauses == [0.5, 1.0]
@@ -130,7 +130,7 @@ def test_passing_errors_are_tried_again_and_lasting_ones_cost_the_shard(server: 
         return answers[name][request] if request < len(answers.get(name, [])) else None
 
     server.faults = fault
-    found = told(stream(server).in_order())
+    found = told(stream(server).iterate())
     assert found[:5] == [f"shade {number}" for number in range(5)]
     lost = "nothing could be read: the server answers"
     assert found[5:] == [
@@ -145,7 +145,7 @@ def test_passing_errors_are_tried_again_and_lasting_ones_cost_the_shard(server: 
 def test_who_waits_is_told_for_whom_once_a_shard(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     write_shades(server.folder, shards=3, each=5)
     server.faults = lambda name, request: (503, 500, None)[request] if name != "train-001.tar" else None
-    told(stream(server, "train-{000..002}.tar").in_order())
+    told(stream(server, "train-{000..002}.tar").iterate())
     host = server.address.removeprefix("http://")
     line = f"waiting for {host} (the server answers 503 Service Unavailable), try 2 of 4\n"
     assert capsys.readouterr().err == line * 2
@@ -162,7 +162,7 @@ def test_the_line_of_a_wait_names_no_password(capsys: pytest.CaptureFixture[str]
 def test_a_server_that_always_drops_costs_the_rest_of_the_shard(server: Server) -> None:
     write_shades(server.folder, shards=4, each=5)
     server.faults = lambda name, _: drop_after(700) if name == "train-001.tar" else None
-    found = told(stream(server).in_order())
+    found = told(stream(server).iterate())
     assert found[:6] == [f"shade {number}" for number in range(6)]
     assert found[6].startswith("train-001.tar after sample 1: the rest of the shard is lost: ")
     assert "at byte 2800, given up after 4 tries" in found[6]
@@ -190,10 +190,10 @@ def test_a_server_that_stalls_or_crawls_is_no_hang(server: Server) -> None:
     for kind in (stall, crawl):
         server.requests.clear()
         server.faults = lambda name, request, kind=kind: kind if name == "train-000.tar" and request < 2 else None
-        found = told(stream(server, "train-{000..001}.tar", timeout=0.2).in_order())
+        found = told(stream(server, "train-{000..001}.tar", timeout=0.2).iterate())
         assert found == [f"shade {number}" for number in range(10)]
         server.faults = lambda name, _, kind=kind: kind if name == "train-000.tar" else None
-        found = told(stream(server, "train-{000..001}.tar", timeout=0.2, retries=1).in_order())
+        found = told(stream(server, "train-{000..001}.tar", timeout=0.2, retries=1).iterate())
         assert sum("given up after 2 tries" in item for item in found) == 1
         assert found[-5:] == [f"shade {number}" for number in range(5, 10)]
         assert not sat_through, "the reader waited until the server was done"
@@ -215,7 +215,7 @@ def test_progress_makes_a_broken_connection_a_new_one(server: Server, monkeypatc
     monkeypatch.setattr(remote, "_PROGRESS", 1000)
     write_shades(server.folder, shards=1, each=5)
     server.faults = lambda name, _: drop_after(1200) if name == "train-000.tar" else None
-    assert told(stream(server, "train-000.tar", retries=1).in_order()) == [f"shade {number}" for number in range(5)]
+    assert told(stream(server, "train-000.tar", retries=1).iterate()) == [f"shade {number}" for number in range(5)]
 
 
 def test_a_shard_that_changes_between_two_tries_is_not_pasted_together(server: Server) -> None:
@@ -226,7 +226,7 @@ def test_a_shard_that_changes_between_two_tries_is_not_pasted_together(server: S
         server.tag = "two"
 
     server.faults = lambda _, request: change if request == 0 else None
-    found = told(stream(server, "train-000.tar").in_order())
+    found = told(stream(server, "train-000.tar").iterate())
     assert found[0] == "shade 0"
     assert "it changed on the server while it was read" in found[-1]
 
@@ -237,14 +237,14 @@ def test_a_server_that_is_down_ends_the_run_with_one_line(server: Server) -> Non
     with pytest.raises(
         DataError, match=r"nothing can be read of 5 shards in a row, the last 'http.*004\.tar': the serv"
     ):
-        told(source.in_order())
+        told(source.iterate())
     assert len(server.requests) == 10
-    config = ShardsConfig(
-        path=f"{server.address}/train-000.tar", heldout_paths=(f"{server.address}/held.tar",), retries=0
+    config = ShardsConfig(path=f"{server.address}/train-000.tar", val_paths=(f"{server.address}/held.tar",), retries=0)
+    data = DataPipeline(
+        DataConfig(source=config, transform=TransformConfig(image_size=4), batch_size=2, partitions=1), 0
     )
-    data = DataPipeline(DataConfig(source=config, transform=TransformConfig(image_size=4), batch_size=2, lanes=1), 0)
-    with pytest.raises(DataError, match=r"unusable items in a row in a whole pass over a lane.*503"):
-        list(data.training_batches(0, 3, Share()))
+    with pytest.raises(DataError, match=r"unusable items in a row in a whole pass over a partition.*503"):
+        list(data.training_batches(0, 3, BatchShard()))
 
 
 def test_training_from_a_faulty_server_sees_what_a_sound_one_shows(server: Server) -> None:
@@ -254,12 +254,12 @@ def test_training_from_a_faulty_server_sees_what_a_sound_one_shows(server: Serve
     def captions(workers: int, first: int = 0) -> list[list[str | None]]:
         config = ShardsConfig(
             path=f"{server.address}/train-{{000..004}}.tar",
-            heldout_paths=(f"{server.address}/held.tar",),
+            val_paths=(f"{server.address}/held.tar",),
             shuffle_buffer=4,
             timeout=5,
         )
-        settings = {"transform": TransformConfig(image_size=4), "batch_size": 8, "lanes": 4, "workers": workers}
-        batches = DataPipeline(DataConfig(source=config, **settings), 0).training_batches(first, 12, Share())
+        settings = {"transform": TransformConfig(image_size=4), "batch_size": 8, "partitions": 4, "workers": workers}
+        batches = DataPipeline(DataConfig(source=config, **settings), 0).training_batches(first, 12, BatchShard())
         return [batch.captions for (batch,) in batches]
 
     sound = captions(workers=0)
@@ -275,24 +275,24 @@ def test_training_from_a_faulty_server_sees_what_a_sound_one_shows(server: Serve
 def test_a_resumed_run_asks_for_the_size_of_what_it_has_seen_and_reads_only_the_rest(server: Server) -> None:
     write_shades(server.folder, shards=6, each=5)
     source = stream(server, "train-{000..005}.tar", shuffle_buffer=2)
-    whole = told(islice(source.lane(0, 1, 0), 30))
+    whole = told(islice(source.partition(0, 1, 0), 30))
     server.requests.clear()
-    assert told(islice(source.lane(0, 1, 0, 22), 8)) == whole[22:]
+    assert told(islice(source.partition(0, 1, 0, 22), 8)) == whole[22:]
     assert len(server.requests) == 5 + 2, "four shards are passed over, two are read"
     server.tag = "two"
     server.requests.clear()
-    assert told(islice(source.lane(0, 1, 0, 22), 8)) == whole[22:]
+    assert told(islice(source.partition(0, 1, 0, 22), 8)) == whole[22:]
     assert len(server.requests) == 1 + 6, "nothing is believed of a shard that has changed"
 
 
 def test_broken_members_of_a_remote_shard_are_named(server: Server) -> None:
-    content = [*shades(range(2)), ("../x.png", encoded(9)), ("a.png", b"no picture"), *shades(range(2, 4))]
+    content = [*shades(range(2)), ("../x.png", encoded(9)), ("a.png", b"no image"), *shades(range(2, 4))]
     path = write_shard(server.folder / "train-000.tar", content)
     path.write_bytes(path.read_bytes()[: 2048 * 4 + 700])
-    found = told(stream(server, "train-000.tar").in_order())
+    found = told(stream(server, "train-000.tar").iterate())
     assert found[:2] == ["shade 0", "shade 1"]
     assert found[2] == "train-000.tar/../x: refused: '../x.png' leads out of the data set's folder"
-    assert found[3].startswith("train-000.tar/a: not a picture")
+    assert found[3].startswith("train-000.tar/a: not an image")
     assert "the rest of the shard is lost" in found[-1]
 
 
@@ -308,7 +308,7 @@ def test_other_addresses_are_opened_by_fsspec(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "a.tar", shades(range(6)))
     for shard in ("one", "two"):
         fsspec.filesystem("memory").pipe(f"/bucket/{shard}.tar", path.read_bytes())
-    config = ShardsConfig(path="memory://bucket/o*.tar", heldout_paths=("memory://bucket/two.tar",))
+    config = ShardsConfig(path="memory://bucket/o*.tar", val_paths=("memory://bucket/two.tar",))
     source = open_shards(config, "train")
     assert isinstance(source, ShardStream)
-    assert told(islice(source.in_order(), 6)) == [f"shade {number}" for number in range(6)]
+    assert told(islice(source.iterate(), 6)) == [f"shade {number}" for number in range(6)]

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from vqgan.data import resizing
-from vqgan.data.resizing import resized, resizer
+from vqgan.data.images import resizing
+from vqgan.data.images.resizing import resized, resizer
 
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 37, 3), dtype=np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 37, 3), dtype=np.uint8))
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def older_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("older_torch")
 def test_an_older_torch_resizes_by_pillow() -> None:
     assert resizer() == "Pillow's Lanczos"
-    found = resized(PICTURE, 32, 20).permute(1, 2, 0).numpy()
-    assert np.array_equal(found, np.asarray(PICTURE.resize((20, 32), Image.Resampling.LANCZOS)))
-    assert np.array_equal(resized(PICTURE, 50, 37).permute(1, 2, 0).numpy(), np.asarray(PICTURE))
+    found = resized(IMAGE, 32, 20).permute(1, 2, 0).numpy()
+    assert np.array_equal(found, np.asarray(IMAGE.resize((20, 32), Image.Resampling.LANCZOS)))
+    assert np.array_equal(resized(IMAGE, 50, 37).permute(1, 2, 0).numpy(), np.asarray(IMAGE))
 
 
 def test_both_agree_within_two_levels(request: pytest.FixtureRequest) -> None:
-    name, found = resizer(), resized(PICTURE, 32, 20).int()
+    name, found = resizer(), resized(IMAGE, 32, 20).int()
     request.getfixturevalue("older_torch")
-    assert (resized(PICTURE, 32, 20).int() - found).abs().max() <= 2
+    assert (resized(IMAGE, 32, 20).int() - found).abs().max() <= 2
     assert name in ("PyTorch's Lanczos", "Pillow's Lanczos")

@@ -11,11 +11,11 @@ import datasets
 import pytest
 from PIL import Image
 
-from vqgan.bounded_file import RefusedFileError, open_regular, read_bounded
-from vqgan.data.hub import HubDataset, HubStream
-from vqgan.data.hub_opening import DatasetConfig
-from vqgan.data.row_files import RowFiles
+from vqgan.data.folders.row_files import RowFiles
 from vqgan.data.source import DataError, UnusableSample
+from vqgan.data.sources.huggingface import HubDataset, HubStream
+from vqgan.data.sources.huggingface_files import DatasetConfig
+from vqgan.system.bounded_file import RefusedFileError, open_regular, read_bounded
 
 
 @pytest.fixture(autouse=True)
@@ -111,12 +111,12 @@ def test_a_row_reads_files_of_its_own_data_set_alone(
             pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
         )
         pq.write_table(pa.table({"image": images, "text": ["x"] * len(values)}), path)
-    config = DatasetConfig(name=str(path), heldout_split="train")
+    config = DatasetConfig(name=str(path), val_split="train")
     found = []
     if streaming:
-        loads: Any = [item.load for item in HubStream(config, "heldout").in_order()]
+        loads: Any = [item.load for item in HubStream(config, "val").iterate()]
     else:
-        source = HubDataset(config, "heldout")
+        source = HubDataset(config, "val")
         loads = [lambda number=number: source[number] for number in range(len(source))]
     for load in loads:
         try:
@@ -157,9 +157,9 @@ def test_a_data_set_whose_path_reads_as_a_pattern(tmp_path: Path, name: str, str
     table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
     table.to_parquet(str(folder / "train-0[0].parquet"))
     for path in (folder, folder / "train-0[0].parquet"):
-        config = DatasetConfig(name=str(path), heldout_split="train")
+        config = DatasetConfig(name=str(path), val_split="train")
         if streaming:
-            assert sum(1 for _ in HubStream(config, "train").in_order()) == 6
+            assert sum(1 for _ in HubStream(config, "train").iterate()) == 6
         else:
             assert len(HubDataset(config, "train")) == 6
 

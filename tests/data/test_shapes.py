@@ -6,8 +6,9 @@ import zlib
 import numpy as np
 import pytest
 
-from vqgan.data.shapes import (
-    COLOURS,
+from vqgan.data.source import Split
+from vqgan.data.sources.shapes import (
+    COLORS,
     EXTENTS,
     RELATIONS,
     SHAPES,
@@ -19,9 +20,8 @@ from vqgan.data.shapes import (
     parse_caption,
     render,
 )
-from vqgan.data.source import Split
 
-SPLITS: tuple[Split, ...] = ("train", "heldout")
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -42,23 +42,23 @@ def test_seeds_splits_and_indices_differ() -> None:
         return [source[index].caption for index in range(100)]
 
     assert captions(0, "train") != captions(1, "train")
-    assert captions(0, "train") != captions(0, "heldout")
+    assert captions(0, "train") != captions(0, "val")
     assert len(set(captions(0, "train"))) > 90
 
 
-def test_the_size_of_the_picture_does_not_change_the_scene() -> None:
+def test_the_size_of_the_image_does_not_change_the_scene() -> None:
     small, large = (Shapes(ShapesConfig(), "train", size) for size in (16, 64))
     assert [small.scene(index) for index in range(100)] == [large.scene(index) for index in range(100)]
 
 
-def test_one_tenth_of_the_combinations_is_held_out() -> None:
-    train, heldout = map(combinations, SPLITS)
-    assert (len(train), len(heldout)) == (922, 102)
-    assert not set(train) & set(heldout)
-    assert len(set(train) | set(heldout)) == (len(COLOURS) * len(SHAPES)) ** 2
-    # Each colour and shape, in each place, occurs in training: what is held out is only how they combine.
+def test_one_tenth_of_the_combinations_is_val() -> None:
+    train, val = map(combinations, SPLITS)
+    assert (len(train), len(val)) == (922, 102)
+    assert not set(train) & set(val)
+    assert len(set(train) | set(val)) == (len(COLORS) * len(SHAPES)) ** 2
+    # Each color and shape, in each place, occurs in training: what is held out is only how they combine.
     for place in range(4):
-        assert {combination[place] for combination in train} == {combination[place] for combination in heldout}
+        assert {combination[place] for combination in train} == {combination[place] for combination in val}
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -66,20 +66,20 @@ def test_samples_keep_to_the_combinations_of_their_split(split: Split) -> None:
     source, allowed = Shapes(ShapesConfig(), split, 8), set(combinations(split))
     for index in range(1000):
         first, _, second = source.scene(index)[0]
-        assert (first.colour, first.shape, second.colour, second.shape) in allowed
+        assert (first.color, first.shape, second.color, second.shape) in allowed
 
 
-def test_the_held_out_combinations_never_change() -> None:
-    # Figures in the documentation and stored models depend on them.
-    assert zlib.crc32(repr(combinations("heldout")).encode()) == 2325022170
+def test_the_val_combinations_never_change() -> None:
+    # Metrics in the documentation and stored models depend on them.
+    assert zlib.crc32(repr(combinations("val")).encode()) == 2325022170
 
 
 def test_captions_round_trip() -> None:
     for size in EXTENTS:
-        for colour in COLOURS:
+        for color in COLORS:
             for shape in SHAPES:
                 for relation in RELATIONS:
-                    scene = Scene(ShapeObject(size, colour, shape), relation, ShapeObject("large", "cyan", "triangle"))
+                    scene = Scene(ShapeObject(size, color, shape), relation, ShapeObject("large", "cyan", "triangle"))
                     assert parse_caption(str(scene)) == scene
     assert parse_caption("  A small RED circle  left of a large cyan\ntriangle ") == Scene(
         ShapeObject("small", "red", "circle"), "left of", ShapeObject("large", "cyan", "triangle")
@@ -102,7 +102,7 @@ def test_other_texts_are_no_captions(text: str) -> None:
         parse_caption(text)
 
 
-def test_a_scene_is_the_same_picture_at_every_size() -> None:
+def test_a_scene_is_the_same_image_at_every_size() -> None:
     source = Shapes(ShapesConfig(), "train", 32)
     for index in range(60):
         scene, places = source.scene(index)
@@ -127,7 +127,7 @@ def test_objects_are_inside_and_apart_and_related_as_said() -> None:
         assert along > abs(across)
 
 
-def test_pictures_have_white_paper_and_the_palette_s_colours() -> None:
+def test_images_have_white_paper_and_the_palette_s_colors() -> None:
     source = Shapes(ShapesConfig(), "train", 64)
     for index in range(50):
         scene, places = source.scene(index)
@@ -135,9 +135,9 @@ def test_pictures_have_white_paper_and_the_palette_s_colours() -> None:
         assert (image.mode, image.size) == ("RGB", (64, 64))
         assert image.getpixel((0, 0)) == (255, 255, 255)
         for thing, place in zip((scene.first, scene.second), places, strict=True):
-            assert image.getpixel((int(place.x * 64), int(place.y * 64))) == COLOURS[thing.colour]
+            assert image.getpixel((int(place.x * 64), int(place.y * 64))) == COLORS[thing.color]
 
 
 def test_lengths_follow_the_config() -> None:
-    config = ShapesConfig(train_size=7, heldout_size=5)
+    config = ShapesConfig(train_size=7, val_size=5)
     assert [len(Shapes(config, split, 8)) for split in SPLITS] == [7, 5]

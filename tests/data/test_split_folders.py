@@ -5,22 +5,22 @@ from pathlib import Path
 import pytest
 from image_folders import draw, outcomes, told, write
 
-from vqgan.data.split_folders import SplitFolders, split_folders
+from vqgan.data.folders.split_folders import SplitFolders, split_folders
 
 
 @pytest.mark.parametrize(
-    ("train", "heldout"),
+    ("train", "val"),
     [
         *(("train", name) for name in ("valid", "dev", "eval", "evaluation", "holdout", "held-out", "test", "testing")),
         *[("Train", "Val"), ("TRAIN", "VALID"), ("training", "validation"), ("train2017", "val2017")],
         *[("train_images", "test_images"), ("train-512", "dev-512")],
     ],
 )
-def test_names_of_splits(tmp_path: Path, train: str, heldout: str) -> None:
+def test_names_of_splits(tmp_path: Path, train: str, val: str) -> None:
     draw(tmp_path / train / "a.png")
-    draw(tmp_path / heldout / "deep" / "b.png")
+    draw(tmp_path / val / "deep" / "b.png")
     assert outcomes(tmp_path, "train") == {"a.png": None}
-    assert outcomes(tmp_path, "heldout") == {"deep/b.png": None}
+    assert outcomes(tmp_path, "val") == {"deep/b.png": None}
     assert told(tmp_path) == {}
 
 
@@ -80,7 +80,7 @@ def test_one_list_for_both_splits_is_divided_by_folder(tmp_path: Path) -> None:
     rows = ["train/a.png,one", "train\\b.png,two", "valid/c.png,three", "trainers/d.png,four", "e.png,five"]
     write(tmp_path / "metadata.csv", "\n".join(["file_name,text", *rows]))
     assert outcomes(tmp_path, "train") == {"train/a.png": "one", "train/b.png": "two"}
-    assert outcomes(tmp_path, "heldout") == {"valid/c.png": "three"}
+    assert outcomes(tmp_path, "val") == {"valid/c.png": "three"}
     kinds = told(tmp_path)
     assert kinds.pop("images in trainers/ beside train/ and valid/, which alone are used") == (1, True)
     assert kinds == {"rows of metadata that name nothing in train/ or valid/": (2, True)}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from data.tiny_shards import encoded, shades, told, write_shard
 
-from vqgan.data.shards.opening import open_shards
+from vqgan.data.shards.open_shards import open_shards
 from vqgan.data.shards.samples import ShardsConfig
 from vqgan.data.source import DataError, UnusableSample
 from vqgan.data.unused import unused_in
@@ -27,18 +27,18 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def opened(path: Path, streaming: bool) -> Any:
     """All samples of a shard: of its splits the one that is told to hold everything."""
-    config = ShardsConfig(path=str(path), heldout_paths=(str(other_shard(path.parent)),), streaming=streaming)
+    config = ShardsConfig(path=str(path), val_paths=(str(other_shard(path.parent)),), streaming=streaming)
     return open_shards(config, "train")
 
 
 def other_shard(folder: Path) -> Path:
-    return write_shard(folder / "another" / "heldout.tar", shades([250]))
+    return write_shard(folder / "another" / "val.tar", shades([250]))
 
 
 def read(source: Any) -> list[str]:
     """Captions, or what is unusable and why, in order."""
-    if hasattr(source, "in_order"):
-        return told(source.in_order())
+    if hasattr(source, "iterate"):
+        return told(source.iterate())
     found = []
     for index in range(len(source)):
         try:
@@ -234,11 +234,11 @@ def test_a_folder_that_is_called_like_a_pattern(tmp_path: Path, name: str) -> No
     write_shard(folder / "train-000.tar", shades([1]))
     write_shard(folder / "train-001.tar", shades([2]))
     for pattern in ("", "/train-{000..001}.tar", "/*.tar", "/train-00[01].tar", "/train-00?.tar", "/train-000.tar"):
-        config = ShardsConfig(path=f"{folder}{pattern}", heldout_paths=(str(other_shard(tmp_path)),))
+        config = ShardsConfig(path=f"{folder}{pattern}", val_paths=(str(other_shard(tmp_path)),))
         assert len(open_shards(config, "train")) == (1 if pattern == "/train-000.tar" else 2), pattern  # type: ignore[arg-type]
     hidden = write_shard(folder / "._train-000.tar", shades([3]))
     assert hidden.exists()
-    config = ShardsConfig(path=str(folder), heldout_paths=(str(other_shard(tmp_path)),))
+    config = ShardsConfig(path=str(folder), val_paths=(str(other_shard(tmp_path)),))
     assert len(open_shards(config, "train")) == 2, "what a Mac leaves beside a file is no shard"  # type: ignore[arg-type]
 
 

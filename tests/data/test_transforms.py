@@ -1,4 +1,4 @@
-"""Crops take what they say, resizing low-passes, and pictures survive the way to a tensor and back."""
+"""Crops take what they say, resizing low-passes, and images survive the way to a tensor and back."""
 
 from collections import Counter, defaultdict
 
@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from vqgan.data import transforms
-from vqgan.data.area import shrink_by_area
-from vqgan.data.transforms import ImageTransform, TransformConfig, _random_square, to_pil
+from vqgan.data.images import transforms
+from vqgan.data.images.area import shrink_by_area
+from vqgan.data.images.transforms import ImageTransform, TransformConfig, _random_square, to_pil
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -29,7 +29,7 @@ def thirds() -> Image.Image:
     return image
 
 
-def test_a_picture_of_the_right_size_passes_bit_for_bit_and_comes_back() -> None:
+def test_a_image_of_the_right_size_passes_bit_for_bit_and_comes_back() -> None:
     image = noise(32, 32)
     tensor = ImageTransform(TransformConfig(image_size=32))(image, None)
     assert tensor.dtype == torch.float32
@@ -61,14 +61,14 @@ def test_center_pad_and_stretch_show_what_they_say() -> None:
     # pad: a strip of 30 x 10 in the middle of black
     assert (shown["pad"][:10] == 0).all()
     assert (shown["pad"][20:] == 0).all()
-    for picture in (shown["pad"], shown["stretch"]):
-        assert [tuple(picture[15, x]) for x in (4, 15, 25)] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    for image in (shown["pad"], shown["stretch"]):
+        assert [tuple(image[15, x]) for x in (4, 15, 25)] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     assert (shown["stretch"][0] == shown["stretch"][29]).all()
 
 
 @pytest.mark.parametrize("crop", ["center", "random", "dalle_tokenizer", "dalle_transformer", "pad", "stretch"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (7, 3), (33, 32)])
-def test_any_shape_of_picture_fits(crop: str, size: tuple[int, int]) -> None:
+def test_any_shape_of_image_fits(crop: str, size: tuple[int, int]) -> None:
     transform = ImageTransform(TransformConfig.model_validate({"image_size": 16, "crop": crop, "flip": True}))
     for rng in (None, np.random.default_rng(0)):
         tensor = transform(noise(*size), rng)
@@ -79,7 +79,7 @@ def test_any_shape_of_picture_fits(crop: str, size: tuple[int, int]) -> None:
 def test_shrinking_is_antialiased() -> None:
     board = Image.fromarray((np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)).convert("RGB")
     tensor = ImageTransform(TransformConfig(image_size=32))(board, None)
-    assert tensor.abs().max() < 0.05, "a fine checkerboard seen from afar is grey"
+    assert tensor.abs().max() < 0.05, "a fine checkerboard seen from afar is gray"
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 70), (31, 200), (20, 24)])
@@ -90,7 +90,7 @@ def test_resizing_is_pillows_lanczos(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("crop", ["random", "dalle_tokenizer", "dalle_transformer"])
-def test_evaluation_is_deterministic_and_centred(crop: str) -> None:
+def test_evaluation_is_deterministic_and_centered(crop: str) -> None:
     image = noise(75, 40)
     config = TransformConfig.model_validate({"image_size": 32, "crop": crop, "flip": True})
     assert torch.equal(ImageTransform(config)(image, None), ImageTransform(TransformConfig(image_size=32))(image, None))
@@ -103,9 +103,9 @@ def test_random_crops_differ_reproducibly_and_reach_both_ends() -> None:
     transform = ImageTransform(TransformConfig(image_size=16, crop="random"))
     once, again = ([transform(ramp, rng) for _ in range(100)] for rng in map(np.random.default_rng, (0, 0)))
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
-    left_edges = [float(picture[0, 0, 0]) for picture in once]
+    left_edges = [float(image[0, 0, 0]) for image in once]
     assert min(left_edges) < -0.9
-    assert max(float(picture[0, 0, -1]) for picture in once) > 0.9
+    assert max(float(image[0, 0, -1]) for image in once) > 0.9
     assert len(set(left_edges)) > 20
 
 
@@ -148,7 +148,7 @@ def gradients(width: int, height: int) -> Image.Image:
 
 
 def extents(crop: str, image: Image.Image, size: int, count: int = 600) -> np.ndarray:
-    """(left, right, top, bottom) in pixels of the picture for many random crops of `size`."""
+    """(left, right, top, bottom) in pixels of the image for many random crops of `size`."""
     transform = ImageTransform(TransformConfig.model_validate({"image_size": size, "crop": crop}))
     found = []
     for number in range(count):
@@ -173,14 +173,14 @@ def test_dalle_crops_shrink_by_what_the_listing_says(crop: str, least: float, mo
     size, shorter = 32, 90
     left, right, top, bottom = extents(crop, gradients(120, shorter), size).T
     shown = right - left
-    assert np.abs(shown - (bottom - top)).max() < 1.5, "the picture keeps its proportions"
+    assert np.abs(shown - (bottom - top)).max() < 1.5, "the image keeps its proportions"
     sides = shorter * size / shown  # of the shrunken square
     assert sides.min() == pytest.approx(least * size, abs=0.6)
     assert sides.max() == pytest.approx(most * size, abs=0.6)
     assert sides.mean() == pytest.approx((least + most) / 2 * size, abs=0.5), "uniform"
 
 
-def test_the_tokenizer_sees_all_of_the_picture_and_the_transformer_its_middle() -> None:
+def test_the_tokenizer_sees_all_of_the_image_and_the_transformer_its_middle() -> None:
     wide = gradients(120, 40)
     left, right, top, bottom = extents("dalle_tokenizer", wide, 32).T
     assert (left.min(), top.min()) == pytest.approx((0, 0), abs=0.6)
@@ -244,9 +244,9 @@ def test_a_shrunken_dalle_crop_is_at_every_place(crop: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("crop", ["dalle_tokenizer", "dalle_transformer"])
-def test_dalle_crops_of_small_pictures(crop: str) -> None:
+def test_dalle_crops_of_small_images(crop: str) -> None:
     transform = ImageTransform(TransformConfig.model_validate({"image_size": 32, "crop": crop}))
-    # As large as the model's picture: the listings leave it as it is.
+    # As large as the model's image: the listings leave it as it is.
     image = noise(32, 32)
     assert np.array_equal(levels(transform(image, np.random.default_rng(0))), np.asarray(image))
     # A little larger: never enlarged, so the tokenizer's is cropped without being shrunk.
@@ -276,10 +276,10 @@ def test_dalle_crops_of_small_pictures(crop: str) -> None:
     ],
 )
 def test_the_ample_side_is_twice_what_the_crop_needs(crop: str, side: int) -> None:
-    assert TransformConfig.model_validate({"crop": crop, "smallest_crop": 0.8}).ample_side == side
+    assert TransformConfig.model_validate({"crop": crop, "smallest_crop": 0.8}).min_decode_side == side
 
 
-def test_flip_mirrors_half_of_the_training_pictures() -> None:
+def test_flip_mirrors_half_of_the_training_images() -> None:
     image = noise(16, 16)
     transform = ImageTransform(TransformConfig(image_size=16, flip=True))
     plain = transform(image, None)
@@ -295,15 +295,15 @@ def test_flip_mirrors_half_of_the_training_pictures() -> None:
 @pytest.mark.usefixtures("shapes_unchecked")
 def test_to_pil_clamps_and_rounds() -> None:
     values = torch.tensor([-3.0, -1.0, 0.5 / 127.5 - 1 + 1e-4, 0.0, 1.0, 9.0], dtype=torch.float64)
-    picture = to_pil(values.expand(1, 3, 1, 6).bfloat16().double() * 0 + values)[0]
-    assert picture.size == (6, 1)
-    assert [picture.getpixel((x, 0))[0] for x in range(6)] == [0, 0, 1, 128, 255, 255]
+    image = to_pil(values.expand(1, 3, 1, 6).bfloat16().double() * 0 + values)[0]
+    assert image.size == (6, 1)
+    assert [image.getpixel((x, 0))[0] for x in range(6)] == [0, 0, 1, 128, 255, 255]
     with pytest.raises(ValueError, match=r"\(3, 4, 4\)"):
         to_pil(torch.zeros(3, 4, 4))
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ValueError, match=r"received L; use vqgan\.data\.images\.decode_image"):
+    with pytest.raises(ValueError, match=r"received L; use vqgan\.data\.images\.decode\.decode_image"):
         ImageTransform(TransformConfig(image_size=8))(Image.new("L", (8, 8)), None)
     for wrong in ({"image_size": 0}, {"smallest_crop": 0.0}, {"background": "reddish"}, {"crop": "zoom"}):
         with pytest.raises(ValidationError):

@@ -4,8 +4,8 @@ from typing import Any
 
 from PIL import Image
 
-from vqgan.data.mixture import Mixture, MixtureStream
 from vqgan.data.source import Sample
+from vqgan.data.sources.mixture import Mixture, MixtureStream
 from vqgan.data.unused import EXAMPLES, LINES, Unused, unused_in, unused_lines
 
 LINKS = Unused.of(["cats", "dogs"], "linked folders", "they lead round in a circle")

@@ -1,4 +1,4 @@
-"""Tiny tar shards for the tests: pictures of one shade whose captions say which."""
+"""Tiny tar shards for the tests: images of one shade whose captions say which."""
 
 import io
 import tarfile
@@ -8,13 +8,13 @@ from pathlib import Path
 from PIL import Image
 
 from vqgan.data.source import UnusableSample
-from vqgan.data.stream import Undecoded
+from vqgan.data.stream import EncodedSample
 
 Content = Iterable[tuple[str, bytes]]
 
 
 def encoded(shade: int, size: int = 4) -> bytes:
-    """A picture of one shade as PNG."""
+    """An image of one shade as PNG."""
     file = io.BytesIO()
     Image.new("RGB", (size, size), (shade, shade, shade)).save(file, "PNG")
     return file.getvalue()
@@ -47,7 +47,7 @@ def write_shades(folder: Path, shards: int, each: int) -> str:
     return str(folder / f"train-{{000..{shards - 1:03d}}}.tar")
 
 
-def told(items: Iterator[Undecoded]) -> list[str]:
+def told(items: Iterator[EncodedSample]) -> list[str]:
     """The captions of items, or the names of what is unusable and why."""
     found = []
     for item in items:

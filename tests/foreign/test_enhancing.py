@@ -72,9 +72,9 @@ def stack(state: dict[str, Tensor], side: str, x: Tensor) -> Tensor:
     """Positions, blocks and the last norm, by their formulas; one head at a time."""
 
     def norm(x: Tensor, name: str) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        deviation = (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-        return centred / deviation * state[f"{name}.weight"] + state[f"{name}.bias"]
+        centered = x - x.mean(-1, keepdim=True)
+        deviation = (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return centered / deviation * state[f"{name}.weight"] + state[f"{name}.bias"]
 
     def linear(x: Tensor, name: str) -> Tensor:
         return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
@@ -95,7 +95,7 @@ def stack(state: dict[str, Tensor], side: str, x: Tensor) -> Tensor:
 
 
 def encode(state: dict[str, Tensor], images: Tensor) -> Tensor:
-    """Latents of pictures in [0, 1]: each patch times the kernel, the stack, `pre_quant`."""
+    """Latents of images in [0, 1]: each patch times the kernel, the stack, `pre_quant`."""
     weight, bias = state["encoder.to_patch_embedding.0.weight"], state["encoder.to_patch_embedding.0.bias"]
     patches = [
         torch.einsum("bcij,dcij->bd", images[:, :, r * PATCH :, c * PATCH :][:, :, :PATCH, :PATCH], weight) + bias
@@ -106,7 +106,7 @@ def encode(state: dict[str, Tensor], images: Tensor) -> Tensor:
 
 
 def decode(state: dict[str, Tensor], codes: Tensor) -> Tensor:
-    """Pictures in [0, 1]: normalised codes, `post_quant`, the stack, each token times the kernel."""
+    """Images in [0, 1]: normalized codes, `post_quant`, the stack, each token times the kernel."""
     chosen = state["quantizer.embedding.weight"][codes]
     chosen = chosen / chosen.square().sum(-1, keepdim=True).sqrt()
     x = stack(state, "decoder", chosen @ state["post_quant.weight"].T + state["post_quant.bias"])
@@ -135,12 +135,12 @@ def test_encoder_codes_and_decoder_are_the_projects(config: dict[str, Any] | Non
         assert torch.equal(tokenizer.encode(2 * images - 1), codes)
         assert codes.unique().numel() > 3, "or else the comparison would say little"
 
-        pictures = model.decode(tokenizer.embed(codes)).images
-        torch.testing.assert_close((pictures + 1) / 2, decode(state, codes), atol=1e-5, rtol=1e-5)
-        assert torch.equal(tokenizer.decode(codes), pictures.clamp(-1, 1))
+        image_list = model.decode(tokenizer.embed(codes)).images
+        torch.testing.assert_close((image_list + 1) / 2, decode(state, codes), atol=1e-5, rtol=1e-5)
+        assert torch.equal(tokenizer.decode(codes), image_list.clamp(-1, 1))
 
 
-def test_codes_without_normalisation() -> None:
+def test_codes_without_normalization() -> None:
     state = foreign_state()
     params = PARAMS | {"quantizer": {"embed_dim": CODE_DIM, "n_embed": CODES, "use_norm": False}}
     model = from_enhancing(state, {"model": {"params": params}})

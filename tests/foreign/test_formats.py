@@ -1,4 +1,4 @@
-"""Every format from the file to the model folder and back: the same codes and pictures, or one clear line."""
+"""Every format from the file to the model folder and back: the same codes and images, or one clear line."""
 
 import re
 import subprocess
@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vqgan import load_tokenizer
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 from vqgan.foreign.formats import IMPORTS, export_checkpoint, import_checkpoint
 from vqgan.foreign.reading import ForeignCheckpointError, read_tensors
 from vqgan.foreign.taming import to_taming
+from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from vqgan.models import Autoencoder, build_autoencoder
 from vqgan.models.cnn_vqgan import CNNVQGANConfig
 from vqgan.models.dvae import DVAEConfig
@@ -69,7 +69,7 @@ def llamagen_file(folder: Path, section: str = "ema") -> tuple[Autoencoder, Path
     """Attention at the lowest resolution; names and the decoder's order as LlamaGen has them."""
     model = build(CNN.model_copy(update={"quantizer": NearestConfig(codebook_size=20, code_dim=6)}))
     plain = build(CNN)
-    plain.load_state_dict(model.state_dict())  # taming has no l2-normalised codes: the names are all that is wanted
+    plain.load_state_dict(model.state_dict())  # taming has no l2-normalized codes: the names are all that is wanted
     state = {}
     for name, tensor in to_taming(plain)[0].items():
         if found := re.match(r"decoder\.up\.(\d)", name):

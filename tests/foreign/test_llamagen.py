@@ -1,4 +1,4 @@
-"""Import of LlamaGen's tokenizers: the same pictures and codes as transformers' port of them in Janus."""
+"""Import of LlamaGen's tokenizers: the same images and codes as transformers' port of them in Janus."""
 
 import re
 
@@ -10,7 +10,7 @@ from vqgan.foreign.llamagen import from_llamagen
 from vqgan.foreign.reading import ForeignCheckpointError
 from vqgan.foreign.taming import to_taming
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 pytestmark = pytest.mark.threads
 
@@ -24,7 +24,7 @@ def images() -> Tensor:
 
 
 def oracle(multipliers: tuple[int, ...], base_channels: int = 32) -> nn.Module:
-    """Janus' VQ model with distinct weights; unit codes, because it compares and returns them unnormalised."""
+    """Janus' VQ model with distinct weights; unit codes, because it compares and returns them unnormalized."""
     declare_missing_torchvision_ops()
     from transformers.models.janus.configuration_janus import JanusVQVAEConfig
     from transformers.models.janus.modeling_janus import JanusVQVAE
@@ -63,7 +63,7 @@ def llamagen_state(model: nn.Module) -> State:
 
 @pytest.mark.parametrize("multipliers", [(1, 1, 2, 2, 4), (1, 2, 2, 4)], ids=["VQ-16", "VQ-8"])
 @torch.no_grad()
-def test_codes_and_pictures_are_those_of_the_janus_port(multipliers: tuple[int, ...]) -> None:
+def test_codes_and_images_are_those_of_the_janus_port(multipliers: tuple[int, ...]) -> None:
     model = oracle(multipliers)
     autoencoder = from_llamagen(llamagen_state(model), image_size=32)
     tokenizer = ImageTokenizer(autoencoder)
@@ -74,8 +74,8 @@ def test_codes_and_pictures_are_those_of_the_janus_port(multipliers: tuple[int, 
     autoencoder.double(), model.double()
     expected = model.quant_conv(model.encode(images().double()).last_hidden_state).flatten(2).transpose(1, 2)
     torch.testing.assert_close(autoencoder.encode(images().double()), expected, **CLOSE)
-    pictures = autoencoder.decode(latents.double(), tokenizer.grid).images
-    torch.testing.assert_close(pictures.double(), model.decode(codes), **CLOSE)
+    image_list = autoencoder.decode(latents.double(), tokenizer.grid).images
+    torch.testing.assert_close(image_list.double(), model.decode(codes), **CLOSE)
 
 
 def test_codes_are_compared_by_direction() -> None:

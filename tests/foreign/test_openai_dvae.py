@@ -49,7 +49,7 @@ def side(seed: int, first: tuple[int, int, int], widths: list[int], kernels: tup
 
 
 ENCODER = side(0, (3, HIDDEN, 7), [HIDDEN, 2 * HIDDEN, 4 * HIDDEN, 8 * HIDDEN], (3, 3, 3, 1), CODES)
-# Grey gives nothing but the later biases, so that pictures get more than one code.
+# Gray gives nothing but the later biases, so that images get more than one code.
 ENCODER["blocks.input.b"] = -0.5 * ENCODER["blocks.input.w"].sum((1, 2, 3))
 DECODER = side(1, (CODES, DECODER_WIDTH, 1), [8 * HIDDEN, 4 * HIDDEN, 2 * HIDDEN, HIDDEN], (1, 3, 3, 3), 6)
 
@@ -60,11 +60,11 @@ def model() -> Autoencoder:
 
 
 def images(height: int = 24, width: int = 40) -> Tensor:
-    """One colour a code, and noise, in [-1, 1]."""
+    """One color a code, and noise, in [-1, 1]."""
     generator = torch.Generator().manual_seed(2)
-    colours = torch.rand(2, 3, height // 8, width // 8, generator=generator) * 1.6 - 0.8
+    colors = torch.rand(2, 3, height // 8, width // 8, generator=generator) * 1.6 - 0.8
     noise = torch.rand(2, 3, height, width, generator=generator) * 0.4 - 0.2
-    return colours.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3) + noise
+    return colors.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3) + noise
 
 
 def oracle_logits(pixels: Tensor) -> Tensor:
@@ -143,12 +143,12 @@ def test_sizes_come_from_the_tensors(model: Autoencoder) -> None:
 
 def test_it_is_an_image_tokenizer(model: Autoencoder) -> None:
     tokenizer = ImageTokenizer(model)
-    pictures = images(256, 256)[:1]
-    codes = tokenizer.encode(pictures)
+    image_list = images(256, 256)[:1]
+    codes = tokenizer.encode(image_list)
     assert codes.shape == (1, 32 * 32)
-    logits = oracle_logits(shrink_pixels(pictures))
+    logits = oracle_logits(shrink_pixels(image_list))
     assert torch.equal(codes, logits.argmax(1).flatten(1))
-    assert tokenizer.decode(codes).shape == pictures.shape
+    assert tokenizer.decode(codes).shape == image_list.shape
 
 
 def without(tensors: Mapping[str, Tensor], name: str) -> Tensors:
@@ -161,7 +161,7 @@ def without(tensors: Mapping[str, Tensor], name: str) -> Tensors:
         (without(ENCODER, "blocks.input.w"), DECODER, r"encoder\.pkl: blocks\.input\.w.* is missing"),
         (without(ENCODER, "blocks.output.conv.w"), DECODER, r"encoder\.pkl: blocks\.output\.conv\.w.* is missing"),
         (ENCODER, without(DECODER, "blocks.input.w"), r"decoder\.pkl: blocks\.input\.w.* is missing"),
-        (DECODER, ENCODER, r"reads 40 channels, not the 3 of a picture; are the encoder and the decoder swapped"),
+        (DECODER, ENCODER, r"reads 40 channels, not the 3 of an image; are the encoder and the decoder swapped"),
         (
             without(ENCODER, "blocks.group_2.block_1.id_path.b"),
             DECODER,

@@ -85,13 +85,13 @@ def test_safetensors(tmp_path: Path) -> None:
 
 
 @SAVES
-def test_the_optimisers_state_is_left_out(save: Save, tmp_path: Path) -> None:
+def test_the_optimizers_state_is_left_out(save: Save, tmp_path: Path) -> None:
     path = tmp_path / "weights"
     save({"state_dict": {"a": torch.ones(2)}, "optimizer_states": [{"state": {0: torch.ones(9)}}]}, path)
     assert read_tensors(path).keys() == {"state_dict"}
 
 
-def test_the_optimisers_numbers_are_not_even_read(tmp_path: Path) -> None:
+def test_the_optimizers_numbers_are_not_even_read(tmp_path: Path) -> None:
     save_zip({"state_dict": {"a": torch.ones(2)}, "optimizer": {0: torch.ones(9)}}, tmp_path / "whole")
     with zipfile.ZipFile(tmp_path / "whole") as whole, zipfile.ZipFile(tmp_path / "part", "w") as part:
         for name in whole.namelist():

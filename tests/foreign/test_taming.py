@@ -1,4 +1,4 @@
-"""Import of taming-transformers VQGANs: the same pictures and codes as two ports of transformers, and as the formulas.
+"""Import of taming-transformers VQGANs: the same images and codes as two ports of transformers, and as the formulas.
 
 Sizes are small, the topology is whole: several levels, widths that change, attention, both sides.
 """
@@ -17,7 +17,7 @@ from vqgan.models.autoencoder import Autoencoder
 from vqgan.models.cnn_vqgan import CNNVQGAN, CNNVQGANConfig
 from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 pytestmark = pytest.mark.threads
 
@@ -122,8 +122,8 @@ def test_encoder_codes_and_decoder_are_those_of_the_janus_port() -> None:
     latents = oracle.quant_conv(oracle.encode(images().double()).last_hidden_state).flatten(2).transpose(1, 2)
     torch.testing.assert_close(autoencoder.encode(images().double()), latents, **CLOSE)
     quantized = grid_latents(autoencoder, codes, 6, 4).double()
-    pictures = autoencoder.decode(quantized.flatten(2).transpose(1, 2), (6, 4)).images
-    torch.testing.assert_close(pictures.double(), oracle.decoder(oracle.post_quant_conv(quantized)), **CLOSE)
+    image_list = autoencoder.decode(quantized.flatten(2).transpose(1, 2), (6, 4)).images
+    torch.testing.assert_close(image_list.double(), oracle.decoder(oracle.post_quant_conv(quantized)), **CLOSE)
 
 
 @torch.no_grad()
@@ -165,8 +165,8 @@ class Formulas:
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         grouped = x.reshape(len(x), 32, -1)
-        centred = grouped - grouped.mean(-1, keepdim=True)
-        x = (centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()).reshape(x.shape)
+        centered = grouped - grouped.mean(-1, keepdim=True)
+        x = (centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt()).reshape(x.shape)
         return x * self.state[f"{name}.weight"][:, None, None] + self.state[f"{name}.bias"][:, None, None]
 
     def residual(self, x: Tensor, name: str) -> Tensor:
@@ -229,8 +229,8 @@ def test_a_gumbel_vqgan_is_what_the_formulas_say() -> None:
     codes = logits.argmax(1)
     assert torch.equal(tokenizer.encode(images(32, 32)), codes.flatten(1))
     assert codes.unique().numel() > 8
-    pictures = formulas.decode(state["quantize.embed.weight"][codes].permute(0, 3, 1, 2))
-    torch.testing.assert_close(tokenizer.decode(codes.flatten(1)), pictures.clamp(-1, 1), **CLOSE)
+    image_list = formulas.decode(state["quantize.embed.weight"][codes].permute(0, 3, 1, 2))
+    torch.testing.assert_close(tokenizer.decode(codes.flatten(1)), image_list.clamp(-1, 1), **CLOSE)
 
 
 @torch.no_grad()
@@ -241,8 +241,8 @@ def test_a_vqgan_with_attention_higher_up_is_what_the_formulas_say() -> None:
     codebook = state["quantize.embedding.weight"]
     codes = (latents[:, :, :, None] - codebook).square().sum(-1).argmin(-1)
     assert torch.equal(tokenizer.encode(images(32, 32)), codes.flatten(1))
-    pictures = formulas.decode(codebook[codes].permute(0, 3, 1, 2))
-    torch.testing.assert_close(tokenizer.decode(codes.flatten(1)), pictures.clamp(-1, 1), **CLOSE)
+    image_list = formulas.decode(codebook[codes].permute(0, 3, 1, 2))
+    torch.testing.assert_close(tokenizer.decode(codes.flatten(1)), image_list.clamp(-1, 1), **CLOSE)
 
 
 def test_the_published_f16_has_these_names_and_shapes() -> None:

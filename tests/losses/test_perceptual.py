@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 from vqgan.losses.perceptual import Backbone, PerceptualConfig, PerceptualLoss
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 pytestmark = pytest.mark.threads
 
@@ -72,12 +72,12 @@ def test_identical_images_are_at_distance_zero() -> None:
     assert random_loss()(images(0), images(0)).item() == 0.0
 
 
-def test_frozen_and_in_eval_mode_with_a_gradient_for_the_picture() -> None:
+def test_frozen_and_in_eval_mode_with_a_gradient_for_the_image() -> None:
     loss = random_loss()
     loss.train()
     assert not any(module.training for module in loss.modules())
     assert not any(parameter.requires_grad for parameter in loss.parameters())
-    # Flat pictures: their features can be all zero at a place, where a norm has no gradient.
+    # Flat images: their features can be all zero at a place, where a norm has no gradient.
     for reconstruction in (images(0), torch.full((2, 3, 64, 64), -1.0), torch.ones(2, 3, 64, 64)):
         reconstruction.requires_grad_()
         loss(reconstruction, images(1)).backward()

@@ -84,7 +84,7 @@ def test_pixel_maps_invert_each_other() -> None:
     assert limits.tolist() == pytest.approx([-1.25, 1.25])
 
 
-def test_the_mode_of_the_mean_is_the_picture() -> None:
+def test_the_mode_of_the_mean_is_the_image() -> None:
     original = images(0)
     log_scale = torch.full_like(original, -1.0)
     best = torch.logit(shrink_pixels(original))

@@ -1,4 +1,4 @@
-"""The codebook's figures on codes whose figures are known."""
+"""The codebook's metrics on codes whose metrics are known."""
 
 import math
 
@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from vqgan.metrics.codebook import CodebookMeter, dead_codes, entropy, hits_share, norm_spread, perplexity, usage
-from vqgan.metrics.protocol import Figure, Reconstructed
+from vqgan.metrics.protocol import Metric, Reconstructions
 
 
-def measured(codes: torch.Tensor, vocab_size: int, batch_size: int) -> dict[str, Figure]:
+def measured(codes: torch.Tensor, vocab_size: int, batch_size: int) -> dict[str, Metric]:
     meter = CodebookMeter(vocab_size)
     for part in codes.split(batch_size):
-        pictures = torch.zeros(len(part), 3, 1, 1)
-        meter.add(Reconstructed(pictures, pictures, pictures.to(torch.uint8), pictures.to(torch.uint8), part))
-    return {figure.name: figure for figure in meter.figures()}
+        images = torch.zeros(len(part), 3, 1, 1)
+        meter.add(Reconstructions(images, images, images.to(torch.uint8), images.to(torch.uint8), part))
+    return {metric.name: metric for metric in meter.metrics()}
 
 
 def test_of_counts() -> None:
@@ -41,24 +41,24 @@ def test_norm_spread_is_relative_and_zero_on_a_sphere() -> None:
 
 @pytest.mark.parametrize("batch_size", [7, 256, 600])
 def test_both_usages_whatever_the_batches(batch_size: int) -> None:
-    # The first 256 pictures hit 2 of 10 codes, the next 256 hit 4, the last 88 hit a tenth code.
+    # The first 256 images hit 2 of 10 codes, the next 256 hit 4, the last 88 hit a tenth code.
     codes = torch.zeros(600, 2, dtype=torch.int64)
     codes[100, 1] = 1
     codes[300:303, 0] = torch.tensor([5, 6, 7])
     codes[512:, 0] = 9
-    figures = measured(codes, 10, batch_size)
-    assert figures["codebook_usage_256"].value == pytest.approx((0.2 + 0.4) / 2)
-    assert figures["codebook_usage_256"].details["groups"] == 2
-    assert figures["codebook_usage_256"].details["pictures_left_out"] == 88
-    assert figures["codebook_usage"].value == pytest.approx(0.6)
-    assert figures["dead_codes"].value == 4
+    metrics = measured(codes, 10, batch_size)
+    assert metrics["codebook_usage_256"].value == pytest.approx((0.2 + 0.4) / 2)
+    assert metrics["codebook_usage_256"].details["groups"] == 2
+    assert metrics["codebook_usage_256"].details["images_left_out"] == 88
+    assert metrics["codebook_usage"].value == pytest.approx(0.6)
+    assert metrics["dead_codes"].value == 4
     counts = torch.bincount(codes.flatten(), minlength=10)
-    assert figures["codebook_perplexity"].value == pytest.approx(perplexity(counts).item())
-    assert figures["codebook_entropy"].value == pytest.approx(entropy(counts).item())
+    assert metrics["codebook_perplexity"].value == pytest.approx(perplexity(counts).item())
+    assert metrics["codebook_entropy"].value == pytest.approx(entropy(counts).item())
 
 
-def test_too_few_pictures_for_definition_a() -> None:
-    figures = measured(torch.zeros(255, 1, dtype=torch.int64), 4, 100)
-    assert figures["codebook_usage_256"].value is None
-    assert "needs 256 pictures at least, received 255" in figures["codebook_usage_256"].missing
-    assert figures["codebook_usage"].value == 0.25
+def test_too_few_images_for_definition_a() -> None:
+    metrics = measured(torch.zeros(255, 1, dtype=torch.int64), 4, 100)
+    assert metrics["codebook_usage_256"].value is None
+    assert "needs 256 images at least, received 255" in metrics["codebook_usage_256"].missing
+    assert metrics["codebook_usage"].value == 0.25

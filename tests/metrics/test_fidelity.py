@@ -5,19 +5,19 @@ import pytest
 import torch
 
 from vqgan.metrics.fidelity import FidelityMeter, psnr, ssim, to_float, to_uint8
-from vqgan.metrics.protocol import Reconstructed
+from vqgan.metrics.protocol import Reconstructions
 
 pytestmark = pytest.mark.threads
 
 
-def pictures(count: int, seed: int, side: int = 12) -> torch.Tensor:
+def images(count: int, seed: int, side: int = 12) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 def pair() -> tuple[torch.Tensor, torch.Tensor]:
-    originals = pictures(3, 0)
+    originals = images(3, 0)
     noise = torch.tensor([0.02, 0.3, 1.5]).reshape(3, 1, 1, 1)
-    return originals + noise * pictures(3, 1), originals  # the last leaves [-1, 1]
+    return originals + noise * images(3, 1), originals  # the last leaves [-1, 1]
 
 
 def levels(images: torch.Tensor) -> np.ndarray:
@@ -43,7 +43,7 @@ def ssim_of_planes(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.mean(values))
 
 
-def test_psnr_is_that_of_each_picture() -> None:
+def test_psnr_is_that_of_each_image() -> None:
     made, originals = pair()
     wanted = [
         10 * np.log10(255**2 / np.mean((one - other) ** 2))
@@ -52,7 +52,7 @@ def test_psnr_is_that_of_each_picture() -> None:
     assert psnr(made, originals).tolist() == pytest.approx(wanted, abs=1e-4)
 
 
-def test_ssim_is_that_of_each_picture_and_channel() -> None:
+def test_ssim_is_that_of_each_image_and_channel() -> None:
     made, originals = pair()
     wanted = [
         np.mean([ssim_of_planes(one[channel], other[channel]) for channel in range(3)])
@@ -62,8 +62,8 @@ def test_ssim_is_that_of_each_picture_and_channel() -> None:
     assert ssim(made[:1], originals[:1]).shape == (1,)
 
 
-def test_equal_pictures_and_what_rounding_hides() -> None:
-    originals = to_float(to_uint8(pictures(2, 0)))
+def test_equal_images_and_what_rounding_hides() -> None:
+    originals = to_float(to_uint8(images(2, 0)))
     for same in (originals, originals + 0.4 / 127.5):
         assert psnr(same, originals).tolist() == [100, 100]
         assert ssim(same, originals).tolist() == pytest.approx([1, 1])
@@ -76,13 +76,13 @@ def test_rounding_is_to_the_nearest_level_and_back() -> None:
     assert to_uint8(extremes)[0, 0, 0].tolist() == [0, 0, 128, 128, 255]
 
 
-def test_the_meter_gives_means_over_pictures_not_batches() -> None:
+def test_the_meter_gives_means_over_images_not_batches() -> None:
     made, originals = pair()
     meter = FidelityMeter()
     for rows in (slice(0, 1), slice(1, 3)):
         codes = torch.zeros(len(made[rows]), 1, dtype=torch.int64)
         batch = (originals[rows], made[rows], to_uint8(originals[rows]), to_uint8(made[rows]), codes)
-        meter.add(Reconstructed(*batch))
-    figures = {figure.name: figure.value for figure in meter.figures()}
+        meter.add(Reconstructions(*batch))
+    metrics = {metric.name: metric.value for metric in meter.metrics()}
     wanted = {"psnr": psnr(made, originals).mean().item(), "ssim": ssim(made, originals).mean().item()}
-    assert figures == pytest.approx(wanted)
+    assert metrics == pytest.approx(wanted)

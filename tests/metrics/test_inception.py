@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from scipy import linalg
 
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 from vqgan.metrics.fidelity import to_float
 from vqgan.metrics.inception import (
-    DRAWN_FIGURES,
-    DrawnInceptionMeter,
+    GENERATED_METRICS,
+    GeneratedInceptionMeter,
     InceptionMeter,
     InceptionV3,
     frechet_distance,
     inception_score,
 )
-from vqgan.metrics.protocol import Figure, Reconstructed
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.metrics.protocol import Metric, Reconstructions
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 pytestmark = pytest.mark.threads
 
@@ -53,11 +53,11 @@ def levels(count: int, seed: int, side: int = 16) -> torch.Tensor:
 
 def measured(
     meter: InceptionMeter, originals: torch.Tensor, made: torch.Tensor, batch_size: int = 4
-) -> dict[str, Figure]:
+) -> dict[str, Metric]:
     for one, other in zip(originals.split(batch_size), made.split(batch_size), strict=True):
         codes = torch.zeros(len(one), 1, dtype=torch.int64)
-        meter.add(Reconstructed(to_float(one), to_float(other), one, other, codes))
-    return {figure.name: figure for figure in meter.figures()}
+        meter.add(Reconstructions(to_float(one), to_float(other), one, other, codes))
+    return {metric.name: metric for metric in meter.metrics()}
 
 
 def test_frechet_distance_is_the_formula() -> None:
@@ -90,40 +90,40 @@ def test_inception_score_is_the_formula() -> None:
 
 def test_the_meter_compares_reconstructions_with_originals() -> None:
     originals, made = levels(12, 0), levels(12, 1)
-    figures = measured(InceptionMeter(TinyNet()), originals, made)
+    metrics = measured(InceptionMeter(TinyNet()), originals, made)
     net = TinyNet()
-    assert figures["rfid"].value == pytest.approx(frechet_distance(net(made)[0], net(originals)[0]))
+    assert metrics["rfid"].value == pytest.approx(frechet_distance(net(made)[0], net(originals)[0]))
     score, spread = inception_score(net(made)[1])
-    assert (figures["inception_score"].value, figures["inception_score_std"].value) == pytest.approx((score, spread))
-    assert figures["rfid"].details["evaluator"] == "tiny 1.0"
-    assert figures["rfid"].warning == "12 pictures: published figures have 50000, and FID falls as sets grow"
+    assert (metrics["inception_score"].value, metrics["inception_score_std"].value) == pytest.approx((score, spread))
+    assert metrics["rfid"].details["evaluator"] == "tiny 1.0"
+    assert metrics["rfid"].warning == "12 images: published metrics have 50000, and FID falls as sets grow"
 
 
 def test_small_sets_are_never_measured_silently() -> None:
     few = measured(InceptionMeter(TinyNet()), levels(3, 0), levels(3, 1))
-    assert "singular covariance: 3 pictures for 4 features" in few["rfid"].warning
+    assert "singular covariance: 3 images for 4 features" in few["rfid"].warning
     assert few["inception_score"].value is None
-    assert few["inception_score_std"].missing == "needs 10 pictures at least, one a split, received 3"
+    assert few["inception_score_std"].missing == "needs 10 images at least, one a split, received 3"
     one = measured(InceptionMeter(TinyNet()), levels(1, 0), levels(1, 1))
-    assert one["rfid"].missing == "needs 2 pictures at least, received 1"
+    assert one["rfid"].missing == "needs 2 images at least, received 1"
 
 
-def test_drawn_pictures_are_compared_with_a_real_set_of_another_size() -> None:
-    real, drawn, net = levels(9, 0), levels(14, 1), TinyNet()
-    meter = DrawnInceptionMeter(net)
+def test_generated_images_are_compared_with_a_real_set_of_another_size() -> None:
+    real, generated, net = levels(9, 0), levels(14, 1), TinyNet()
+    meter = GeneratedInceptionMeter(net)
     for part in real.split(4):
         meter.add_real(part)
-    for part in drawn.split(5):
-        meter.add_drawn(part)
-    figures = {figure.name: figure for figure in meter.figures()}
-    assert tuple(figures) == DRAWN_FIGURES
-    assert figures["fid"].value == pytest.approx(frechet_distance(net(drawn)[0], net(real)[0]))
-    assert figures["inception_score"].value == pytest.approx(inception_score(net(drawn)[1])[0])
-    assert figures["fid"].warning == "14 pictures: published figures have 30000, and FID falls as sets grow"
-    few = DrawnInceptionMeter(net)
+    for part in generated.split(5):
+        meter.add_generated(part)
+    metrics = {metric.name: metric for metric in meter.metrics()}
+    assert tuple(metrics) == GENERATED_METRICS
+    assert metrics["fid"].value == pytest.approx(frechet_distance(net(generated)[0], net(real)[0]))
+    assert metrics["inception_score"].value == pytest.approx(inception_score(net(generated)[1])[0])
+    assert metrics["fid"].warning == "14 images: published metrics have 30000, and FID falls as sets grow"
+    few = GeneratedInceptionMeter(net)
     few.add_real(real[:3])
-    few.add_drawn(drawn)
-    assert "singular covariance: 3 pictures for 4 features" in next(few.figures()).warning
+    few.add_generated(generated)
+    assert "singular covariance: 3 images for 4 features" in next(few.metrics()).warning
 
 
 @pytest.fixture
@@ -186,8 +186,8 @@ def test_equals_torch_fidelity_on_two_folders(tmp_path: Path) -> None:
     sets = {"originals": levels(10, 0), "made": levels(10, 1)}
     for name, pixels in sets.items():
         (tmp_path / name).mkdir()
-        for number, picture in enumerate(pixels):
-            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / name / f"{number:02}.png")
+        for number, image in enumerate(pixels):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / name / f"{number:02}.png")
     wanted = torch_fidelity.calculate_metrics(
         input1=str(tmp_path / "made"),
         input2=str(tmp_path / "originals"),
@@ -200,8 +200,8 @@ def test_equals_torch_fidelity_on_two_folders(tmp_path: Path) -> None:
         verbose=False,
         feature_extractor_weights_path=str(weights),
     )
-    figures = measured(InceptionMeter(network), sets["originals"], sets["made"], batch_size=5)
-    assert figures["rfid"].value == pytest.approx(wanted["frechet_inception_distance"], rel=1e-4)
-    assert figures["inception_score"].value == pytest.approx(wanted["inception_score_mean"], rel=1e-6)
-    assert figures["inception_score_std"].value == pytest.approx(wanted["inception_score_std"], rel=1e-4, abs=1e-8)
+    metrics = measured(InceptionMeter(network), sets["originals"], sets["made"], batch_size=5)
+    assert metrics["rfid"].value == pytest.approx(wanted["frechet_inception_distance"], rel=1e-4)
+    assert metrics["inception_score"].value == pytest.approx(wanted["inception_score_mean"], rel=1e-6)
+    assert metrics["inception_score_std"].value == pytest.approx(wanted["inception_score_std"], rel=1e-4, abs=1e-8)
     assert wanted["frechet_inception_distance"] > 0.01

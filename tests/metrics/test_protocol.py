@@ -1,24 +1,24 @@
-"""No figure without its protocol, and no gap without its reason."""
+"""No metric without its protocol, and no gap without its reason."""
 
 import hashlib
 from pathlib import Path
 
 import pytest
 
-from vqgan.metrics.protocol import AbsentMeter, Figure, file_sha256, package, table
+from vqgan.metrics.protocol import AbsentMeter, Metric, file_sha256, package, table
 
 
-def test_a_figure_has_a_value_or_a_reason() -> None:
+def test_a_metric_has_a_value_or_a_reason() -> None:
     for value, missing in ((None, ""), (1.0, "no weights")):
-        with pytest.raises(ValueError, match="psnr: a figure has a value or says what is missing"):
-            Figure("psnr", value, "dB", "mean", missing=missing)
+        with pytest.raises(ValueError, match="psnr: a metric has a value or says what is missing"):
+            Metric("psnr", value, "dB", "mean", missing=missing)
 
 
 def test_json_carries_the_whole_protocol() -> None:
-    figure = Figure("rfid", 1.5, "", "distance", {"evaluator": "x 1.0"}, warning="few")
+    metric = Metric("rfid", 1.5, "", "distance", {"evaluator": "x 1.0"}, warning="few")
     protocol = {"method": "distance", "evaluator": "x 1.0", "crop": "center"}
-    assert figure.as_json({"crop": "center"}) == {"value": 1.5, "unit": "", "warning": "few", "protocol": protocol}
-    (absent,) = AbsentMeter(["rfid"], "distance", "no weights").figures()
+    assert metric.as_json({"crop": "center"}) == {"value": 1.5, "unit": "", "warning": "few", "protocol": protocol}
+    (absent,) = AbsentMeter(["rfid"], "distance", "no weights").metrics()
     assert absent.as_json({}) == {
         "value": None,
         "unit": "",
@@ -28,12 +28,12 @@ def test_json_carries_the_whole_protocol() -> None:
 
 
 def test_the_table_says_each_note_once() -> None:
-    figures = [
-        Figure("psnr", 28.7612, "dB", "mean"),
-        Figure("dead_codes", 12345, "", "never hit"),
-        *AbsentMeter(["rfid", "inception_score"], "features", "fetch it").figures(),
+    metrics = [
+        Metric("psnr", 28.7612, "dB", "mean"),
+        Metric("dead_codes", 12345, "", "never hit"),
+        *AbsentMeter(["rfid", "inception_score"], "features", "fetch it").metrics(),
     ]
-    assert table(figures).splitlines() == [
+    assert table(metrics).splitlines() == [
         "  psnr             28.7612 dB  mean",
         "  dead_codes       12345       never hit",
         "  rfid             missing     features",

@@ -1,4 +1,4 @@
-"""CNN VQGAN: the published sizes, frozen names, pictures of other sizes, and errors that help.
+"""CNN VQGAN: the published sizes, frozen names, images of other sizes, and errors that help.
 
 That it computes what taming-transformers does stands in tests/foreign/test_taming.py.
 """
@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from vqgan.config import ConfigError, validate
+from vqgan.config.schema import ConfigError, validate
 from vqgan.models.cnn_vqgan import CNNVQGAN, CNNVQGANConfig
 from vqgan.quantizers import NearestConfig
 
@@ -46,10 +46,10 @@ def test_the_papers_f16_has_its_size() -> None:
         model = CNNVQGAN(CNNVQGANConfig())
     to_latent, from_code = parameters(model.encoder.to_latent), parameters(model.decoder.from_code)
     assert to_latent == from_code == 256 * 256 + 256
-    assert f"{(parameters(model.encoder) - to_latent) / 1e6:.2f}" == "29.30", "SPEC 0"
-    assert f"{(parameters(model.decoder) - from_code) / 1e6:.2f}" == "42.45", "SPEC 0"
+    assert f"{(parameters(model.encoder) - to_latent) / 1e6:.2f}" == "29.30", "papers.md 0"
+    assert f"{(parameters(model.decoder) - from_code) / 1e6:.2f}" == "42.45", "papers.md 0"
     assert parameters(model.quantizer) == 1024 * 256
-    assert f"{parameters(model) / 1e6:.2f}" == "72.14", "SPEC 0"
+    assert f"{parameters(model) / 1e6:.2f}" == "72.14", "papers.md 0"
     assert len(model.state_dict()) == 343
     assert (model.stride, model.grid) == (16, (16, 16))
     assert model.config.attention_levels == (False, False, False, False, True)
@@ -59,7 +59,7 @@ def test_f8_has_its_size() -> None:
     config = CNNVQGANConfig(channel_multipliers=(1, 1, 2, 4), attention_resolutions=(32,))
     with torch.device("meta"):
         model = CNNVQGAN(config)
-    assert f"{parameters(model) / 1e6:.1f}" == "65.1", "SPEC B"
+    assert f"{parameters(model) / 1e6:.1f}" == "65.1", "papers.md B"
     assert (model.stride, model.grid) == (8, (32, 32))
 
 
@@ -130,7 +130,7 @@ def test_bf16_stays_near_fp32() -> None:
     assert (rounded - exact).norm() < 0.08 * exact.norm(), "some thirty layers, each rounding to 2 ** -9"
 
 
-def test_pictures_of_other_sizes() -> None:
+def test_images_of_other_sizes() -> None:
     model = tiny().eval()
     output = model(images(8, 20))
     assert output.quantized.codes.shape == (2, 2 * 5)
@@ -138,7 +138,7 @@ def test_pictures_of_other_sizes() -> None:
 
 
 def test_which_levels_attend_is_fixed_at_construction() -> None:
-    """The same weights, built for pictures of twice the size: the same function of pictures of any size."""
+    """The same weights, built for images of twice the size: the same function of images of any size."""
     model = tiny().eval()
     larger = tiny(image_size=32, attention_resolutions=(16,)).eval()
     larger.load_state_dict(model.state_dict())
@@ -183,7 +183,7 @@ def test_logit_laplace_output() -> None:
     assert decoded.mean.shape == decoded.log_scale.shape == decoded.images.shape == (2, 3, 16, 16)
 
 
-def test_the_last_layer_is_what_the_picture_comes_from() -> None:
+def test_the_last_layer_is_what_the_image_comes_from() -> None:
     model = tiny()
     before = model(images()).decoded.images
     with torch.no_grad():
@@ -193,19 +193,19 @@ def test_the_last_layer_is_what_the_picture_comes_from() -> None:
     assert torch.equal(after, model.decoder.head[2].bias.view(1, 3, 1, 1).expand_as(after))
 
 
-def test_it_overfits_one_picture() -> None:
+def test_it_overfits_one_image() -> None:
     model = tiny(channel_multipliers=(1, 1, 1), residual_blocks=1, quantizer=NearestConfig(codebook_size=8, code_dim=6))
-    picture = nn.functional.interpolate(images(4, 4, batch=1), size=(16, 16), mode="bilinear")
-    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    image = nn.functional.interpolate(images(4, 4, batch=1), size=(16, 16), mode="bilinear")
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     errors = []
     for _ in range(48):
-        output = model(picture)
-        error = (output.decoded.images - picture).square().mean()
+        output = model(image)
+        error = (output.decoded.images - image).square().mean()
         (error + output.quantized.loss).backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         errors.append(float(error.detach()))
-    assert errors[-1] < 0.1 * float(picture.var()), "far better than a plain colour"
+    assert errors[-1] < 0.1 * float(image.var()), "far better than a plain color"
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

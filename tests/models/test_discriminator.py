@@ -9,7 +9,7 @@ import torch.nn.functional
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from vqgan.config import Config, ConfigError, dump_config, validate
+from vqgan.config.schema import Config, ConfigError, dump_config, validate
 from vqgan.losses.adversarial import r1_penalty
 from vqgan.models.discriminator import (
     DISCRIMINATORS,
@@ -28,7 +28,7 @@ TINY = StyleGAN2DiscriminatorConfig(channels=(4, 6, 8))
 
 
 def tiny() -> StyleGAN2Discriminator:
-    """16x16 pictures; biases not zero, so that their scaling shows."""
+    """16x16 images; biases not zero, so that their scaling shows."""
     torch.manual_seed(0)
     network = StyleGAN2Discriminator(TINY, 16)
     for name, parameter in network.named_parameters():
@@ -113,9 +113,9 @@ def test_patchgan_has_the_papers_size_and_patches() -> None:
 def test_a_patch_sees_70_pixels() -> None:
     torch.manual_seed(0)
     network = PatchDiscriminator(PatchDiscriminatorConfig(base_channels=4), 96).eval()
-    picture = images(1, 96).requires_grad_()
-    logits = network(picture)
-    (gradient,) = torch.autograd.grad(logits[0, 5, 5], picture)
+    image = images(1, 96).requires_grad_()
+    logits = network(image)
+    (gradient,) = torch.autograd.grad(logits[0, 5, 5], image)
     rows = gradient.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
     assert rows[-1] - rows[0] + 1 == 70
 
@@ -147,7 +147,7 @@ def test_minibatch_stddev_by_hand() -> None:
 
 
 def test_outputs_have_unit_scale_at_initialisation() -> None:
-    """What equalised learning rate, sqrt(2) and 1/sqrt(2) are for."""
+    """What equalized learning rate, sqrt(2) and 1/sqrt(2) are for."""
     torch.manual_seed(0)
     network = StyleGAN2Discriminator(StyleGAN2DiscriminatorConfig(channels=(16, 24, 32, 48, 64)), 64)
     scales: list[float] = []
@@ -177,11 +177,11 @@ def test_r1_derivative_of_the_whole_network() -> None:
     """Autograd's second derivative against a difference quotient along its own direction, in fp64."""
     network = tiny().double()
     network.stddev_group = 1  # the statistic is fp32, too coarse for the quotient; alone, an image's is constant
-    picture = images(4).double().requires_grad_()
+    image = images(4).double().requires_grad_()
     weights = [parameter for name, parameter in network.named_parameters() if name.endswith("weight")]
 
     def penalty() -> Tensor:
-        (gradient,) = torch.autograd.grad(network(picture).sum(), picture, create_graph=True)
+        (gradient,) = torch.autograd.grad(network(image).sum(), image, create_graph=True)
         return gradient.square().sum(dim=(1, 2, 3)).mean()
 
     gradients = torch.autograd.grad(penalty(), weights)
@@ -235,5 +235,5 @@ def test_sizes_that_do_not_fit_are_explained() -> None:
     with pytest.raises(ConfigError, match="needs 24 pixels"):
         build_discriminator(PatchDiscriminatorConfig(), 16)
     assert build_discriminator(PatchDiscriminatorConfig(base_channels=1), 24)(images(2, 24)).shape == (2, 1, 1)
-    with pytest.raises(ValueError, match="built for 16x16 pictures and received 32x32"):
+    with pytest.raises(ValueError, match="built for 16x16 images and received 32x32"):
         tiny()(images(1, 32))

@@ -1,4 +1,4 @@
-"""DALL-E's discrete VAE: OpenAI's size, its start, its bound, any picture size, any quantiser."""
+"""DALL-E's discrete VAE: OpenAI's size, its start, its bound, any image size, any quantizer."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqgan.config import ConfigError, validate
+from vqgan.config.schema import ConfigError, validate
 from vqgan.layers.logit_laplace import shrink_pixels
 from vqgan.losses.reconstruction import logit_laplace
 from vqgan.models.dvae import DVAE, DVAEConfig
@@ -44,9 +44,9 @@ def test_shapes_and_dtypes(quantizer: GumbelConfig | NearestConfig, precision: t
     assert output.quantized.codes.shape == (2, 4)
     assert output.quantized.latents.shape == (2, 4, model.quantizer.code_dim)
     assert output.quantized.latents.dtype is torch.float32
-    for picture in output.decoded:
-        assert picture.shape == (2, 3, 16, 16)
-        assert picture.dtype is torch.float32
+    for image in output.decoded:
+        assert image.shape == (2, 3, 16, 16)
+        assert image.dtype is torch.float32
 
 
 @QUANTIZERS
@@ -70,21 +70,21 @@ def test_every_parameter_learns(quantizer: GumbelConfig | NearestConfig, output:
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (24, 40)])
 def test_other_sizes(quantizer: GumbelConfig | NearestConfig, height: int, width: int) -> None:
     model = tiny(quantizer=quantizer).eval()
-    picture = images(1, height, width)
-    output = model(picture)
-    assert output.decoded.images.shape == picture.shape
-    codes = model.quantizer.encode(model.encode(picture))
+    image = images(1, height, width)
+    output = model(image)
+    assert output.decoded.images.shape == image.shape
+    codes = model.quantizer.encode(model.encode(image))
     assert torch.equal(codes, output.quantized.codes)
     decoded = model.decode(model.quantizer.embed(codes), (height // 8, width // 8))
     assert torch.equal(decoded.images, output.decoded.images)
 
 
-def test_without_quantisation_the_decoder_reads_the_continuous_latents() -> None:
+def test_without_quantization_the_decoder_reads_the_continuous_latents() -> None:
     model = tiny()
     output = model(images(), quantize=False)
     assert output.quantized is None
-    continuous = model.quantizer.continuous(output.latents)
-    assert torch.equal(output.decoded.images, model.decode(continuous).images)
+    unquantized = model.quantizer.unquantized(output.latents)
+    assert torch.equal(output.decoded.images, model.decode(unquantized).images)
 
 
 def parameters_of_a_block(width_in: int, width_out: int, kernels: tuple[int, ...]) -> int:
@@ -107,7 +107,7 @@ def test_the_published_model_has_its_size() -> None:
     def count(module: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
 
-    # OpenAI's two files: the quantiser's projection belongs to the encoder, its codebook to the decoder.
+    # OpenAI's two files: the quantizer's projection belongs to the encoder, its codebook to the decoder.
     encoder = count(model.encoder) + count(model.quantizer.proj)
     decoder = count(model.decoder) + model.quantizer.codebook.numel()
     assert encoder + decoder == count(model)
@@ -136,16 +136,16 @@ def test_it_starts_as_openai_has_it() -> None:
 
 
 def test_the_loss_is_the_papers_bound() -> None:
-    """[-sum ln f + beta sum KL] / (3 H W) (SPEC C.1): means, with codebook_weight 1 / 192 = 1 / (3 * 8 * 8)."""
+    """[-sum ln f + beta sum KL] / (3 H W) (papers.md C.1): means, with codebook_weight 1 / 192 = 1 / (3 * 8 * 8)."""
     height, width = 16, 24
     model = tiny().eval()
     model.quantizer.at_step(5_000, 1_000_000)  # where beta has grown to the paper's 6.6
     with torch.no_grad():  # logits that say something
         model.quantizer.proj.weight.mul_(4)
-    picture = images(1, height, width)
-    output = model(picture)
+    image = images(1, height, width)
+    output = model(image)
 
-    x = shrink_pixels(picture).double()
+    x = shrink_pixels(image).double()
     mean, scale = output.decoded.mean.double(), output.decoded.log_scale.double().exp()
     density = torch.exp(-(torch.logit(x) - mean).abs() / scale) / (2 * scale * x * (1 - x))
     posterior = model.quantizer.proj(output.latents).double().softmax(-1)  # (1, N, V)
@@ -153,7 +153,7 @@ def test_the_loss_is_the_papers_bound() -> None:
     assert divergence > 0.1
     bound = (-density.log().sum() + 6.6 * divergence) / (3 * height * width)
 
-    likelihood = logit_laplace(output.decoded.mean, output.decoded.log_scale, picture)
+    likelihood = logit_laplace(output.decoded.mean, output.decoded.log_scale, image)
     torch.testing.assert_close((likelihood + output.quantized.loss / 192).double(), bound, rtol=1e-6, atol=0)
 
 
@@ -181,7 +181,7 @@ def test_sizes_that_do_not_divide_are_refused() -> None:
         tiny().encode(images(1, 20, 16))
 
 
-def test_it_overfits_one_picture() -> None:
+def test_it_overfits_one_image() -> None:
     """Trained with soft codes, judged with hard ones."""
     steps, full_rate = 200, 5e-3
     temperature = AnnealingConfig(start=1.0, end=1 / 16, over="30%")
@@ -189,20 +189,20 @@ def test_it_overfits_one_picture() -> None:
     model = tiny(
         blocks_per_group=1, quantizer=GUMBEL.model_copy(update={"temperature": temperature, "kl_weight": kl_weight})
     )
-    colours = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(1)) * 1.8 - 0.9
-    picture = F.interpolate(colours, scale_factor=8, mode="nearest")
-    optimiser = torch.optim.Adam(model.parameters(), lr=full_rate)
+    colors = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(1)) * 1.8 - 0.9
+    image = F.interpolate(colors, scale_factor=8, mode="nearest")
+    optimizer = torch.optim.Adam(model.parameters(), lr=full_rate)
     for step in range(steps):
         model.quantizer.at_step(step, steps)
-        optimiser.param_groups[0]["lr"] = full_rate * (1 - step / steps)
-        output = model(picture)
-        loss = logit_laplace(output.decoded.mean, output.decoded.log_scale, picture) + output.quantized.loss / 192
-        optimiser.zero_grad()
+        optimizer.param_groups[0]["lr"] = full_rate * (1 - step / steps)
+        output = model(image)
+        loss = logit_laplace(output.decoded.mean, output.decoded.log_scale, image) + output.quantized.loss / 192
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     model.eval()
     with torch.no_grad():
-        error = (model(picture).decoded.images - picture).abs().mean() / 2
-    flat = (picture - picture.mean((2, 3), keepdim=True)).abs().mean() / 2
+        error = (model(image).decoded.images - image).abs().mean() / 2
+    flat = (image - image.mean((2, 3), keepdim=True)).abs().mean() / 2
     assert flat > 0.15
     assert error < 0.06

@@ -1,4 +1,4 @@
-"""The ViT-VQGAN of enhancing-transformers: positions by formula, sizes, other pictures, and that all of it learns."""
+"""The ViT-VQGAN of enhancing-transformers: positions by formula, sizes, other images, and that all of it learns."""
 
 import math
 
@@ -79,7 +79,7 @@ def test_parameters_of_the_public_small_model() -> None:
     assert model.grid == (32, 32)
 
 
-def test_other_picture_sizes_read_interpolated_positions() -> None:
+def test_other_image_sizes_read_interpolated_positions() -> None:
     model = tiny()
     output = model(images(24, 8))
     assert output.decoded.images.shape == (2, 3, 24, 8)

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from vqgan.config import ConfigError, validate
+from vqgan.config.schema import ConfigError, validate
 from vqgan.layers.positions import positions_on
 from vqgan.layers.transformer import Transformer, TransformerConfig
 from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
@@ -50,12 +50,12 @@ def test_shapes_and_dtypes(precision: torch.dtype) -> None:
     assert output.decoded.mean is output.decoded.log_scale is None
 
 
-def test_without_quantisation_the_decoder_reads_the_latents() -> None:
+def test_without_quantization_the_decoder_reads_the_latents() -> None:
     model = tiny()
     output = model(images(), quantize=False)
     assert output.quantized is None
-    normalised = torch.nn.functional.normalize(output.latents, dim=-1)
-    assert torch.equal(output.decoded.images, model.decode(normalised).images)
+    normalized = torch.nn.functional.normalize(output.latents, dim=-1)
+    assert torch.equal(output.decoded.images, model.decode(normalized).images)
 
 
 def test_every_parameter_learns() -> None:
@@ -86,7 +86,7 @@ def test_the_papers_small_model_has_its_size() -> None:
     total = encoder + decoder + 8192 * code
     assert sum(parameter.numel() for parameter in model.parameters()) == total
     assert side == pytest.approx(25.8e6, rel=0.01)
-    assert total == pytest.approx(55.4e6, rel=0.01), "SPEC A.1: about 56M with both tanh heads"
+    assert total == pytest.approx(55.4e6, rel=0.01), "papers.md A.1: about 56M with both tanh heads"
     assert model.grid == (32, 32)
 
 
@@ -113,9 +113,9 @@ def test_patches_are_row_major_and_come_back_where_they_were() -> None:
         setattr(model.decoder, unused, torch.nn.Identity())
     model.decoder.transformer = _IgnoresGrid()
     assert torch.equal(model.decoder(rearranged, (4, 4)).images, images())
-    picture = images(1)[0]
+    image = images(1)[0]
     for token, (row, column) in [(0, (0, 0)), (1, (0, 1)), (4, (1, 0)), (15, (3, 3))]:
-        patch = picture[:, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
+        patch = image[:, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
         assert torch.equal(rearranged[0, token], patch.permute(1, 2, 0).flatten())
 
 

@@ -14,10 +14,10 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
     task = tiny_task(lambda _, caption: len(caption) % 2 == 0)
-    held_out = task.evaluate([[captioned(8), captioned(4, seed=1)][rank]])
+    val = task.evaluate([[captioned(8), captioned(4, seed=1)][rank]])
     whole, own = captioned(8), slice(4 * rank, 4 * rank + 4)
-    figures = task.train_step([Batch(whole.images[own], whole.captions[own], whole.names[own])], 3)
-    found = {"held_out": held_out, "figures": {name: figure.detach() for name, figure in figures.items()}}
+    metrics = task.train_step([Batch(whole.images[own], whole.captions[own], whole.names[own])], 3)
+    found = {"val": val, "metrics": {name: metric.detach() for name, metric in metrics.items()}}
     torch.save(found, folder / f"found-{rank}.pt")
     torch.distributed.destroy_process_group()
 

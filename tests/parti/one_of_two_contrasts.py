@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from parti.reranking.contrastive import contrastive_loss
-from vqgan.training.distributed import build_accelerator
+from parti.losses.contrastive import contrastive_loss
+from vqgan.training.parallel.distributed import build_accelerator
 
 
 def main(folder: Path) -> None:

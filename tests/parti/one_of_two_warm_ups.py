@@ -15,10 +15,10 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
     task = tiny_task(masking={"chosen": 0.5})
-    held_out = task.evaluate([[pairs(8), uneven_pairs()][rank]])
+    val = task.evaluate([[pairs(8), uneven_pairs()][rank]])
     whole, own = uneven_pairs(), slice(4 * rank, 4 * rank + 4)
-    figures = task.train_step([Batch(whole.images[own], whole.captions[own], whole.names[own])], 3)
-    found = {"held_out": held_out, "figures": {name: figure.detach() for name, figure in figures.items()}}
+    metrics = task.train_step([Batch(whole.images[own], whole.captions[own], whole.names[own])], 3)
+    found = {"val": val, "metrics": {name: metric.detach() for name, metric in metrics.items()}}
     torch.save(found, folder / f"found-{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -4,7 +4,7 @@ import pytest
 from tiny import CAPTIONS, tiny_text_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from parti.text.caption_figures import caption_figures
+from parti.text.caption_stats import caption_metrics
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
 
 
@@ -35,19 +35,19 @@ def test_special_tokens_count_and_unknown_text_is_told() -> None:
     assert [tuple(count) for count in counts] == [(3, 0), (5, 0), (4, 1), (4, 2)]
 
 
-def test_figures() -> None:
-    figures = caption_figures(["a", "a", "a b c", "b x", "a b a b c"], word_tokenizer())
-    assert (figures.captions, figures.different, figures.length) == (5, 4, 4)
-    assert (figures.fewest, figures.median, figures.most, figures.longest) == (3, 4, 7, "a b a b c")
-    assert figures.cut == 2
-    assert figures.lost_share == pytest.approx((1 + 3) / (3 + 3 + 5 + 4 + 7))
-    assert figures.alphabet == {" ": 7, "a": 5, "b": 4, "c": 2, "x": 1}
-    assert list(figures.alphabet) == [" ", "a", "b", "c", "x"]
-    assert figures.rare == ["c", "x"]
-    assert figures.unknown == {"x": 1}
-    assert figures.with_unknown == 1
+def test_metrics() -> None:
+    metrics = caption_metrics(["a", "a", "a b c", "b x", "a b a b c"], word_tokenizer())
+    assert (metrics.captions, metrics.different, metrics.length) == (5, 4, 4)
+    assert (metrics.fewest, metrics.median, metrics.most, metrics.longest) == (3, 4, 7, "a b a b c")
+    assert metrics.cut == 2
+    assert metrics.lost_share == pytest.approx((1 + 3) / (3 + 3 + 5 + 4 + 7))
+    assert metrics.alphabet == {" ": 7, "a": 5, "b": 4, "c": 2, "x": 1}
+    assert list(metrics.alphabet) == [" ", "a", "b", "c", "x"]
+    assert metrics.rare == ["c", "x"]
+    assert metrics.unknown == {"x": 1}
+    assert metrics.with_unknown == 1
 
 
 def test_no_captions_are_refused() -> None:
     with pytest.raises(ValueError, match="no captions"):
-        caption_figures([], word_tokenizer())
+        caption_metrics([], word_tokenizer())

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from two_processes import run_in_processes
 
-from parti.reranking.contrastive import contrastive_loss, retrieval_accuracy
-from vqgan.training.distributed import build_accelerator
+from parti.losses.contrastive import contrastive_loss, retrieval_accuracy
+from vqgan.training.parallel.distributed import build_accelerator
 
 pytestmark = pytest.mark.threads
 
@@ -55,7 +55,7 @@ def test_retrieval_counts_a_caption_that_repeats_as_right() -> None:
     texts = torch.eye(6)
     texts[4] = texts[1]
     assert retrieval_accuracy(texts, texts, IDS) == (1.0, 1.0)
-    wrong = texts[[0, 1, 3, 2, 4, 5]]  # pictures 2 and 3 are exchanged
+    wrong = texts[[0, 1, 3, 2, 4, 5]]  # images 2 and 3 are exchanged
     assert retrieval_accuracy(wrong, texts, IDS) == pytest.approx((4 / 6, 4 / 6))
 
 

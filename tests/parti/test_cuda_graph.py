@@ -8,9 +8,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from parti.layers.options import TransformerOptions
 from parti.models import DecoderOnly, DecoderOnlyConfig, EncoderDecoder, Generator
-from parti.models.generator import Prompts
+from parti.models.generator import PromptGroup
 from parti.sampling.generate import SamplingConfig, generate_codes
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 
 MODERN = TransformerOptions(norm="rms", feed_forward="swiglu", qk_norm=True, rotary=True)
 DALLE = DecoderOnlyConfig(depth=4, width=32, heads=2, mlp_width=64, kernel=3)
@@ -33,7 +33,7 @@ def models() -> dict[str, Generator]:
 @pytest.mark.parametrize("name", models())
 def test_a_step_with_a_tensor_as_position_reads_nothing_back_to_the_host(name: str) -> None:
     model = models()[name]
-    state = model.start([Prompts(model.encode_text(text_ids(2)))])
+    state = model.start([PromptGroup(model.encode_text(text_ids(2)))])
     for cache in state.caches:
         cache.layout.tables()
     with FakeTensorMode(allow_non_fake_inputs=True):

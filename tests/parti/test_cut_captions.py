@@ -7,7 +7,7 @@ from tiny import tiny_text_to_image
 
 from parti.sampling.generate import SamplingConfig
 from parti.text import SavedTokenizerConfig, TextTokenizer, TextTokenizerConfig, UnigramConfig
-from parti.text.cut_captions import about_cut_captions, about_cut_prompts
+from parti.text.truncation import about_cut_captions, about_cut_prompts
 
 LONG = "a small red circle above a large blue square in front of a house with many windows"
 CAPTIONS = [*(f"{LONG}, {number}" for number in range(25)), *["a dog"] * 75]

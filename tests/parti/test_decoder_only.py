@@ -15,7 +15,7 @@ from parti.layers.sparse_masks import MaskKind, image_mask
 from parti.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from parti.models.token_space import TokenSpace
 from parti.sampling.generate import SamplingConfig, generate_codes
-from vqgan.training.optimisation import hidden_matrices
+from vqgan.training.optim.optimizer import hidden_matrices
 
 pytestmark = pytest.mark.threads
 
@@ -231,16 +231,16 @@ def test_cached_steps_under_guidance_give_the_logits_of_both_sides() -> None:
 
 
 @torch.no_grad()
-def test_a_guided_picture_is_that_of_a_slow_sampler_without_a_cache() -> None:
+def test_a_guided_image_is_that_of_a_slow_sampler_without_a_cache() -> None:
     model, text = tiny((5, 3)), text_ids(2)
-    drawn = generate_codes(model, text, NULL_IDS, [0, 1], SamplingConfig(guidance_scale=2.0, temperature=0.0))
+    generated = generate_codes(model, text, NULL_IDS, [0, 1], SamplingConfig(guidance_scale=2.0, temperature=0.0))
     slow = torch.zeros(2, 15, dtype=torch.int64)
     for position in range(15):
         conditional = model(text, slow).image[:, position]
         unconditional = model(NULL_IDS.expand(2, -1), slow).image[:, position]
         slow[:, position] = (unconditional + 2 * (conditional - unconditional)).argmax(-1)
-    assert torch.equal(drawn, slow)
-    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(generated, slow)
+    assert not torch.equal(generated[0], generated[1])
 
 
 @torch.no_grad()
@@ -276,17 +276,17 @@ def test_checkpointed_activations_give_the_same_gradients_from_twice_the_passes(
 
 def test_it_learns_pairs_by_heart_and_draws_them_again() -> None:
     model, text, image = tiny(depth=2).train(), text_ids(4), codes(4)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(40):
         of_text, of_image = losses(model, text, image)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (of_text / 8 + of_image * 7 / 8).backward()
-        optimiser.step()
+        optimizer.step()
     assert of_image.item() < 0.05
     # More than 0: a first token cannot be known.
     assert of_text.item() < 0.5
-    drawn = generate_codes(model, text, NULL_IDS, [0, 1, 2, 3], SamplingConfig(temperature=0.0))
-    assert torch.equal(drawn, image)
+    generated = generate_codes(model, text, NULL_IDS, [0, 1, 2, 3], SamplingConfig(temperature=0.0))
+    assert torch.equal(generated, image)
 
 
 def test_state_dict_keys_stay() -> None:
@@ -337,7 +337,7 @@ def test_another_text_length_is_an_error_that_says_what_to_do() -> None:
 def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValidationError, match="width 32 does not divide into 5 heads"):
         DecoderOnlyConfig(width=32, heads=5)
-    with pytest.raises(ValidationError, match="centred on its state, so odd; received 4, use 5"):
+    with pytest.raises(ValidationError, match="centered on its state, so odd; received 4, use 5"):
         DecoderOnlyConfig(kernel=4)
     with pytest.raises(ValueError, match=r"text.length is at least 2, received 1; with one slot"):
         DecoderOnly(CONFIG, TOKENS.model_copy(update={"text_length": 1}))

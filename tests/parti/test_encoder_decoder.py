@@ -9,7 +9,7 @@ from stepping import stepped
 from tiny import GENERATOR, TOKENS, codes, text_ids, tiny_generator
 
 from parti.models import EncoderDecoder, EncoderDecoderConfig, TokenSpace
-from vqgan.training.optimisation import hidden_matrices
+from vqgan.training.optim.optimizer import hidden_matrices
 
 pytestmark = pytest.mark.threads
 

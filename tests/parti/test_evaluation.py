@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from parti.evaluation import evaluate_prompts, judge_pictures, other_captions
-from vqgan.data.shapes import Shapes, ShapesConfig
+from parti.evaluation import check_images, evaluate_prompts, other_captions
+from vqgan.data.sources.shapes import Shapes, ShapesConfig
 
 COUNT = 96
 MIRRORED = ["a small red circle above a large blue square", "a large blue square below a small red circle"]
@@ -12,8 +12,8 @@ MIRRORED = ["a small red circle above a large blue square", "a large blue square
 
 @pytest.fixture(scope="module")
 def real() -> tuple[list[Image.Image], list[str]]:
-    """Renders and captions of the held-out split."""
-    source = Shapes(ShapesConfig(), "heldout", 64)
+    """Renders and captions of the validation split."""
+    source = Shapes(ShapesConfig(), "val", 64)
     samples = [source[index] for index in range(COUNT)]
     return [sample.image for sample in samples], [str(sample.caption) for sample in samples]
 
@@ -27,14 +27,14 @@ def test_a_perfect_generator_is_right_and_random_pairing_is_not(real: tuple[list
     assert all(verdict.reasons for verdict in evaluation.random_pairing)
 
 
-def test_wrong_pictures_lower_the_accuracy_and_say_why(real: tuple[list[Image.Image], list[str]]) -> None:
-    pictures, captions = real
+def test_wrong_images_lower_the_accuracy_and_say_why(real: tuple[list[Image.Image], list[str]]) -> None:
+    images, captions = real
     blank = Image.new("RGB", (64, 64), "white")
-    evaluation = evaluate_prompts([blank] * 24 + pictures[24:], captions)
+    evaluation = evaluate_prompts([blank] * 24 + images[24:], captions)
     assert evaluation.accuracy == 0.75
     wrong = [judged for judged in evaluation.judged if not judged.verdict.correct]
     assert [judged.image for judged in wrong] == [blank] * 24
-    assert all(judged.verdict.reasons == ("the picture shows no object",) for judged in wrong)
+    assert all(judged.verdict.reasons == ("the image shows no object",) for judged in wrong)
 
 
 def test_random_pairing_takes_captions_that_ask_for_something_else(real: tuple[list[Image.Image], list[str]]) -> None:
@@ -54,9 +54,9 @@ def test_captions_that_all_ask_for_the_same_cannot_be_paired() -> None:
         other_captions(MIRRORED)
 
 
-def test_every_picture_needs_its_caption(real: tuple[list[Image.Image], list[str]]) -> None:
-    pictures, captions = real
+def test_every_image_needs_its_caption(real: tuple[list[Image.Image], list[str]]) -> None:
+    images, captions = real
     with pytest.raises(ValueError, match="argument"):
-        evaluate_prompts(pictures[:-1], captions)
+        evaluate_prompts(images[:-1], captions)
     with pytest.raises(ValueError, match="argument"):
-        judge_pictures(pictures, captions[:-1])
+        check_images(images, captions[:-1])

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parti.sampling.filters import draw, guide, keep_top_k, keep_top_p
-from parti.sampling.generate import SamplingConfig, choose
-from vqgan.config import ConfigError
+from parti.sampling.filters import apply_guidance, draw, keep_top_k, keep_top_p
+from parti.sampling.generate import SamplingConfig, sample_token
+from vqgan.config.schema import ConfigError
 
 INF = float("inf")
 
@@ -120,7 +120,7 @@ def test_filters_leave_their_input_alone() -> None:
 
 def test_off_the_cpu_filters_read_nothing_back_to_the_host() -> None:
     logits, uniform = torch.empty(3, 64, device="meta"), torch.empty(3, device="meta", dtype=torch.float64)
-    assert choose(logits, uniform, SamplingConfig(top_k=9, top_p=0.9)).shape == (3,)
+    assert sample_token(logits, uniform, SamplingConfig(top_k=9, top_p=0.9)).shape == (3,)
     with pytest.raises(RuntimeError, match="meta"):
         bool(logits.any())  # what this test would see
 
@@ -140,8 +140,8 @@ def test_guidance_is_the_formula() -> None:
     conditional, unconditional = random_logits(seed=1), random_logits(seed=2)
     for scale in (0.0, 1.0, 1.2, 7.5):
         expected = unconditional.numpy() + scale * (conditional.numpy() - unconditional.numpy())
-        np.testing.assert_allclose(guide(conditional, unconditional, scale).numpy(), expected, rtol=1e-6)
-    assert torch.equal(guide(conditional, unconditional, 0.0), unconditional)
+        np.testing.assert_allclose(apply_guidance(conditional, unconditional, scale).numpy(), expected, rtol=1e-6)
+    assert torch.equal(apply_guidance(conditional, unconditional, 0.0), unconditional)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_guidance_is_the_formula() -> None:
 def test_choose_is_temperature_then_top_k_then_top_p_then_draw(temperature: float, top_k: int, top_p: float) -> None:
     logits = random_logits(500)
     uniform = torch.rand(500, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    chosen = choose(logits, uniform, SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p))
+    chosen = sample_token(logits, uniform, SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p))
     for code, row, number in zip(chosen.tolist(), logits.double().numpy(), uniform.tolist(), strict=True):
         heated = row / temperature
         if top_k:
@@ -164,31 +164,31 @@ def test_the_order_matters_and_is_the_documented_one() -> None:
     last = torch.tensor([1 - 1e-9], dtype=torch.float64)  # picks the last code that is left
     # Temperature before top-p: probabilities .6 .3 .1 flatten to about .47 .33 .19, so p = .55 needs two codes.
     logits = torch.tensor([[0.6, 0.3, 0.1]]).log()
-    assert choose(logits, last, SamplingConfig(top_p=0.55)).item() == 0
-    assert choose(logits, last, SamplingConfig(top_p=0.55, temperature=2.0)).item() == 1
+    assert sample_token(logits, last, SamplingConfig(top_p=0.55)).item() == 0
+    assert sample_token(logits, last, SamplingConfig(top_p=0.55, temperature=2.0)).item() == 1
     # Top-k before top-p: of .35 .3 .2 .15, p = .75 needs three codes; among the first three alone two make .76.
     logits = torch.tensor([[0.35, 0.3, 0.2, 0.15]]).log()
-    assert choose(logits, last, SamplingConfig(top_p=0.75)).item() == 2
-    assert choose(logits, last, SamplingConfig(top_p=0.75, top_k=3)).item() == 1
+    assert sample_token(logits, last, SamplingConfig(top_p=0.75)).item() == 2
+    assert sample_token(logits, last, SamplingConfig(top_p=0.75, top_k=3)).item() == 1
 
 
 def test_temperature_zero_takes_the_most_likely_code_whatever_the_rest() -> None:
     logits = random_logits()
     uniform = torch.rand(64, dtype=torch.float64)
     for settings in (SamplingConfig(temperature=0.0), SamplingConfig(temperature=0.0, top_k=3, top_p=0.5)):
-        assert torch.equal(choose(logits, uniform, settings), logits.argmax(-1))
-    assert torch.equal(choose(logits, uniform, SamplingConfig(temperature=1e-6)), logits.argmax(-1))
+        assert torch.equal(sample_token(logits, uniform, settings), logits.argmax(-1))
+    assert torch.equal(sample_token(logits, uniform, SamplingConfig(temperature=1e-6)), logits.argmax(-1))
 
 
 def test_draws_are_as_frequent_as_they_are_likely() -> None:
     probabilities = torch.tensor([0.5, 0.0, 0.25, 0.15, 0.08, 0.02])
     count = 20_000
     uniform = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = draw(probabilities.log().expand(count, -1), uniform).bincount(minlength=6)
-    assert drawn[1] == 0
+    generated = draw(probabilities.log().expand(count, -1), uniform).bincount(minlength=6)
+    assert generated[1] == 0
     likely = probabilities > 0
     expected = probabilities[likely] * count
-    chi_square = ((drawn[likely] - expected) ** 2 / expected).sum().item()
+    chi_square = ((generated[likely] - expected) ** 2 / expected).sum().item()
     assert chi_square < 18.5  # 4 degrees of freedom: exceeded once in a thousand
 
 
@@ -201,13 +201,13 @@ def test_the_ends_of_the_unit_interval_draw_the_first_and_last_possible_code() -
     assert draw(logits, torch.tensor([math.nextafter(1.0, 0.0)]).clamp(max=1 - 2**-24)).item() == 5
 
 
-def test_a_filtered_code_is_never_drawn() -> None:
+def test_a_filtered_code_is_never_generated() -> None:
     logits = random_logits(2000, 64)
     filtered = keep_top_k(keep_top_p(logits, 0.8), 4)
     spread = torch.cat([torch.rand(1000, dtype=torch.float64), 1 - torch.logspace(-17, -1, 1000, dtype=torch.float64)])
     uniform = spread.clamp(0, math.nextafter(1.0, 0.0))
-    drawn = draw(filtered, uniform)
-    assert filtered.gather(1, drawn[:, None]).isfinite().all()
+    generated = draw(filtered, uniform)
+    assert filtered.gather(1, generated[:, None]).isfinite().all()
 
 
 def test_a_rows_code_does_not_depend_on_the_other_rows() -> None:
@@ -230,18 +230,20 @@ def test_next_to_no_temperature_takes_the_most_likely_code(temperature: float, f
         logits = random_logits() * factor + shift
         # Far enough apart for the largest of these temperatures.
         logits.scatter_(1, logits.argmax(1, keepdim=True), logits.amax(1, keepdim=True) + 3 * max(1.0, factor))
-        assert torch.equal(choose(logits, uniform, settings), logits.argmax(-1))
+        assert torch.equal(sample_token(logits, uniform, settings), logits.argmax(-1))
 
 
 def test_codes_that_are_equally_likely_stay_so_at_next_to_no_temperature() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, -2.0]]).expand(1000, -1)
-    drawn = choose(logits, torch.arange(1000) / 1000, SamplingConfig(temperature=1e-38))
-    assert drawn.bincount(minlength=4).tolist() == [0, 500, 500, 0]
+    generated = sample_token(logits, torch.arange(1000) / 1000, SamplingConfig(temperature=1e-38))
+    assert generated.bincount(minlength=4).tolist() == [0, 500, 500, 0]
 
 
 def test_a_large_temperature_draws_evenly() -> None:
-    drawn = choose(random_logits(1, 4).expand(1000, -1), torch.arange(1000) / 1000, SamplingConfig(temperature=1e38))
-    assert drawn.bincount(minlength=4).tolist() == [250] * 4
+    generated = sample_token(
+        random_logits(1, 4).expand(1000, -1), torch.arange(1000) / 1000, SamplingConfig(temperature=1e38)
+    )
+    assert generated.bincount(minlength=4).tolist() == [250] * 4
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,7 @@ def test_settings_that_mean_nothing_are_one_line(settings: dict[str, float]) -> 
 )
 def test_extreme_settings_still_draw_codes(settings: dict[str, float]) -> None:
     config = SamplingConfig().overridden(**settings)
-    guided = guide(random_logits(seed=1), random_logits(seed=2), config.guidance_scale)
+    guided = apply_guidance(random_logits(seed=1), random_logits(seed=2), config.guidance_scale)
     assert guided.isfinite().all()
-    drawn = choose(guided, torch.linspace(0, 0.999, 64), config)
-    assert ((drawn >= 0) & (drawn < 32)).all()
+    generated = sample_token(guided, torch.linspace(0, 0.999, 64), config)
+    assert ((generated >= 0) & (generated < 32)).all()

@@ -10,8 +10,8 @@ from tiny import TOKENS, codes, text_ids, tiny_generator
 from torch import Tensor
 
 from parti.models import Generator
-from parti.sampling.generate import GivenCodes, SamplingConfig, generate_codes
-from vqgan.config import ConfigError
+from parti.sampling.generate import KnownCodes, SamplingConfig, generate_codes
+from vqgan.config.schema import ConfigError
 
 pytestmark = pytest.mark.threads
 
@@ -24,25 +24,25 @@ EVERYTHING = SamplingConfig(guidance_scale=1.7, temperature=1.3, top_k=20, top_p
 def slow_codes(
     model: Generator, text: Tensor, seed: int, settings: SamplingConfig, given: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """One picture: a full forward for every code and each side, filters code by code, no cache, no batch.
+    """One image: a full forward for every code and each side, filters code by code, no cache, no batch.
 
     `given` are codes and which of them stay.
     """
     uniforms = torch.rand(TOKENS.image_length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    drawn = torch.zeros(1, TOKENS.image_length, dtype=torch.int64)
+    generated = torch.zeros(1, TOKENS.image_length, dtype=torch.int64)
     for position in range(TOKENS.image_length):
         if given is not None and given[1][position]:
-            drawn[0, position] = given[0][position]
+            generated[0, position] = given[0][position]
             continue
-        logits = model(text[None], drawn).image[0, position]
+        logits = model(text[None], generated).image[0, position]
         if settings.guidance_scale != 1:
             progress = position / (TOKENS.image_length - 1)
             way = {"constant": 1.0, "linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2}
             scale = 1 + way[settings.guidance_schedule] * (settings.guidance_scale - 1)
-            unconditional = model(NULL_IDS[None], drawn).image[0, position]
+            unconditional = model(NULL_IDS[None], generated).image[0, position]
             logits = unconditional + scale * (logits - unconditional)
         if settings.temperature == 0:
-            drawn[0, position] = logits.argmax()
+            generated[0, position] = logits.argmax()
             continue
         order = sorted(range(len(logits)), key=lambda code: (-logits[code].item(), code))
         order = order[: settings.top_k or None]
@@ -54,8 +54,8 @@ def slow_codes(
             target -= left[code]
             if target < 0:
                 break
-        drawn[0, position] = code
-    return drawn[0]
+        generated[0, position] = code
+    return generated[0]
 
 
 @pytest.mark.parametrize(
@@ -100,43 +100,43 @@ def test_given_codes_stay_and_the_rest_equals_a_slow_sampler_that_is_given_them(
 ) -> None:
     model, text, seeds = tiny_generator(), text_ids(3)[[0, 1, 0]], [15, 16, 17]
     wanted, kept = codes(3, seed=1), masks()[name].expand(3, -1)
-    drawn = generate_codes(model, text, NULL_IDS, seeds, settings, given=GivenCodes(wanted, kept))
-    assert torch.equal(drawn[kept], wanted[kept])
+    generated = generate_codes(model, text, NULL_IDS, seeds, settings, given=KnownCodes(wanted, kept))
+    assert torch.equal(generated[kept], wanted[kept])
     for row in range(3):
-        assert torch.equal(drawn[row], slow_codes(model, text[row], seeds[row], settings, (wanted[row], kept[row])))
+        assert torch.equal(generated[row], slow_codes(model, text[row], seeds[row], settings, (wanted[row], kept[row])))
 
 
-def test_each_picture_has_its_own_given_codes() -> None:
+def test_each_image_has_its_own_given_codes() -> None:
     model, text, seeds = tiny_generator(), text_ids(4)[[3, 1, 3, 0]], [0, 1, 2, 3]
     wanted = codes(4, seed=1)
     kept = torch.rand(4, 16, generator=torch.Generator().manual_seed(1)) < 0.5
-    together = generate_codes(model, text, NULL_IDS, seeds, given=GivenCodes(wanted, kept))
+    together = generate_codes(model, text, NULL_IDS, seeds, given=KnownCodes(wanted, kept))
     assert torch.equal(together[kept], wanted[kept])
     for row in range(4):
         one = slice(row, row + 1)
-        given = GivenCodes(wanted[one], kept[one])
+        given = KnownCodes(wanted[one], kept[one])
         assert torch.equal(generate_codes(model, text[one], NULL_IDS, seeds[one], given=given), together[one])
 
 
 @pytest.mark.parametrize("name", masks())
-def test_codes_that_would_have_been_drawn_change_nothing_when_given(name: str) -> None:
+def test_codes_that_would_have_been_generated_change_nothing_when_given(name: str) -> None:
     # A position has its own random number, whether it is needed or not.
     model, text = tiny_generator(), text_ids(2)
     plain = generate_codes(model, text, NULL_IDS, [8, 9], EVERYTHING)
-    given = GivenCodes(plain, masks()[name].expand(2, -1))
+    given = KnownCodes(plain, masks()[name].expand(2, -1))
     assert torch.equal(generate_codes(model, text, NULL_IDS, [8, 9], EVERYTHING, given=given), plain)
 
 
 @pytest.mark.parametrize("shapes", [((2, 16), (3, 16)), ((3, 15), (3, 15)), ((3, 16), (3, 15)), ((1, 16), (1, 16))])
 def test_given_codes_of_another_shape_are_refused(shapes: tuple[tuple[int, int], tuple[int, int]]) -> None:
-    given = GivenCodes(torch.zeros(shapes[0], dtype=torch.int64), torch.ones(shapes[1], dtype=torch.bool))
+    given = KnownCodes(torch.zeros(shapes[0], dtype=torch.int64), torch.ones(shapes[1], dtype=torch.bool))
     with pytest.raises(ValueError, match="given codes are 3 x 16 with as many marks, received codes"):
         generate_codes(tiny_generator(), text_ids(3), NULL_IDS, [0, 1, 2], given=given)
 
 
 @pytest.mark.parametrize("order", [[0, 0, 0, 0], [0, 1, 0, 1], [1, 0, 0, 1, 2, 2], [2, 0, 2, 1, 2, 0], [0, 1, 1]])
 @pytest.mark.parametrize("settings", [PLAIN, EVERYTHING])
-def test_pictures_of_one_prompt_are_those_that_it_gives_alone(settings: SamplingConfig, order: list[int]) -> None:
+def test_images_of_one_prompt_are_those_that_it_gives_alone(settings: SamplingConfig, order: list[int]) -> None:
     # Equal counts share the text's keys and values, unequal ones have copies.
     model, text, seeds = tiny_generator(), text_ids(3)[order], list(range(len(order)))
     together = generate_codes(model, text, NULL_IDS, seeds, settings)
@@ -145,7 +145,7 @@ def test_pictures_of_one_prompt_are_those_that_it_gives_alone(settings: Sampling
 
 
 @pytest.mark.parametrize("settings", [PLAIN, EVERYTHING])
-def test_a_picture_is_the_same_alone_and_in_any_batch(settings: SamplingConfig) -> None:
+def test_a_image_is_the_same_alone_and_in_any_batch(settings: SamplingConfig) -> None:
     model, text, seeds = tiny_generator(), text_ids(7), [3, 1, 4, 1, 5, 9, 2]
     together = generate_codes(model, text, NULL_IDS, seeds, settings)
     for row, seed in enumerate(seeds):
@@ -159,8 +159,8 @@ def test_prompt_and_seed_both_matter() -> None:
     model, text = tiny_generator(), text_ids(4)
     one_seed = generate_codes(model, text, NULL_IDS, [0] * 4)
     one_text = generate_codes(model, text[:1].expand(4, -1), NULL_IDS, [0, 1, 2, 3])
-    for drawn in (one_seed, one_text):
-        assert all(not torch.equal(first, second) for first, second in pairwise(drawn))
+    for generated in (one_seed, one_text):
+        assert all(not torch.equal(first, second) for first, second in pairwise(generated))
 
 
 def test_a_guidance_scale_of_one_is_no_guidance_at_all() -> None:
@@ -203,14 +203,14 @@ def test_guidance_schedules_are_their_formulas(scale: float) -> None:
 
 def test_a_guidance_scale_of_zero_ignores_the_prompt() -> None:
     model, text = tiny_generator(), text_ids(3)
-    drawn = generate_codes(model, text, NULL_IDS, [0, 1, 2], SamplingConfig(guidance_scale=0.0))
-    assert torch.equal(drawn, generate_codes(model, NULL_IDS.expand(3, -1), NULL_IDS, [0, 1, 2]))
+    generated = generate_codes(model, text, NULL_IDS, [0, 1, 2], SamplingConfig(guidance_scale=0.0))
+    assert torch.equal(generated, generate_codes(model, NULL_IDS.expand(3, -1), NULL_IDS, [0, 1, 2]))
 
 
 def test_temperature_zero_does_not_depend_on_the_seed() -> None:
     model, text = tiny_generator(), text_ids(1)
-    drawn = generate_codes(model, text.expand(4, -1), NULL_IDS, [0, 1, 2, 3], SamplingConfig(temperature=0.0))
-    assert (drawn == drawn[0]).all()
+    generated = generate_codes(model, text.expand(4, -1), NULL_IDS, [0, 1, 2, 3], SamplingConfig(temperature=0.0))
+    assert (generated == generated[0]).all()
 
 
 def test_all_random_numbers_come_from_the_seeds() -> None:
@@ -244,15 +244,15 @@ def test_nothing_is_kept_for_gradients() -> None:
 
 def test_on_codes_shows_the_codes_so_far_in_the_order_asked_for() -> None:
     shown: list[Tensor] = []
-    text = text_ids(4)[[0, 1, 0, 2]]  # the second picture of the first text is drawn next to the first
-    drawn = generate_codes(tiny_generator(), text, NULL_IDS, [0, 1, 2, 3], on_codes=shown.append)
+    text = text_ids(4)[[0, 1, 0, 2]]  # the second image of the first text is drawn next to the first
+    generated = generate_codes(tiny_generator(), text, NULL_IDS, [0, 1, 2, 3], on_codes=shown.append)
     assert len(shown) == 16
     for done, so_far in enumerate(shown, 1):
-        assert torch.equal(so_far, drawn[:, :done])
+        assert torch.equal(so_far, generated[:, :done])
 
 
-def test_as_many_seeds_as_pictures() -> None:
-    with pytest.raises(ValueError, match="one seed a picture: received 3 seeds for 2 pictures"):
+def test_as_many_seeds_as_images() -> None:
+    with pytest.raises(ValueError, match="one seed an image: received 3 seeds for 2 images"):
         generate_codes(tiny_generator(), text_ids(2), NULL_IDS, [0, 1, 2])
 
 

@@ -1,4 +1,4 @@
-"""The figures of a text-to-image model: what their definitions give by hand, and null where weights are missing."""
+"""The metrics of a text-to-image model: what their definitions give by hand, and null where weights are missing."""
 
 import json
 import math
@@ -13,23 +13,23 @@ from tiny import pairs, tiny_image_tokenizer, tiny_text_to_image, tiny_text_toke
 
 from parti.evaluation import generator as evaluation
 from parti.evaluation.clip_score import ClipScoreMeter, open_backbone
-from parti.evaluation.drawn_set import PromptAccuracyMeter, RealismMeter, levels, wanted_pictures
+from parti.evaluation.generated_set import FIDMeter, PromptAccuracyMeter, levels, wanted_images
 from parti.evaluation.generator import GeneratorEvaluationConfig, measure_generator
 from parti.evaluation.likelihood import LikelihoodMeter
 from parti.models import DecoderOnly, DecoderOnlyConfig
+from parti.pairs import token_space
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig
-from parti.tokenize import token_space
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 from vqgan.data.batch import Batch
-from vqgan.data.folder import FolderConfig
-from vqgan.data.shapes import Shapes, ShapesConfig
-from vqgan.data.transforms import TransformConfig, to_pil
-from vqgan.metrics.inception import DrawnInceptionMeter, frechet_distance
-from vqgan.metrics.protocol import Figure
+from vqgan.data.images.transforms import TransformConfig, to_pil
+from vqgan.data.sources.folder import FolderConfig
+from vqgan.data.sources.shapes import Shapes, ShapesConfig
+from vqgan.hub.model_folder import ModelFolderError
+from vqgan.metrics.inception import GeneratedInceptionMeter, frechet_distance
+from vqgan.metrics.protocol import Metric
 from vqgan.metrics.reference_set import ReferenceSetConfig
-from vqgan.model_folder import ModelFolderError
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 pytestmark = pytest.mark.threads
 
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 
 class TinyInception:
-    """Stands for InceptionV3: mean colour and contrast of a picture."""
+    """Stands for InceptionV3: mean color and contrast of an image."""
 
     source = {"evaluator": "tiny 1.0"}  # noqa: RUF012 - the protocol's attribute
     warning = ""
@@ -64,8 +64,8 @@ def save_clip(folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
-    pictures = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    CLIPProcessor(pictures, CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=12)).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    CLIPProcessor(images, CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=12)).save_pretrained(folder)
     return folder
 
 
@@ -81,8 +81,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def named(figures: Iterator[Figure] | list[Figure]) -> dict[str, Figure]:
-    return {figure.name: figure for figure in figures}
+def named(metrics: Iterator[Metric] | list[Metric]) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
 
 
 @torch.no_grad()
@@ -91,9 +91,9 @@ def test_nats_are_the_cross_entropy_by_hand() -> None:
     meter = LikelihoodMeter(pipeline)
     for rows in (slice(0, 5), slice(5, 8)):
         meter.add(Batch(batch.images[rows], batch.captions[rows], batch.names[rows]))
-    figures = named(meter.figures())
-    assert list(figures) == ["nats_per_code"]
-    nats = figures["nats_per_code"]
+    metrics = named(meter.metrics())
+    assert list(metrics) == ["nats_per_code"]
+    nats = metrics["nats_per_code"]
 
     codes = pipeline.image_tokenizer.encode(batch.images)
     logits = pipeline.generator(pipeline.text_tokenizer.encode(batch.texts()), codes).image.double()
@@ -120,44 +120,44 @@ def test_a_model_that_learns_the_text_has_its_nats_too() -> None:
         torch.nn.init.normal_(parameter, std=0.3)
     batch, meter = pairs(6), LikelihoodMeter(TextToImage(generator, text, image))
     meter.add(batch)
-    figures = named(meter.figures())
+    metrics = named(meter.metrics())
     ids = text.encode(batch.texts())
     logits = generator(ids, image.encode(batch.images)).text
     assert logits is not None
     chosen = logits.double().log_softmax(-1).gather(2, ids[..., None]).squeeze(2)
     real = ids != text.pad_id
-    assert figures["nats_per_text_token"].value == pytest.approx(-chosen[real].mean().item(), rel=1e-5)
-    assert figures["nats_per_text_token"].details["tokens"] == int(real.sum())
+    assert metrics["nats_per_text_token"].value == pytest.approx(-chosen[real].mean().item(), rel=1e-5)
+    assert metrics["nats_per_text_token"].details["tokens"] == int(real.sum())
 
 
 def test_fid_of_a_set_to_itself_is_nothing_and_grows_with_the_difference() -> None:
     generator = torch.Generator().manual_seed(0)
     real = torch.randint(0, 200, (12, 3, 16, 16), dtype=torch.uint8, generator=generator)
     found = []
-    for drawn in (real, real + 5, real + 50):
-        inception = DrawnInceptionMeter(TinyInception())
+    for generated in (real, real + 5, real + 50):
+        inception = GeneratedInceptionMeter(TinyInception())
         inception.add_real(real)
-        meter = RealismMeter(inception, CPU)
-        pictures = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in drawn]
-        meter.add(pictures[:7], ["a"] * 7)
-        meter.add(pictures[7:], ["a"] * 5)
-        figures = named(list(meter.figures()))
-        found.append(figures["fid"])
-        wanted = frechet_distance(TinyInception()(drawn)[0], TinyInception()(real)[0])
-        assert figures["fid"].value == pytest.approx(wanted, abs=1e-6)
-    same, near, far = (figure.value or 0.0 for figure in found)
+        meter = FIDMeter(inception, CPU)
+        images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in generated]
+        meter.add(images[:7], ["a"] * 7)
+        meter.add(images[7:], ["a"] * 5)
+        metrics = named(list(meter.metrics()))
+        found.append(metrics["fid"])
+        wanted = frechet_distance(TinyInception()(generated)[0], TinyInception()(real)[0])
+        assert metrics["fid"].value == pytest.approx(wanted, abs=1e-6)
+    same, near, far = (metric.value or 0.0 for metric in found)
     assert same == pytest.approx(0, abs=1e-6)
     assert 1e-3 < near < far
-    assert found[0].warning == "12 pictures: published figures have 30000, and FID falls as sets grow"
+    assert found[0].warning == "12 images: published metrics have 30000, and FID falls as sets grow"
 
 
-def test_pictures_are_measured_as_their_files_hold_them(tmp_path: Path) -> None:
+def test_images_are_measured_as_their_files_hold_them(tmp_path: Path) -> None:
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    pictures = to_pil(images)
-    pictures[0].save(tmp_path / "0.png")
+    image_list = to_pil(images)
+    image_list[0].save(tmp_path / "0.png")
     with Image.open(tmp_path / "0.png") as reopened:
-        assert torch.equal(levels([reopened])[0], levels(pictures)[0])
-    assert torch.equal(levels(pictures), ((images + 1) * 127.5).round().to(torch.uint8))
+        assert torch.equal(levels([reopened])[0], levels(image_list)[0])
+    assert torch.equal(levels(image_list), ((images + 1) * 127.5).round().to(torch.uint8))
 
 
 @torch.no_grad()
@@ -176,15 +176,15 @@ def test_clip_score_is_a_hundred_times_the_cosine_of_transformers(clip: Path) ->
     meter = ClipScoreMeter(backbone)
     meter.add(to_pil(images)[:3], prompts[:3])
     meter.add(to_pil(images)[3:], prompts[3:])
-    (figure,) = meter.figures()
-    assert figure.name == f"clip_score({clip})"
+    (metric,) = meter.metrics()
+    assert metric.name == f"clip_score({clip})"
     assert cosines.mean().abs() > 0.01
-    assert figure.value == pytest.approx(max(100 * cosines.mean().item(), 0), abs=1e-3)
+    assert metric.value == pytest.approx(max(100 * cosines.mean().item(), 0), abs=1e-3)
     assert backbone.scores(to_pil(images), prompts) == pytest.approx((100 * cosines).tolist(), abs=1e-3)
-    assert backbone.figure([-3.0, -1.0]).value == 0, "as torchmetrics: never below 0"
-    assert figure.details["pictures"] == 5
-    assert figure.details["scale"] == "max(100 cos, 0)"
-    assert len(figure.details["weights_sha256"]) == 64
+    assert backbone.metric([-3.0, -1.0]).value == 0, "as torchmetrics: never below 0"
+    assert metric.details["images"] == 5
+    assert metric.details["scale"] == "max(100 cos, 0)"
+    assert len(metric.details["weights_sha256"]) == 64
 
 
 def test_a_clip_folder_that_is_there_and_wrong_is_an_error(model: Path) -> None:
@@ -193,40 +193,40 @@ def test_a_clip_folder_that_is_there_and_wrong_is_an_error(model: Path) -> None:
 
 
 def test_accuracy_by_the_judge_and_by_other_prompts() -> None:
-    source = Shapes(ShapesConfig(), "heldout", 64)
+    source = Shapes(ShapesConfig(), "val", 64)
     samples = [source[index] for index in range(12)]
-    pictures, prompts = [sample.image for sample in samples], [str(sample.caption) for sample in samples]
+    images, prompts = [sample.image for sample in samples], [str(sample.caption) for sample in samples]
     blank = Image.new("RGB", (64, 64), "white")
-    judge = evaluation.caption_judge(ShapesConfig())
-    assert judge is not None
-    meter = PromptAccuracyMeter(judge, prompts)
-    meter.add([blank, *pictures[1:5]], prompts[:5])
-    meter.add(pictures[5:], prompts[5:])
-    figures = named(meter.figures())
-    assert figures["prompt_accuracy"].value == pytest.approx(11 / 12)
-    assert figures["prompt_accuracy"].details["standard_error"] == pytest.approx((11 / 144 / 12) ** 0.5)
-    assert figures["random_pairing_accuracy"].value == 0.0
-    assert figures["random_pairing_accuracy"].details["pictures"] == 12
+    check_image = evaluation.caption_checker(ShapesConfig())
+    assert check_image is not None
+    meter = PromptAccuracyMeter(check_image, prompts)
+    meter.add([blank, *images[1:5]], prompts[:5])
+    meter.add(images[5:], prompts[5:])
+    metrics = named(meter.metrics())
+    assert metrics["prompt_accuracy"].value == pytest.approx(11 / 12)
+    assert metrics["prompt_accuracy"].details["standard_error"] == pytest.approx((11 / 144 / 12) ** 0.5)
+    assert metrics["random_pairing_accuracy"].value == 0.0
+    assert metrics["random_pairing_accuracy"].details["images"] == 12
 
-    alike = PromptAccuracyMeter(judge, prompts[:1])
-    alike.add(pictures[:1], prompts[:1])
-    figures = named(alike.figures())
-    assert figures["prompt_accuracy"].value == 1.0
-    assert "needs captions of two meanings" in figures["random_pairing_accuracy"].missing
+    alike = PromptAccuracyMeter(check_image, prompts[:1])
+    alike.add(images[:1], prompts[:1])
+    metrics = named(alike.metrics())
+    assert metrics["prompt_accuracy"].value == 1.0
+    assert "needs captions of two meanings" in metrics["random_pairing_accuracy"].missing
 
 
 def test_captions_come_again_with_other_seeds() -> None:
-    wanted = wanted_pictures(["a", "b", "c"], 7, 10)
+    wanted = wanted_images(["a", "b", "c"], 7, 10)
     assert wanted == [("a", 10), ("b", 11), ("c", 12), ("a", 13), ("b", 14), ("c", 15), ("a", 16)]
-    assert wanted_pictures(["a", "b", "c"], 2, 0) == [("a", 0), ("b", 1)]
+    assert wanted_images(["a", "b", "c"], 2, 0) == [("a", 0), ("b", 1)]
 
 
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures, two of them without a caption."""
+    """Twelve images, two of them without a caption."""
     folder = tmp_path_factory.mktemp("captioned")
-    for number, picture in enumerate(to_pil(torch.cat([pairs(8, seed).images for seed in (0, 1)])[:12])):
-        picture.save(folder / f"{number:02}.png")
+    for number, image in enumerate(to_pil(torch.cat([pairs(8, seed).images for seed in (0, 1)])[:12])):
+        image.save(folder / f"{number:02}.png")
         if number not in (3, 7):
             (folder / f"{number:02}.txt").write_text(f"a red cat {number}", encoding="utf-8")
     return folder
@@ -239,50 +239,50 @@ def settings(model: Path, captioned: Path, out: Path, **given: object) -> Genera
     return GeneratorEvaluationConfig(**(values | {"clip": ()} | given))  # type: ignore[arg-type]
 
 
-def test_every_figure_of_a_set_with_its_protocol(
+def test_every_metric_of_a_set_with_its_protocol(
     model: Path, captioned: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "InceptionV3", TinyInception)
     config = settings(model, captioned, tmp_path, clip=(str(clip),), samples=13, seed=5, batch_size=4)
     report = measure_generator(config)
     names = ["nats_per_code", "fid", "inception_score", "inception_score_std", f"clip_score({clip})"]
-    figures = report.as_json()["figures"]
-    assert list(figures) == names
-    assert not [name for name, figure in figures.items() if figure["value"] is None]
+    metrics = report.as_json()["metrics"]
+    assert list(metrics) == names
+    assert not [name for name, metric in metrics.items() if metric["value"] is None]
     captions = [f"a red cat {number}" for number in range(12) if number not in (3, 7)]
-    for figure in figures.values():
-        protocol = figure["protocol"]
-        assert protocol["reference"]["pictures"] == 10
+    for metric in metrics.values():
+        protocol = metric["protocol"]
+        assert protocol["reference"]["images"] == 10
         assert protocol["model"]["weights_sha256"] == report.model["weights_sha256"]
         assert protocol["model"]["image_tokenizer_sha256"] != protocol["model"]["weights_sha256"]
-    drawn = figures["fid"]["protocol"]["drawn"]
-    assert (drawn["pictures"], drawn["captions"], drawn["first_seed"]) == (13, 10, 5)
-    assert drawn["sampling"] == SamplingConfig().model_dump(mode="json")
-    assert "13 pictures drawn" in report.text()
+    generated = metrics["fid"]["protocol"]["generated"]
+    assert (generated["images"], generated["captions"], generated["first_seed"]) == (13, 10, 5)
+    assert generated["sampling"] == SamplingConfig().model_dump(mode="json")
+    assert "13 images generated" in report.text()
 
-    # The pictures and the figure are those of drawing them in one go.
+    # The images and the metric are those of drawing them in one go.
     pipeline = TextToImage.from_pretrained(model)
     reference = evaluation.ReferenceSet(config.data, "all", 0, require_captions=True)
     batches = list(reference.batches())
     texts = [text for batch in batches for text in batch.texts()]
     assert sorted(texts) == sorted(captions)
-    wanted = wanted_pictures(texts, 13, 5)
-    made = levels([drawn.image for drawn in pipeline.stream(wanted, SamplingConfig())])
+    wanted = wanted_images(texts, 13, 5)
+    made = levels([generated.image for generated in pipeline.stream(wanted, SamplingConfig())])
     real = torch.cat([((batch.images + 1) * 127.5).round() for batch in batches])
     distance = frechet_distance(TinyInception()(made)[0], TinyInception()(real)[0])
-    assert figures["fid"]["value"] == pytest.approx(distance, rel=1e-4)
+    assert metrics["fid"]["value"] == pytest.approx(distance, rel=1e-4)
 
-    other = settings(model, captioned, tmp_path, reference=ShapesConfig(train_size=3, heldout_size=11), samples=10)
-    figures = measure_generator(other).as_json()["figures"]
-    assert figures["fid"]["protocol"]["reference"]["source"]["kind"] == "shapes"
-    assert figures["fid"]["protocol"]["reference"]["pictures"] == 11
-    assert figures["nats_per_code"]["protocol"]["reference"]["source"]["kind"] == "folder"
-    assert figures["fid"]["value"] != pytest.approx(distance, rel=0.1)
+    other = settings(model, captioned, tmp_path, reference=ShapesConfig(train_size=3, val_size=11), samples=10)
+    metrics = measure_generator(other).as_json()["metrics"]
+    assert metrics["fid"]["protocol"]["reference"]["source"]["kind"] == "shapes"
+    assert metrics["fid"]["protocol"]["reference"]["images"] == 11
+    assert metrics["nats_per_code"]["protocol"]["reference"]["source"]["kind"] == "folder"
+    assert metrics["fid"]["value"] != pytest.approx(distance, rel=0.1)
 
 
-def test_no_pictures_where_none_are_wanted(model: Path, captioned: Path, tmp_path: Path) -> None:
+def test_no_images_where_none_are_wanted(model: Path, captioned: Path, tmp_path: Path) -> None:
     report = measure_generator(settings(model, captioned, tmp_path, samples=0, clip=()))
-    assert [figure.name for figure in report.figures] == ["nats_per_code"]
+    assert [metric.name for metric in report.metrics] == ["nats_per_code"]
     json.dumps(report.as_json())
 
 
@@ -300,7 +300,7 @@ def test_settings_that_cannot_be_met(model: Path, captioned: Path, tmp_path: Pat
         measure_generator(config.model_copy(update={"device": "nonsense"}))
 
 
-def test_damaged_weights_are_no_figures(captioned: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_no_metrics(captioned: Path, tmp_path: Path) -> None:
     pipeline = tiny_text_to_image()
     for parameter in pipeline.generator.parameters():
         parameter.data.fill_(torch.nan)

@@ -115,30 +115,30 @@ def test_an_overflow_stays_in_its_branch(net: Net) -> None:
     scales = GradientScales(net.branches())
     set_scales(scales, [1024.0, 2.0**24, 1024.0])
     backward(net, fp16=True, factor=1.0)
-    figures = scales.unscale()
-    assert figures["branches_left_out"].item() == pytest.approx(1 / 3)
+    metrics = scales.unscale()
+    assert metrics["branches_left_out"].item() == pytest.approx(1 / 3)
     expected = {name: value for name, value in gradients(without).items() if not name.startswith("blocks.1")}
     assert_equal_up_to_fp16(gradients(net), expected)
     assert scales.scales == pytest.approx([1024 * 2**0.001, 2**23.5, 1024 * 2**0.001])
 
 
 def test_a_branch_that_is_left_out_keeps_its_weights_and_moments(net: Net) -> None:
-    optimiser = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
     scales = GradientScales(net.branches())
     backward(net, fp16=True, factor=1e-3)
     scales.unscale()
-    optimiser.step()
-    optimiser.zero_grad()
+    optimizer.step()
+    optimizer.zero_grad()
 
     set_scales(scales, [1024.0, 2.0**24, 1024.0])
     before = {name: weight.detach().clone() for name, weight in net.named_parameters()}
-    moment = optimiser.state[net.blocks[1].branch[1].weight]["exp_avg"].clone()
+    moment = optimizer.state[net.blocks[1].branch[1].weight]["exp_avg"].clone()
     backward(net, fp16=True, factor=1.0)
     scales.unscale()
-    optimiser.step()
+    optimizer.step()
     for name, weight in net.named_parameters():
         assert torch.equal(weight, before[name]) == name.startswith("blocks.1"), name
-    assert torch.equal(optimiser.state[net.blocks[1].branch[1].weight]["exp_avg"], moment)
+    assert torch.equal(optimizer.state[net.blocks[1].branch[1].weight]["exp_avg"], moment)
 
 
 def test_the_rules_of_the_paper(net: Net) -> None:

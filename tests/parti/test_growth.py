@@ -12,8 +12,8 @@ from parti.text import PretrainedTokenizerConfig, TextTokenizer
 from parti.text.growth import check_growth
 from parti.text.pretrained_tokenizer import load_pretrained_tokenizer
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE
-from vqgan.config import ConfigError
-from vqgan.model_folder import ModelFolderError
+from vqgan.config.schema import ConfigError
+from vqgan.hub.model_folder import ModelFolderError
 
 DOUBLING = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 

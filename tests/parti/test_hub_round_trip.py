@@ -1,4 +1,4 @@
-"""A text-to-image model on the Hub: what is pushed draws the same pictures again by its name, through the tool too."""
+"""A text-to-image model on the Hub: what is pushed draws the same images again by its name, through the tool too."""
 
 import runpy
 from pathlib import Path
@@ -13,7 +13,7 @@ from tiny import tiny_text_to_image
 import parti
 from parti import TextToImage
 from parti.sampling.generate import SamplingConfig
-from vqgan.model_folder import ModelFolderError
+from vqgan.hub.model_folder import ModelFolderError
 
 main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "sample.py"))["main"]
 
@@ -26,7 +26,7 @@ def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     return FakeHub(tmp_path, monkeypatch)
 
 
-def test_what_is_pushed_draws_the_same_pictures_by_its_name(fake_hub: FakeHub) -> None:
+def test_what_is_pushed_draws_the_same_images_by_its_name(fake_hub: FakeHub) -> None:
     model = tiny_text_to_image(SamplingConfig(guidance_scale=2.0, top_k=7), seed=1)
     address = model.push_to_hub("me/shapes", private=True, token="secret", commit_message="first")
     assert address == "https://huggingface.co/me/shapes"
@@ -35,8 +35,8 @@ def test_what_is_pushed_draws_the_same_pictures_by_its_name(fake_hub: FakeHub) -
     loaded = TextToImage.from_pretrained("me/shapes")
     assert loaded.sampling == model.sampling
     expected = model("a red cat", num_images=2, seed=5).images
-    drawn = loaded("a red cat", num_images=2, seed=5).images
-    for ours, theirs in zip(expected, drawn, strict=True):
+    generated = loaded("a red cat", num_images=2, seed=5).images
+    for ours, theirs in zip(expected, generated, strict=True):
         assert np.array_equal(ours, theirs)
     assert fake_hub.fetched("me/shapes") == [
         "SHA256SUMS",
@@ -50,14 +50,14 @@ def test_what_is_pushed_draws_the_same_pictures_by_its_name(fake_hub: FakeHub) -
 
     words = ["--model", "me/shapes", "--prompt", "a red cat", "--n", "2", "--seed", "5", "--device", "cpu"]
     assert main([*words, "--out", "out"]) == 0
-    for number, picture in enumerate(expected):
+    for number, image in enumerate(expected):
         with Image.open(f"out/0000-0{number}.png") as written:
-            assert np.array_equal(written, picture)
+            assert np.array_equal(written, image)
     assert fake_hub.asked == ["me/shapes@main"]
 
 
 @pytest.mark.filterwarnings("ignore:the model reads 8 tokens")
-def test_the_card_tells_the_models_own_figures_and_its_example_runs(fake_hub: FakeHub) -> None:
+def test_the_card_tells_the_models_own_metrics_and_its_example_runs(fake_hub: FakeHub) -> None:
     model = tiny_text_to_image(SamplingConfig(guidance_scale=2.0, top_k=7))
     model.push_to_hub("shapes")
     _, head, body = (fake_hub.models / "me/shapes/README.md").read_text(encoding="utf-8").split("---\n", 2)
@@ -71,7 +71,7 @@ def test_the_card_tells_the_models_own_figures_and_its_example_runs(fake_hub: Fa
         assert words in body
     scope: dict[str, list[Image.Image]] = {}
     exec(body.split("```python\n")[1].split("```")[0], scope)
-    assert [picture.size for picture in scope["pictures"]] == [(16, 16)] * 4
+    assert [image.size for image in scope["images"]] == [(16, 16)] * 4
 
 
 def test_a_name_that_nobody_has_is_one_line(fake_hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,13 +51,13 @@ def test_a_factor_of_twenty_makes_the_axis_logarithmic() -> None:
     assert wide is not None
     assert wide.logarithmic
     assert wide.lines[0].dots[1].y == pytest.approx((TOP + BOTTOM) / 2)
-    for figures in ({"a": [(1, 0.1), (2, 1.0)]}, {"a": [(1, -0.01), (2, 1.0)]}, {"a": [(1, 0.0), (2, 1.0)]}):
-        narrow = line_chart("", "", figures)
+    for metrics in ({"a": [(1, 0.1), (2, 1.0)]}, {"a": [(1, -0.01), (2, 1.0)]}, {"a": [(1, 0.0), (2, 1.0)]}):
+        narrow = line_chart("", "", metrics)
         assert narrow is not None
         assert not narrow.logarithmic
 
 
-def test_what_is_not_finite_is_not_drawn() -> None:
+def test_what_is_not_finite_is_not_generated() -> None:
     assert line_chart("", "", {}) is None
     assert line_chart("", "", {"a": [(1, math.nan)], "b": []}) is None
     chart = line_chart("", "", {"a": [(1, math.nan)], "b": [(1, 2.0), (2, math.inf), (3, 3.0)]})

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import CAPTIONS, pairs, tiny_image_tokenizer, tiny_text_tokenizer
 
+from parti.pairs import PairTokenizer
 from parti.text.tokenizer import NULL_ID, TextTokenizer, TextTokenizerConfig, UnigramConfig
-from parti.tokenize import PairTokenizer
 from vqgan.data.batch import Batch
 
 TEXTS = [*CAPTIONS, "Zürich 🦊, twice", "redblue catdogs", "", "  "]
@@ -49,7 +49,7 @@ def test_a_merge_is_left_out_as_often_as_configured() -> None:
 
 
 def test_a_batch_is_divided_alike_however_it_is_split() -> None:
-    tokenizers = PairTokenizer(long_tokenizer(), tiny_image_tokenizer(), merge_dropout=0.5)
+    tokenizers = PairTokenizer(long_tokenizer(), tiny_image_tokenizer(), bpe_dropout=0.5)
     whole = tokenizers(pairs(8), None, (7, 3, 0)).text_ids
     batch = pairs(8)
     parts = [
@@ -62,7 +62,7 @@ def test_a_batch_is_divided_alike_however_it_is_split() -> None:
 
 
 def test_training_without_a_draw_and_other_vocabularies_are_errors() -> None:
-    tokenizers = PairTokenizer(long_tokenizer(), tiny_image_tokenizer(), merge_dropout=0.5)
+    tokenizers = PairTokenizer(long_tokenizer(), tiny_image_tokenizer(), bpe_dropout=0.5)
     with pytest.raises(ValueError, match=r"a function of \(seed, step, row\)"):
         tokenizers(pairs(8), torch.zeros(8, dtype=torch.bool))
     unigram = TextTokenizer.train(CAPTIONS, UnigramConfig(vocab_size=300, length=8))

@@ -15,19 +15,19 @@ from tiny_text_models import WRITERS
 
 from parti.fused.text_side import TextEmbeddings, TextLayer, TextSideConfig, start_from_bert, text_space
 from parti.models import EncoderDecoder
+from parti.pairs import token_space
 from parti.pipeline import TextToImage
-from parti.reranking.scorer import Scorer
+from parti.reranker.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
 from parti.text import PretrainedTokenizerConfig
 from parti.text.encoders import PretrainedTextEncoder, PretrainedTextEncoderConfig
 from parti.text.pretrained_tokenizer import load_pretrained_tokenizer
-from parti.tokenize import token_space
-from parti.transformers_folder import UnsafeFolderError, check_settings
-from vqgan.config import ConfigError
-from vqgan.data.hub import DatasetConfig, HubDataset
+from parti.text.transformers_folder import UnsafeFolderError, check_settings
+from vqgan.config.schema import ConfigError
 from vqgan.data.source import DataError
+from vqgan.data.sources.huggingface import DatasetConfig, HubDataset
+from vqgan.hub.model_folder import CONFIG_FILE, ModelFolderError
 from vqgan.metrics.inception import InceptionV3
-from vqgan.model_folder import CONFIG_FILE, ModelFolderError
 
 PACKAGES = [Path(__file__).parents[2] / name for name in ("vqgan", "parti", "tools", "benchmarks")]
 LENGTH = 16
@@ -201,10 +201,10 @@ def test_transformers_own_words_for_attention_are_no_code() -> None:
 
 
 def test_a_data_set_runs_no_script(trap: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
-    shutil.copy(trap, folder / "pictures.py")
-    for name in (folder, folder / "pictures.py"):
+    shutil.copy(trap, folder / "images.py")
+    for name in (folder, folder / "images.py"):
         with pytest.raises(DataError):
             HubDataset(DatasetConfig(name=str(name)), "train", require_captions=False)
     assert not (tmp_path / "PWNED").exists()

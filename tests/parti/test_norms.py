@@ -15,8 +15,8 @@ def numbers(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("length", [1.0, 1e-3])  # the second is of the order of eps
 def test_layer_and_rms_are_the_papers_formulas(length: float) -> None:
     x = length * numbers(4, 16)
-    centred = x - x.mean(-1, keepdim=True)
-    torch.testing.assert_close(norm(16)(x), centred / (centred.square().mean(-1, keepdim=True) + EPS).sqrt())
+    centered = x - x.mean(-1, keepdim=True)
+    torch.testing.assert_close(norm(16)(x), centered / (centered.square().mean(-1, keepdim=True) + EPS).sqrt())
     torch.testing.assert_close(norm(16, "rms")(x), x / (x.square().mean(-1, keepdim=True) + EPS).sqrt())
     assert [name for name, _ in norm(16, "rms").named_parameters()] == ["weight"]
 

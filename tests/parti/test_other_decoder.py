@@ -10,16 +10,16 @@ import torch
 from code_cache.tiny_caches import settings
 from training.tiny_runs import stage_1, stage_2, untrained_tokenizer
 
-import parti.train
-import vqgan.train
+import parti.next_token.train_next_token
+import vqgan.train_tokenizer
 from parti.code_cache.encode import encode
 from parti.completion import keep_top
 from parti.evaluation.generator import load_evaluation, measure_generator
 from parti.pipeline import TextToImage
 from tools.sample import main as sample
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
+from vqgan.hub.model_folder import ModelFolderError
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.model_folder import ModelFolderError
 
 LARGER = {"depth": 2, "width": 24, "heads": 2, "mlp_width": 32}
 PROMPT = "a small red circle"
@@ -31,8 +31,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("order")
     untrained_tokenizer(folder / "small")
     changes: dict[str, Any] = {"codes_from": str(folder / "small"), "model.decoder": LARGER, "loop.steps": 2}
-    assert vqgan.train.train(stage_1(folder / "second", **changes | {"task.codebook_care": {"memory": 64}}))
-    assert parti.train.train(stage_2(folder / "stage2", folder / "small", **{"loop.steps": 2}))
+    assert vqgan.train_tokenizer.train(
+        stage_1(folder / "second", **changes | {"task.codebook_maintenance": {"memory": 64}})
+    )
+    assert parti.next_token.train_next_token.train(stage_2(folder / "stage2", folder / "small", **{"loop.steps": 2}))
     other = ImageTokenizer.from_pretrained(folder / "small")
     with torch.no_grad():
         next(other.autoencoder.encoder.parameters()).add_(1e-3)
@@ -40,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_codes_are_the_same_and_the_pictures_are_not(trained: Path) -> None:
+def test_the_codes_are_the_same_and_the_images_are_not(trained: Path) -> None:
     own = TextToImage.from_pretrained(trained / "stage2")
     larger = TextToImage.from_pretrained(trained / "stage2", image_tokenizer=trained / "second")
     assert own.image_tokenizer.codes_fingerprint() == larger.image_tokenizer.codes_fingerprint()
@@ -52,18 +54,18 @@ def test_the_codes_are_the_same_and_the_pictures_are_not(trained: Path) -> None:
     assert torch.equal(*codes)
     (one,), (two,) = (model(PROMPT, seed=3).images for model in (own, larger))
     assert not np.array_equal(one, two)
-    drawn: list[torch.Tensor] = []
+    generated: list[torch.Tensor] = []
     for model in (own, larger):
-        model.draw([(PROMPT, 3)], model.sampling, on_codes=drawn.append)
-    half = len(drawn) // 2
-    assert torch.equal(drawn[half - 1], drawn[-1]), "the last of each is all codes"
+        model.generate([(PROMPT, 3)], model.sampling, on_codes=generated.append)
+    half = len(generated) // 2
+    assert torch.equal(generated[half - 1], generated[-1]), "the last of each is all codes"
 
 
-def test_a_picture_is_completed_with_the_larger_decoder(trained: Path) -> None:
+def test_a_image_is_completed_with_the_larger_decoder(trained: Path) -> None:
     larger = TextToImage.from_pretrained(trained / "stage2", image_tokenizer=trained / "second")
-    (picture,) = larger(PROMPT).images
-    (completed,) = larger(PROMPT, seed=1, image=picture, keep=keep_top(larger.image_tokenizer.grid, 0.5)).images
-    assert completed.size == picture.size
+    (image,) = larger(PROMPT).images
+    (completed,) = larger(PROMPT, seed=1, image=image, keep=keep_top(larger.image_tokenizer.grid, 0.5)).images
+    assert completed.size == image.size
 
 
 def test_what_is_saved_draws_with_the_larger_decoder(trained: Path, tmp_path: Path) -> None:
@@ -125,11 +127,13 @@ def test_a_folder_that_mixes_tokenizers_of_equal_sizes_is_refused(trained: Path,
 def test_a_code_cache_of_the_small_one_serves_the_larger(trained: Path, tmp_path: Path) -> None:
     assert encode(settings(tmp_path / "cache", trained / "small"))
     data = {"codes": str(tmp_path / "cache"), "batch_size": 8}
-    assert parti.train.train(stage_2(tmp_path / "run", trained / "second", data=data, **{"loop.steps": 1}))
+    assert parti.next_token.train_next_token.train(
+        stage_2(tmp_path / "run", trained / "second", data=data, **{"loop.steps": 1})
+    )
     drawing = TextToImage.from_pretrained(tmp_path / "run").image_tokenizer
     assert drawing.decoder_fingerprint() == ImageTokenizer.from_pretrained(trained / "second").decoder_fingerprint()
     with pytest.raises(ConfigError, match="differs from the one that made them in the encoder's weights"):
-        parti.train.train(stage_2(tmp_path / "no", trained / "other", data=data))
+        parti.next_token.train_next_token.train(stage_2(tmp_path / "no", trained / "other", data=data))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +150,7 @@ def test_what_decides_codes_is_told_from_what_does_not(trained: Path, model: dic
     """Settings that no tensor shows are in it; what only training and the decoder know is not."""
     first = ImageTokenizer.from_pretrained(trained / "small").autoencoder
     changed = stage_1(trained / "nowhere", **{f"model.{name}": value for name, value in model.items()}).model
-    autoencoder = vqgan.train.build_autoencoder(changed)
+    autoencoder = vqgan.train_tokenizer.build_autoencoder(changed)
     autoencoder.encoder.load_state_dict(first.encoder.state_dict())
     autoencoder.quantizer.load_state_dict(first.quantizer.state_dict())
     ours = ImageTokenizer(autoencoder).codes_fingerprint()
@@ -155,7 +159,7 @@ def test_what_decides_codes_is_told_from_what_does_not(trained: Path, model: dic
 
 def test_running_sums_of_a_codebook_are_no_part_of_its_codes(tmp_path: Path) -> None:
     kind = {"kind": "nearest_ema", "codebook_size": 32, "code_dim": 4}
-    autoencoder = vqgan.train.build_autoencoder(stage_1(tmp_path, **{"model.quantizer": kind}).model)
+    autoencoder = vqgan.train_tokenizer.build_autoencoder(stage_1(tmp_path, **{"model.quantizer": kind}).model)
     before = ImageTokenizer(autoencoder).codes_fingerprint()
     autoencoder.quantizer.counts.add_(1)
     assert ImageTokenizer(autoencoder).codes_fingerprint() == before

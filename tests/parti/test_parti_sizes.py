@@ -1,4 +1,5 @@
-"""The shipped configs of Parti's four sizes: exact numbers of parameters (SPEC 0 and D.2), and the recipe (D.4)."""
+"""The shipped configs of Parti's four sizes: exact numbers of parameters (papers.md 0 and D.2), and the recipe
+(D.4)."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,19 +8,20 @@ import pytest
 import torch
 
 from parti.models import GENERATORS, EncoderDecoder, EncoderDecoderConfig, TokenSpace
+from parti.next_token.train_next_token import TrainPartiConfig
 from parti.text.tokenizer import UnigramConfig
-from parti.train import TrainPartiConfig
-from vqgan.config import load_config
-from vqgan.data.loader import Share
-from vqgan.training.optimisation import hidden_matrices
-from vqgan.training.schedule import learning_rate_factor
+from vqgan.config.schedule import learning_rate_factor
+from vqgan.config.schema import load_config
+from vqgan.data.loader import BatchShard
+from vqgan.training.optim.optimizer import hidden_matrices
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "parti"
 TEXT_VOCABULARY, TEXT_LENGTH, CODES, GRID = 16_000, 128, 8192, (32, 32)
 
 
 class Size(NamedTuple):
-    """A row of the paper's table 1, and SPEC section 0's millions: all parameters, and the blocks' matrices alone."""
+    """A row of the paper's table 1, and papers.md section 0's millions: all parameters, and the blocks' matrices
+    alone."""
 
     encoder_depth: int
     decoder_depth: int
@@ -58,7 +60,8 @@ def build(name: str) -> EncoderDecoder:
 
 
 def all_parameters(size: Size) -> int:
-    """SPEC D.2: blocks with biases and norms, embeddings (one row more for the start), head and both last norms."""
+    """papers.md D.2: blocks with biases and norms, embeddings (one row more for the start), head and both last
+    norms."""
     d = size.width
     blocks = size.encoder_depth * (12 * d**2 + 13 * d) + size.decoder_depth * (16 * d**2 + 19 * d)
     embeddings = (TEXT_VOCABULARY + TEXT_LENGTH) * d + (CODES + 1 + GRID[0] * GRID[1]) * d
@@ -99,13 +102,13 @@ def test_the_sizes_are_the_papers(name: str) -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_the_recipe_is_the_papers(name: str) -> None:
     config = config_of(name)
-    task, optimiser = config.task, config.task.optimiser
-    assert (optimiser.kind, optimiser.betas, optimiser.weight_decay) == ("adafactor", (0.9, 0.96), 4.5e-2)
-    assert (optimiser.clip_norm, task.ema.decay) == (4.0, 0.0)
+    task, optimizer = config.task, config.task.optimizer
+    assert (optimizer.kind, optimizer.betas, optimizer.weight_decay) == ("adafactor", (0.9, 0.96), 4.5e-2)
+    assert (optimizer.clip_norm, task.ema.decay) == (4.0, 0.0)
     assert (task.caption_dropout, task.sampling.guidance_scale) == (0.1, 1.2)
     steps = config.loop.steps
     rate = {
-        step: optimiser.learning_rate * learning_rate_factor(step, steps, optimiser.schedule)
+        step: optimizer.learning_rate * learning_rate_factor(step, steps, optimizer.schedule)
         for step in (2_499, 4_999, 85_000, 200_000, 449_999)
     }
     decayed = 4.5e-5 * 0.025 ** ((200_000 - 85_000) / 365_000)
@@ -119,7 +122,7 @@ def test_the_recipe_is_the_papers(name: str) -> None:
 def test_the_batch_of_8192_divides_as_the_head_comment_says(name: str, processes: int, at_a_time: int) -> None:
     config = config_of(name)
     assert config.data.batch_size == 8192
-    share = Share(processes=processes, micro_batches=config.loop.micro_batches)
+    share = BatchShard(processes=processes, gradient_accumulation_steps=config.loop.gradient_accumulation_steps)
     assert share.local_size(config.data.batch_size) == at_a_time
     comment = (CONFIGS / f"parti_{name}.yaml").read_text(encoding="utf-8")
     assert name == "20b" or f"{at_a_time} pairs at a time" in " ".join(comment.replace("#", " ").split())

@@ -15,21 +15,21 @@ from tiny import tiny_text_to_image
 from parti.evaluation import partiprompts as module
 from parti.evaluation.clip_score import Backbone
 from parti.evaluation.generator import GeneratorEvaluationConfig, measure_generator
+from parti.evaluation.model_under_test import ModelUnderTest
 from parti.evaluation.partiprompts import (
     PartiPrompt,
-    draw_partiprompts,
-    partiprompts_figures,
-    pictures_of,
+    generate_partiprompts,
+    images_of,
+    partiprompts_metrics,
     read_partiprompts,
     score_partiprompts,
     spread,
     write_sheets,
 )
-from parti.evaluation.subject import Subject
-from parti.pipeline import Drawn, TextToImage
-from parti.reranking.scorer import Scorer
+from parti.pipeline import GeneratedImage, TextToImage
+from parti.reranker.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 
 ROWS = [
     ("a red cat", "Animals", "Basic", ""),
@@ -51,12 +51,12 @@ def write_tsv(folder: Path, rows: Sequence[Sequence[str]] = ROWS) -> Path:
 
 
 class Counting(TextToImage):
-    """Knows how often each prompt was drawn; stops after `patience` pictures, as a user who presses Ctrl-C."""
+    """Knows how often each prompt was drawn; stops after `patience` images, as a user who presses Ctrl-C."""
 
     def __init__(self, patience: int = 10**6) -> None:
         tiny = tiny_text_to_image()
         super().__init__(tiny.generator, tiny.text_tokenizer, tiny.image_tokenizer)
-        self.drawn: list[tuple[str, int]] = []
+        self.generated: list[tuple[str, int]] = []
         self.patience = patience
 
     def stream(
@@ -66,31 +66,33 @@ class Counting(TextToImage):
         *,
         batch_size: int = 64,
         progress: bool = False,
-    ) -> Iterator[Drawn]:
+    ) -> Iterator[GeneratedImage]:
         for one in super().stream(wanted, settings, batch_size=batch_size, progress=progress):
-            if len(self.drawn) == self.patience:
+            if len(self.generated) == self.patience:
                 raise KeyboardInterrupt
-            self.drawn.append((one.prompt, one.seed))
+            self.generated.append((one.prompt, one.seed))
             yield one
 
 
 class Brightness(Scorer):
-    """The mean level of a picture."""
+    """The mean level of an image."""
 
     def __init__(self) -> None:
         """Without any network."""
 
-    def score_pictures(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> torch.Tensor:
-        assert len(pictures) == len(prompts)
-        return torch.tensor([np.array(picture).mean() / 255 for picture in pictures])
+    def score_images(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> torch.Tensor:
+        assert len(images) == len(prompts)
+        return torch.tensor([np.array(image).mean() / 255 for image in images])
 
 
-def subject(model: Counting, sampling: SamplingConfig = PLAIN, weights: Mapping[str, str] = WEIGHTS) -> Subject:
-    def draw(wanted: Sequence[tuple[str, int]], batch_size: int) -> Iterator[Drawn]:
+def model_under_test(
+    model: Counting, sampling: SamplingConfig = PLAIN, weights: Mapping[str, str] = WEIGHTS
+) -> ModelUnderTest:
+    def generate(wanted: Sequence[tuple[str, int]], batch_size: int) -> Iterator[GeneratedImage]:
         return model.stream(wanted, sampling, batch_size=batch_size)
 
-    return Subject(
-        draw=draw,
+    return ModelUnderTest(
+        generate=generate,
         sampling=sampling.model_dump(mode="json"),
         text_tokenizer=model.text_tokenizer,
         image_size=16,
@@ -150,43 +152,43 @@ def test_a_limit_takes_evenly_from_every_category() -> None:
 
 
 def test_names_and_seeds_stand_on_the_row_alone(rows: list[PartiPrompt]) -> None:
-    few, many = pictures_of(rows[3:4], 6, 1, 10), pictures_of(rows, 6, 3, 10)
-    assert few == [picture for picture in many if picture.file == "0003-00.png"]
-    assert len({picture.seed for picture in many}) == len({picture.file for picture in many}) == 18
-    assert min(picture.seed for picture in many) == 10
+    few, many = images_of(rows[3:4], 6, 1, 10), images_of(rows, 6, 3, 10)
+    assert few == [image for image in many if image.file == "0003-00.png"]
+    assert len({image.seed for image in many}) == len({image.file for image in many}) == 18
+    assert min(image.seed for image in many) == 10
 
 
 @pytest.mark.filterwarnings("ignore:the model reads 8 tokens")
 def test_a_second_call_draws_nothing_twice(rows: list[PartiPrompt], tmp_path: Path) -> None:
     model, out = Counting(), tmp_path / "out"
-    some = pictures_of(rows[1:4], 6, 1, 0)
-    draw_partiprompts(subject(model), some, out, 2)
-    assert model.drawn == [(picture.source.prompt, picture.seed) for picture in some]
-    first = {picture.file: (out / picture.file).read_bytes() for picture in some}
+    some = images_of(rows[1:4], 6, 1, 0)
+    generate_partiprompts(model_under_test(model), some, out, 2)
+    assert model.generated == [(image.source.prompt, image.seed) for image in some]
+    first = {image.file: (out / image.file).read_bytes() for image in some}
 
-    everything = pictures_of(rows, 6, 2, 0)
-    records = draw_partiprompts(subject(model), everything, out, 4)
-    assert sorted(model.drawn) == sorted((picture.source.prompt, picture.seed) for picture in everything)
+    everything = images_of(rows, 6, 2, 0)
+    records = generate_partiprompts(model_under_test(model), everything, out, 4)
+    assert sorted(model.generated) == sorted((image.source.prompt, image.seed) for image in everything)
     assert all((out / name).read_bytes() == content for name, content in first.items())
     assert json.loads((out / "samples.json").read_text(encoding="utf-8")) == [records[name] for name in sorted(records)]
     record = records["0001-01.png"]
     assert (record["prompt"], record["category"], record["seed"]) == (ROWS[1][0], "Artifacts", 7)
     assert record["settings"] == PLAIN.model_dump()
-    with Image.open(out / "0001-01.png") as picture:
+    with Image.open(out / "0001-01.png") as image:
         (by_itself,) = tiny_text_to_image()(ROWS[1][0], seed=7).images
-        assert picture.tobytes() == by_itself.tobytes()
+        assert image.tobytes() == by_itself.tobytes()
 
     for record in records.values():
         record["settings"].pop("top_k", None)  # as if that came with a later version
     (out / "samples.json").write_text(json.dumps(list(records.values())), encoding="utf-8")
-    draw_partiprompts(subject(model), everything, out, 4)
-    assert len(model.drawn) == 12
+    generate_partiprompts(model_under_test(model), everything, out, 4)
+    assert len(model.generated) == 12
 
 
 @pytest.mark.parametrize("change", ["sampling", "weights", "file", "records"])
-def test_what_is_not_the_same_is_drawn_again(change: str, rows: list[PartiPrompt], tmp_path: Path) -> None:
-    model, pictures = Counting(), pictures_of(rows, 6, 1, 0)
-    draw_partiprompts(subject(model), pictures, tmp_path, 6)
+def test_what_is_not_the_same_is_generated_again(change: str, rows: list[PartiPrompt], tmp_path: Path) -> None:
+    model, images = Counting(), images_of(rows, 6, 1, 0)
+    generate_partiprompts(model_under_test(model), images, tmp_path, 6)
     sampling, weights, again = PLAIN, WEIGHTS, 6
     match change:
         case "sampling":
@@ -198,52 +200,52 @@ def test_what_is_not_the_same_is_drawn_again(change: str, rows: list[PartiPrompt
             again = 1
         case _:
             (tmp_path / "samples.json").write_text("[1, 2", encoding="utf-8")
-    draw_partiprompts(subject(model, sampling, weights), pictures, tmp_path, 6)
-    assert len(model.drawn) == 6 + again
+    generate_partiprompts(model_under_test(model, sampling, weights), images, tmp_path, 6)
+    assert len(model.generated) == 6 + again
 
 
 def test_an_interrupted_call_goes_on_where_it_stopped(rows: list[PartiPrompt], tmp_path: Path) -> None:
-    pictures = pictures_of(rows, 6, 1, 0)
-    draw_partiprompts(subject(Counting(), SamplingConfig(top_k=2), WEIGHTS), pictures, tmp_path, 2)
+    images = images_of(rows, 6, 1, 0)
+    generate_partiprompts(model_under_test(Counting(), SamplingConfig(top_k=2), WEIGHTS), images, tmp_path, 2)
     stopped = Counting(patience=3)
     with pytest.raises(KeyboardInterrupt):
-        draw_partiprompts(subject(stopped), pictures, tmp_path, 2)
-    # One batch of two is complete. Nothing claims any longer to hold a picture of the earlier settings.
+        generate_partiprompts(model_under_test(stopped), images, tmp_path, 2)
+    # One batch of two is complete. Nothing claims any longer to hold an image of the earlier settings.
     records = json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))
     assert [record["file"] for record in records] == ["0000-00.png", "0001-00.png"]
     second = Counting()
-    draw_partiprompts(subject(second), pictures, tmp_path, 2)
-    assert [prompt for prompt, _ in second.drawn] == [row[0] for row in ROWS[2:]]
+    generate_partiprompts(model_under_test(second), images, tmp_path, 2)
+    assert [prompt for prompt, _ in second.generated] == [row[0] for row in ROWS[2:]]
 
 
 def test_means_by_category_and_challenge_are_those_by_hand(rows: list[PartiPrompt], tmp_path: Path) -> None:
-    pictures = pictures_of(rows, 6, 2, 0)
+    images = images_of(rows, 6, 2, 0)
     records: dict[str, dict[str, Any]] = {}
-    for number, picture in enumerate(pictures):
-        Image.new("L", (4, 4), 10 * number).save(tmp_path / picture.file)
-        records[picture.file] = {"file": picture.file}
+    for number, image in enumerate(images):
+        Image.new("L", (4, 4), 10 * number).save(tmp_path / image.file)
+        records[image.file] = {"file": image.file}
     lacking = Backbone("far", None, "fetch it")
-    scores = score_partiprompts(pictures, [BRIGHT, lacking], tmp_path, records, 5)
+    scores = score_partiprompts(images, [BRIGHT, lacking], tmp_path, records, 5)
     assert scores["bright"] == pytest.approx([1000 * number / 255 for number in range(12)], abs=1e-3)
-    shared = {"x": 1, "drawn": {"cut_prompts": 0}}
-    figures = {figure.name: figure for figure in partiprompts_figures(pictures, [BRIGHT, lacking], scores, shared)}
-    assert figures.pop("partiprompts_pictures").value == 12
+    shared = {"x": 1, "generated": {"cut_prompts": 0}}
+    metrics = {metric.name: metric for metric in partiprompts_metrics(images, [BRIGHT, lacking], scores, shared)}
+    assert metrics.pop("partiprompts_images").value == 12
 
     def mean(chosen: Callable[[Sequence[str]], bool]) -> float:
         found = [1000 * (2 * row + j) / 255 for row, values in enumerate(ROWS) if chosen(values) for j in range(2)]
         return sum(found) / len(found)
 
-    assert figures["partiprompts_clip_score(bright)"].value == pytest.approx(mean(lambda _: True), abs=1e-3)
-    assert figures["partiprompts_clip_score(bright)"].details["pictures"] == 12
-    assert "a proxy" in figures["partiprompts_clip_score(bright)"].warning
+    assert metrics["partiprompts_clip_score(bright)"].value == pytest.approx(mean(lambda _: True), abs=1e-3)
+    assert metrics["partiprompts_clip_score(bright)"].details["images"] == 12
+    assert "a proxy" in metrics["partiprompts_clip_score(bright)"].warning
     for column, name in ((1, "category"), (2, "challenge")):
         for value in {row[column] for row in ROWS}:
-            figure = figures.pop(f"partiprompts_{name}[{value}]_clip_score(bright)")
-            assert figure.value == pytest.approx(mean(lambda row, c=column, v=value: row[c] == v), abs=1e-3)
-            assert figure.details["pictures"] == 2 * sum(row[column] == value for row in ROWS)
-            assert (figure.details[name], figure.details["x"]) == (value, 1)
-    assert list(figures) == ["partiprompts_clip_score(bright)", "partiprompts_clip_score(far)"]
-    assert figures["partiprompts_clip_score(far)"].missing == "fetch it"
+            metric = metrics.pop(f"partiprompts_{name}[{value}]_clip_score(bright)")
+            assert metric.value == pytest.approx(mean(lambda row, c=column, v=value: row[c] == v), abs=1e-3)
+            assert metric.details["images"] == 2 * sum(row[column] == value for row in ROWS)
+            assert (metric.details[name], metric.details["x"]) == (value, 1)
+    assert list(metrics) == ["partiprompts_clip_score(bright)", "partiprompts_clip_score(far)"]
+    assert metrics["partiprompts_clip_score(far)"].missing == "fetch it"
     written = json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))
     assert written[1]["clip_score"] == {"bright": pytest.approx(1000 / 255, abs=1e-3)}
 
@@ -251,18 +253,18 @@ def test_means_by_category_and_challenge_are_those_by_hand(rows: list[PartiPromp
 def test_sheets_by_category_and_all_on_one(
     rows: list[PartiPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = pictures_of(rows, 6, 1, 0)
-    for number, picture in enumerate(pictures):
-        Image.new("RGB", (64, 64), (40 * number, 0, 255)).save(tmp_path / picture.file)
-    names = [path.name for path in write_sheets(pictures, tmp_path)]
+    images = images_of(rows, 6, 1, 0)
+    for number, image in enumerate(images):
+        Image.new("RGB", (64, 64), (40 * number, 0, 255)).save(tmp_path / image.file)
+    names = [path.name for path in write_sheets(images, tmp_path)]
     assert names == ["sheet-animals.png", "sheet-artifacts.png", "sheet-food-beverage.png", "sheet.png"]
     with Image.open(tmp_path / "sheet-animals.png") as sheet:
-        found = {colour for _, colour in sheet.getcolors(2**16) or [] if colour[1:] == (0, 255)}
+        found = {color for _, color in sheet.getcolors(2**16) or [] if color[1:] == (0, 255)}
     assert found == {(0, 0, 255), (80, 0, 255), (160, 0, 255)}, "rows 0, 2 and 4"
 
-    monkeypatch.setattr(module, "_SHEET_PICTURES", 2)
+    monkeypatch.setattr(module, "_SHEET_IMAGES", 2)
     monkeypatch.setattr(module, "_SHEET_COLUMNS", 2)
-    names = [path.name for path in write_sheets(pictures, tmp_path)]
+    names = [path.name for path in write_sheets(images, tmp_path)]
     assert names == [
         "sheet-animals-1.png",
         "sheet-animals-2.png",
@@ -275,7 +277,7 @@ def no_answer(*_: object, **__: object) -> None:
     raise OSError("no network")
 
 
-def test_without_clip_the_pictures_still_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_clip_the_images_still_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", no_answer)
     tiny_text_to_image(SamplingConfig(top_p=0.9)).save_pretrained(tmp_path / "model")
     config = GeneratorEvaluationConfig(
@@ -288,14 +290,14 @@ def test_without_clip_the_pictures_still_come(tmp_path: Path, monkeypatch: pytes
         device="cpu",
     )
     report = measure_generator(config)
-    count, figure = report.figures
-    assert (count.name, count.value) == ("partiprompts_pictures", 3)
+    count, metric = report.metrics
+    assert (count.name, count.value) == ("partiprompts_images", 3)
     assert count.warning == "1 prompts are longer than the model reads; it did not see their ends"
-    assert figure.name == "partiprompts_clip_score(nobody/no-such-clip)"
-    assert figure.value is None
-    assert "hf download nobody/no-such-clip" in figure.missing
-    assert figure.details["prompts"]["chosen"] == 3
-    assert figure.details["drawn"]["sampling"]["temperature"] == 0.5
+    assert metric.name == "partiprompts_clip_score(nobody/no-such-clip)"
+    assert metric.value is None
+    assert "hf download nobody/no-such-clip" in metric.missing
+    assert metric.details["prompts"]["chosen"] == 3
+    assert metric.details["generated"]["sampling"]["temperature"] == 0.5
     out = tmp_path / "out" / "partiprompts"
     assert len(list(out.glob("0*.png"))) == 3
     assert (out / "sheet.png").is_file()

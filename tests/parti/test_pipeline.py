@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from tiny import CAPTIONS, tiny_image_tokenizer, tiny_text_to_image
 
-from parti.pipeline import Drawn, TextToImage, recommended_sampling
+from parti.pipeline import GeneratedImage, TextToImage, recommended_sampling
 from parti.sampling.generate import SamplingConfig
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
-from vqgan.checksums import add_checksums
-from vqgan.config import ConfigError
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
+from vqgan.config.schema import ConfigError
+from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
+from vqgan.system.checksums import add_checksums
 
 RECOMMENDED = SamplingConfig(guidance_scale=2.0, top_k=20)
 
@@ -30,9 +30,9 @@ def same(first: list[Image.Image], second: list[Image.Image]) -> bool:
     return len(first) == len(second) and all(map(np.array_equal, first, second))
 
 
-def first_row_distance(one: Drawn, other: Drawn) -> float:
-    """Between what two pictures show of their first row of codes."""
-    first, second = (np.array(drawn.image).astype(float)[:4] for drawn in (one, other))
+def first_row_distance(one: GeneratedImage, other: GeneratedImage) -> float:
+    """Between what two images show of their first row of codes."""
+    first, second = (np.array(generated.image).astype(float)[:4] for generated in (one, other))
     return float(np.abs(first - second).mean())
 
 
@@ -41,14 +41,16 @@ def edit_config(folder: Path, **sections: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | sections), encoding="utf-8")
 
 
-def test_a_saved_model_draws_the_same_pictures(folder: Path) -> None:
+def test_a_saved_model_draws_the_same_images(folder: Path) -> None:
     model = tiny_text_to_image(RECOMMENDED)
     again = TextToImage.from_pretrained(folder)
     assert again.sampling == RECOMMENDED
     assert not again.generator.training
     first, second = (m(CAPTIONS[:3], num_images=2, seed=5) for m in (model, again))
     assert same(first.images, second.images)
-    assert [(drawn.prompt, drawn.seed) for drawn in second.drawn] == [(c, s) for c in CAPTIONS[:3] for s in (5, 6)]
+    assert [(generated.prompt, generated.seed) for generated in second.generated] == [
+        (c, s) for c in CAPTIONS[:3] for s in (5, 6)
+    ]
     assert {image.size for image in second.images} == {(16, 16)}
     assert {image.mode for image in second.images} == {"RGB"}
 
@@ -62,7 +64,7 @@ def test_a_run_folder_stands_for_its_model(folder: Path) -> None:
     assert recommended_sampling(run) == RECOMMENDED
 
 
-def test_pictures_do_not_depend_on_the_batch_size() -> None:
+def test_images_do_not_depend_on_the_batch_size() -> None:
     model = tiny_text_to_image()
     together = model(CAPTIONS, num_images=2).images
     assert same(model(CAPTIONS, num_images=2, batch_size=3).images, together)
@@ -78,25 +80,23 @@ def test_settings_that_are_not_given_are_the_models_own() -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_any_precision_draws_pictures(precision: str) -> None:
+def test_any_precision_draws_images(precision: str) -> None:
     model = tiny_text_to_image()
-    pictures = model(CAPTIONS, num_images=2, precision=precision, seed=1).images
-    assert [picture.size for picture in pictures] == [(16, 16)] * 16
-    assert same(model(CAPTIONS, num_images=2, precision=precision, seed=1).images, pictures)
-    assert same(
-        tiny_text_to_image(SamplingConfig(precision=precision))(CAPTIONS, num_images=2, seed=1).images, pictures
-    )
-    # Rounding moves few draws: most codes, and so most pictures' beginnings, are those of fp32.
+    images = model(CAPTIONS, num_images=2, precision=precision, seed=1).images
+    assert [image.size for image in images] == [(16, 16)] * 16
+    assert same(model(CAPTIONS, num_images=2, precision=precision, seed=1).images, images)
+    assert same(tiny_text_to_image(SamplingConfig(precision=precision))(CAPTIONS, num_images=2, seed=1).images, images)
+    # Rounding moves few draws: most codes, and so most images' beginnings, are those of fp32.
     exact = model(CAPTIONS, num_images=2, seed=1).images
-    assert sum(np.array_equal(one, other) for one, other in zip(pictures, exact, strict=True)) >= 4
+    assert sum(np.array_equal(one, other) for one, other in zip(images, exact, strict=True)) >= 4
 
 
 def test_guidance_schedules_are_settings_like_others(folder: Path) -> None:
     model = TextToImage.from_pretrained(folder)
-    drawn = {name: model(CAPTIONS, guidance_schedule=name).images for name in ("constant", "linear", "cosine")}
-    assert same(drawn["constant"], model(CAPTIONS).images)
-    assert not same(drawn["linear"], drawn["constant"])
-    assert not same(drawn["linear"], drawn["cosine"])
+    generated = {name: model(CAPTIONS, guidance_schedule=name).images for name in ("constant", "linear", "cosine")}
+    assert same(generated["constant"], model(CAPTIONS).images)
+    assert not same(generated["linear"], generated["constant"])
+    assert not same(generated["linear"], generated["cosine"])
     plain = model(CAPTIONS, guidance_scale=1.0).images
     assert same(model(CAPTIONS, guidance_scale=1.0, guidance_schedule="linear").images, plain)
     scheduled = SamplingConfig(guidance_scale=2.0, guidance_schedule="linear", precision="bf16")
@@ -104,14 +104,16 @@ def test_guidance_schedules_are_settings_like_others(folder: Path) -> None:
     assert recommended_sampling(folder) == scheduled
 
 
-def test_on_rows_shows_each_batch_as_far_as_it_is_drawn() -> None:
+def test_on_rows_shows_each_batch_as_far_as_it_is_generated() -> None:
     model = tiny_text_to_image()
-    calls: list[tuple[list[Drawn], int]] = []
-    drawn = model(CAPTIONS[:5], seed=2, batch_size=3, on_rows=lambda begun, rows: calls.append((begun(), rows))).drawn
+    calls: list[tuple[list[GeneratedImage], int]] = []
+    generated = model(
+        CAPTIONS[:5], seed=2, batch_size=3, on_rows=lambda begun, rows: calls.append((begun(), rows))
+    ).generated
     batches = [(size, rows) for size in (3, 2) for rows in (1, 2, 3, 4)]
     assert [(len(begun), rows) for begun, rows in calls] == batches
     for begun, rows in calls:
-        final = drawn[:3] if len(begun) == 3 else drawn[3:]
+        final = generated[:3] if len(begun) == 3 else generated[3:]
         assert [(one.prompt, one.seed) for one in begun] == [(one.prompt, one.seed) for one in final]
         for one, other in zip(begun, final, strict=True):
             assert (np.array(one.image)[4 * rows :] == 128).all()
@@ -119,12 +121,12 @@ def test_on_rows_shows_each_batch_as_far_as_it_is_drawn() -> None:
             if rows == 4:
                 assert np.array_equal(one.image, other.image)
     # The first row comes closer to what it will be as what surrounds it is drawn, and is its own from the beginning.
-    distances = [sum(map(first_row_distance, begun, drawn[:3])) for begun, _ in calls[:4]]
+    distances = [sum(map(first_row_distance, begun, generated[:3])) for begun, _ in calls[:4]]
     assert distances[0] > distances[2] > distances[3] == 0
-    assert distances[0] < sum(map(first_row_distance, calls[0][0], [*drawn[1:3], drawn[0]]))
+    assert distances[0] < sum(map(first_row_distance, calls[0][0], [*generated[1:3], generated[0]]))
 
 
-def test_watching_changes_no_picture() -> None:
+def test_watching_changes_no_image() -> None:
     model = tiny_text_to_image()
     assert same(model(CAPTIONS, on_rows=lambda begun, _: begun()).images, model(CAPTIONS).images)
 

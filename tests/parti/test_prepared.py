@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from parti.layers.options import TransformerOptions
 from parti.models import DecoderOnly, DecoderOnlyConfig, EncoderDecoder, Generator
-from parti.sampling import prepared as module
+from parti.sampling import packed_weights as module
 from parti.sampling.generate import SamplingConfig, generate_codes
-from parti.sampling.prepared import Bf16Linear, Int8Linear, PackedLinear, Precision, prepared
-from vqgan.config import ConfigError
-from vqgan.model_folder import load_weights, save_model_folder
+from parti.sampling.packed_weights import Bf16Linear, Int8Linear, PackedLinear, Precision, prepared
+from vqgan.config.schema import ConfigError
+from vqgan.hub.model_folder import load_weights, save_model_folder
 
 pytestmark = pytest.mark.threads
 
@@ -52,7 +52,7 @@ def model(name: str) -> Generator:
 
 
 def int8_layers(generator: Generator) -> list[Int8Linear]:
-    parts = [part for layer in generator.stepped_layers() for part in layer.modules()]
+    parts = [part for layer in generator.decode_layers() for part in layer.modules()]
     return [part for part in parts if isinstance(part, Int8Linear)]
 
 
@@ -105,9 +105,9 @@ def test_every_layer_that_steps_read_is_replaced_and_nothing_else_is_copied(
     layers = [type(part) for part in original.modules()]
     fast = prepared(original, precision)
 
-    stepped_parts = [part for layer in fast.stepped_layers() for part in layer.modules()]
+    stepped_parts = [part for layer in fast.decode_layers() for part in layer.modules()]
     assert nn.Linear not in map(type, stepped_parts)
-    replaced = sum(type(part) is nn.Linear for layer in original.stepped_layers() for part in layer.modules())
+    replaced = sum(type(part) is nn.Linear for layer in original.decode_layers() for part in layer.modules())
     assert sum(type(part) is kind for part in stepped_parts) == replaced
     name_of_head = next(key for key, part in original.named_modules() if part is original.image_head_layer())
     head = fast.get_submodule(name_of_head)
@@ -125,18 +125,18 @@ def test_every_layer_that_steps_read_is_replaced_and_nothing_else_is_copied(
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("name", ["full", "dalle"])
 def test_the_original_trains_and_saves_after_drawing(name: str, precision: Precision, tmp_path: Path) -> None:
-    drawn, untouched = model(name).train(), model(name).train()
-    generate_codes(drawn, text_ids(2), NULL_IDS, [0, 1], SamplingConfig(precision=precision))
-    for each in (drawn, untouched):
-        optimiser = torch.optim.SGD(each.parameters(), lr=0.1)
+    generated, untouched = model(name).train(), model(name).train()
+    generate_codes(generated, text_ids(2), NULL_IDS, [0, 1], SamplingConfig(precision=precision))
+    for each in (generated, untouched):
+        optimizer = torch.optim.SGD(each.parameters(), lr=0.1)
         F.cross_entropy(each(text_ids(4), codes(4)).image.flatten(0, 1), codes(4).flatten()).backward()
-        optimiser.step()
-    for (key, first), second in zip(drawn.state_dict().items(), untouched.state_dict().values(), strict=True):
+        optimizer.step()
+    for (key, first), second in zip(generated.state_dict().items(), untouched.state_dict().values(), strict=True):
         assert torch.equal(first, second), key
-    save_model_folder(tmp_path, {}, drawn.state_dict())
+    save_model_folder(tmp_path, {}, generated.state_dict())
     again = model(name)
     load_weights(again, tmp_path)
-    assert torch.equal(again(text_ids(2), codes(2)).image, drawn.eval()(text_ids(2), codes(2)).image)
+    assert torch.equal(again(text_ids(2), codes(2)).image, generated.eval()(text_ids(2), codes(2)).image)
 
 
 def test_drawing_follows_weights_that_have_changed() -> None:
@@ -220,5 +220,5 @@ def test_without_onednn_plain_layers_serve(name: str, monkeypatch: pytest.Monkey
     assert any(isinstance(part, Bf16Linear) for part in half.modules())
     assert 1e-3 < error(half, expected) < LARGEST_ERROR["bf16"]
     for precision in ("fp32", "bf16"):
-        drawn = generate_codes(original, text_ids(2), NULL_IDS, [0, 1], SamplingConfig(precision=precision))
-        assert drawn.shape == (2, 16)
+        generated = generate_codes(original, text_ids(2), NULL_IDS, [0, 1], SamplingConfig(precision=precision))
+        assert generated.shape == (2, 16)

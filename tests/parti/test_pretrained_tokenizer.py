@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from parti.text import PretrainedTokenizerConfig, TextTokenizer
 from parti.text.pretrained_tokenizer import load_pretrained_tokenizer
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 
 ALL = WRITERS | {"gpt2": write_gpt2_tokenizer}
 TEXTS = [*CAPTIONS, "A Red CAT, twice", "Zürich 🦊", "cat"]

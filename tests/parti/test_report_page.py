@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parti.evaluation import JudgedPicture
+from parti.evaluation import CheckedImage
+from parti.next_token.train_next_token import TrainPartiConfig
 from parti.report.page import Report, curves, data_uri, duration, images_per_second, render, training_seconds
-from parti.train import TrainPartiConfig
 from vqgan.metrics.shapes_checker import Verdict
-from vqgan.train import TrainVQGANConfig
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 METRICS = {
     "psnr": 28.76,
@@ -34,13 +34,13 @@ METRICS = {
 VQGAN_RECORDS = [
     {"step": 50, "split": "train", "loss": 0.5, "loss_l1": 0.3, "loss_perceptual": 0.2, "seconds": 10.0},
     {"step": 100, "split": "train", "loss_l1": 0.1, "loss_perceptual": 0.01, "real_accuracy": 0.5, "seconds": 20.0},
-    {"step": 100, "split": "heldout", "psnr": 28.76, "codebook_usage": 0.654, "reconstruction_accuracy": 0.987},
+    {"step": 100, "split": "val", "psnr": 28.76, "codebook_usage": 0.654, "reconstruction_accuracy": 0.987},
 ]
 PARTI_RECORDS = [
     {"step": 100, "split": "train", "loss": 1.25, "seconds": 40.0},
-    {"step": 100, "split": "heldout", "nats_per_code": 1.5, "prompt_accuracy": 0.934},
+    {"step": 100, "split": "val", "nats_per_code": 1.5, "prompt_accuracy": 0.934},
 ]
-PICTURE = Image.new("RGB", (16, 16), "red")
+IMAGE = Image.new("RGB", (16, 16), "red")
 RIGHT, WRONG = Verdict(True, ()), Verdict(False, ("the first object is <blue>, not red", "a second & last reason"))
 
 
@@ -77,10 +77,10 @@ def report(**changes: object) -> Report:
     values = {
         "metrics": METRICS,
         "samples": [
-            JudgedPicture(PICTURE, "a <b>bold</b> \"cat\" & 'dog'", RIGHT),
-            JudgedPicture(PICTURE, "a hat", WRONG),
+            CheckedImage(IMAGE, "a <b>bold</b> \"cat\" & 'dog'", RIGHT),
+            CheckedImage(IMAGE, "a hat", WRONG),
         ],
-        "reconstructions": [(PICTURE, JudgedPicture(PICTURE, "an <i>original</i>", RIGHT))],
+        "reconstructions": [(IMAGE, CheckedImage(IMAGE, "an <i>original</i>", RIGHT))],
         "vqgan": TrainVQGANConfig(run_dir="runs/<tag>", seed=3),
         "vqgan_records": VQGAN_RECORDS,
         "parti": TrainPartiConfig(image_tokenizer="runs/<tag>"),
@@ -119,12 +119,12 @@ def test_what_it_shows_is_escaped(html: str) -> None:
     assert page.text.count("runs/<tag>") == 2
 
 
-def test_every_figure_is_there(html: str) -> None:
+def test_every_metric_is_there(html: str) -> None:
     text = Page(html).text
-    for figure in ("93.4%", "1.2%", "98.7%", "28.8 dB", "65.4%", "321"):
-        assert figure in text
-    for figure in ("of 256 held-out prompts", "of 512 held-out pictures", "of the 1,024 codes"):
-        assert figure in text
+    for metric in ("93.4%", "1.2%", "98.7%", "28.8 dB", "65.4%", "321"):
+        assert metric in text
+    for metric in ("of 256 validation prompts", "of 512 validation images", "of the 1,024 codes"):
+        assert metric in text
     for time in ("3 min 05 s", "5 min 12 s", "11 s", "8 min 28 s"):
         assert time in text
     assert "Wall time" in text
@@ -138,7 +138,7 @@ def test_verdicts_and_all_their_reasons_are_there(html: str) -> None:
     assert "a second & last reason" in page.text
 
 
-def test_every_curve_is_drawn_where_its_figures_are(html: str) -> None:
+def test_every_curve_is_generated_where_its_metrics_are(html: str) -> None:
     page = Page(html)
     charts = [
         "Loss terms",
@@ -164,13 +164,13 @@ def test_a_resumed_run_says_what_its_times_are() -> None:
 
 def test_curves_and_rates_come_from_the_records() -> None:
     assert curves(VQGAN_RECORDS, "train")["loss_l1"] == [(50, 0.3), (100, 0.1)]
-    assert curves(VQGAN_RECORDS, "heldout")["psnr"] == [(100, 28.76)]
+    assert curves(VQGAN_RECORDS, "val")["psnr"] == [(100, 28.76)]
     assert training_seconds(VQGAN_RECORDS) == 20
     assert images_per_second(VQGAN_RECORDS, batch_size=64) == 100 * 64 / 20
     assert training_seconds([]) == images_per_second([], batch_size=64) == 0
 
 
-def test_a_picture_in_the_page_is_the_picture() -> None:
+def test_a_image_in_the_page_is_the_image() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
     with Image.open(io.BytesIO(base64.b64decode(data_uri(noise).partition(",")[2]))) as again:
         assert np.array_equal(again, noise)

@@ -17,16 +17,16 @@ from tiny import CAPTIONS, tiny_text_to_image
 from torch import Tensor
 
 from parti.pipeline import TextToImage
-from parti.reranking.dual_encoder import build_dual_encoder, build_processor
-from parti.reranking.rerank import best_of, candidate_seeds, draw_best
-from parti.reranking.scorer import Scorer
-from parti.reranking.tasks import ContrastiveTaskConfig
-from parti.reranking.train import TrainRerankerConfig, build_task, train
+from parti.reranker.contrastive_task import ContrastiveTaskConfig
+from parti.reranker.dual_encoder import build_dual_encoder, build_processor
+from parti.reranker.rerank import best_of, candidate_seeds, sample_best
+from parti.reranker.scorer import Scorer
+from parti.reranker.train_reranker import TrainRerankerConfig, build_task, train
 from parti.sample_files import resolve, write_samples
 from parti.text.tokenizer import TextTokenizer
-from vqgan.config import ConfigError, describe_fields, dump_config, load_config, validate
+from vqgan.config.schema import ConfigError, describe_fields, dump_config, load_config, validate
 from vqgan.data.loader import DataPipeline
-from vqgan.training.distributed import build_accelerator
+from vqgan.training.parallel.distributed import build_accelerator
 from vqgan.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.threads
@@ -37,22 +37,22 @@ _TOWER = {"depth": 1, "width": 32, "heads": 2, "mlp_width": 64}
 
 
 class Darkness(Scorer):
-    """Prefers dark pictures, whatever the prompt."""
+    """Prefers dark images, whatever the prompt."""
 
     def __init__(self) -> None:
         pass
 
-    def score_pictures(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        assert len(pictures) == len(prompts)
-        return torch.tensor([-float(np.asarray(picture, np.float32).mean()) for picture in pictures])
+    def score_images(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+        assert len(images) == len(prompts)
+        return torch.tensor([-float(np.asarray(image, np.float32).mean()) for image in images])
 
 
 def run_config(run_dir: Path, **loop: Any) -> TrainRerankerConfig:
-    """Two seconds of training on shapes of few colours."""
+    """Two seconds of training on shapes of few colors."""
     values = {
         "run_dir": str(run_dir),
         "data": {
-            "source": {"kind": "shapes", "train_size": 512, "heldout_size": 64},
+            "source": {"kind": "shapes", "train_size": 512, "val_size": 64},
             "transform": {"image_size": 16},
             "batch_size": 32,
         },
@@ -65,12 +65,12 @@ def run_config(run_dir: Path, **loop: Any) -> TrainRerankerConfig:
             "embedding_width": 16,
         },
         "task": {
-            "optimiser": {"kind": "muon", "learning_rate": 1e-2, "schedule": {"warmup": 5}},
+            "optimizer": {"kind": "muon", "learning_rate": 1e-2, "schedule": {"warmup": 5}},
             "ema": {"decay": 0.9},
             "precision": "fp32",
         },
         "loop": {"steps": 60, "log_every": 20, "evaluate_every": 0, "preview_every": 0, "save_every": 0} | loop,
-        "preview_pictures": 4,
+        "preview_images": 4,
     }
     return validate(TrainRerankerConfig, values, "test")
 
@@ -89,7 +89,7 @@ def test_best_of_is_the_first_highest_of_each_group() -> None:
             best_of(scores, candidates)
 
 
-def test_candidates_have_the_seeds_that_follow_their_pictures() -> None:
+def test_candidates_have_the_seeds_that_follow_their_images() -> None:
     assert candidate_seeds([("a", 5), ("b", 8)], 3) == [("a", 5), ("a", 6), ("a", 7), ("b", 8), ("b", 9), ("b", 10)]
     assert candidate_seeds([("a", 5), ("b", 8)], 1) == [("a", 5), ("b", 8)]
 
@@ -98,22 +98,22 @@ def test_candidates_have_the_seeds_that_follow_their_pictures() -> None:
 def test_the_best_candidate_is_kept_and_its_seed_gives_it_again(batch_size: int) -> None:
     model = tiny_text_to_image()
     wanted = [(CAPTIONS[0], 0), (CAPTIONS[0], 4), (CAPTIONS[1], 7)]
-    kept = list(draw_best(model, Darkness(), wanted, 4, model.sampling, batch_size=batch_size))
+    kept = list(sample_best(model, Darkness(), wanted, 4, model.sampling, batch_size=batch_size))
     assert len(kept) == 3
     for one, (prompt, seed) in zip(kept, wanted, strict=True):
-        candidates = model(prompt, num_images=4, seed=seed).drawn
-        scores = Darkness().score_pictures([other.image for other in candidates], [prompt] * 4)
+        candidates = model(prompt, num_images=4, seed=seed).generated
+        scores = Darkness().score_images([other.image for other in candidates], [prompt] * 4)
         best = candidates[int(scores.argmax())]
-        assert (one.drawn.prompt, one.drawn.seed, one.score) == (prompt, best.seed, scores.max().item())
-        assert np.array_equal(one.drawn.image, best.image)
-        (again,) = model(prompt, seed=one.drawn.seed).images
-        assert np.array_equal(again, one.drawn.image)
+        assert (one.generated.prompt, one.generated.seed, one.score) == (prompt, best.seed, scores.max().item())
+        assert np.array_equal(one.generated.image, best.image)
+        (again,) = model(prompt, seed=one.generated.seed).images
+        assert np.array_equal(again, one.generated.image)
 
 
 def test_one_candidate_is_plain_sampling() -> None:
     model = tiny_text_to_image()
-    (kept,) = draw_best(model, Darkness(), [(CAPTIONS[0], 3)], 1, model.sampling)
-    assert np.array_equal(kept.drawn.image, model(CAPTIONS[0], seed=3).images[0])
+    (kept,) = sample_best(model, Darkness(), [(CAPTIONS[0], 3)], 1, model.sampling)
+    assert np.array_equal(kept.generated.image, model(CAPTIONS[0], seed=3).images[0])
 
 
 def test_sample_files_say_which_seed_won_and_with_what_score(trained: Path, tmp_path: Path) -> None:
@@ -126,15 +126,15 @@ def test_sample_files_say_which_seed_won_and_with_what_score(trained: Path, tmp_
     assert [record["prompt"] for record in records] == [prompt for prompt in CAPTIONS[:2] for _ in range(2)]
     for record, first in zip(records, [5, 8] * 2, strict=True):
         candidates = model(record["prompt"], num_images=3, seed=first).images
-        scores = scorer.score_pictures(candidates, [record["prompt"]] * 3)
+        scores = scorer.score_images(candidates, [record["prompt"]] * 3)
         assert record["seed"] == first + int(scores.argmax())
         assert record["rerank"] == {
             "model": str(trained),
             "candidates": 3,
             "score": pytest.approx(scores.max().item(), abs=1e-6),
         }
-        with Image.open(tmp_path / "out" / record["file"]) as picture:
-            assert np.array_equal(picture, candidates[record["seed"] - first])
+        with Image.open(tmp_path / "out" / record["file"]) as image:
+            assert np.array_equal(image, candidates[record["seed"] - first])
 
 
 @pytest.fixture(scope="module")
@@ -149,16 +149,16 @@ def test_training_lowers_the_loss_and_raises_retrieval(trained: Path) -> None:
     losses = [float(str(record["loss"])) for record in records if record["split"] == "train"]
     assert losses[-1] < losses[0] - 0.5
     assert losses[-1] < math.log(32) - 0.5
-    held_out = [record for record in records if record["split"] == "heldout"]
+    val = [record for record in records if record["split"] == "val"]
     for name in ("image_to_text_accuracy", "text_to_image_accuracy"):
-        before, after = (float(str(record[name])) for record in held_out)
+        before, after = (float(str(record[name])) for record in val)
         assert after > before
         assert after > 5 / 64, "chance is 1/64"
     assert {"batch_accuracy", "logit_scale", "cut_captions", "gradient_norm"} <= records[0].keys()
     assert records[0]["cut_captions"] == 0
 
 
-def test_the_shipped_folder_prefers_a_pictures_own_caption(trained: Path) -> None:
+def test_the_shipped_folder_prefers_a_images_own_caption(trained: Path) -> None:
     config = load_config(TrainRerankerConfig, trained / "config.yaml")
     batch = DataPipeline(config.data, config.seed).preview_batch(32)
     scorer = Scorer.from_pretrained(trained)
@@ -198,7 +198,7 @@ def test_the_scale_of_the_logits_stays_below_100(tmp_path: Path) -> None:
 
 
 def test_diagnosis_names_lost_numbers_and_a_loss_that_is_no_better_than_guessing(tmp_path: Path) -> None:
-    config = run_config(tmp_path, micro_batches=2)
+    config = run_config(tmp_path, gradient_accumulation_steps=2)
     TextTokenizer.train(["a red cat"], config.text).save_pretrained(tmp_path)
     task = build_task(config, build_accelerator(), build_processor(config.model, tmp_path))
     guess = math.log(16)
@@ -211,8 +211,8 @@ def test_diagnosis_names_lost_numbers_and_a_loss_that_is_no_better_than_guessing
         "no better than guessing among 16 pairs": healthy | {"loss": guess + 0.01},
     }
     known = {f"task.{field.name}" for field in describe_fields(ContrastiveTaskConfig)}
-    for words, figures in cases.items():
-        (finding,) = task.diagnose(figures)
+    for words, metrics in cases.items():
+        (finding,) = task.diagnose(metrics)
         assert words in finding
         named = set(re.findall(r"task(?:\.\w+)+", finding))
         assert named
@@ -224,7 +224,7 @@ def test_configs_that_do_not_fit_are_refused() -> None:
         "data.transform.image_size 64 and model.image_size 256 differ": {"data": {"transform": {"image_size": 64}}},
         "does not divide into patches of 7": {"model": {"patch_size": 7}},
         "width 30 does not divide into 4 heads": {"model": {"text_encoder": _TOWER | {"width": 30, "heads": 4}}},
-        "leaves no two pairs to compare": {"data": {"batch_size": 4}, "loop": {"micro_batches": 4}},
+        "leaves no two pairs to compare": {"data": {"batch_size": 4}, "loop": {"gradient_accumulation_steps": 4}},
     }
     for message, values in cases.items():
         with pytest.raises(ConfigError, match=message):

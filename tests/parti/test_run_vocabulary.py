@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from parti.text import run_vocabulary
-from parti.text.run_vocabulary import vocabulary_progress
+from parti.text import run_tokenizer as load_or_train_tokenizer
+from parti.text.run_tokenizer import vocabulary_progress
 from vqgan.data.source import DataError
 
 
@@ -19,7 +19,7 @@ def slow(count: int) -> Iterator[str]:
 def test_reading_and_learning_say_how_far_they_are(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run_vocabulary, "_SECONDS_BETWEEN_LINES", 0.1)
+    monkeypatch.setattr(load_or_train_tokenizer, "_SECONDS_BETWEEN_LINES", 0.1)
     with vocabulary_progress(slow) as captions:
         assert len(captions(20)) == 20
         time.sleep(0.25)

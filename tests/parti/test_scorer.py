@@ -11,13 +11,13 @@ import torch
 from tiny import tiny_text_to_image
 from torch import Tensor
 
-from parti.reranking import scorer as scorer_module
-from parti.reranking.dual_encoder import DualEncoderConfig, TowerConfig, build_dual_encoder, build_processor
-from parti.reranking.scorer import Scorer
+from parti.reranker import scorer as scorer_module
+from parti.reranker.dual_encoder import DualEncoderConfig, TowerConfig, build_dual_encoder, build_processor
+from parti.reranker.scorer import Scorer
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
-from vqgan.data.transforms import to_pil
-from vqgan.model_folder import WEIGHTS_FILE, ModelFolderError
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.data.images.transforms import to_pil
+from vqgan.hub.model_folder import WEIGHTS_FILE, ModelFolderError
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 TOWER = TowerConfig(depth=1, width=16, heads=2, mlp_width=32)
 OWN = DualEncoderConfig(image_size=16, patch_size=8, image_encoder=TOWER, text_encoder=TOWER, embedding_width=8)
@@ -26,7 +26,7 @@ _TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "n
 
 
 def save_clip(folder: Path) -> None:
-    """A random CLIP as others ship it: pictures resized and cropped, its own mean, CLIP's tokenizer."""
+    """A random CLIP as others ship it: images resized and cropped, its own mean, CLIP's tokenizer."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
     letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
@@ -36,8 +36,8 @@ def save_clip(folder: Path) -> None:
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
     crop = {"height": 24, "width": 24}
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=12)
-    pictures = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=crop)
-    CLIPProcessor(pictures, tokenizer).save_pretrained(folder)
+    make_images = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=crop)
+    CLIPProcessor(make_images, tokenizer).save_pretrained(folder)
 
 
 def save_siglip(folder: Path) -> None:
@@ -80,13 +80,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def pictures(count: int = 3, height: int = 40, width: int = 32) -> Tensor:
+def make_images(count: int = 3, height: int = 40, width: int = 32) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
 @torch.no_grad()
 def oracle(folder: Path, images: Tensor, prompts: list[str], padding: str | bool) -> Tensor:
-    """transformers alone: logits of each picture and its prompt, without scale and bias."""
+    """transformers alone: logits of each image and its prompt, without scale and bias."""
     import transformers
 
     name = "Siglip" if padding == "max_length" else "CLIP"
@@ -102,15 +102,15 @@ def test_scores_are_the_logits_of_transformers_without_their_scale(
     kind: str, padding: str | bool, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = Scorer.from_pretrained(folders[kind])
-    expected = oracle(folders[kind], pictures(), PROMPTS, padding)
-    scores = scorer.score(pictures(), PROMPTS)
+    expected = oracle(folders[kind], make_images(), PROMPTS, padding)
+    scores = scorer.score(make_images(), PROMPTS)
     assert scores.shape == (3,)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
     assert len({round(score, 5) for score in scores.tolist()}) == 3
     assert scores.abs().max() <= 1
 
     monkeypatch.setattr(scorer_module, "_AT_ONCE", 2)
-    torch.testing.assert_close(scorer.score(pictures(), PROMPTS), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(scorer.score(make_images(), PROMPTS), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_our_own_folder_reads_pixels_as_training_does(folders: dict[str, Path]) -> None:
@@ -118,7 +118,7 @@ def test_our_own_folder_reads_pixels_as_training_does(folders: dict[str, Path]) 
     levels = torch.randint(256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     images = levels / 127.5 - 1
     torch.testing.assert_close(scorer.pixels(to_pil(images)), images, rtol=0, atol=1e-6)
-    assert scorer.pixels(to_pil(pictures())).shape == (2 + 1, 3, 16, 16)
+    assert scorer.pixels(to_pil(make_images())).shape == (2 + 1, 3, 16, 16)
 
 
 def test_our_own_folder_reads_text_between_start_and_end(folders: dict[str, Path]) -> None:
@@ -138,7 +138,7 @@ def test_our_own_folder_reads_text_between_start_and_end(folders: dict[str, Path
 
 def test_a_run_folder_stands_for_its_model(folders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folders["own"], tmp_path / "model")
-    scores = [Scorer.from_pretrained(place).score(pictures(), PROMPTS) for place in (tmp_path, folders["own"])]
+    scores = [Scorer.from_pretrained(place).score(make_images(), PROMPTS) for place in (tmp_path, folders["own"])]
     assert torch.equal(*scores)
 
 
@@ -151,9 +151,9 @@ def test_weights_saved_in_half_precision_score_in_fp32(folders: dict[str, Path],
 
 
 @pytest.mark.parametrize(("images", "prompts"), [(2, 3), (3, 2), (0, 0)])
-def test_every_picture_needs_a_prompt(images: int, prompts: int, folders: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match=f"received {prompts} prompts for {images} pictures"):
-        Scorer.from_pretrained(folders["own"]).score(pictures(3)[:images], PROMPTS[:prompts])
+def test_every_image_needs_a_prompt(images: int, prompts: int, folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=f"received {prompts} prompts for {images} images"):
+        Scorer.from_pretrained(folders["own"]).score(make_images(3)[:images], PROMPTS[:prompts])
 
 
 def test_what_is_no_reranker_is_said_in_one_line(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_what_is_no_reranker_is_said_in_one_line(folders: dict[str, Path], tmp_p
     cases = {
         "empty": "no model in .*empty: ",
         "stage2": "no model in .*stage2: ",
-        "bert": "holds a bert model, which does not compare pictures with texts; give a CLIP or SigLIP model",
+        "bert": "holds a bert model, which does not compare images with texts; give a CLIP or SigLIP model",
         "no-weights": "its weights are missing or damaged: ",
         "no-words": "its processor is damaged: ",
         "cut": "its weights are missing or damaged: ",

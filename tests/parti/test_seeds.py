@@ -1,4 +1,4 @@
-"""Seeds at the ends of their range: one line, or a run and pictures like any other."""
+"""Seeds at the ends of their range: one line, or a run and images like any other."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from tiny import tiny_text_to_image
 
-from parti.fused.captioning.caption_files import CaptionConfig
+from parti.fused.captioning.files import CaptionConfig
+from parti.next_token.train_next_token import TrainPartiConfig
+from parti.pairs import dropped_captions
 from parti.sample_files import SampleConfig, read_prompts, resolve, write_samples
-from parti.tokenize import dropped_captions
-from parti.train import TrainPartiConfig
-from vqgan.config import ConfigError, validate
-from vqgan.training.seeding import SEEDS, seed_everything
+from vqgan.config.schema import ConfigError, validate
+from vqgan.training.parallel.seeding import SEEDS, seed_everything
 
 LARGEST = 2**63 - 1
 

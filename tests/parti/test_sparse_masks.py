@@ -63,15 +63,15 @@ def test_the_convolution_reaches_165_states_back() -> None:
     assert max(distances_back("convolution", *PAPER)) == 165
 
 
-def test_rows_columns_and_the_kernel_look_as_in_figure_11() -> None:
-    drawn = {
+def test_rows_columns_and_the_kernel_look_as_in_metric_11() -> None:
+    generated = {
         "row": ["....", "..xx", "xxx.", "...."],
         "column": ["..x.", "..x.", "..x.", "...."],
         "convolution": ["....", ".xxx", ".xx.", "...."],
     }
-    for kind, picture in drawn.items():
+    for kind, image in generated.items():
         mask = image_mask(kind, (4, 4), 3)[10].view(4, 4)  # type: ignore[arg-type]
-        assert ["".join("x" if seen else "." for seen in row) for row in mask.tolist()] == picture, kind
+        assert ["".join("x" if seen else "." for seen in row) for row in mask.tolist()] == image, kind
 
 
 def test_the_papers_order_of_layers() -> None:

@@ -7,10 +7,10 @@ from tiny import CAPTIONS, GENERATOR, TOKENS, codes, pairs, text_ids, tiny_image
 from torch import nn
 
 from parti.models import DecoderOnly, DecoderOnlyConfig, EncoderDecoder, Generator
-from parti.tasks import NextTokenTask, NextTokenTaskConfig
-from parti.tokenize import PairTokenizer, token_space
+from parti.next_token.next_token_task import NextTokenTask, NextTokenTaskConfig
+from parti.pairs import PairTokenizer, token_space
 from vqgan.data.batch import Batch
-from vqgan.training.distributed import build_accelerator
+from vqgan.training.parallel.distributed import build_accelerator
 
 SMALL = DecoderOnlyConfig(depth=2, width=32, heads=2, mlp_width=64, kernel=3)
 

@@ -1,4 +1,4 @@
-"""The stage-2 task: its loss and figures against direct computation, caption dropout, and that it can learn."""
+"""The stage-2 task: its loss and metrics against direct computation, caption dropout, and that it can learn."""
 
 import math
 import re
@@ -13,27 +13,29 @@ from tiny import CAPTIONS, pairs, tiny_generator, tiny_image_tokenizer, tiny_tex
 from torch import Tensor
 
 from parti.models import DecoderOnly, DecoderOnlyConfig
+from parti.next_token.next_token_task import NextTokenTask, NextTokenTaskConfig
+from parti.pairs import PairTokenizer, dropped_captions, token_space
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig, generate_codes
-from parti.tasks import NextTokenTask, NextTokenTaskConfig
-from parti.tokenize import PairTokenizer, dropped_captions, token_space
-from vqgan.config import describe_fields
+from vqgan.config.schedule import ScheduleConfig
+from vqgan.config.schema import describe_fields
 from vqgan.data.batch import Batch
-from vqgan.metrics.judge import Judge
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.ema import EMAConfig
-from vqgan.training.optimisation import OptimiserConfig
-from vqgan.training.schedule import ScheduleConfig
+from vqgan.metrics.caption_checkers import Judge
+from vqgan.training.optim.ema import EMAConfig
+from vqgan.training.optim.optimizer import OptimizerConfig
+from vqgan.training.parallel.distributed import build_accelerator
 
 pytestmark = pytest.mark.threads
 
 FP32 = NextTokenTaskConfig(precision="fp32", caption_dropout=0.0)
 
 
-def task_of(config: NextTokenTaskConfig, steps: int = 10, judge: Judge | None = None, seed: int = 0) -> NextTokenTask:
+def task_of(
+    config: NextTokenTaskConfig, steps: int = 10, check_image: Judge | None = None, seed: int = 0
+) -> NextTokenTask:
     text, image = tiny_text_tokenizer(), tiny_image_tokenizer()
     generator = tiny_generator(token_space(text, image)).train()
-    return NextTokenTask(config, generator, PairTokenizer(text, image), build_accelerator(), steps, seed, judge)
+    return NextTokenTask(config, generator, PairTokenizer(text, image), build_accelerator(), steps, seed, check_image)
 
 
 def part(batch: Batch, start: int, stop: int) -> Batch:
@@ -111,28 +113,28 @@ def test_evaluation_gives_the_nats_of_the_averaged_weights_over_uneven_batches()
     batch = pairs(7)
     for weight in task.generator.parameters():
         weight.data.add_(0.1)  # only the averaged weights are evaluated
-    figures = task.evaluate([part(batch, 0, 4), part(batch, 4, 7)])
+    metrics = task.evaluate([part(batch, 0, 4), part(batch, 4, 7)])
     task.generator = task.ema.module
     expected = nats(task, batch.texts(), task.tokenizers.image.encode(batch.images)).mean()
-    assert figures == {"nats_per_code": pytest.approx(expected, rel=1e-5)}
+    assert metrics == {"nats_per_code": pytest.approx(expected, rel=1e-5)}
 
 
 @pytest.mark.parametrize(("prompts", "accuracy"), [(3, 2 / 3), (4, 0.5), (100, 0.5)])
-def test_evaluation_judges_as_many_pictures_as_configured(prompts: int, accuracy: float) -> None:
+def test_evaluation_judges_as_many_images_as_configured(prompts: int, accuracy: float) -> None:
     judged: list[str] = []
 
-    def judge(_picture: object, caption: str) -> bool:
+    def check_image(_image: object, caption: str) -> bool:
         judged.append(caption)
         return len(judged) % 2 == 1
 
-    task = task_of(FP32.model_copy(update={"sampled_prompts": prompts}), judge=judge)
-    figures = task.evaluate([pairs()])
+    task = task_of(FP32.model_copy(update={"sampled_prompts": prompts}), check_image=check_image)
+    metrics = task.evaluate([pairs()])
     assert judged == CAPTIONS[:prompts]
-    assert figures["prompt_accuracy"] == pytest.approx(accuracy)
+    assert metrics["prompt_accuracy"] == pytest.approx(accuracy)
 
 
-def test_nothing_is_drawn_in_evaluation_where_none_is_wanted() -> None:
-    task = task_of(FP32.model_copy(update={"sampled_prompts": 0}), judge=lambda _picture, _caption: True)
+def test_nothing_is_generated_in_evaluation_where_none_is_wanted() -> None:
+    task = task_of(FP32.model_copy(update={"sampled_prompts": 0}), check_image=lambda _image, _caption: True)
     assert task.evaluate([pairs()]).keys() == {"nats_per_code"}
 
 
@@ -143,7 +145,7 @@ def test_the_share_of_cut_captions_is_reported() -> None:
     assert task.train_step([batch], 0)["cut_captions"] == 0.5
 
 
-def test_a_picture_without_a_caption_trains_the_unconditional_side() -> None:
+def test_a_image_without_a_caption_trains_the_unconditional_side() -> None:
     task = task_of(FP32)
     batch = pairs(2)
     batch.captions[1] = None
@@ -151,8 +153,8 @@ def test_a_picture_without_a_caption_trains_the_unconditional_side() -> None:
     assert task.train_step([batch], 0)["loss"].isfinite()
 
 
-def test_previews_show_a_picture_for_each_caption() -> None:
-    sheet = task_of(FP32, judge=lambda _picture, _caption: True).preview(pairs(4))
+def test_previews_show_a_image_for_each_caption() -> None:
+    sheet = task_of(FP32, check_image=lambda _image, _caption: True).preview(pairs(4))
     assert sheet.mode == "RGB"
     assert sheet.width > 4 * 16
 
@@ -180,8 +182,8 @@ def test_diagnosis_names_lost_numbers_and_a_loss_that_is_no_better_than_guessing
         f"the loss {guess + 0.01:.3f} is no better": healthy | {"loss": guess + 0.01},
     }
     known = {f"task.{field.name}" for field in describe_fields(NextTokenTaskConfig)}
-    for words, figures in cases.items():
-        (finding,) = task.diagnose(figures)
+    for words, metrics in cases.items():
+        (finding,) = task.diagnose(metrics)
         assert words in finding
         named = set(re.findall(r"task(?:\.\w+)+", finding))
         assert named
@@ -189,9 +191,9 @@ def test_diagnosis_names_lost_numbers_and_a_loss_that_is_no_better_than_guessing
 
 
 def test_overfits_eight_pairs_and_draws_exactly_their_codes() -> None:
-    optimiser = OptimiserConfig(learning_rate=1e-2, schedule=ScheduleConfig(warmup=10))
+    optimizer = OptimizerConfig(learning_rate=1e-2, schedule=ScheduleConfig(warmup=10))
     config = NextTokenTaskConfig(
-        precision="fp32", caption_dropout=0.0, optimiser=optimiser, ema=EMAConfig(decay=0.9), sampled_prompts=0
+        precision="fp32", caption_dropout=0.0, optimizer=optimizer, ema=EMAConfig(decay=0.9), sampled_prompts=0
     )
     steps = 150
     task = task_of(config, steps)
@@ -203,10 +205,10 @@ def test_overfits_eight_pairs_and_draws_exactly_their_codes() -> None:
 
     tokens = task.tokenizers(batch)
     assert len({tuple(row.tolist()) for row in tokens.codes}) == 8
-    drawn = generate_codes(
+    generated = generate_codes(
         task.ema.module, tokens.text_ids, task.tokenizers.text.null_ids, [0] * 8, SamplingConfig(temperature=0.0)
     )
-    assert torch.equal(drawn, tokens.codes)
+    assert torch.equal(generated, tokens.codes)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.125])
@@ -220,11 +222,11 @@ def test_a_model_that_learns_the_text_too_weighs_both_losses(share: float) -> No
     seen: list[float] = []
     task.accelerator.backward = lambda loss: seen.append(loss.item()) or loss.backward()  # type: ignore[method-assign]
     batch = pairs(4)
-    figures = task.train_step([batch], 0)
+    metrics = task.train_step([batch], 0)
     # A fresh model is uniform over both alphabets; padding is no target.
-    assert figures["loss"].item() == pytest.approx(math.log(image.vocab_size), rel=1e-5)
-    assert figures["loss_text"].item() == pytest.approx(math.log(text.vocab_size), rel=1e-5)
-    assert seen[0] == pytest.approx(share * figures["loss_text"].item() + (1 - share) * figures["loss"].item())
+    assert metrics["loss"].item() == pytest.approx(math.log(image.vocab_size), rel=1e-5)
+    assert metrics["loss_text"].item() == pytest.approx(math.log(text.vocab_size), rel=1e-5)
+    assert seen[0] == pytest.approx(share * metrics["loss_text"].item() + (1 - share) * metrics["loss"].item())
     assert task.evaluate(iter([batch]))["nats_per_code"] > 0
 
 
@@ -232,23 +234,23 @@ def decoder_only_task(precision: str) -> NextTokenTask:
     text, image = tiny_text_tokenizer(), tiny_image_tokenizer()
     torch.manual_seed(0)
     model = DecoderOnly(DecoderOnlyConfig(depth=2, width=32, heads=2, mlp_width=64, kernel=3), token_space(text, image))
-    optimiser = OptimiserConfig(learning_rate=3e-3, schedule=ScheduleConfig(shape="constant"))
-    config = FP32.model_copy(update={"precision": precision, "optimiser": optimiser})
+    optimizer = OptimizerConfig(learning_rate=3e-3, schedule=ScheduleConfig(shape="constant"))
+    config = FP32.model_copy(update={"precision": precision, "optimizer": optimizer})
     return NextTokenTask(config, model, PairTokenizer(text, image), build_accelerator(), 30, 0)
 
 
 def taken(task: NextTokenTask) -> list[dict[str, Tensor]]:
     """Filled by train_step: the gradients of each update, as the optimizer receives them."""
     steps: list[dict[str, Tensor]] = []
-    update = task.optimiser.step
+    update = task.optimizer.step
 
     def step(number: int) -> dict[str, Tensor]:
         named = task.generator.named_parameters()
-        scale = task.optimiser.scale
+        scale = task.optimizer.scale
         steps.append({name: weight.grad / scale for name, weight in named if weight.grad is not None})
         return update(number)
 
-    task.optimiser.step = step  # type: ignore[method-assign]
+    task.optimizer.step = step  # type: ignore[method-assign]
     return steps
 
 
@@ -282,21 +284,21 @@ def test_fp16_with_a_gradient_scale_for_each_branch_has_the_gradients_of_fp32() 
 def test_fp16_with_a_gradient_scale_for_each_branch_learns_as_fp32_does() -> None:
     for precision in ("fp32", "fp16"):
         task = decoder_only_task(precision)
-        figures = [task.train_step([pairs(8)], step) for step in range(30)]
-        assert figures[-1]["loss"] < 2.0  # from ln 32 = 3.47; 1.56 in fp32, in fp16 up to 1.59, as the kernels round
-        assert ("branches_left_out" in figures[-1]) is (precision == "fp16")
+        metrics = [task.train_step([pairs(8)], step) for step in range(30)]
+        assert metrics[-1]["loss"] < 2.0  # from ln 32 = 3.47; 1.56 in fp32, in fp16 up to 1.59, as the kernels round
+        assert ("branches_left_out" in metrics[-1]) is (precision == "fp16")
         assert ("gradient_scales" in task.stateful()) is (precision == "fp16")
-    assert figures[-1]["branches_left_out"] == 0
-    assert figures[-1]["least_gradient_scale"] == pytest.approx(2**13 * 2 ** (30 / 1000), rel=1e-4)
+    assert metrics[-1]["branches_left_out"] == 0
+    assert metrics[-1]["least_gradient_scale"] == pytest.approx(2**13 * 2 ** (30 / 1000), rel=1e-4)
 
 
 def test_fp16_scales_the_loss_of_a_model_without_gradient_scales_which_then_learns_as_in_fp32() -> None:
     losses, tasks = {}, {p: task_of(FP32.model_copy(update={"precision": p})) for p in ("fp32", "fp16")}
     for precision, task in tasks.items():
-        figures = [task.train_step([pairs(8)], step) for step in range(20)]
-        losses[precision] = [one["loss"].item() for one in figures]
+        metrics = [task.train_step([pairs(8)], step) for step in range(20)]
+        losses[precision] = [one["loss"].item() for one in metrics]
     # Ten steps of warm-up: the ways have not parted yet. They were 0.001 apart at most, with three sets of kernels.
     assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.02)
-    assert figures[-1]["loss_scale"] == 2**16
-    assert tasks["fp16"].stateful().keys() == {"generator", "ema", "optimiser"}
-    assert tasks["fp16"].optimiser.state_dict()["loss_scale"] == {"value": 2**16, "finite_in_a_row": 20}
+    assert metrics[-1]["loss_scale"] == 2**16
+    assert tasks["fp16"].stateful().keys() == {"generator", "ema", "optimizer"}
+    assert tasks["fp16"].optimizer.state_dict()["loss_scale"] == {"value": 2**16, "finite_in_a_row": 20}

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BertModel, CLIPTextModel, T5EncoderModel
 
 from parti.models import EncoderDecoder, EncoderDecoderConfig
+from parti.next_token.next_token_task import NextTokenTask, NextTokenTaskConfig
+from parti.pairs import PairTokenizer, token_space
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig, generate_codes
-from parti.tasks import NextTokenTask, NextTokenTaskConfig
 from parti.text import PretrainedTokenizerConfig, TextTokenizer
 from parti.text.encoders import PretrainedTextEncoder, PretrainedTextEncoderConfig
 from parti.text.pretrained_tokenizer import load_pretrained_tokenizer
-from parti.tokenize import PairTokenizer, token_space
-from vqgan.config import ConfigError
-from vqgan.model_folder import CONFIG_FILE
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.ema import EMAConfig
-from vqgan.training.optimisation import OptimiserConfig
+from vqgan.config.schema import ConfigError
+from vqgan.hub.model_folder import CONFIG_FILE
+from vqgan.training.optim.ema import EMAConfig
+from vqgan.training.optim.optimizer import OptimizerConfig
+from vqgan.training.parallel.distributed import build_accelerator
 
 pytestmark = pytest.mark.threads
 
@@ -59,7 +59,7 @@ def task_of(folder: Path, frozen: bool = True) -> NextTokenTask:
     generator = EncoderDecoder(generator_config(folder, frozen), token_space(text, image))
     nn.init.normal_(generator.head.weight, std=0.5)
     config = NextTokenTaskConfig(
-        precision="fp32", optimiser=OptimiserConfig(learning_rate=1e-2, weight_decay=0.1), ema=EMAConfig(decay=0.5)
+        precision="fp32", optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.1), ema=EMAConfig(decay=0.5)
     )
     return NextTokenTask(config, generator.train(), PairTokenizer(text, image), build_accelerator(), 10, seed=0)
 
@@ -129,7 +129,7 @@ def test_a_frozen_encoder_stays_as_it_is_while_the_rest_learns(name: str, folder
     averaged = weights(encoder_of(task.ema.module))
     assert all(torch.equal(before[key], averaged[key]) for key in frozen)
     assert all(weight.grad is None and not weight.requires_grad for weight in network.parameters())
-    held = {id(weight) for group in task.optimiser._optimiser.param_groups for weight in group["params"]}
+    held = {id(weight) for group in task.optimizer._optimizer.param_groups for weight in group["params"]}
     assert held.isdisjoint(map(id, network.parameters()))
 
 
@@ -156,8 +156,10 @@ def test_the_text_matters_and_the_null_caption_can_be_read(name: str, folders: d
     assert (logits[1:] - logits[:1]).abs().amax((1, 2)).min() > 1e-3
     memory = model.encode_text(text.null_ids[None])
     assert memory.mask.any()
-    drawn = generate_codes(model, text.encode(CAPTIONS[:2]), text.null_ids, [0, 1], SamplingConfig(guidance_scale=3.0))
-    assert drawn.shape == (2, 16)
+    generated = generate_codes(
+        model, text.encode(CAPTIONS[:2]), text.null_ids, [0, 1], SamplingConfig(guidance_scale=3.0)
+    )
+    assert generated.shape == (2, 16)
 
 
 @pytest.mark.parametrize("name", WRITERS)

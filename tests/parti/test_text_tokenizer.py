@@ -19,8 +19,8 @@ from parti.text.tokenizer import (
     TextTokenizerConfig,
     UnigramConfig,
 )
-from vqgan.data.shapes import Shapes, ShapesConfig
-from vqgan.model_folder import ModelFolderError
+from vqgan.data.sources.shapes import Shapes, ShapesConfig
+from vqgan.hub.model_folder import ModelFolderError
 
 KINDS = {
     "bpe": TextTokenizerConfig(vocab_size=400, length=64),

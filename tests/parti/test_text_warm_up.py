@@ -16,22 +16,22 @@ from torch import Tensor
 from two_processes import run_in_processes
 
 from parti.models import EncoderDecoder
+from parti.next_token.train_next_token import TrainPartiConfig
+from parti.pairs import token_space
 from parti.text import PretrainedTokenizerConfig, build_text_tokenizer
 from parti.text.encoders import TrainedTextEncoder
+from parti.text.masked_tokens import MaskedText, MaskingConfig, Words, choose, mask_tokens, tell
 from parti.text.pretrained_tokenizer import load_pretrained_tokenizer
 from parti.text.warm_start import warm_start
-from parti.text_warm_up.masked import MaskedText, MaskingConfig, Words, choose, mask_tokens, tell
-from parti.text_warm_up.network import TextWarmUp
-from parti.text_warm_up.passages import Passages
-from parti.text_warm_up.tasks import TextWarmUpTaskConfig
-from parti.text_warm_up.train import TrainTextEncoderConfig, build_task
-from parti.tokenize import token_space
-from parti.train import TrainPartiConfig
-from vqgan.config import ConfigError, describe_fields, dump_config, load_config, validate
+from parti.text_encoder.corpus import Corpus
+from parti.text_encoder.network import TextEncoderPretraining
+from parti.text_encoder.pretraining_task import TextPretrainingTaskConfig
+from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig, build_task
+from vqgan.config.schema import ConfigError, describe_fields, dump_config, load_config, validate
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline
 from vqgan.data.source import DataError
-from vqgan.training.distributed import build_accelerator
+from vqgan.training.parallel.distributed import build_accelerator
 
 pytestmark = pytest.mark.threads
 
@@ -71,9 +71,9 @@ def test_masks_have_the_shares_of_bert() -> None:
     # Four standard deviations; a random token is the same again once in a vocabulary.
     for share, expected in ((found.hidden.sum() / count, 0.8), (changed.sum() / count, 0.1)):
         assert abs(share.item() - expected) < 4 * math.sqrt(expected * (1 - expected) / count) + 0.1 / len(words.ids)
-    drawn = found.ids[changed]
-    assert set(drawn.tolist()) <= set(words.ids.tolist()), "never padding, never the null token"
-    assert len(drawn.unique()) > 0.8 * len(words.ids)
+    generated = found.ids[changed]
+    assert set(generated.tolist()) <= set(words.ids.tolist()), "never padding, never the null token"
+    assert len(generated.unique()) > 0.8 * len(words.ids)
     where = found.chosen.float().sum(0)[:40] / len(ids)  # all texts are that long
     assert where.std() < 2 * math.sqrt(0.15 * 0.85 / len(ids)), "any position alike"
 
@@ -126,15 +126,15 @@ def test_only_chosen_tokens_count() -> None:
 def test_passages_are_the_lines_of_a_file_and_a_function_of_seed_step_and_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parti.text_warm_up.passages._CHUNK", 7)
+    monkeypatch.setattr("parti.text_encoder.corpus._CHUNK", 7)
     lines = ["a red cat", "", "ein Hütchen", "x", *(f"line {number}" for number in range(20))]
     (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
-    passages = Passages(tmp_path / "text.txt")
-    assert [passages[index] for index in range(len(passages))] == [line for line in lines if line]
-    whole = passages.draw(3, 7, 0, 12)
-    assert [passage for start in (0, 4, 8) for passage in passages.draw(3, 7, start, 4)] == whole
+    corpus = Corpus(tmp_path / "text.txt")
+    assert [corpus[index] for index in range(len(corpus))] == [line for line in lines if line]
+    whole = corpus.sample(3, 7, 0, 12)
+    assert [passage for start in (0, 4, 8) for passage in corpus.sample(3, 7, start, 4)] == whole
     assert len(set(whole)) > 3
-    assert passages.draw(4, 7, 0, 12) != whole != passages.draw(3, 8, 0, 12)
+    assert corpus.sample(4, 7, 0, 12) != whole != corpus.sample(3, 8, 0, 12)
 
 
 @pytest.mark.parametrize("text", [None, "", "\n\n"])
@@ -142,13 +142,13 @@ def test_a_file_without_passages_is_refused(text: str | None, tmp_path: Path) ->
     if text is not None:
         (tmp_path / "text.txt").write_text(text)
     with pytest.raises(DataError, match="give a text file with one passage a line"):
-        Passages(tmp_path / "text.txt")
+        Corpus(tmp_path / "text.txt")
 
 
 # The network
 
 
-def read_twice(network: TextWarmUp, ids: Tensor, found: MaskedText) -> Any:
+def read_twice(network: TextEncoderPretraining, ids: Tensor, found: MaskedText) -> Any:
     return network.eval()(pairs(len(ids)).images, ids, found)
 
 
@@ -200,26 +200,26 @@ def test_the_tokens_of_a_step_count_alike_in_whatever_parts_they_are_read() -> N
     for name, parts in (("whole", [batch]), ("halves", halves)):
         task = tiny_task(masking={"chosen": 0.5}, ema={"decay": 0.0})
         found[name] = task.train_step(parts, 3)
-    for figure in ("loss_masked", "masked_accuracy", "cut_captions"):
-        torch.testing.assert_close(found["halves"][figure], found["whole"][figure])
+    for metric in ("loss_masked", "masked_accuracy", "cut_captions"):
+        torch.testing.assert_close(found["halves"][metric], found["whole"][metric])
     assert found["halves"]["loss_contrastive"] < found["whole"]["loss_contrastive"], "among fewer"
 
 
 def test_passages_are_what_hidden_tokens_are_of_and_captions_are_compared_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("jug jug jug jug\n")
     found = {}
-    for passages in (None, str(tmp_path / "text.txt")):
-        task = tiny_task(passages)
-        found[passages] = task._read(pairs(8), 8, 3, 0, task._passages), task.train_step([pairs(8)], 3)
-    (captions, plain), (other, figures) = found.values()
+    for corpus in (None, str(tmp_path / "text.txt")):
+        task = tiny_task(corpus)
+        found[corpus] = task._read(pairs(8), 8, 3, 0, task._passages), task.train_step([pairs(8)], 3)
+    (captions, plain), (other, metrics) = found.values()
     assert torch.equal(other.ids, captions.ids)
     words = task.tokenizer.decode(other.masked.whole)
     assert words == ["jug jug jug jug"] * 8
     assert (other.masked.chosen.sum(1) == 1).all()
-    torch.testing.assert_close(figures["loss_contrastive"], plain["loss_contrastive"])
-    assert figures["loss_masked"] != plain["loss_masked"]
-    for figure, value in task.evaluate([pairs(8)]).items():  # of captions
-        assert math.isfinite(value), figure
+    torch.testing.assert_close(metrics["loss_contrastive"], plain["loss_contrastive"])
+    assert metrics["loss_masked"] != plain["loss_masked"]
+    for metric, value in task.evaluate([pairs(8)]).items():  # of captions
+        assert math.isfinite(value), metric
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
@@ -230,13 +230,13 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"found-{rank}.pt", weights_only=True) for rank in range(2))
 
     task = tiny_task(masking={"chosen": 0.5})
-    held_out = task.evaluate([pairs(8), uneven_pairs()])
-    assert first["held_out"] == second["held_out"] == pytest.approx(held_out, rel=1e-5)
-    figures = task.train_step([uneven_pairs()], 3)
+    val = task.evaluate([pairs(8), uneven_pairs()])
+    assert first["val"] == second["val"] == pytest.approx(val, rel=1e-5)
+    metrics = task.train_step([uneven_pairs()], 3)
     for name in ("loss", "loss_masked", "masked_accuracy", "loss_contrastive", "batch_accuracy", "gradient_norm"):
-        mean = (first["figures"][name] + second["figures"][name]) / 2
-        torch.testing.assert_close(mean, figures[name], rtol=1e-4, atol=1e-6)
-    assert first["figures"]["gradient_norm"] == second["figures"]["gradient_norm"]
+        mean = (first["metrics"][name] + second["metrics"][name]) / 2
+        torch.testing.assert_close(mean, metrics[name], rtol=1e-4, atol=1e-6)
+    assert first["metrics"]["gradient_norm"] == second["metrics"]["gradient_norm"]
 
 
 def test_the_scale_of_the_cosines_stays_below_100() -> None:
@@ -246,7 +246,7 @@ def test_the_scale_of_the_cosines_stays_below_100() -> None:
     assert task.network.log_scale.item() == pytest.approx(math.log(100))
 
 
-def test_held_out_figures_are_those_of_the_same_masks_every_time() -> None:
+def test_val_metrics_are_those_of_the_same_masks_every_time() -> None:
     task = tiny_task()
     first = task.evaluate([pairs(8), pairs(4, seed=1)])
     assert task.evaluate([pairs(8), pairs(4, seed=1)]) == first
@@ -264,9 +264,9 @@ def test_diagnosis_names_lost_numbers_and_losses_that_are_no_better_than_guessin
         "loss_masked 9.000 is no better than guessing": healthy | {"loss_masked": 9.0},
         "no better than guessing among 8 pairs": healthy | {"loss_contrastive": math.log(8) + 0.01},
     }
-    known = {f"task.{field.name}" for field in describe_fields(TextWarmUpTaskConfig)}
-    for words, figures in cases.items():
-        (finding,) = task.diagnose(figures)
+    known = {f"task.{field.name}" for field in describe_fields(TextPretrainingTaskConfig)}
+    for words, metrics in cases.items():
+        (finding,) = task.diagnose(metrics)
         assert words in finding
         named = set(re.findall(r"task(?:\.\w+)+", finding))
         assert named
@@ -280,7 +280,7 @@ def test_configs_that_do_not_fit_are_refused() -> None:
     cases = {
         "image_size 256 does not divide into patches of 7": {"model": {"patch_size": 7}},
         "width 30 does not divide into 4 heads": {"model": {"width": 30, "heads": 4}},
-        "leaves no two pairs to compare": {"data": {"batch_size": 4}, "loop": {"micro_batches": 4}},
+        "leaves no two pairs to compare": {"data": {"batch_size": 4}, "loop": {"gradient_accumulation_steps": 4}},
         "text.dropout 0.1: a warm-up reads whole words": {"text": {"dropout": 0.1}},
     }
     for message, values in cases.items():

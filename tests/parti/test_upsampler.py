@@ -1,4 +1,4 @@
-"""The super-resolution network: its size, what it is when fresh, weight normalisation, any picture size, its folder."""
+"""The super-resolution network: its size, what it is when fresh, weight normalization, any image size, its folder."""
 
 import copy
 import json
@@ -13,19 +13,19 @@ from tiny import tiny_image_tokenizer
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from parti.upsampling.upsampler import Upsampler, UpsamplerConfig, WeightNormConv2d, bicubic
-from vqgan.config import ConfigError
-from vqgan.data.transforms import to_pil
-from vqgan.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
+from parti.upsampler.upsampler import Upsampler, UpsamplerConfig, WeightNormConv2d, bicubic
+from vqgan.config.schema import ConfigError
+from vqgan.data.images.transforms import to_pil
+from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
 
 pytestmark = pytest.mark.threads
 
 TINY = UpsamplerConfig(blocks=1, channels=8, expansion=2)
 BORDER = 6
-"""Pixels of a large picture whose surroundings end at the picture's edge."""
+"""Pixels of a large image whose surroundings end at the image's edge."""
 
 
-def pictures(height: int = 16, width: int = 16, seed: int = 0) -> Tensor:
+def make_images(height: int = 16, width: int = 16, seed: int = 0) -> Tensor:
     """Of middle contrast: cubic interpolation, which overshoots, stays within [-1, 1]."""
     return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(seed)) - 0.5
 
@@ -58,7 +58,7 @@ def test_the_papers_network_has_the_papers_size(scale: int, millions: float) -> 
 
 
 def test_a_fresh_one_is_bicubic_interpolation() -> None:
-    images = pictures()
+    images = make_images()
     with torch.no_grad():
         doubled = Upsampler(TINY)(images)
         assert doubled.shape == (2, 3, 32, 32)
@@ -68,22 +68,22 @@ def test_a_fresh_one_is_bicubic_interpolation() -> None:
     torch.testing.assert_close(inner(quadrupled, 3 * BORDER), inner(twice, 3 * BORDER), rtol=0, atol=1e-6)
 
 
-def test_a_fresh_one_keeps_the_borders_of_a_plain_picture() -> None:
+def test_a_fresh_one_keeps_the_borders_of_a_plain_image() -> None:
     images = torch.full((1, 3, 8, 8), -0.8)
     torch.testing.assert_close(Upsampler(TINY).upsample(images), torch.full((1, 3, 16, 16), -0.8), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_the_baseline_is_pillows_bicubic(scale: int) -> None:
-    (picture,) = to_pil(pictures()[:1])
-    images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    (image,) = to_pil(make_images()[:1])
+    images = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
     (ours,) = to_pil(bicubic(images, scale))
-    theirs = picture.resize((16 * scale, 16 * scale), Image.Resampling.BICUBIC)
+    theirs = image.resize((16 * scale, 16 * scale), Image.Resampling.BICUBIC)
     assert np.abs(np.array(ours).astype(int) - np.array(theirs)).max() <= 1
 
 
 def test_the_skip_is_fp32_under_autocast() -> None:
-    images = pictures()
+    images = make_images()
     upsampler = Upsampler(TINY)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mixed = upsampler(images)
@@ -93,13 +93,13 @@ def test_the_skip_is_fp32_under_autocast() -> None:
 
 def test_training_reaches_every_weight() -> None:
     upsampler = trained()
-    upsampler(pictures()).square().sum().backward()
+    upsampler(make_images()).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in upsampler.parameters())
 
 
 def test_training_can_begin_where_the_residual_path_is_still_closed() -> None:
     upsampler = Upsampler(TINY)
-    upsampler(pictures()).square().sum().backward()
+    upsampler(make_images()).square().sum().backward()
     gradient = upsampler.last_layer.grad
     assert gradient is not None
     assert gradient.any()
@@ -135,9 +135,9 @@ def test_the_length_of_a_direction_does_not_matter_and_a_set_weight_is_used() ->
     torch.testing.assert_close(longer(x), layer(x))
 
 
-def test_a_part_of_a_picture_is_drawn_as_within_the_whole() -> None:
-    """Fully convolutional: nothing depends on the picture's size or on the place within it."""
-    upsampler, images = trained(), pictures(20, 26)
+def test_a_part_of_a_image_is_generated_as_within_the_whole() -> None:
+    """Fully convolutional: nothing depends on the image's size or on the place within it."""
+    upsampler, images = trained(), make_images(20, 26)
     with torch.no_grad():
         whole, part = upsampler(images), upsampler(images[:, :, 3:18, 5:24])
     reach = 5  # small pixels: head, block and tail reach 1 + 2 + 1
@@ -146,16 +146,16 @@ def test_a_part_of_a_picture_is_drawn_as_within_the_whole() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (16, 9)])
 @pytest.mark.parametrize("scale", [2, 4])
-def test_any_size_of_picture(height: int, width: int, scale: int) -> None:
+def test_any_size_of_image(height: int, width: int, scale: int) -> None:
     upsampler = trained(TINY.model_copy(update={"scale": scale}))
-    enlarged = upsampler.upsample(4 * pictures(height, width))
+    enlarged = upsampler.upsample(4 * make_images(height, width))
     assert enlarged.shape == (2, 3, scale * height, scale * width)
     assert -1 <= enlarged.min() <= enlarged.max() <= 1
-    (picture,) = to_pil(pictures(height, width)[:1])
-    assert upsampler.enlarge(picture).size == (scale * width, scale * height)
+    (image,) = to_pil(make_images(height, width)[:1])
+    assert upsampler.enlarge(image).size == (scale * width, scale * height)
 
 
-def test_a_picture_is_enlarged_as_its_tensor_is() -> None:
+def test_a_image_is_enlarged_as_its_tensor_is() -> None:
     upsampler = trained()
     images = torch.randint(256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
     (expected,) = to_pil(upsampler.upsample(images))
@@ -170,7 +170,7 @@ def test_a_saved_one_draws_the_same(folder: str, tmp_path: Path) -> None:
     again = Upsampler.from_pretrained(tmp_path)
     assert again.config == upsampler.config
     assert not any(parameter.requires_grad for parameter in again.parameters())
-    assert torch.equal(again.upsample(pictures()), upsampler.upsample(pictures()))
+    assert torch.equal(again.upsample(make_images()), upsampler.upsample(make_images()))
 
 
 def test_folders_that_hold_no_upsampler(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from parti.upsampling.train import TrainUpsamplerConfig
-from parti.upsampling.upsampler import Upsampler
-from vqgan.config import dump_config, load_config
+from parti.upsampler.train_upsampler import TrainUpsamplerConfig
+from parti.upsampler.upsampler import Upsampler
+from vqgan.config.schema import dump_config, load_config
 from vqgan.models.discriminator import build_discriminator
-from vqgan.train import TrainVQGANConfig
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PATHS = sorted((CONFIGS / "upsampler").glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""The upsampler's task: what it reads and minimises, who learns, its figures, that it learns, and that it resumes."""
+"""The upsampler's task: what it reads and minimizes, who learns, its metrics, that it learns, and that it resumes."""
 
 import math
 import re
@@ -10,18 +10,18 @@ import torch
 from tiny import AUTOENCODER, tiny_image_tokenizer
 from torch import Tensor
 
-from parti.upsampling.tasks import UpsamplerTask, UpsamplerTaskConfig
-from parti.upsampling.train import TrainUpsamplerConfig, train
-from parti.upsampling.upsampler import Upsampler, UpsamplerConfig, bicubic
-from vqgan.config import ConfigError, describe_fields, validate
+from parti.upsampler.train_upsampler import TrainUpsamplerConfig, train
+from parti.upsampler.upsampler import Upsampler, UpsamplerConfig, bicubic
+from parti.upsampler.upsampler_task import UpsamplerTask, UpsamplerTaskConfig
+from vqgan.config.schema import ConfigError, describe_fields, validate
 from vqgan.data.batch import Batch
-from vqgan.data.shapes import Shapes, ShapesConfig
-from vqgan.data.transforms import ImageTransform, TransformConfig
+from vqgan.data.images.transforms import ImageTransform, TransformConfig
+from vqgan.data.sources.shapes import Shapes, ShapesConfig
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.fidelity import psnr, ssim
 from vqgan.models.vit_vqgan import ViTVQGAN
-from vqgan.training.distributed import build_accelerator
 from vqgan.training.loop import TrainingLoop
+from vqgan.training.parallel.distributed import build_accelerator
 from vqgan.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.threads
@@ -29,14 +29,14 @@ pytestmark = pytest.mark.threads
 MODEL = {"blocks": 1, "channels": 8, "expansion": 2}
 ADVERSARIAL = {
     "discriminator": {"kind": "stylegan2", "channels": [4, 6, 8, 8]},
-    "optimiser": {"learning_rate": 1e-2, "schedule": {"shape": "constant"}},
+    "optimizer": {"learning_rate": 1e-2, "schedule": {"shape": "constant"}},
 }
 PLAIN = {"perceptual": {"weight": 0.0}, "adversarial": {"weight": 0.0}, "precision": "fp32"}
 BOTH = PLAIN | {"adversarial": ADVERSARIAL}
 
 
-class CoarseColours(ImageTokenizer):
-    """A tokenizer that needs no training: 32 x 32 codes, each a pixel's colour rounded to five levels a channel."""
+class CoarseColors(ImageTokenizer):
+    """A tokenizer that needs no training: 32 x 32 codes, each a pixel's color rounded to five levels a channel."""
 
     def __init__(self) -> None:
         super().__init__(ViTVQGAN(AUTOENCODER.model_copy(update={"image_size": 32})))
@@ -69,8 +69,8 @@ def part(whole: Batch, start: int, stop: int) -> Batch:
 
 def weights(task: UpsamplerTask) -> dict[str, dict[str, Tensor]]:
     networks = {"upsampler": task.upsampler, "ema": task.ema.module, "tokenizer": task.image_tokenizer}
-    if task.adversary is not None:
-        networks["discriminator"] = task.adversary.discriminator
+    if task.discriminator_trainer is not None:
+        networks["discriminator"] = task.discriminator_trainer.discriminator
     return {
         name: {key: weight.clone() for key, weight in network.state_dict().items()}
         for name, network in networks.items()
@@ -82,7 +82,7 @@ def moved(before: dict[str, dict[str, Tensor]], task: UpsamplerTask) -> set[str]
     return {name for name in before if any(not torch.equal(after[name][key], before[name][key]) for key in after[name])}
 
 
-def test_it_reads_reconstructions_of_pictures_made_small() -> None:
+def test_it_reads_reconstructions_of_images_made_small() -> None:
     task, originals = build(**PLAIN), batch().images
     small = originals.unflatten(3, (16, 2)).unflatten(2, (16, 2)).mean(dim=(3, 5))
     expected = task.image_tokenizer.decode(task.image_tokenizer.encode(small))
@@ -95,17 +95,17 @@ def test_the_total_is_the_sum_of_its_terms() -> None:
     originals = batch().images
     with torch.no_grad():
         difference = (task.upsampler(task.reconstruct(originals)) - originals) / 2
-    figures = task.train_step([batch()], 0)
+    metrics = task.train_step([batch()], 0)
     terms = ("l1", "l2", "perceptual", "adversarial")
-    assert {name.removeprefix("loss_") for name in figures if name.startswith("loss_")} == {*terms, "discriminator"}
-    assert figures["loss"].item() == pytest.approx(sum(figures[f"loss_{term}"].item() for term in terms), rel=1e-5)
-    assert figures["loss_l1"].item() == pytest.approx(0.5 * difference.abs().mean().item(), rel=1e-5)
-    assert figures["loss_l2"].item() == pytest.approx(2.0 * difference.square().mean().item(), rel=1e-5)
-    assert all(figure.isfinite() and not figure.requires_grad for figure in figures.values())
+    assert {name.removeprefix("loss_") for name in metrics if name.startswith("loss_")} == {*terms, "discriminator"}
+    assert metrics["loss"].item() == pytest.approx(sum(metrics[f"loss_{term}"].item() for term in terms), rel=1e-5)
+    assert metrics["loss_l1"].item() == pytest.approx(0.5 * difference.abs().mean().item(), rel=1e-5)
+    assert metrics["loss_l2"].item() == pytest.approx(2.0 * difference.square().mean().item(), rel=1e-5)
+    assert all(metric.isfinite() and not metric.requires_grad for metric in metrics.values())
 
 
 def test_a_loss_without_the_original_is_refused() -> None:
-    with pytest.raises(ConfigError, match="nothing says what a picture should look like; give one of them a weight"):
+    with pytest.raises(ConfigError, match="nothing says what an image should look like; give one of them a weight"):
         build(**PLAIN | {"l2_weight": 0.0})
 
 
@@ -113,12 +113,12 @@ def test_a_loss_without_the_original_is_refused() -> None:
 def test_both_players_learn_and_the_tokenizer_does_not(adaptive: bool) -> None:
     task = build(**BOTH | {"adversarial": ADVERSARIAL | {"start": 1, "adaptive": adaptive}})
     before = weights(task)
-    figures = task.train_step([batch()], 0)
-    assert "loss_adversarial" not in figures
+    metrics = task.train_step([batch()], 0)
+    assert "loss_adversarial" not in metrics
     assert moved(before, task) == {"upsampler", "ema"}
     before = weights(task)
-    figures = task.train_step([batch()], 1)
-    assert figures["adversarial_weight"] > 0
+    metrics = task.train_step([batch()], 1)
+    assert metrics["adversarial_weight"] > 0
     assert moved(before, task) == {"upsampler", "ema", "discriminator"}
     assert all(parameter.grad is None for parameter in task.image_tokenizer.parameters())
 
@@ -157,13 +157,13 @@ def test_bf16_keeps_weights_and_losses_in_fp32() -> None:
 def test_evaluation_compares_the_averaged_weights_with_interpolation_over_uneven_batches() -> None:
     task, originals = build(**PLAIN), batch(3)
     task.ema.module.last_layer.data.fill_(0.2)
-    figures = task.evaluate([part(originals, 0, 2), part(originals, 2, 3)])
+    metrics = task.evaluate([part(originals, 0, 2), part(originals, 2, 3)])
     seen = task.reconstruct(originals.images)
     for prefix, enlarged in (("", task.ema.module.upsample(seen)), ("bicubic_", bicubic(seen, 2))):
-        assert figures[f"{prefix}psnr"] == pytest.approx(psnr(enlarged, originals.images).mean().item(), rel=1e-5)
-        assert figures[f"{prefix}ssim"] == pytest.approx(ssim(enlarged, originals.images).mean().item(), rel=1e-4)
-    assert figures["psnr"] != figures["bicubic_psnr"]
-    with pytest.raises(ValueError, match="no held-out picture"):
+        assert metrics[f"{prefix}psnr"] == pytest.approx(psnr(enlarged, originals.images).mean().item(), rel=1e-5)
+        assert metrics[f"{prefix}ssim"] == pytest.approx(ssim(enlarged, originals.images).mean().item(), rel=1e-4)
+    assert metrics["psnr"] != metrics["bicubic_psnr"]
+    with pytest.raises(ValueError, match="no validation image"):
         task.evaluate([])
 
 
@@ -174,7 +174,7 @@ def test_a_preview_shows_both_enlargements() -> None:
 
 
 def test_the_shipped_folder_has_the_averaged_weights(tmp_path: Path) -> None:
-    task = build(**PLAIN | {"optimiser": {"learning_rate": 1e-2}, "ema": {"decay": 0.9}})
+    task = build(**PLAIN | {"optimizer": {"learning_rate": 1e-2}, "ema": {"decay": 0.9}})
     for step in range(3):
         task.train_step([batch()], step)
     task.save_model(tmp_path)
@@ -193,27 +193,27 @@ def test_diagnosis_names_lost_numbers() -> None:
         "6.0% of the steps had no finite gradient": healthy | {"skipped_share": 0.06},
     }
     known = {f"task.{field.name}" for field in describe_fields(UpsamplerTaskConfig)}
-    for words, figures in cases.items():
-        (finding,) = task.diagnose(figures)
+    for words, metrics in cases.items():
+        (finding,) = task.diagnose(metrics)
         assert words in finding
         assert set(re.findall(r"task(?:\.\w+)+", finding)) <= known
 
 
-def test_overfits_one_picture_beyond_bicubic_interpolation() -> None:
+def test_overfits_one_image_beyond_bicubic_interpolation() -> None:
     source = Shapes(ShapesConfig(), "train", 64)
     transform = ImageTransform(TransformConfig(image_size=64))
-    picture = Batch(transform(source[0].image, None)[None], [None], ["0"])
-    optimiser = {"kind": "muon", "learning_rate": 1e-2, "momentum": 0.9, "nesterov": True, "schedule": {"warmup": 10}}
-    settings = {"optimiser": optimiser, "ema": {"decay": 0.9}, "l1_weight": 1.0, "l2_weight": 4.0}
+    image = Batch(transform(source[0].image, None)[None], [None], ["0"])
+    optimizer = {"kind": "muon", "learning_rate": 1e-2, "momentum": 0.9, "nesterov": True, "schedule": {"warmup": 10}}
+    settings = {"optimizer": optimizer, "ema": {"decay": 0.9}, "l1_weight": 1.0, "l2_weight": 4.0}
     steps = 150
-    task = build(CoarseColours(), steps, **PLAIN | settings)
-    fresh = task.evaluate([picture])
+    task = build(CoarseColors(), steps, **PLAIN | settings)
+    fresh = task.evaluate([image])
     assert fresh["psnr"] == pytest.approx(fresh["bicubic_psnr"], abs=0.05)
     for step in range(steps):
-        task.train_step([picture], step)
-    figures = task.evaluate([picture])
-    assert figures["psnr"] > figures["bicubic_psnr"] + 4
-    assert figures["ssim"] > figures["bicubic_ssim"] + 0.04
+        task.train_step([image], step)
+    metrics = task.evaluate([image])
+    assert metrics["psnr"] > metrics["bicubic_psnr"] + 4
+    assert metrics["ssim"] > metrics["bicubic_ssim"] + 0.04
 
 
 def run_of(folder: Path, tokenizer: Path, image_size: int = 32) -> TrainUpsamplerConfig:
@@ -221,20 +221,20 @@ def run_of(folder: Path, tokenizer: Path, image_size: int = 32) -> TrainUpsample
         "run_dir": str(folder),
         "image_tokenizer": str(tokenizer),
         "data": {
-            "source": {"kind": "shapes", "train_size": 16, "heldout_size": 2},
+            "source": {"kind": "shapes", "train_size": 16, "val_size": 2},
             "transform": {"image_size": image_size, "crop": "random", "smallest_crop": 0.5},
             "batch_size": 2,
         },
         "model": MODEL,
         "task": BOTH | {"adversarial": ADVERSARIAL | {"r1_every": 2}, "ema": {"decay": 0.9}},
         "loop": {"steps": 4, "log_every": 3, "evaluate_every": 0, "preview_every": 0, "save_every": 0},
-        "preview_pictures": 2,
+        "preview_images": 2,
     }
     return validate(TrainUpsamplerConfig, values, "test")
 
 
 def results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Weights at the end, and the figures without timings."""
+    """Weights at the end, and the metrics without timings."""
     state = torch.load(folder / "checkpoints" / "step-0000004" / "state.pt", weights_only=True)
     records = RunFolder(folder).read_metrics()
     timings = ("seconds", "images_per_second")
@@ -256,13 +256,13 @@ def test_a_run_that_was_stopped_gives_the_run_that_was_not(tmp_path: Path, monke
     assert train(run_of(tmp_path / "stopped", tmp_path / "tokenizer"))
     (state, records), (other_state, other_records) = (results(tmp_path / name) for name in ("straight", "stopped"))
     assert records == other_records
-    assert state.keys() == other_state.keys() >= {"upsampler", "ema", "optimiser", "discriminator"}
+    assert state.keys() == other_state.keys() >= {"upsampler", "ema", "optimizer", "discriminator"}
     for name in ("upsampler", "ema", "discriminator"):
         assert all(torch.equal(weight, other_state[name][key]) for key, weight in state[name].items())
     assert not torch.equal(state["upsampler"]["doublings.0.tail.gain"], torch.zeros(12, 1, 1, 1))
 
 
-def test_pictures_must_be_as_large_as_the_tokenizers_times_the_scale(tmp_path: Path) -> None:
+def test_images_must_be_as_large_as_the_tokenizers_times_the_scale(tmp_path: Path) -> None:
     tiny_image_tokenizer().save_pretrained(tmp_path / "tokenizer")
     with pytest.raises(ConfigError, match=r"image_size is 64, but .* have 16 pixels, and 2 times as many are 32"):
         train(run_of(tmp_path / "run", tmp_path / "tokenizer", image_size=64))

@@ -9,7 +9,7 @@ from tiny_text_models import write_t5
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
 from parti.text.encoders import PretrainedTextEncoder, PretrainedTextEncoderConfig
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 
 _SMALL = {
     "vocab_size": 40,

@@ -8,55 +8,55 @@ from test_memory_against_measured import ADAFACTOR, DECODER_ONLY, ENCODER_DECODE
 from test_memory_against_measured import stage_1 as tokenizer_run
 from test_memory_against_measured import stage_2 as generator_run
 
-from parti.planning.generator import rehearse_generator
+from parti.planning.generator import trace_generator_step
 from vqgan.planning.depth import shallow_networks
-from vqgan.planning.division import Division
-from vqgan.planning.rehearsed_step import Rehearsed
-from vqgan.planning.tokenizer import rehearse_tokenizer
+from vqgan.planning.parallelism import ParallelismPlan
+from vqgan.planning.step_trace import StepTrace
+from vqgan.planning.tokenizer import trace_tokenizer_step
 
 SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 DEEP = ENCODER_DECODER | {"encoder_depth": 5, "decoder_depth": 7}
 
 
-def assert_same(concluded: Rehearsed, whole: Rehearsed) -> None:
-    for division in (Division("ddp", 1), Division("ddp", 8), Division("fsdp", 8)):
-        assert division.memory(concluded, True) == division.memory(whole, True)
+def assert_same(concluded: StepTrace, whole: StepTrace) -> None:
+    for parallelism in (ParallelismPlan("ddp", 1), ParallelismPlan("ddp", 8), ParallelismPlan("fsdp", 8)):
+        assert parallelism.memory(concluded, True) == parallelism.memory(whole, True)
     assert concluded.flops == pytest.approx(whole.flops, rel=1e-12)
     assert concluded.parts == whole.parts
 
 
 @pytest.mark.parametrize(
-    ("model", "task", "pairs", "micro_batches"),
+    ("model", "task", "pairs", "gradient_accumulation_steps"),
     [
         SLOW(DEEP | {"attention": "convolution"}, ADAFACTOR, 2, 3),
         (ENCODER_DECODER | {"encoder_depth": 4, "decoder_depth": 5}, {}, 1, 1),
         SLOW(DEEP | {"checkpoint_activations": True}, ADAFACTOR, 3, 1),
-        SLOW(DEEP | {"dropout": 0.0}, {"optimiser": {"kind": "muon"}}, 2, 1),
+        SLOW(DEEP | {"dropout": 0.0}, {"optimizer": {"kind": "muon"}}, 2, 1),
         SLOW(DEEP | {"encoder_depth": 7, "decoder_depth": 2}, {"precision": "fp32"}, 2, 1),
         SLOW(DECODER_ONLY | {"depth": 12}, {}, 2, 1),
         SLOW(DECODER_ONLY | {"depth": 13, "checkpoint_activations": True}, {"precision": "fp16"}, 2, 2),
-        SLOW(DECODER_ONLY | {"depth": 6, "attention": "full"}, {"optimiser": {"kind": "muon"}}, 1, 1),
+        SLOW(DECODER_ONLY | {"depth": 6, "attention": "full"}, {"optimizer": {"kind": "muon"}}, 1, 1),
     ],
 )
-def test_stage_2(model: dict[str, Any], task: dict[str, Any], pairs: int, micro_batches: int) -> None:
-    config = generator_run(model, task, micro_batches)
-    concluded, whole = (rehearse_generator(config, TOKENIZER, pairs, whole=whole) for whole in (False, True))
+def test_stage_2(model: dict[str, Any], task: dict[str, Any], pairs: int, gradient_accumulation_steps: int) -> None:
+    config = generator_run(model, task, gradient_accumulation_steps)
+    concluded, whole = (trace_generator_step(config, TOKENIZER, pairs, whole=whole) for whole in (False, True))
     assert_same(concluded, whole)
 
 
 @pytest.mark.parametrize(
-    ("task", "codes_from", "micro_batches"),
+    ("task", "codes_from", "gradient_accumulation_steps"),
     [
         SLOW({"adversarial": STYLEGAN}, None, 1),
         SLOW({"adversarial": STYLEGAN, "precision": "fp32"}, None, 2),
         ({"adversarial": {"weight": 0.0}}, "a run", 1),
     ],
 )
-def test_stage_1(task: dict[str, Any], codes_from: str | None, micro_batches: int) -> None:
+def test_stage_1(task: dict[str, Any], codes_from: str | None, gradient_accumulation_steps: int) -> None:
     stack = {"width": 32, "heads": 2, "mlp_width": 64}
     model = VIT | {"image_size": 64, "encoder": stack | {"depth": 4}, "decoder": stack | {"depth": 5}}
-    config = tokenizer_run(model, task, micro_batches).model_copy(update={"codes_from": codes_from})
-    concluded, whole = (rehearse_tokenizer(config, 2, whole=whole) for whole in (False, True))
+    config = tokenizer_run(model, task, gradient_accumulation_steps).model_copy(update={"codes_from": codes_from})
+    concluded, whole = (trace_tokenizer_step(config, 2, whole=whole) for whole in (False, True))
     assert_same(concluded, whole)
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 from vqgan.planning.hardware import GPU, GPUS, gpu_of
 
 

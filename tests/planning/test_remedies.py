@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from vqgan.planning.division import Division
 from vqgan.planning.hardware import GPU
-from vqgan.planning.plan import Machines
-from vqgan.planning.remedies import Change, find_remedies
+from vqgan.planning.parallelism import ParallelismPlan
+from vqgan.planning.plan import Hardware
+from vqgan.planning.suggestions import Change, find_remedies
 
 
 class Run(SimpleNamespace):
-    """Weights of so many bytes, and so many for each picture at a time."""
+    """Weights of so many bytes, and so many for each image at a time."""
 
     def model_copy(self, update: dict[str, Any]) -> "Run":
         return Run(**(vars(self) | update))
@@ -25,50 +25,52 @@ class Run(SimpleNamespace):
         return Run(**values)
 
 
-def run(weights: int, a_picture: int, batch: int = 64) -> Run:
-    return Run(weights=weights, a_picture=a_picture, data=Run(batch_size=batch), loop=Run(micro_batches=1))
+def run(weights: int, an_image: int, batch: int = 64) -> Run:
+    return Run(weights=weights, an_image=an_image, data=Run(batch_size=batch), loop=Run(gradient_accumulation_steps=1))
 
 
-def measure(config: Run, on: Machines) -> int:
-    at_a_time = config.data.batch_size // on.division.gpus // config.loop.micro_batches
-    return config.weights // on.division.parts + at_a_time * config.a_picture + at_a_time**2
+def measure(config: Run, on: Hardware) -> int:
+    at_a_time = config.data.batch_size // on.parallelism.gpus // config.loop.gradient_accumulation_steps
+    return config.weights // on.parallelism.parts + at_a_time * config.an_image + at_a_time**2
 
 
-def less_a_picture(config: Run, machines: Machines) -> tuple[Run, Machines]:
-    return config.model_copy({"a_picture": config.a_picture // 4}), machines
+def less_a_image(config: Run, hardware: Hardware) -> tuple[Run, Hardware]:
+    return config.model_copy({"an_image": config.an_image // 4}), hardware
 
 
-def divided(config: Run, machines: Machines) -> tuple[Run, Machines]:
-    division = machines.division
-    return config, Machines(Division("fsdp", division.gpus), machines.gpu)
+def divided(config: Run, hardware: Hardware) -> tuple[Run, Hardware]:
+    parallelism = hardware.parallelism
+    return config, Hardware(ParallelismPlan("fsdp", parallelism.gpus), hardware.gpu)
 
 
-CHANGES = [Change("--less", less_a_picture), Change("--divided", divided)]
+CHANGES = [Change("--less", less_a_image), Change("--divided", divided)]
 
 
 @pytest.mark.parametrize("room", [150, 300, 700, 1_500, 5_000, 9_000, 20_000])
-@pytest.mark.parametrize(("weights", "a_picture"), [(100, 100), (2_000, 500), (8_000, 10)])
+@pytest.mark.parametrize(("weights", "an_image"), [(100, 100), (2_000, 500), (8_000, 10)])
 @pytest.mark.parametrize("gpus", [1, 8])
-def test_the_last_remedy_fits_or_nothing_does(room: int, weights: int, a_picture: int, gpus: int) -> None:
-    machines = Machines(Division("ddp", gpus), GPU(1))
-    config = run(weights, a_picture)
-    needed = measure(config, machines)
+def test_the_last_remedy_fits_or_nothing_does(room: int, weights: int, an_image: int, gpus: int) -> None:
+    hardware = Hardware(ParallelismPlan("ddp", gpus), GPU(1))
+    config = run(weights, an_image)
+    needed = measure(config, hardware)
     if needed <= room:
         pytest.skip("fits as it is")
-    remedies = find_remedies(measure, config, machines, needed, room, CHANGES)
-    least = measure(*divided(*less_a_picture(config.model_copy({"loop": Run(micro_batches=64 // gpus)}), machines)))
-    assert (remedies[-1].bytes <= room or any(one.bytes <= room for one in remedies)) == (least <= room)
+    suggestions = find_remedies(measure, config, hardware, needed, room, CHANGES)
+    least = measure(
+        *divided(*less_a_image(config.model_copy({"loop": Run(gradient_accumulation_steps=64 // gpus)}), hardware))
+    )
+    assert (suggestions[-1].bytes <= room or any(one.bytes <= room for one in suggestions)) == (least <= room)
 
 
 def test_micro_batches_are_as_few_as_fit() -> None:
-    machines = Machines(Division("ddp", 1), GPU(1))
+    hardware = Hardware(ParallelismPlan("ddp", 1), GPU(1))
     for room in range(210, 8_000, 130):
-        remedies = find_remedies(measure, run(100, 100), machines, measure(run(100, 100), machines), room)
-        micro_batches = int(remedies[0].change.split()[-1])
+        suggestions = find_remedies(measure, run(100, 100), hardware, measure(run(100, 100), hardware), room)
+        gradient_accumulation_steps = int(suggestions[0].change.split()[-1])
         fitting = [size for size in (1, 2, 4, 8, 16, 32) if 100 + size * 100 + size**2 <= room]
-        assert 64 // micro_batches == max(fitting, default=1)
+        assert 64 // gradient_accumulation_steps == max(fitting, default=1)
 
 
-def test_there_is_no_remedy_for_one_picture_at_a_time() -> None:
-    machines = Machines(Division("ddp", 1), GPU(1))
-    assert find_remedies(measure, run(100, 100, batch=1), machines, 201, 100) == []
+def test_there_is_no_remedy_for_one_image_at_a_time() -> None:
+    hardware = Hardware(ParallelismPlan("ddp", 1), GPU(1))
+    assert find_remedies(measure, run(100, 100, batch=1), hardware, 201, 100) == []

@@ -1,4 +1,4 @@
-"""Latents with known modes, for the tests of quantisers."""
+"""Latents with known modes, for the tests of quantizers."""
 
 import torch
 from torch import Tensor
@@ -9,11 +9,11 @@ def modes(count: int = 64, dim: int = 8) -> Tensor:
     return torch.nn.functional.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(5)), dim=-1)
 
 
-def mixture(centres: Tensor, size: int, seed: int, spread: float = 0.02) -> Tensor:
-    """`size` draws, each near one of the centres."""
+def mixture(centers: Tensor, size: int, seed: int, spread: float = 0.02) -> Tensor:
+    """`size` draws, each near one of the centers."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(centres), (size,), generator=generator)
-    return centres[chosen] + spread * torch.randn(size, centres.shape[1], generator=generator)
+    chosen = torch.randint(len(centers), (size,), generator=generator)
+    return centers[chosen] + spread * torch.randn(size, centers.shape[1], generator=generator)
 
 
 def modes_with_a_code_of_their_own(codes: Tensor, labels: Tensor) -> float:

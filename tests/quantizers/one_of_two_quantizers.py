@@ -7,7 +7,7 @@ import torch
 from torch import distributed
 
 from vqgan.quantizers import NearestEMAConfig, NearestEMAQuantizer
-from vqgan.quantizers.processes import from_first_process, sum_over_processes
+from vqgan.system.collectives import all_reduce_sum, broadcast_from_rank_zero
 
 
 def main(folder: Path, rank: int) -> None:
@@ -20,7 +20,7 @@ def main(folder: Path, rank: int) -> None:
     for step in range(3):
         batch = torch.randn(4, 10, 4, generator=torch.Generator().manual_seed(step))
         model(batch[2 * rank : 2 * rank + 2])
-    found = {"sum": sum_over_processes(mine), "first": from_first_process(mine), "mine": mine}
+    found = {"sum": all_reduce_sum(mine), "first": broadcast_from_rank_zero(mine), "mine": mine}
     torch.save(found | model.state_dict(), folder / f"found-{rank}.pt")
     distributed.destroy_process_group()
 

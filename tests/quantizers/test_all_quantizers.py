@@ -1,4 +1,4 @@
-"""What every quantiser promises, whatever the idea behind it."""
+"""What every quantizer promises, whatever the idea behind it."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqgan.config import Config, ConfigError, load_config, validate
+from vqgan.config.schema import Config, ConfigError, load_config, validate
 from vqgan.quantizers import QUANTIZERS, NearestConfig, NearestEMAConfig, Quantizer, QuantizerConfig, build_quantizer
 
 pytestmark = pytest.mark.threads
 
 
 class Owner(Config):
-    """A section that has a quantiser."""
+    """A section that has a quantizer."""
 
     quantizer: QuantizerConfig = NearestConfig()
     """From latents to codes."""
@@ -79,7 +79,7 @@ def test_embed_gives_the_latents_of_forward_to_the_bit(model: Quantizer) -> None
     assert result.codes.min() >= 0
     assert result.codes.max() < model.codebook_size
     assert result.codes.unique().numel() > 10, "or else the comparison would see one code"
-    assert model.continuous(x).shape == result.latents.shape
+    assert model.unquantized(x).shape == result.latents.shape
 
 
 def test_the_loss_is_one_number_in_fp32(model: Quantizer) -> None:
@@ -94,13 +94,13 @@ def test_autocast_changes_nothing(model: Quantizer) -> None:
     x = latents(model)
     plain = model(x)
     with torch.autocast("cpu", torch.bfloat16):
-        cast, codes, embedded, continuous = model(x), model.encode(x), model.embed(plain.codes), model.continuous(x)
+        cast, codes, embedded, unquantized = model(x), model.encode(x), model.embed(plain.codes), model.unquantized(x)
     assert torch.equal(plain.codes, cast.codes)
     assert torch.equal(plain.codes, codes)
     assert torch.equal(plain.latents, cast.latents)
     assert torch.equal(plain.latents, embedded)
     assert torch.equal(plain.loss, cast.loss)
-    assert torch.equal(continuous, model.continuous(x))
+    assert torch.equal(unquantized, model.unquantized(x))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -117,7 +117,7 @@ def test_latents_that_are_not_numbers_get_codes_that_exist_and_harm_no_others(mo
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
-def test_a_picture_does_not_depend_on_its_batch(model: Quantizer) -> None:
+def test_a_image_does_not_depend_on_its_batch(model: Quantizer) -> None:
     x = latents(model)
     together = model(x)
     for index in range(len(x)):
@@ -139,7 +139,7 @@ def test_the_decoders_gradient_passes_as_if_nothing_had_been_rounded(name: str, 
     x, y = latents(model).requires_grad_(), latents(model).requires_grad_()
     upstream = torch.randn(3, 40, model.code_dim)
     (model(x).latents * upstream).sum().backward()
-    (model.continuous(y) * upstream).sum().backward()
+    (model.unquantized(y) * upstream).sum().backward()
     assert x.grad is not None
     assert y.grad is not None
     torch.testing.assert_close(x.grad, y.grad)

@@ -1,4 +1,4 @@
-"""Finite scalar quantisation against the paper's listing (appendix A.1), written out number by number."""
+"""Finite scalar quantization against the paper's listing (appendix A.1), written out number by number."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from mixtures import mixture, modes_with_a_code_of_their_own
 
-from vqgan.config import ConfigError, validate
+from vqgan.config.schema import ConfigError, validate
 from vqgan.quantizers import FiniteScalarConfig, FiniteScalarQuantizer
 
 pytestmark = pytest.mark.threads
@@ -41,7 +41,7 @@ def test_numbers_and_points_are_a_bijection_over_all_codes(levels: tuple[int, ..
     codes = torch.arange(model.codebook_size)[None]
     points = model.embed(codes)
     assert points[0].unique(dim=0).shape == (model.codebook_size, len(levels))
-    # The paper's normalisation: an even number of levels reaches -1, and one step less than 1.
+    # The paper's normalization: an even number of levels reaches -1, and one step less than 1.
     assert points.min() == -1
     assert points[..., 0].max() == ((levels[0] - 1) // 2) / (levels[0] // 2)
     # Latents that fall on a point come back as its number.
@@ -79,9 +79,9 @@ def test_there_is_nothing_to_learn_and_no_loss() -> None:
 
 
 def test_separated_modes_have_codes_of_their_own() -> None:
-    centres = torch.cartesian_prod(torch.tensor([-1.5, 0.0, 1.5]), torch.tensor([-1.5, 0.0, 1.5]))
+    centers = torch.cartesian_prod(torch.tensor([-1.5, 0.0, 1.5]), torch.tensor([-1.5, 0.0, 1.5]))
     labels = torch.arange(9).repeat_interleave(30)
-    latents = centres[labels] + mixture(torch.zeros(1, 2), 270, seed=0)
+    latents = centers[labels] + mixture(torch.zeros(1, 2), 270, seed=0)
     assert modes_with_a_code_of_their_own(quantizer(5, 5).encode(latents[None])[0], labels) == 1
 
 

@@ -7,7 +7,7 @@ import torch
 from mixtures import mixture, modes, modes_with_a_code_of_their_own
 from torch import Tensor
 
-from vqgan.config import ConfigError, validate
+from vqgan.config.schema import ConfigError, validate
 from vqgan.quantizers import AnnealingConfig, GumbelConfig, GumbelQuantizer
 
 pytestmark = pytest.mark.threads
@@ -77,8 +77,8 @@ def test_samples_are_distributed_as_the_softmax_of_the_logits() -> None:
     model = quantizer(codes=4, straight_through=True)
     x = latents()[:1, :1]
     q = (x @ model.proj.weight.T + model.proj.bias).softmax(-1).flatten()
-    drawn = model(x.expand(1, 20_000, 6)).latents[0]
-    shares = torch.cdist(drawn, model.codebook).argmin(-1).bincount(minlength=4) / 20_000
+    generated = model(x.expand(1, 20_000, 6)).latents[0]
+    shares = torch.cdist(generated, model.codebook).argmin(-1).bincount(minlength=4) / 20_000
     torch.testing.assert_close(shares, q, rtol=0, atol=0.015)
 
 
@@ -93,15 +93,15 @@ def test_kl_of_certain_and_of_uniform_positions() -> None:
 def test_schedules_are_those_of_the_paper() -> None:
     model = quantizer()
     assert (model.temperature, model.kl_weight) == (1.0, 0.0), "before the first step"
-    figures = {}
+    metrics = {}
     for step in (0, 2_500, 5_000, 75_000, 150_000, 1_000_000):
         model.at_step(step, 1_200_000)
-        figures[step] = (model.temperature, model.kl_weight)
-    assert figures[0] == (1.0, 0.0)
-    assert figures[2_500][1] == pytest.approx(3.3)
-    assert figures[5_000][1] == pytest.approx(6.6)
-    assert figures[75_000] == pytest.approx(((1 + 1 / 16) / 2, 6.6))
-    assert figures[150_000] == figures[1_000_000] == pytest.approx((1 / 16, 6.6))
+        metrics[step] = (model.temperature, model.kl_weight)
+    assert metrics[0] == (1.0, 0.0)
+    assert metrics[2_500][1] == pytest.approx(3.3)
+    assert metrics[5_000][1] == pytest.approx(6.6)
+    assert metrics[75_000] == pytest.approx(((1 + 1 / 16) / 2, 6.6))
+    assert metrics[150_000] == metrics[1_000_000] == pytest.approx((1 / 16, 6.6))
     stats = model(latents()).stats
     assert (stats["temperature"].item(), stats["kl_weight"].item()) == pytest.approx((1 / 16, 6.6))
 
@@ -142,20 +142,20 @@ def test_what_training_keeps_is_two_tensors_as_large_as_the_logits() -> None:
 
 
 def test_it_learns_a_code_for_every_mode() -> None:
-    centres = modes(8, 6)
+    centers = modes(8, 6)
     model = quantizer(codes=32)
     model.config = model.config.model_copy(update={"temperature": AnnealingConfig(start=1.0, end=0.0625, over="80%")})
     decoder = torch.nn.Linear(5, 6)
-    optimiser = torch.optim.Adam([*model.parameters(), *decoder.parameters()], lr=0.02)
+    optimizer = torch.optim.Adam([*model.parameters(), *decoder.parameters()], lr=0.02)
     for step in range(250):
         model.at_step(step, 250)
-        x = 3 * mixture(centres, 256, seed=step)[None]
+        x = 3 * mixture(centers, 256, seed=step)[None]
         result = model(x)
         loss = (decoder(result.latents) - x).square().mean() + 0.001 * result.loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     labels = torch.arange(8).repeat_interleave(20)
-    codes = model.eval().encode(3 * centres[labels][None])
+    codes = model.eval().encode(3 * centers[labels][None])
     assert modes_with_a_code_of_their_own(codes[0], labels) == 1
-    assert (decoder(model.embed(codes)) - 3 * centres[labels]).square().mean() < 0.1
+    assert (decoder(model.embed(codes)) - 3 * centers[labels]).square().mean() < 0.1

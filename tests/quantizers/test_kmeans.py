@@ -1,4 +1,4 @@
-"""k-means finds clusters that are there, and starts from centres that are far apart."""
+"""k-means finds clusters that are there, and starts from centers that are far apart."""
 
 import itertools
 
@@ -12,21 +12,21 @@ pytestmark = pytest.mark.threads
 
 
 def test_separated_clusters_are_found() -> None:
-    centres = 10 * torch.eye(6)
-    found = kmeans(mixture(centres, 600, seed=0, spread=0.1), 6, 10, torch.Generator().manual_seed(0))
-    distances = torch.cdist(centres, found)
+    centers = 10 * torch.eye(6)
+    found = kmeans(mixture(centers, 600, seed=0, spread=0.1), 6, 10, torch.Generator().manual_seed(0))
+    distances = torch.cdist(centers, found)
     assert sorted(distances.argmin(-1).tolist()) == list(range(6))
     assert distances.min(-1).values.max() < 0.05
 
 
-def test_many_clusters_are_found_though_a_round_draws_several_centres() -> None:
-    centres = modes(256, 16)
-    found = kmeans(mixture(centres, 2048, seed=0, spread=0.005), 256, 5, torch.Generator().manual_seed(0))
-    assert (torch.cdist(centres, found).min(-1).values < 0.1).float().mean() > 0.95
+def test_many_clusters_are_found_though_a_round_draws_several_centers() -> None:
+    centers = modes(256, 16)
+    found = kmeans(mixture(centers, 2048, seed=0, spread=0.005), 256, 5, torch.Generator().manual_seed(0))
+    assert (torch.cdist(centers, found).min(-1).values < 0.1).float().mean() > 0.95
 
 
-def test_centres_are_drawn_as_if_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third and the fourth centre come from one round: every way to four centres, against its probability."""
+def test_centers_are_generated_as_if_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third and the fourth center come from one round: every way to four centers, against its probability."""
     monkeypatch.setattr("vqgan.quantizers.kmeans._ROUND_SHARE", 1)
     vectors = torch.tensor([[0.0], [1.0], [1.5], [4.0], [4.5]])
     distances = torch.cdist(vectors, vectors).square()
@@ -43,8 +43,8 @@ def test_centres_are_drawn_as_if_one_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(shares, expected, rtol=0, atol=0.06)
 
 
-def _indices(centres: torch.Tensor, vectors: torch.Tensor) -> int:
-    return int(torch.cdist(centres, vectors).argmin(-1).sum())
+def _indices(centers: torch.Tensor, vectors: torch.Tensor) -> int:
+    return int(torch.cdist(centers, vectors).argmin(-1).sum())
 
 
 def test_more_clusters_than_vectors_put_one_on_each_vector() -> None:

@@ -1,4 +1,4 @@
-"""Look-up-free quantisation: its entropies against a sum over all codes, by brute force."""
+"""Look-up-free quantization: its entropies against a sum over all codes, by brute force."""
 
 import math
 
@@ -80,22 +80,22 @@ def test_entropies_of_many_bits_take_the_memory_of_the_codes_only() -> None:
 def test_it_learns_a_code_for_every_mode() -> None:
     """Eight modes in one orthant: all have the same signs, until the entropy term has pulled them apart."""
     torch.manual_seed(0)
-    centres = 1 + 0.3 * torch.randn(8, 6)
+    centers = 1 + 0.3 * torch.randn(8, 6)
     model = LookupFreeQuantizer(LookupFreeConfig(bits=6, entropy_weight=1.0))
     encoder, decoder = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
     torch.nn.init.eye_(encoder.weight)
     labels = torch.arange(8).repeat_interleave(20)
 
     def data() -> Tensor:
-        return centres[labels][None] + 0.01 * torch.randn(1, 160, 6)
+        return centers[labels][None] + 0.01 * torch.randn(1, 160, 6)
 
     assert modes_with_a_code_of_their_own(model.encode(encoder(data()))[0], labels) < 0.5
-    optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=0.02)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=0.02)
     for _ in range(200):
         x = data()
         result = model(encoder(x))
         loss = (decoder(result.latents) - x).square().mean() + result.loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert modes_with_a_code_of_their_own(model.encode(encoder(data()))[0], labels) == 1

@@ -1,4 +1,4 @@
-"""The nearest-neighbour quantiser: the same codes as a brute-force search, and the gradients of the paper."""
+"""The nearest-neighbor quantizer: the same codes as a brute-force search, and the gradients of the paper."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_the_losses_are_the_formulas() -> None:
     assert result.latents.tolist() == [[[0.0, 0.0], [4.0, 0.0]]]
 
 
-def test_a_normalised_latent_meets_the_code_of_its_direction() -> None:
+def test_a_normalized_latent_meets_the_code_of_its_direction() -> None:
     model = NearestQuantizer(NearestConfig(codebook_size=2, code_dim=2))
     model.codebook.data = torch.tensor([[0.0, 0.1], [50.0, 0.0]])
     result = model(torch.tensor([[[0.3, 0.4]]]))  # direction (0.6, 0.8)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vqgan.quantizers import NearestEMAConfig, NearestEMAQuantizer, NearestQuantizer
 from vqgan.quantizers.nearest import NearestConfig
-from vqgan.training.ema import EMA, EMAConfig
+from vqgan.training.optim.ema import EMA, EMAConfig
 
 pytestmark = pytest.mark.threads
 
@@ -92,12 +92,12 @@ def test_a_placed_code_stays_where_it_was_put() -> None:
 
 
 def test_it_finds_the_modes() -> None:
-    centres = modes(16)
+    centers = modes(16)
     model = quantizer(16, 8, decay=0.7, l2_normalize=True)
-    model.place(torch.arange(16), centres + 0.3 * torch.randn(16, 8))
+    model.place(torch.arange(16), centers + 0.3 * torch.randn(16, 8))
     for step in range(40):
-        model(mixture(centres, 256, seed=step)[None])
-    similarity = model.normalize(model.codebook) @ centres.T
+        model(mixture(centers, 256, seed=step)[None])
+    similarity = model.normalize(model.codebook) @ centers.T
     assert (similarity.max(0).values > 0.99).all()
 
 

@@ -1,4 +1,4 @@
-"""The residual quantiser against a search level by level, and its losses against the formula."""
+"""The residual quantizer against a search level by level, and its losses against the formula."""
 
 import pytest
 import torch

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vqgan.console import command
-from vqgan.training.progress import Progress
+from vqgan.cli.console import command
+from vqgan.training.monitor.progress import Progress
 
 TOOLS = sorted((Path(__file__).parents[2] / "tools").glob("*.py"))
 ENCODINGS = ["ascii", "cp1252", "utf-8"]
@@ -78,15 +78,15 @@ def test_every_tool_shows_its_help(tool: Path, encoding: str, monkeypatch: pytes
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_report_that_names_files_and_captions(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(12):
         Image.new("RGB", (20, 20), (number * 20, 9, 9)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"eine \u732b mit \u00fc, {number}", encoding="utf-8")
-    (folder / "\u00fc-\u732b.png").write_bytes(b"no picture")
+    (folder / "\u00fc-\u732b.png").write_bytes(b"no image")
     (folder / "\u00fc-\u732b.txt").write_text("x", encoding="utf-8")
     main = main_of(next(tool for tool in TOOLS if tool.stem == "check_data"))
-    words = ["--data", str(folder), "--picture", str(tmp_path / "batch.png"), "--data.batch_size", "2"]
+    words = ["--data", str(folder), "--image", str(tmp_path / "batch.png"), "--data.batch_size", "2"]
     with monkeypatch.context() as patched:
         terminal = Terminal(patched, encoding)
         code = main([*words, "--data.transform.image_size", "16"])
@@ -109,6 +109,6 @@ def test_lines_and_bars_of_a_run(encoding: str, monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patched:
         terminal = Terminal(patched, encoding)
         patched.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-        patched.setattr("vqgan.training.progress._has_room", lambda: True)
+        patched.setattr("vqgan.training.monitor.progress._has_room", lambda: True)
         assert main([NAME]) == 0
         assert f"skipped {ESCAPED[encoding]}" in terminal.text()

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from tiny_captions import tiny_captioner
 
-from parti.fused.captioning.caption_decoding import DecodingConfig, decode, decoding_noise
-from parti.fused.captioning.caption_files import CaptionConfig
-from parti.fused.captioning.caption_heatmaps import heatmap_sheet, words_with_looks
 from parti.fused.captioning.captioner import Captioner
+from parti.fused.captioning.decoding import DecodingConfig, decode, decoding_noise
+from parti.fused.captioning.files import CaptionConfig
+from parti.fused.captioning.heatmaps import heatmap_sheet, words_with_attention
+from vqgan.data.images.transforms import ImageTransform, TransformConfig
 from vqgan.data.source import printable
-from vqgan.data.transforms import ImageTransform, TransformConfig
 
 
 def load_main() -> Callable[[list[str]], int]:
@@ -34,7 +34,7 @@ main = load_main()
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A run folder; captions of the tiny captioner differ by picture."""
+    """A run folder; captions of the tiny captioner differ by image."""
     run = tmp_path_factory.mktemp("run")
     tiny_captioner().save_pretrained(run / "model")
     return str(run)
@@ -42,14 +42,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Pictures of three sizes, two of one name."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Images of three sizes, two of one name."""
+    folder = tmp_path_factory.mktemp("images")
     (folder / "more").mkdir()
     random = np.random.default_rng(0)
     names = []
     for name, size in (("one.png", (32, 32)), ("two two.png", (40, 50)), ("more/one.png", (90, 30))):
-        colour = random.integers(0, 255, (1, 1, 3))
-        noise = np.clip(colour + random.integers(-60, 60, (*size[::-1], 3)), 0, 255)
+        color = random.integers(0, 255, (1, 1, 3))
+        noise = np.clip(color + random.integers(-60, 60, (*size[::-1], 3)), 0, 255)
         Image.fromarray(noise.astype(np.uint8)).save(folder / name)
         names.append(str(folder / name))
     return names
@@ -60,10 +60,10 @@ def expected(model: str, files: list[str], config: DecodingConfig, seed: int = 0
     transform = ImageTransform(TransformConfig(image_size=32))
     found = []
     for number, file in enumerate(files):
-        with Image.open(file) as picture, torch.no_grad():
-            view = captioner.view(transform(picture, None)[None])
+        with Image.open(file) as image, torch.no_grad():
+            context = captioner.context(transform(image, None)[None])
         noise = decoding_noise([seed + number], captioner.tokens.length, config.rounds)
-        found += captioner.tokens.texts(decode(view, captioner.tokens, config, noise).captions.ids)
+        found += captioner.tokens.texts(decode(context, captioner.tokens, config, noise).captions.ids)
     return found
 
 
@@ -85,7 +85,7 @@ def test_each_file_is_printed_with_its_caption(
     assert lines == "".join(f"{file}: {printable(caption)}\n" for file, caption in zip(files, captions, strict=True))
 
 
-def test_heatmaps_are_sheets_with_a_picture_a_word(
+def test_heatmaps_are_sheets_with_a_image_a_word(
     model: str, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--model", model, *files, "--heatmaps", str(tmp_path / "looks"), "--temperature", "1"]) == 0
@@ -101,11 +101,11 @@ def test_heat_lies_where_the_word_was_looked_for() -> None:
     looks = np.full((4, 16), 0.01)
     for token, position in enumerate((0, 3, 12, 15)):
         looks[token, position] = 0.85
-    words = words_with_looks(["tri", "triangle", "triangle and", "triangle and square"], looks)
+    words = words_with_attention(["tri", "triangle", "triangle and", "triangle and square"], looks)
     assert [word for word, _ in words] == ["triangle", "and", "square"]
     np.testing.assert_allclose(words[0][1], looks[:2].mean(0))
     sheet = np.asarray(heatmap_sheet(Image.new("RGB", (32, 32), "white"), "triangle and square", words), np.int64)
-    # Cells of 192 pixels with 20 between them, after a margin of 24: the picture, then a word each.
+    # Cells of 192 pixels with 20 between them, after a margin of 24: the image, then a word each.
     for number, hot in enumerate(((), ((0, 0), (0, 3)), ((3, 0),), ((3, 3),))):
         cell = sheet[24 : 24 + 192, 24 + number * 212 :][:, :192]
         for row in (0, 3):
@@ -115,10 +115,10 @@ def test_heat_lies_where_the_word_was_looked_for() -> None:
 
 
 def test_a_token_without_text_of_its_own_belongs_to_the_word_before() -> None:
-    words = words_with_looks(["", "a", "a cat", "a cat"], np.eye(4))
+    words = words_with_attention(["", "a", "a cat", "a cat"], np.eye(4))
     assert [word for word, _ in words] == ["a", "cat"]
     np.testing.assert_allclose(words[1][1], [0, 0, 0.5, 0.5])
-    assert words_with_looks([""], np.eye(1)) == words_with_looks([], np.zeros((0, 1))) == []
+    assert words_with_attention([""], np.eye(1)) == words_with_attention([], np.zeros((0, 1))) == []
 
 
 def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -134,7 +134,7 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_mistake_is_one_line(
     model: str, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "taken").write_text("")
     good = ["--model", model, files[0]]
     cases = {

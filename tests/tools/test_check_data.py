@@ -13,8 +13,8 @@ from data.tiny_shards import shades, write_shard
 from PIL import Image
 
 from parti.data_check import check as check_module
-from parti.data_check import picture as picture_module
-from parti.data_check.check import Findings, SplitFindings
+from parti.data_check import first_batch as image_module
+from parti.data_check.check import DataReport, SplitReport
 from parti.data_check.report import report_text
 from parti.data_check.settings import CheckConfig, load_settings
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
@@ -45,12 +45,12 @@ def draw(path: Path, seed: int, caption: str | None = "a cat") -> None:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight sound pictures to train on, two held out; runs write into a folder of their own."""
+    """Eight sound images to train on, two held out; runs write into a folder of their own."""
     monkeypatch.chdir(tmp_path)
     for seed in range(8):
         draw(tmp_path / "data" / "train" / f"{seed}.png", seed, f"a cat number {seed}")
     for seed in (8, 9):
-        draw(tmp_path / "data" / "heldout" / f"{seed}.png", seed)
+        draw(tmp_path / "data" / "val" / f"{seed}.png", seed)
     return tmp_path / "data"
 
 
@@ -59,7 +59,7 @@ def run(data: Path, *words: str) -> int:
 
 
 def report(data: Path, *words: str) -> tuple[int, dict[str, Any]]:
-    code = run(data, "--report", "check.json", "--picture", "null", *words)
+    code = run(data, "--report", "check.json", "--image", "null", *words)
     return code, json.loads(Path("check.json").read_text(encoding="utf-8"))
 
 
@@ -70,7 +70,7 @@ def test_a_sound_data_set(data: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert text.endswith("\nout/check_data.png shows the first batch as the model sees it\n")
     assert "captions: 10, 9 different" in text
     with Image.open("out/check_data.png") as sheet:
-        assert sheet.width > 400, "four pictures side by side"
+        assert sheet.width > 400, "four images side by side"
     code, found = report(data)
     assert (code, found["problems"], found["interrupted"]) == (0, [], False)
     assert found["splits"]["train"] | {"sizes": None} == {
@@ -78,8 +78,8 @@ def test_a_sound_data_set(data: Path, capsys: pytest.CaptureFixture[str]) -> Non
         **{"sizes": None, "broken": []},
     }
     assert found["splits"]["train"]["sizes"]["smallest"] == [24, 16]
-    assert not found["exact_copies"]
-    assert not found["near_copies"]
+    assert not found["exact_duplicates"]
+    assert not found["near_duplicates"]
 
 
 def test_broken_items_are_named_with_their_cause(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,12 +87,12 @@ def test_broken_items_are_named_with_their_cause(data: Path, capsys: pytest.Capt
     (data / "train" / "cut.png").write_bytes(sound[: len(sound) // 2])
     (data / "train" / "empty.png").write_bytes(b"")
     draw(data / "train" / "bare.png", 20, caption=None)
-    assert run(data, "--picture", "null") == 1
+    assert run(data, "--image", "null") == 1
     text = capsys.readouterr().out
     assert "train cut.png" in text
     assert "the file is empty (0 bytes)\n      train empty.png" in text
     assert "problem: broken items: 2 of 13" in text
-    assert run(data, "--picture", "null", "--max-broken", "0.2") == 0
+    assert run(data, "--image", "null", "--max-broken", "0.2") == 0
     code, found = report(data, "--require-captions", "true")
     broken = {item["name"]: item["cause"] for item in found["splits"]["train"]["broken"]}
     assert code == 1
@@ -100,18 +100,18 @@ def test_broken_items_are_named_with_their_cause(data: Path, capsys: pytest.Capt
     assert set(broken) == {"bare.png", "cut.png", "empty.png"}
 
 
-def test_a_held_out_picture_that_is_trained_on_is_called_out(data: Path) -> None:
-    shutil.copy(data / "train" / "3.png", data / "heldout" / "leak.png")
+def test_a_val_image_that_is_trained_on_is_called_out(data: Path) -> None:
+    shutil.copy(data / "train" / "3.png", data / "val" / "leak.png")
     shutil.copy(data / "train" / "4.png", data / "train" / "again.png")
     code, found = report(data)
     assert code == 1
-    assert found["held_out_and_trained_on"] == [{"heldout": "leak.png", "train": "3.png"}]
-    assert sorted(found["exact_copies"]) == [
-        [["train", "3.png"], ["heldout", "leak.png"]],
+    assert found["val_and_trained_on"] == [{"val": "leak.png", "train": "3.png"}]
+    assert sorted(found["exact_duplicates"]) == [
+        [["train", "3.png"], ["val", "leak.png"]],
         [["train", "4.png"], ["train", "again.png"]],
     ]
     (problem,) = found["problems"]
-    assert problem.startswith("held-out pictures that are also trained on: 1 (the first: leak.png is 3.png)")
+    assert problem.startswith("validation images that are also trained on: 1 (the first: leak.png is 3.png)")
     assert report(data, "--max-shared", "0.5")[0] == 0
 
 
@@ -128,33 +128,33 @@ def test_captions_against_the_token_limit_and_against_a_given_vocabulary(data: P
     assert report(data, "--text.length", "3", "--limit", "2")[1]["splits"]["train"]["looked_at"] == 2
 
 
-def test_the_picture_shows_what_the_model_reads_of_a_long_caption(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_image_shows_what_the_model_reads_of_a_long_caption(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
 
-    def sheet(pictures: list[Image.Image], captions: list[str]) -> Image.Image:
+    def sheet(images: list[Image.Image], captions: list[str]) -> Image.Image:
         shown.extend(captions)
-        return pictures[0]
+        return images[0]
 
-    monkeypatch.setattr(picture_module, "contact_sheet", sheet)
+    monkeypatch.setattr(image_module, "contact_sheet", sheet)
     (data / "train" / "0.txt").unlink()
-    assert run(data, "--text.length", "2", "--data.batch_size", "8", "--max-cut", "1", "--pictures", "100") == 0
+    assert run(data, "--text.length", "2", "--data.batch_size", "8", "--max-cut", "1", "--images", "100") == 0
     assert sorted(shown) == sorted(["(no caption)", *["a cat [cut]"] * 7])
 
 
 def test_several_captions_are_pointed_out(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "train" / "0.txt").write_text("one\ntwo\n")
-    assert run(data, "--picture", "null") == 0
+    assert run(data, "--image", "null") == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "several captions: 1 of the first 8 training pictures" in text
+    assert "several captions: 1 of the first 8 training images" in text
     _, found = report(data, "--data.source.captions", "random")
     assert found["captions"]["captions"] == 11
-    assert found["pictures_with_several_captions"] is None
+    assert found["images_with_several_captions"] is None
 
 
 def test_ctrl_c_reports_what_was_found(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = check_module.look_through
+    whole = check_module.scan
 
     def interrupted(*arguments: Any) -> Iterator[Any]:
         for number, look in enumerate(whole(*arguments)):
@@ -162,10 +162,10 @@ def test_ctrl_c_reports_what_was_found(
                 raise KeyboardInterrupt
             yield look
 
-    monkeypatch.setattr(check_module, "look_through", interrupted)
+    monkeypatch.setattr(check_module, "scan", interrupted)
     assert run(data) == 130
     text = capsys.readouterr().out
-    assert "interrupted: the figures are of what was looked at until then" in text
+    assert "interrupted: the metrics are of what was looked at until then" in text
     assert "looked at" in text
     assert "3" in text.partition("looked at")[2].splitlines()[0]
     assert not Path("out").exists()
@@ -175,7 +175,7 @@ def test_a_line_now_and_then_where_there_is_no_terminal(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(check_module, "_LINE_EVERY", -1.0)
-    assert run(data, "--picture", "null") == 0
+    assert run(data, "--image", "null") == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert lines[3].startswith("train: 4 of 8 items, ")
@@ -204,7 +204,7 @@ def test_wrong_use_is_one_line(words: list[str], message: str, capsys: pytest.Ca
     assert printed.out == ""
 
 
-@pytest.mark.parametrize("option", ["--picture", "--report"])
+@pytest.mark.parametrize("option", ["--image", "--report"])
 def test_what_cannot_be_written_is_refused_before_anything_is_read(
     data: Path, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,21 +222,21 @@ def test_what_cannot_be_written_is_refused_before_anything_is_read(
         assert printed.out == ""
         assert printed.err.startswith(f"error: {option[2:]}: {target!r} cannot be written: ")
         assert printed.err.endswith(f"{cause}; choose another {option}\n")
-    if option == "--picture":
+    if option == "--image":
         assert run(data, option, "sheet.psng") == 2
         assert "no known format; choose a name that ends with .png" in capsys.readouterr().err
     assert run(data, option, "new/deep/x.png") == 0
     assert Path("new/deep/x.png").is_file()
 
 
-@pytest.mark.parametrize("option", ["--picture", "--report"])
+@pytest.mark.parametrize("option", ["--image", "--report"])
 def test_a_failed_write_does_not_cost_the_result(
     data: Path, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((Image.Image, "save") if option == "--picture" else (Path, "write_text")), full)
+    monkeypatch.setattr(*((Image.Image, "save") if option == "--image" else (Path, "write_text")), full)
     assert run(data, option, "x.png") == 2
     printed = capsys.readouterr()
     assert "no problems found" in printed.out
@@ -270,7 +270,7 @@ def test_what_a_shard_lost_is_counted_once(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         path = write_shard(tmp_path / folder / "a.tar", shades(range(20)))
         path.write_bytes(path.read_bytes()[: 12 * 2048 + 700])
-    source = {"kind": "shards", "path": str(tmp_path / "*/a.tar"), "streaming": True, "heldout_share": 0.4}
+    source = {"kind": "shards", "path": str(tmp_path / "*/a.tar"), "streaming": True, "val_fraction": 0.4}
     (tmp_path / "run.yaml").write_text(json.dumps({"data": {"source": source, "transform": {"image_size": 4}}}))
 
     def lost() -> list[list[str]]:
@@ -278,7 +278,7 @@ def test_what_a_shard_lost_is_counted_once(tmp_path: Path) -> None:
         return [[item.name for item in found.broken] for found in findings.splits.values()]
 
     assert lost() == [["a.tar after sample 12"] * 2, []]
-    source |= {"path": str(tmp_path / "one/a.tar"), "heldout_paths": [str(tmp_path / "two/a.tar")]}
+    source |= {"path": str(tmp_path / "one/a.tar"), "val_paths": [str(tmp_path / "two/a.tar")]}
     (tmp_path / "run.yaml").write_text(json.dumps({"data": {"source": source, "transform": {"image_size": 4}}}))
     assert lost() == [["a.tar after sample 12"]] * 2, "two shards, though of one name"
 
@@ -286,10 +286,10 @@ def test_what_a_shard_lost_is_counted_once(tmp_path: Path) -> None:
 def test_causes_that_differ_in_a_path_alone_are_one_line() -> None:
     def told(*names: str) -> str:
         broken = [UnusableSample(f"row {name}", f"the file is missing: '/a/{name}.png'") for name in names]
-        found = SplitFindings(len(names), len(names), broken=[*broken, UnusableSample("row x", "no picture")])
-        return report_text(Findings(CheckConfig(), {"train": found}))
+        found = SplitReport(len(names), len(names), broken=[*broken, UnusableSample("row x", "no image")])
+        return report_text(DataReport(CheckConfig(), {"train": found}))
 
-    lines = "  2 x the file is missing: ...\n      train row 1, train row 2\n  1 x no picture\n      train row x"
+    lines = "  2 x the file is missing: ...\n      train row 1, train row 2\n  1 x no image\n      train row x"
     assert lines in told("1", "2")
     assert "  1 x the file is missing: '/a/1.png'\n      train row 1\n" in told("1")
 
@@ -323,7 +323,7 @@ def test_a_mistake_in_the_data_of_a_config_is_told(tmp_path: Path) -> None:
         load_settings(["--config", str(path)])
 
 
-def test_shortcuts_for_what_is_not_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_shortcuts_for_what_is_not_a_folder_of_images(tmp_path: Path) -> None:
     def source(name: str) -> dict[str, Any]:
         return load_settings(["--data", name])[0].data.source.model_dump(mode="json")
 
@@ -362,17 +362,17 @@ def test_the_options_of_a_training_command_are_taken_as_they_are(
         "--model.width",
         "64",
     ]
-    picture = ["--picture", str(tmp_path / "batch.png")]
-    assert main([*words, *picture]) == 1
+    image = ["--image", str(tmp_path / "batch.png")]
+    assert main([*words, *image]) == 1
     out = capsys.readouterr().out
     assert "the limit is 16" in out
     assert "longer than 16 tokens" in " ".join(out.split())
-    assert main([*words, *picture, "--text.length", "120"]) == 0
+    assert main([*words, *image, "--text.length", "120"]) == 0
     assert "the limit is 120" in capsys.readouterr().out
     assert main([*words[:-2], "--model.widht", "64"]) == 2
     assert "did you mean model.width?" in capsys.readouterr().err
-    other = ["--config", config, "--data", str(folder), "--data.source.heldout_share", "0.4", "--data.batch_size", "4"]
-    other += [*picture, "--loop.steps", "3"]
+    other = ["--config", config, "--data", str(folder), "--data.source.val_fraction", "0.4", "--data.batch_size", "4"]
+    other += [*image, "--loop.steps", "3"]
     assert main([*other, "--text.vocab_size", "260"]) == 1
     assert capsys.readouterr().out.split("items")[1].split()[:2] == ["5", "7"], "7 of the 12 names score below 0.4"
     assert main(other) == 0, "the config's vocabulary of 400 learns their words as wholes, so that none is cut"

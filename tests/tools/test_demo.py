@@ -13,10 +13,10 @@ from parti import demo as parti_demo
 from parti.evaluation import evaluate_prompts
 from parti.pipeline import TextToImage
 from vqgan.data.loader import DataPipeline
-from vqgan.data.shapes import Shapes, ShapesConfig, combinations, parse_caption
+from vqgan.data.sources.shapes import Shapes, ShapesConfig, combinations, parse_caption
 from vqgan.evaluation import evaluate_tokenizer
-from vqgan.metrics.judge import caption_judge
-from vqgan.training.distributed import build_accelerator
+from vqgan.metrics.caption_checkers import caption_checker
+from vqgan.training.parallel.distributed import build_accelerator
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [f"--{stage}-config={ROOT}/configs/{stage}/shapes.yaml" for stage in ("vqgan", "parti")]
@@ -24,9 +24,9 @@ TINY = shlex.split(
     """
     --prompts 6
     --vqgan.loop.steps 6 --vqgan.loop.log_every 2 --vqgan.loop.evaluate_every=3
-    --vqgan.data.batch_size 4 --vqgan.data.heldout_limit 10 --vqgan.data.source.train_size 64
+    --vqgan.data.batch_size 4 --vqgan.data.val_limit 10 --vqgan.data.source.train_size 64
     --vqgan.model.encoder.depth 1 --vqgan.model.decoder.depth 1 --vqgan.model.quantizer.codebook_size 32
-    --parti.loop.steps=8 --parti.loop.log_every=4 --parti.data.batch_size=4 --parti.data.heldout_limit=4
+    --parti.loop.steps=8 --parti.loop.log_every=4 --parti.data.batch_size=4 --parti.data.val_limit=4
     --parti.text.training_captions 100 --parti.model.encoder_depth 1 --parti.model.decoder_depth 1
     --parti.task.sampled_prompts 2
     """
@@ -62,7 +62,7 @@ def read_metrics(out: Path) -> dict[str, float]:
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
 
-def test_it_leaves_runs_figures_pictures_and_a_page(out: Path) -> None:
+def test_it_leaves_runs_metrics_images_and_a_page(out: Path) -> None:
     names = ["metrics.json", "parti", "reconstructions.png", "report.html", "samples.png", "vqgan"]
     assert sorted(path.name for path in out.iterdir()) == names
     metrics = read_metrics(out)
@@ -83,19 +83,19 @@ def test_it_leaves_runs_figures_pictures_and_a_page(out: Path) -> None:
             assert sheet.width > 500
 
 
-def test_the_figures_are_those_of_the_shipped_model(out: Path) -> None:
+def test_the_metrics_are_those_of_the_shipped_model(out: Path) -> None:
     metrics = read_metrics(out)
     demo = parti_demo.load_demo(out, 0, CONFIGS[0].partition("=")[2], CONFIGS[1].partition("=")[2], 6, TINY[2:])
     model = TextToImage.from_pretrained(out / "parti")
-    batches = DataPipeline(demo.vqgan.data, 0).heldout_batches()
-    judge = caption_judge(demo.vqgan.data.source)
-    figures = evaluate_tokenizer(model.image_tokenizer, batches, build_accelerator(), judge)
-    assert figures == {name: metrics[name] for name in figures}
+    batches = DataPipeline(demo.vqgan.data, 0).val_batches()
+    check_image = caption_checker(demo.vqgan.data.source)
+    step_metrics = evaluate_tokenizer(model.image_tokenizer, batches, build_accelerator(), check_image)
+    assert step_metrics == {name: metrics[name] for name in step_metrics}
 
-    heldout = Shapes(ShapesConfig(), "heldout", 64)
-    captions = [str(heldout[index].caption) for index in range(6)]
-    pictures = [model(caption, seed=seed).images[0] for seed, caption in enumerate(captions)]
-    assert evaluate_prompts(pictures, captions).accuracy == metrics["prompt_accuracy"]
+    val = Shapes(ShapesConfig(), "val", 64)
+    captions = [str(val[index].caption) for index in range(6)]
+    images = [model(caption, seed=seed).images[0] for seed, caption in enumerate(captions)]
+    assert evaluate_prompts(images, captions).accuracy == metrics["prompt_accuracy"]
 
 
 def test_again_it_resumes_trains_nothing_and_says_so(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +125,7 @@ def test_the_summary_ends_with_a_line_to_type(out: Path, capsys: pytest.CaptureF
     assert line[1:4] == ["tools/sample.py", "--model", str(out / "parti")]
     assert line[4] == "--prompt"
     first, _, second = parse_caption(line[5])
-    assert (first.colour, first.shape, second.colour, second.shape) in combinations("heldout")
+    assert (first.color, first.shape, second.color, second.shape) in combinations("val")
 
 
 def test_other_settings_do_not_go_into_the_same_folder(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +135,7 @@ def test_other_settings_do_not_go_into_the_same_folder(out: Path, capsys: pytest
     )
 
 
-def test_interrupted_training_ends_it_without_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_training_ends_it_without_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parti_demo, "train_vqgan", lambda _: False)
     assert main(words(tmp_path / "demo")) == 75
     assert not (tmp_path / "demo" / "metrics.json").exists()

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from training.tiny_runs import stage_1, untrained_tokenizer
 
-from vqgan.config import dump_config
+from vqgan.config.schema import dump_config
 from vqgan.metrics.protocol import file_sha256
 
 
@@ -85,60 +85,60 @@ def test_without_any_weights_the_rest_is_measured(
     assert "image/s" in captured.err
     report = json.loads(out.read_text(encoding="utf-8"))
     assert report["model"]["weights_sha256"] == file_sha256(run / "model" / "model.safetensors")
-    figures = report["figures"]
-    assert list(figures) == NAMES
-    for name, figure in figures.items():
-        assert {"value", "unit", "protocol"} <= figure.keys() <= {"value", "unit", "protocol", "warning", "missing"}
-        protocol = figure["protocol"]
+    metrics = report["metrics"]
+    assert list(metrics) == NAMES
+    for name, metric in metrics.items():
+        assert {"value", "unit", "protocol"} <= metric.keys() <= {"value", "unit", "protocol", "warning", "missing"}
+        protocol = metric["protocol"]
         assert {"method", "reference", "crop", "resize", "rounding", "dtype", "device", "model"} <= protocol.keys()
-        assert protocol["reference"]["pictures"] == 8
-        assert protocol["reference"]["split"] == "heldout"
+        assert protocol["reference"]["images"] == 8
+        assert protocol["reference"]["split"] == "val"
         assert len(protocol["reference"]["pixels_sha256"]) == 64
         assert f"  {name} " in captured.out
-        if figure["value"] is None:
+        if metric["value"] is None:
             assert name in [*NEED_WEIGHTS, "codebook_usage_256"]
-            assert figure["missing"] in captured.out
+            assert metric["missing"] in captured.out
         else:
-            assert math.isfinite(figure["value"])
+            assert math.isfinite(metric["value"])
             assert "evaluator" in protocol
     for name in NEED_WEIGHTS:
-        assert "fetch https://" in figures[name]["missing"]
-        assert "put it there" in figures[name]["missing"]
-    assert "lpips.weights" in figures["lpips_alex"]["missing"]
-    assert figures["images_per_second"]["protocol"]["batch_size"] == 8
+        assert "fetch https://" in metrics[name]["missing"]
+        assert "put it there" in metrics[name]["missing"]
+    assert "lpips.weights" in metrics["lpips_alex"]["missing"]
+    assert metrics["images_per_second"]["protocol"]["batch_size"] == 8
 
 
-def test_the_run_says_on_which_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_run_says_on_which_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     of_run = stage_1(run).data
     for model in (run, run / "model"):
         data = printed_config(["--model", str(model)], capsys)["data"]
         assert data["source"] == of_run.source.model_dump(mode="json")
         assert data["transform"] == of_run.transform.model_dump(mode="json")
         assert data["batch_size"] == of_run.batch_size
-    words = ["--data.source.heldout_size", "5", "--data.transform.crop", "pad", "--data.batch_size", "3"]
+    words = ["--data.source.val_size", "5", "--data.transform.crop", "pad", "--data.batch_size", "3"]
     data = printed_config(["--model", str(run), *words], capsys)["data"]
-    assert data["source"]["heldout_size"] == 5
+    assert data["source"]["val_size"] == 5
     assert data["source"]["train_size"] == 40
     assert (data["transform"]["crop"], data["transform"]["image_size"], data["batch_size"]) == ("pad", 32, 3)
 
 
-def test_a_model_folder_alone_takes_pictures_from_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_folder_alone_takes_images_from_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = untrained_tokenizer(tmp_path / "tokenizer")
     assert "data.source is required" in error_of(["tokenizer", "--model", str(model), "--out", "m.json"], capsys)
 
-    pictures, out = tmp_path / "pictures", tmp_path / "metrics.json"
-    pictures.mkdir()
+    images, out = tmp_path / "images", tmp_path / "metrics.json"
+    images.mkdir()
     for number in range(6):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(pictures / f"{number}.png")
-    words = ["--model", str(model), "--out", str(out), "--data.source", f"{{kind: folder, path: {pictures}}}"]
+        Image.fromarray(pixels).save(images / f"{number}.png")
+    words = ["--model", str(model), "--out", str(out), "--data.source", f"{{kind: folder, path: {images}}}"]
     assert main(["tokenizer", *words, "--split", "all", "--limit", "5", "--lpips", "[]"]) == 0
-    figures = json.loads(out.read_text(encoding="utf-8"))["figures"]
-    assert list(figures) == [name for name in NAMES if not name.startswith("lpips")]
-    reference = figures["psnr"]["protocol"]["reference"]
-    assert (reference["pictures"], reference["limit"], reference["split"]) == (5, 5, "all")
-    assert "resize" in figures["psnr"]["protocol"]
-    assert "Lanczos to 32, antialiased" in figures["psnr"]["protocol"]["resize"]
+    metrics = json.loads(out.read_text(encoding="utf-8"))["metrics"]
+    assert list(metrics) == [name for name in NAMES if not name.startswith("lpips")]
+    reference = metrics["psnr"]["protocol"]["reference"]
+    assert (reference["images"], reference["limit"], reference["split"]) == (5, 5, "all")
+    assert "resize" in metrics["psnr"]["protocol"]
+    assert "Lanczos to 32, antialiased" in metrics["psnr"]["protocol"]["resize"]
 
 
 def test_each_mistake_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,14 +166,14 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_with_untrained_networks_every_figure_has_a_value(run: Path, tmp_path: Path) -> None:
+def test_with_untrained_networks_every_metric_has_a_value(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "metrics.json"
     networks = "[{backbone: alex, weights: random}, {backbone: squeeze, weights: random}]"
     words = ["--model", str(run), "--out", str(out), "--lpips", networks, "--inception_weights", "random"]
-    assert main(["tokenizer", *words, "--data.source.heldout_size", "10"]) == 0
-    figures = json.loads(out.read_text(encoding="utf-8"))["figures"]
-    assert [name for name, figure in figures.items() if figure["value"] is None] == ["codebook_usage_256"]
+    assert main(["tokenizer", *words, "--data.source.val_size", "10"]) == 0
+    metrics = json.loads(out.read_text(encoding="utf-8"))["metrics"]
+    assert [name for name, metric in metrics.items() if metric["value"] is None] == ["codebook_usage_256"]
     for name in ("lpips_alex", "lpips_squeeze", "rfid", "inception_score"):
-        assert "untrained network: compares with nothing" in figures[name]["warning"]
-    assert "singular covariance: 10 pictures for 2048 features" in figures["rfid"]["warning"]
-    assert figures["rfid"]["value"] > 0
+        assert "untrained network: compares with nothing" in metrics[name]["warning"]
+    assert "singular covariance: 10 images for 2048 features" in metrics["rfid"]["warning"]
+    assert metrics["rfid"]["value"] > 0

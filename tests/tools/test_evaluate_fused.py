@@ -1,4 +1,4 @@
-"""tools/evaluate.py on the fused models: the figures of the run's own last evaluation, each with its protocol."""
+"""tools/evaluate.py on the fused models: the metrics of the run's own last evaluation, each with its protocol."""
 
 import importlib.util
 import json
@@ -9,25 +9,25 @@ from typing import Any
 
 import pytest
 
-from parti.fused.captioning.caption_metrics import can_compare_texts
+from parti.fused.captioning.metrics import can_compare_texts
 from vqgan.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 SHARED = """
 data:
-  source: {{kind: shapes, train_size: 8, heldout_size: 6}}
+  source: {{kind: shapes, train_size: 8, val_size: 6}}
   transform: {{image_size: {size}}}
   batch_size: 4
 text: {{vocab_size: 400, length: 16, training_captions: 8}}
 loop: {{steps: 2, log_every: 1}}
-preview_pictures: 2
+preview_images: 2
 seed: 3
 """
 RUNS = {
     "inpainter": """
 objective: fused_inpainting
 model: {image_size: 16, deepest_row: 3, channels: [8, 8, 8], text: {width: 16, heads: 2, mlp_width: 16}}
-task: {perceptual: {weight: 0}, precision: fp32, corruption: {mostly_picture: 0.2}}
+task: {perceptual: {weight: 0}, precision: fp32, corruption: {mostly_image: 0.2}}
 """,
     "captioner": """
 objective: fused_captioning
@@ -76,27 +76,27 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def measured(words: list[str], out: Path) -> dict[str, Any]:
     assert main([*words, "--out", str(out), "--device", "cpu"]) == 0
-    return json.loads(out.read_text(encoding="utf-8"))["figures"]
+    return json.loads(out.read_text(encoding="utf-8"))["metrics"]
 
 
 def last_evaluation(run: Path) -> dict[str, Any]:
-    last = [record for record in RunFolder(run).read_metrics() if record["split"] == "heldout"][-1]
+    last = [record for record in RunFolder(run).read_metrics() if record["split"] == "val"][-1]
     return {name: value for name, value in last.items() if name not in ("step", "split")}
 
 
 @pytest.mark.parametrize("word", ["inpainter", "captioner"])
-def test_the_figures_are_those_of_the_run(word: str, runs: dict[str, Path], tmp_path: Path) -> None:
-    figures = measured([word, "--model", str(runs[word])], tmp_path / "metrics.json")
+def test_the_metrics_are_those_of_the_run(word: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    metrics = measured([word, "--model", str(runs[word])], tmp_path / "metrics.json")
     expected = last_evaluation(runs[word])
-    values = {name: figure["value"] for name, figure in figures.items() if figure["value"] is not None}
+    values = {name: metric["value"] for name, metric in metrics.items() if metric["value"] is not None}
     assert values == pytest.approx(expected, rel=1e-6)
     assert len(values) == (6 if word == "inpainter" else 9 + 4 * can_compare_texts())
-    for figure in figures.values():
-        protocol = figure["protocol"]
-        assert protocol["reference"]["pictures"] == 6
+    for metric in metrics.values():
+        protocol = metric["protocol"]
+        assert protocol["reference"]["images"] == 6
         assert len(protocol["model"]["weights_sha256"]) == 64
         assert protocol["method"]
-        if figure["value"] is not None:
+        if metric["value"] is not None:
             assert protocol["seed"] == 3
 
 
@@ -104,22 +104,22 @@ def test_a_model_that_draws_in_one_pass_is_measured_like_any_generator(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["generator", "--model", str(runs["generator"]), "--inception_weights", "random", "--clip", "[]"]
-    figures = measured(words, tmp_path / "metrics.json")
-    assert list(figures) == [
+    metrics = measured(words, tmp_path / "metrics.json")
+    assert list(metrics) == [
         *("prompt_accuracy", "random_pairing_accuracy", "fid", "inception_score", "inception_score_std")
     ]
-    assert figures["prompt_accuracy"]["value"] == last_evaluation(runs["generator"])["prompt_accuracy"]
-    assert figures["fid"]["protocol"]["drawn"]["sampling"] == {}
-    assert "pictures of 32x32 in one pass" in capsys.readouterr().out
+    assert metrics["prompt_accuracy"]["value"] == last_evaluation(runs["generator"])["prompt_accuracy"]
+    assert metrics["fid"]["protocol"]["generated"]["sampling"] == {}
+    assert "images of 32x32 in one pass" in capsys.readouterr().out
 
     prompts = tmp_path / "prompts.tsv"
     prompts.write_text("Prompt\tCategory\tChallenge\tNote\na red cat\tAnimals\tBasic\t\n", encoding="utf-8")
     words = [*words, "--data", "null", "--partiprompts", str(prompts)]
-    assert measured(words, tmp_path / "more" / "metrics.json")["partiprompts_pictures"]["value"] == 1
-    picture = tmp_path / "more" / "partiprompts" / "0000-00.png"
-    drawn = picture.stat().st_mtime_ns
+    assert measured(words, tmp_path / "more" / "metrics.json")["partiprompts_images"]["value"] == 1
+    image = tmp_path / "more" / "partiprompts" / "0000-00.png"
+    generated = image.stat().st_mtime_ns
     measured(words, tmp_path / "more" / "metrics.json")
-    assert picture.stat().st_mtime_ns == drawn, "not drawn again"
+    assert image.stat().st_mtime_ns == generated, "not drawn again"
 
 
 def test_each_mistake_is_one_line(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,11 @@ from tools.test_evaluate import error_of, main
 from training.tiny_runs import stage_2, untrained_tokenizer
 
 from parti.models import GENERATORS
+from parti.pairs import token_space
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
-from parti.tokenize import token_space
-from vqgan.config import dump_config
+from vqgan.config.schema import dump_config
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.protocol import file_sha256
 
@@ -85,22 +85,22 @@ def test_without_any_weights_the_rest_is_measured(
         assert bar in captured.err
     report = json.loads(out.read_text(encoding="utf-8"))
     assert report["model"]["weights_sha256"] == file_sha256(run / "model" / "model.safetensors")
-    figures = report["figures"]
+    metrics = report["metrics"]
     clip = "clip_score(openai/clip-vit-large-patch14)"
     measured, missing = (
         ["nats_per_code", "prompt_accuracy", "random_pairing_accuracy"],
         [clip, "fid", "inception_score", "inception_score_std", f"partiprompts_{clip}"],
     )
-    assert figures.pop("partiprompts_pictures")["value"] == 3
-    assert list(figures) == measured + missing
+    assert metrics.pop("partiprompts_images")["value"] == 3
+    assert list(metrics) == measured + missing
     for name in measured:
-        assert figures[name]["value"] is not None
-        assert figures[name]["protocol"]["reference"]["pictures"] == 8
+        assert metrics[name]["value"] is not None
+        assert metrics[name]["protocol"]["reference"]["images"] == 8
         assert f"{name} " in captured.out
     for name in missing:
-        assert figures[name]["value"] is None
-        assert "fetch" in figures[name]["missing"]
-    assert figures["prompt_accuracy"]["protocol"]["drawn"]["sampling"] == RECOMMENDED.model_dump()
+        assert metrics[name]["value"] is None
+        assert "fetch" in metrics[name]["missing"]
+    assert metrics["prompt_accuracy"]["protocol"]["generated"]["sampling"] == RECOMMENDED.model_dump()
     assert (out.parent / "partiprompts" / "sheet-animals.png").is_file()
     assert len(json.loads((out.parent / "partiprompts" / "samples.json").read_text(encoding="utf-8"))) == 3
 
@@ -111,9 +111,9 @@ def test_run_and_model_say_what_is_not_said(run: Path, capsys: pytest.CaptureFix
     assert config["data"]["source"] == of_run.source.model_dump(mode="json")
     assert config["data"]["transform"] == of_run.transform.model_dump(mode="json")
     assert config["sampling"] == RECOMMENDED.model_dump()
-    words = ["--data.source.heldout_size", "5", "--sampling.top_k", "7", "--clip", "somewhere"]
+    words = ["--data.source.val_size", "5", "--sampling.top_k", "7", "--clip", "somewhere"]
     config = printed_config(["--model", str(run / "model"), *words], capsys)
-    assert (config["data"]["source"]["heldout_size"], config["data"]["source"]["train_size"]) == (5, 40)
+    assert (config["data"]["source"]["val_size"], config["data"]["source"]["train_size"]) == (5, 40)
     assert config["sampling"] == RECOMMENDED.model_dump() | {"top_k": 7}
     assert config["clip"] == ["somewhere"]
     words = ["--data", "null", "--partiprompts", "p.tsv"]

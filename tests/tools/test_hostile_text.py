@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 from tools.test_any_terminal import TOOLS, main_of
 
-from vqgan.command_line import print_error, print_out
-from vqgan.config import ConfigError
+from vqgan.cli.command_line import print_error, print_out
+from vqgan.config.schema import ConfigError
 from vqgan.data.source import UnusableSample, printable
-from vqgan.training.progress import Progress
+from vqgan.training.monitor.progress import Progress
 
 HOSTILE = "a\x1b]0;title\x07\x1b[2J\x1b[1A\r\u202eb\x9b31m\x7f\u2028\u2066c"
 """A new title, a cleared screen, a line upwards, a line written over, text from right to left, red."""
@@ -66,7 +66,7 @@ def test_what_is_typed_or_pasted(
     assert not steering(text), text
 
 
-def picture(path: Path, seed: int) -> Path:
+def image(path: Path, seed: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path, "PNG")
@@ -78,7 +78,7 @@ NAME = HOSTILE.replace("/", "")
 
 def in_folder(place: Path) -> str:
     for number in range(8):
-        picture(place / f"{number}{NAME}.png", number % 6).with_suffix(".txt").write_text(f"{number} {HOSTILE}")
+        image(place / f"{number}{NAME}.png", number % 6).with_suffix(".txt").write_text(f"{number} {HOSTILE}")
     (place / f"broken{NAME}.png").write_bytes(b"?")
     (place / f"unused{NAME}.heic{NAME}").write_bytes(b"?")
     (place / f"notes{NAME}.doc").write_bytes(b"?")
@@ -86,7 +86,7 @@ def in_folder(place: Path) -> str:
 
 
 def in_metadata(place: Path) -> str:
-    rows = [{"file_name": picture(place / f"{n}.png", n).name, "text": f"{n} {HOSTILE}"} for n in range(8)]
+    rows = [{"file_name": image(place / f"{n}.png", n).name, "text": f"{n} {HOSTILE}"} for n in range(8)]
     rows += [{"file_name": f"gone{HOSTILE}.png", "text": HOSTILE}, {"file_name": f"../{HOSTILE}", "text": HOSTILE}]
     lines = [json.dumps(row) for row in rows]
     (place / "metadata.jsonl").write_text("\n".join(lines))
@@ -95,7 +95,7 @@ def in_metadata(place: Path) -> str:
 
 def in_cells(place: Path) -> str:
     for number in range(8):
-        picture(place / f"{number}.png", number)
+        image(place / f"{number}.png", number)
     with (place / "metadata.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file_name", "text", HOSTILE])
@@ -105,7 +105,7 @@ def in_cells(place: Path) -> str:
 
 
 def in_wrong_columns(place: Path) -> str:
-    picture(place / "1.png", 1)
+    image(place / "1.png", 1)
     (place / "metadata.csv").write_text(f"{HOSTILE},b\n1.png,x\n".replace("\r", ""))
     return str(place)
 
@@ -114,7 +114,7 @@ def in_tar(place: Path) -> str:
     place.mkdir()
     with tarfile.open(place / f"a{NAME}.tar", "w") as file:
         for number in range(9):
-            content = picture(place / "one.png", number % 6).read_bytes() if number < 8 else b"?"
+            content = image(place / "one.png", number % 6).read_bytes() if number < 8 else b"?"
             for ending, data in (("png", content), ("txt", HOSTILE.encode())):
                 info = tarfile.TarInfo(f"{number}{NAME}.{ending}")
                 info.size = len(data)
@@ -125,7 +125,7 @@ def in_tar(place: Path) -> str:
 
 def in_rows(place: Path) -> str:
     datasets.disable_progress_bars()  # they write over their own line
-    picture(place / "1.png", 1)
+    image(place / "1.png", 1)
     rows = [{"image": f"gone{HOSTILE}.png" if n else "1.png", "text": HOSTILE, HOSTILE: 1} for n in range(8)]
     (place / f"rows{NAME}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     return str(place / f"rows{NAME}.jsonl")

@@ -57,7 +57,7 @@ def test_out_and_in_again(tokenizer: ImageTokenizer, tmp_path: Path, capsys: pyt
     parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
     assert capsys.readouterr().out == (
         f"taming: {parameters:,} parameters, 20 codes, a grid of 8x8 for 16x16 pixels\n"
-        f"written to {out}; read back, it gives the same codes and the same picture\n"
+        f"written to {out}; read back, it gives the same codes and the same image\n"
     )
     loaded = load_tokenizer(out).state_dict()
     for name, tensor in tokenizer.state_dict().items():

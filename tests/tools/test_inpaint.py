@@ -10,18 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from parti.fused.inpainting.inpaint_files import InpaintConfig, inpaint, light_parts
+from parti.fused.inpainting.files import InpaintConfig, inpaint, light_parts
 from parti.fused.inpainting.inpainter import Inpainter
-from parti.fused.inpainting.inpainting_train import TrainInpaintingConfig
+from parti.fused.inpainting.train_inpainting import TrainInpaintingConfig
 from parti.objectives import OBJECTIVES, choose_objective
-from vqgan.config import ConfigError, describe_fields, load_config
-from vqgan.data.shapes import Shapes, ShapesConfig
+from vqgan.config.schema import ConfigError, describe_fields, load_config
+from vqgan.data.sources.shapes import Shapes, ShapesConfig
 
 ROOT = Path(__file__).parents[2]
 RUN = """
 objective: fused_inpainting
 data:
-  source: {kind: shapes, train_size: 8, heldout_size: 4}
+  source: {kind: shapes, train_size: 8, val_size: 4}
   transform: {image_size: 16}
   batch_size: 4
 text: {vocab_size: 400, length: 16, training_captions: 8}
@@ -30,9 +30,9 @@ model:
   deepest_row: 3
   channels: [8, 8, 8]
   text: {width: 16, heads: 2, mlp_width: 16}
-task: {perceptual: {weight: 0}, optimiser: {learning_rate: 0.001}, precision: fp32}
+task: {perceptual: {weight: 0}, optimizer: {learning_rate: 0.001}, precision: fp32}
 loop: {steps: 2, log_every: 1}
-preview_pictures: 2
+preview_images: 2
 """
 CAPTION = "a small [MASK] circle above a large blue square"
 
@@ -61,15 +61,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A picture of 32 x 32 pixels, a mask whose left half is white, one that is black, and what is no picture."""
+    """An image of 32 x 32 pixels, a mask whose left half is white, one that is black, and what is no image."""
     folder = tmp_path_factory.mktemp("files")
-    Shapes(ShapesConfig(), "heldout", 32)[0].image.save(folder / "image.png")
+    Shapes(ShapesConfig(), "val", 32)[0].image.save(folder / "image.png")
     half = np.zeros((32, 32), np.uint8)
     half[:, :16] = 255
     Image.fromarray(half).save(folder / "mask.png")
     Image.new("L", (32, 32)).save(folder / "black.png")
     Image.new("L", (16, 32), 255).save(folder / "narrow.png")
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     return {path.stem: str(path) for path in folder.iterdir()}
 
 
@@ -87,11 +87,11 @@ def test_the_run_folder_is_as_of_any_other_run(run: Path) -> None:
     config = load_config(TrainInpaintingConfig, run / "config.yaml")
     assert config.run_dir == str(run)
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [(record["step"], record["split"]) for record in records] == [(1, "train"), (2, "train"), (2, "heldout")]
+    assert [(record["step"], record["split"]) for record in records] == [(1, "train"), (2, "train"), (2, "val")]
     assert {"loss", "loss_hole", "loss_valid", "loss_words", "learning_rate", "gradient_norm"} <= records[0].keys()
-    assert {"hole_l1", "hole_colour", "word_accuracy"} <= records[-1].keys()
-    with Image.open(run / "samples" / "step-0000002.png") as picture:
-        assert picture.width > 4 * 16
+    assert {"hole_l1", "hole_color", "word_accuracy"} <= records[-1].keys()
+    with Image.open(run / "samples" / "step-0000002.png") as image:
+        assert image.width > 4 * 16
     assert Inpainter.from_pretrained(run).network.trunk.config == config.model
 
 
@@ -125,9 +125,9 @@ def test_each_alone(run: Path, files: dict[str, str], tmp_path: Path) -> None:
     assert hole.caption == ""
 
 
-def test_a_pixel_that_is_light_anywhere_is_drawn_anew() -> None:
+def test_a_pixel_that_is_light_anywhere_is_generated_anew() -> None:
     mask = np.zeros((8, 12), np.uint8)
-    mask[:, :2] = 255  # cut away: the centred square begins at the third column
+    mask[:, :2] = 255  # cut away: the centered square begins at the third column
     mask[0, 2] = 128
     mask[5, 9] = 127
     expected = torch.zeros(4, 4, dtype=torch.bool)
@@ -140,13 +140,13 @@ def test_a_pixel_that_is_light_anywhere_is_drawn_anew() -> None:
     [
         (["--caption", "a red cat"], "nothing is missing; give --mask FILE, or a --caption with [MASK] in it"),
         (["--mask", "black"], "is black all over, so nothing is missing; make some of it white"),
-        (["--mask", "narrow"], "has 16x32 pixels, the picture 32x32; give one as large as the picture"),
+        (["--mask", "narrow"], "has 16x32 pixels, the image 32x32; give one as large as the image"),
         (["--mask", "text"], "give another file"),
         (["--mask", "mask", "--image", "text"], "give another file"),
         (["--mask", "mask", "--model", "nowhere"], "config.json is missing"),
         (["--mask", "mask", "--device", "tpu:7"], "cannot be used here"),
         (["--caption", "[MASK] " * 17], "more than the 16 tokens of the model: its last [MASK] is lost; shorten it"),
-        (["--mask", "mask", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["--mask", "mask", "--color", "red"], "unrecognized arguments: --color red"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -18,7 +18,7 @@ def test_launch(launch: str, processes: int, tmp_path: Path) -> None:
     small = "{depth: 1, width: 16, heads: 2, mlp_width: 32}"
     settings = {
         "run_dir": tmp_path / "run",
-        "data.source.heldout_size": 8,
+        "data.source.val_size": 8,
         "data.batch_size": 8,
         "model.encoder": small,
         "model.decoder": small,

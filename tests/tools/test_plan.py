@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tools.plan import main
-from vqgan.planning.division import Division
 from vqgan.planning.hardware import GPU
-from vqgan.planning.plan import Machines, Plan
+from vqgan.planning.parallelism import ParallelismPlan
+from vqgan.planning.plan import Hardware, Plan
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "planner.md").read_text(encoding="utf-8")
@@ -49,16 +49,25 @@ def test_what_does_not_fit_comes_with_changes_that_do(capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "does not fit" in text
     changes = text[text.index("what to change") :]
-    micro_batches = int(re.findall(r"--loop.micro_batches (\d+) .*  fits", changes)[0])
+    gradient_accumulation_steps = int(re.findall(r"--loop.gradient_accumulation_steps (\d+) .*  fits", changes)[0])
     assert "--model.checkpoint_activations true" in changes
-    assert "--task.optimiser.kind adafactor" in changes
-    options = ["--gpu-memory", "0.15", "--gpu-tflops", "10", "--loop.micro_batches", str(micro_batches)]
+    assert "--task.optimizer.kind adafactor" in changes
+    options = [
+        "--gpu-memory",
+        "0.15",
+        "--gpu-tflops",
+        "10",
+        "--loop.gradient_accumulation_steps",
+        str(gradient_accumulation_steps),
+    ]
     assert main([*SHAPES, *options]) == 0
 
 
 @pytest.mark.parametrize(("needed", "code"), [(89, 0), (91, 1)])
 def test_the_exit_code_says_whether_it_fits(needed: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan("a run", "of nothing", {}, {}, Machines(Division(), GPU(100e-9)), 1, 1, 1, 0, {"weights": needed}, 1.0)
+    plan = Plan(
+        "a run", "of nothing", {}, {}, Hardware(ParallelismPlan(), GPU(100e-9)), 1, 1, 1, 0, {"weights": needed}, 1.0
+    )
     monkeypatch.setattr("tools.plan._plan", lambda *_: plan)
     for form in ([], ["--row"]):
         assert main([*SHAPES, "--gpu", "h100", *form]) == code
@@ -69,7 +78,7 @@ def test_the_exit_code_is_that_of_the_process_and_0_after_the_change() -> None:
     words = [sys.executable, "tools/plan.py", "--config", "configs/reranker/shapes.yaml", "--gpu-memory", "0.05"]
     small = subprocess.run(words, capture_output=True, text=True, check=False)
     assert small.returncode == 1, small.stderr
-    (change,) = re.findall(r"(--loop.micro_batches \d+) .*  fits", small.stdout)
+    (change,) = re.findall(r"(--loop.gradient_accumulation_steps \d+) .*  fits", small.stdout)
     assert subprocess.run([*words, *change.split()], capture_output=True, check=False).returncode == 0
 
 

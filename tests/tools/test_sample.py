@@ -16,11 +16,11 @@ from tiny import tiny_image_tokenizer, tiny_text_to_image
 
 from parti.completion import Completion, keep_top
 from parti.pipeline import TextToImage
-from parti.reranking.scorer import Scorer
+from parti.reranker.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
-from parti.upsampling.upsampler import Upsampler, UpsamplerConfig
+from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
 from vqgan.contact_sheet import contact_sheet
-from vqgan.data.images import decode_image
+from vqgan.data.images.decode import decode_image
 
 RECOMMENDED = SamplingConfig(guidance_scale=2.0, top_p=0.9)
 SETTINGS = RECOMMENDED.model_dump(mode="json")
@@ -58,14 +58,14 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return captured.err.removeprefix("error: ").rstrip("\n")
 
 
-def test_writes_pictures_a_sheet_and_what_they_were_drawn_from(
+def test_writes_images_a_sheet_and_what_they_were_generated_from(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "out"
     words = ["--model", model, "--prompt", "a red cat", "--prompt", "ein 🦊 über Zürich", "--n", "3", "--seed", "7"]
     assert main([*words, "--out", str(out), "--device", "cpu"]) == 0
     captured = capsys.readouterr()
-    assert captured.out == f"6 pictures in {out}, all on one sheet in {out}/grid.png\n"
+    assert captured.out == f"6 images in {out}, all on one sheet in {out}/grid.png\n"
     assert "sampling: 100%" in captured.err
 
     names = [f"000{prompt}-0{sample}.png" for prompt in (0, 1) for sample in (0, 1, 2)]
@@ -76,19 +76,19 @@ def test_writes_pictures_a_sheet_and_what_they_were_drawn_from(
         {"file": name, "prompt": prompt, "seed": seed, "settings": SETTINGS}
         for name, prompt, seed in zip(names, prompts, [7, 8, 9] * 2, strict=True)
     ]
-    # What samples.json says gives the picture again.
+    # What samples.json says gives the image again.
     pipeline = TextToImage.from_pretrained(model)
     for record in records:
         (again,) = pipeline.stream([(record["prompt"], record["seed"])], SamplingConfig(**record["settings"]))
-        with Image.open(out / record["file"]) as picture:
-            assert picture.mode == "RGB"
-            assert np.array_equal(picture, again.image)
+        with Image.open(out / record["file"]) as image:
+            assert image.mode == "RGB"
+            assert np.array_equal(image, again.image)
     with Image.open(out / "grid.png") as grid:
         assert grid.width > 3 * 150
         assert grid.height > 2 * 150
 
 
-def test_the_batch_size_changes_no_picture(model: str, tmp_path: Path) -> None:
+def test_the_batch_size_changes_no_image(model: str, tmp_path: Path) -> None:
     words = ["--model", model, "--prompt", "a red cat", "--n", "4"]
     for size in ("1", "3"):
         assert main([*words, "--batch-size", size, "--out", str(tmp_path / size)]) == 0
@@ -124,7 +124,7 @@ def test_prompts_from_a_file_follow_those_of_the_command_line(model: str, tmp_pa
     assert [record["file"] for record in records] == ["0000-00.png", "0001-00.png", "0002-00.png"]
 
 
-def test_a_prompt_that_is_too_long_is_drawn_with_a_note(
+def test_a_prompt_that_is_too_long_is_generated_with_a_note(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts = ["a red cat", "a red cat a blue dog a red hat a blue jug"]
@@ -181,16 +181,16 @@ def test_print_config_shows_the_resolved_settings_and_draws_nothing(
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    """A wide picture with transparency."""
+def image(tmp_path: Path) -> Path:
+    """A wide image with transparency."""
     pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 4), dtype=np.uint8)
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(pixels).save(path)
     return path
 
 
 class Darkness(Scorer):
-    """Likes dark pictures."""
+    """Likes dark images."""
 
     def __init__(self) -> None:
         pass
@@ -198,8 +198,8 @@ class Darkness(Scorer):
     def to(self, _: object) -> "Darkness":
         return self
 
-    def score_pictures(self, pictures: Sequence[Image.Image], *_: object) -> torch.Tensor:
-        return -torch.tensor([float(np.array(one).mean()) for one in pictures])
+    def score_images(self, images: Sequence[Image.Image], *_: object) -> torch.Tensor:
+        return -torch.tensor([float(np.array(one).mean()) for one in images])
 
 
 def write_mask(path: Path, *boxes: tuple[int, int, int, int]) -> str:
@@ -211,28 +211,28 @@ def write_mask(path: Path, *boxes: tuple[int, int, int, int]) -> str:
     return str(path)
 
 
-def test_the_top_of_a_picture_is_completed(model: str, picture: Path, tmp_path: Path) -> None:
+def test_the_top_of_a_image_is_completed(model: str, image: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["--model", model, "--prompt", "a red cat", "--prompt", "a blue dog", "--n", "3", "--out", str(out)]
-    assert main([*words, "--image", str(picture), "--keep-top", "0.3", "--seed", "4"]) == 0
+    assert main([*words, "--image", str(image), "--keep-top", "0.3", "--seed", "4"]) == 0
     names = [f"000{prompt}-0{sample}.png" for prompt in (0, 1) for sample in (0, 1, 2)]
     assert sorted(path.name for path in out.iterdir()) == [*names, "given.png", "grid.png", "samples.json"]
     records = json.loads((out / "samples.json").read_text(encoding="utf-8"))
     assert [record["seed"] for record in records] == [4, 5, 6] * 2
     for record in records:  # a row of four
-        assert record["completion"] == {"image": str(picture), "keep_top": 0.3, "kept": 0.25}
+        assert record["completion"] == {"image": str(image), "keep_top": 0.3, "kept": 0.25}
 
     pipeline = TextToImage.from_pretrained(model)
-    keep, opened = keep_top((4, 4), 0.3), decode_image(picture, "it")
+    keep, opened = keep_top((4, 4), 0.3), decode_image(image, "it")
     again = pipeline(["a red cat", "a blue dog"], num_images=3, seed=4, image=opened, keep=keep).images
     for record, expected in zip(records, again, strict=True):
-        with Image.open(out / record["file"]) as drawn:
-            assert np.array_equal(drawn, expected)
+        with Image.open(out / record["file"]) as generated:
+            assert np.array_equal(generated, expected)
     with Image.open(out / "given.png") as given, Image.open(out / "grid.png") as grid:
         shown = np.array(given)
         assert np.array_equal(shown, Completion(opened, keep).shown(pipeline.image_tokenizer, torch.device("cpu")))
         assert (shown[4:] == 128).all()
-        # The sheet: what is given and three pictures for each prompt, each of 176 pixels.
+        # The sheet: what is given and three images for each prompt, each of 176 pixels.
         scale = 176 // 16
         sheet, enlarged = np.array(grid), shown.repeat(scale, 0).repeat(scale, 1)
         assert grid.width == 2 * 24 + 4 * 176 + 3 * 20
@@ -245,62 +245,62 @@ def test_the_top_of_a_picture_is_completed(model: str, picture: Path, tmp_path: 
         assert len(second_row) == 1
 
 
-def test_what_is_light_in_a_mask_is_drawn(model: str, picture: Path, tmp_path: Path) -> None:
+def test_what_is_light_in_a_mask_is_generated(model: str, image: Path, tmp_path: Path) -> None:
     mask = write_mask(tmp_path / "mask.png", (10, 10, 12, 12), (31, 0, 32, 1))  # one pixel is enough
     out = tmp_path / "out"
-    words = ["--model", model, "--prompt", "a red cat", "--n", "1", "--image", str(picture), "--mask", mask]
+    words = ["--model", model, "--prompt", "a red cat", "--n", "1", "--image", str(image), "--mask", mask]
     assert main([*words, "--out", str(out)]) == 0
     (record,) = json.loads((out / "samples.json").read_text(encoding="utf-8"))
-    assert record["completion"] == {"image": str(picture), "mask": mask, "kept": 14 / 16}
+    assert record["completion"] == {"image": str(image), "mask": mask, "kept": 14 / 16}
     with Image.open(out / "given.png") as given:
-        grey = (np.array(given) == 128).all(-1)
+        gray = (np.array(given) == 128).all(-1)
     expected = np.zeros((16, 16), dtype=bool)
     expected[4:8, 4:8] = expected[:4, 12:] = True
-    assert np.array_equal(grey, expected)
+    assert np.array_equal(gray, expected)
 
 
 def test_completions_are_reranked_and_enlarged(
-    model: str, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Upsampler(UpsamplerConfig(scale=2, blocks=1, channels=8)).save_pretrained(tmp_path / "x2")
-    words = ["--model", model, "--prompt", "a red cat", "--image", str(picture), "--keep-top", "0.5"]
+    words = ["--model", model, "--prompt", "a red cat", "--image", str(image), "--keep-top", "0.5"]
     assert main([*words, "--n", "6", "--out", str(tmp_path / "all")]) == 0
     monkeypatch.setattr(Scorer, "from_pretrained", lambda _: Darkness())
     chosen = [*words, "--n", "2", "--rerank", "3", "--reranker", "dark", "--upsample", str(tmp_path / "x2"), "--watch"]
     assert main([*chosen, "--batch-size", "4", "--out", str(tmp_path / "best")]) == 0
-    pictures = [np.array(Image.open(path)) for path in sorted((tmp_path / "all").glob("0000-*.png"))]
+    images = [np.array(Image.open(path)) for path in sorted((tmp_path / "all").glob("0000-*.png"))]
     records = json.loads((tmp_path / "best" / "samples.json").read_text(encoding="utf-8"))
     for number, record in enumerate(records):
-        group = [float(one.mean()) for one in pictures[3 * number : 3 * number + 3]]
+        group = [float(one.mean()) for one in images[3 * number : 3 * number + 3]]
         assert record["seed"] == 3 * number + group.index(min(group))
         assert record["rerank"] == {"model": "dark", "candidates": 3, "score": pytest.approx(-min(group))}
         assert record["completion"]["kept"] == 0.5
         with Image.open(tmp_path / "best" / record["file"]) as enlarged:
             assert enlarged.size == (32, 32)
-            seen = Upsampler.from_pretrained(tmp_path / "x2").enlarge(Image.fromarray(pictures[record["seed"]]))
+            seen = Upsampler.from_pretrained(tmp_path / "x2").enlarge(Image.fromarray(images[record["seed"]]))
             assert np.array_equal(enlarged, seen)
     with Image.open(tmp_path / "best" / "given.png") as given:
         assert given.size == (16, 16)
 
 
-def test_pictures_and_masks_that_do_not_serve(
-    model: str, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_images_and_masks_that_do_not_serve(
+    model: str, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     words = ["--model", model, "--prompt", "a cat", "--out", str(out), "--image"]
     text = tmp_path / "text.png"
-    text.write_text("no picture", encoding="utf-8")
+    text.write_text("no image", encoding="utf-8")
     message = error_of([*words, str(text), "--keep-top", "0.5"], capsys)
-    assert message.startswith(f"image {text}: not a picture in a known format")
-    message = error_of([*words, str(picture), "--mask", str(text)], capsys)
-    assert message.startswith(f"mask {text}: not a picture in a known format")
+    assert message.startswith(f"image {text}: not an image in a known format")
+    message = error_of([*words, str(image), "--mask", str(text)], capsys)
+    assert message.startswith(f"mask {text}: not an image in a known format")
     black = write_mask(tmp_path / "black.png")
-    message = error_of([*words, str(picture), "--mask", black], capsys)
+    message = error_of([*words, str(image), "--mask", black], capsys)
     assert message == f"mask {black} is black all over, so there is nothing to draw; make some of it white"
     dots = [(8 * x, 8 * y, 8 * x + 1, 8 * y + 1) for x in range(4) for y in range(4)]
     white = write_mask(tmp_path / "white.png", *dots)
-    message = error_of([*words, str(picture), "--mask", white], capsys)
-    assert message.startswith(f"mask {white} leaves none of 4x4 codes all black, so nothing stays of the picture; ")
+    message = error_of([*words, str(image), "--mask", white], capsys)
+    assert message.startswith(f"mask {white} leaves none of 4x4 codes all black, so nothing stays of the image; ")
     assert not out.exists()
 
 
@@ -308,17 +308,17 @@ def test_pictures_and_masks_that_do_not_serve(
 def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes | None]:
     """What OUT/unfinished.png is, just before each time that it may be written."""
     contents: list[bytes | None] = []
-    decode_begun, path = TextToImage.decode_begun, tmp_path / "out" / "unfinished.png"
+    decode_partial, path = TextToImage.decode_partial, tmp_path / "out" / "unfinished.png"
 
     def look(self: TextToImage, codes: torch.Tensor) -> torch.Tensor:
         contents.append(path.read_bytes() if path.exists() else None)
-        return decode_begun(self, codes)
+        return decode_partial(self, codes)
 
-    monkeypatch.setattr(TextToImage, "decode_begun", look)
+    monkeypatch.setattr(TextToImage, "decode_partial", look)
     return contents
 
 
-def test_unfinished_pictures_can_be_watched(
+def test_unfinished_images_can_be_watched(
     model: str, tmp_path: Path, seen: list[bytes | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -338,7 +338,7 @@ def test_unfinished_pictures_can_be_watched(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == finished
 
 
-def test_unfinished_pictures_are_written_now_and_then(
+def test_unfinished_images_are_written_now_and_then(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sheets = []
@@ -353,17 +353,17 @@ def test_unfinished_pictures_are_written_now_and_then(
     assert len(sheets) == 2  # the first row and grid.png: all of it takes less than half a second
 
 
-def test_an_interrupted_call_leaves_no_unfinished_picture(
+def test_an_interrupted_call_leaves_no_unfinished_image(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, sheets = tmp_path / "out", []
 
-    def interrupt(drawn: list[Image.Image], *_: object, **__: object) -> Image.Image:
+    def interrupt(generated: list[Image.Image], *_: object, **__: object) -> Image.Image:
         if sheets:
             assert (out / "unfinished.png").exists()
             raise KeyboardInterrupt
-        sheets.append(drawn)
-        return drawn[0]
+        sheets.append(generated)
+        return generated[0]
 
     monkeypatch.setattr("parti.sample_files._PAUSE", 0)
     monkeypatch.setattr("parti.sample_files._REST", 0)
@@ -407,8 +407,8 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[
         (["--guidance-schedule", "up"], "sampling settings: guidance_schedule: 'up' is not a choice"),
         (["--precision", "fp8"], "sampling settings: precision: 'fp8' is not a choice; did you mean fp32?"),
         (["--image", "a.png"], "command line: image is given and nothing says what stays of it; give --keep-top SHARE"),
-        (["--keep-top", "0.5"], "command line: keep_top says what stays of a picture, and none is given; give --image"),
-        (["--mask", "m.png"], "command line: mask says what stays of a picture, and none is given; give --image FILE"),
+        (["--keep-top", "0.5"], "command line: keep_top says what stays of an image, and none is given; give --image"),
+        (["--mask", "m.png"], "command line: mask says what stays of an image, and none is given; give --image FILE"),
         (
             ["--image", "a.png", "--keep-top", "0.5", "--mask", "m.png"],
             "command line: image is given and both keep_top and mask say what stays of it; give --keep-top SHARE or",

@@ -13,9 +13,9 @@ from tiny import tiny_image_tokenizer, tiny_text_to_image, tiny_text_tokenizer
 from parti.fused.rows import TrunkConfig
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
 from parti.fused.synthesis.noise import NoiseConfig
-from parti.fused.synthesis.synthesis_pipeline import ProgressiveTextToImage
+from parti.fused.synthesis.pipeline import ProgressiveTextToImage
 from parti.fused.text_side import TextSideConfig, text_space
-from vqgan.model_folder import save_model_folder
+from vqgan.hub.model_folder import save_model_folder
 
 TEXT = TextSideConfig(width=8, heads=2, mlp_width=16, dropout=0.0)
 MODEL = SynthesisConfig(
@@ -60,9 +60,9 @@ def test_draws_the_largest_scale_like_any_other_generator(model: str, tmp_path: 
     assert records == [{"file": f"0000-0{i}.png", "prompt": "a red cat", "seed": 5 + i} for i in (0, 1)]
     expected = ProgressiveTextToImage.from_pretrained(model)("a red cat", num_images=2, seed=5).images
     for record, image in zip(records, expected, strict=True):
-        with Image.open(tmp_path / record["file"]) as drawn:
-            assert drawn.size == (32, 32)
-            assert drawn.tobytes() == image.tobytes()
+        with Image.open(tmp_path / record["file"]) as generated:
+            assert generated.size == (32, 32)
+            assert generated.tobytes() == image.tobytes()
     assert (tmp_path / "grid.png").is_file()
 
 
@@ -82,8 +82,8 @@ def test_all_scales_stand_side_by_side(model: str, tmp_path: Path) -> None:
         (["--precision", "bf16"], "--precision says how codes are drawn"),
         (["--watch"], "--watch says how codes are drawn"),
         (["--image", "x.png", "--keep-top", "0.5"], "--image says how codes are drawn"),
-        (["--all-scales", "--upsample", "somewhere"], "upsample wants one picture, and all_scales makes it three"),
-        (["--all-scales", "--rerank", "2", "--reranker", "x"], "rerank wants one picture"),
+        (["--all-scales", "--upsample", "somewhere"], "upsample wants one image, and all_scales makes it three"),
+        (["--all-scales", "--rerank", "2", "--reranker", "x"], "rerank wants one image"),
     ],
 )
 def test_options_that_mean_nothing_here_are_one_line(
@@ -99,7 +99,7 @@ def test_options_that_mean_nothing_here_are_one_line(
 def test_a_model_of_codes_has_no_scales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_text_to_image().save_pretrained(tmp_path / "codes")
     assert main(words(str(tmp_path / "codes"), tmp_path / "out", "--all-scales")) == 2
-    assert "draws pictures of one size" in capsys.readouterr().err
+    assert "draws images of one size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["fused_inpainting", "image tokenizer"])

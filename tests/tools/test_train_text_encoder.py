@@ -10,13 +10,13 @@ from PIL import Image
 from tiny import tiny_image_tokenizer
 
 from parti.pipeline import TextToImage
-from parti.text_warm_up.train import TrainTextEncoderConfig
-from vqgan.config import describe_fields, load_config
+from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig
+from vqgan.config.schema import describe_fields, load_config
 
 ROOT = Path(__file__).parents[2]
 _DATA = """
 data:
-  source: {kind: shapes, train_size: 8, heldout_size: 4}
+  source: {kind: shapes, train_size: 8, val_size: 4}
   transform: {image_size: 16}
   batch_size: 4
 loop: {steps: 3, log_every: 2}
@@ -31,7 +31,7 @@ model:
   image_encoder: {{depth: 1, width: 16, heads: 2, mlp_width: 32}}
   patch_size: 4
   embedding_width: 8
-preview_pictures: 2
+preview_images: 2
 """
 STAGE_2 = f"""{_DATA}
 model: {{encoder_depth: 1, decoder_depth: 1, width: 16, heads: 2, mlp_width: 32}}
@@ -67,7 +67,7 @@ def test_help_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--model.encoder_dept", "3"], "did you mean model.encoder_depth?"),
         (["--model.patch_size", "7"], "does not divide into patches of 7"),
-        (["--passages", "nowhere.txt"], "no text in 'nowhere.txt'; give a text file with one passage a line"),
+        (["--corpus", "nowhere.txt"], "no text in 'nowhere.txt'; give a text file with one passage a line"),
         (["--text", "{kind: saved, folder: nowhere}"], "no text tokenizer in nowhere"),
     ],
 )
@@ -91,10 +91,10 @@ def test_a_warm_up_and_stage_2_from_it(tmp_path: Path, capsys: pytest.CaptureFix
     assert load_config(TrainTextEncoderConfig, first / "config.yaml").run_dir == str(first)
     records = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
     told = [(record["step"], record["split"]) for record in records if record["split"] != "event"]
-    assert told == [(2, "train"), (3, "train"), (3, "heldout")]
+    assert told == [(2, "train"), (3, "train"), (3, "val")]
     assert {"masked_nats", "masked_accuracy", "image_to_text_accuracy", "text_to_image_accuracy"} <= records[-1].keys()
-    with Image.open(first / "samples" / "step-0000003.png") as picture:
-        assert picture.size[0] > 16
+    with Image.open(first / "samples" / "step-0000003.png") as image:
+        assert image.size[0] > 16
 
     words = ["--config", str(tmp_path / "2.yaml"), "--run_dir", str(second)]
     words += ["--image_tokenizer", str(tmp_path / "tokenizer"), "--model.text_encoder.start", str(first)]

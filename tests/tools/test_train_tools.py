@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from parti.next_token.train_next_token import TrainPartiConfig
 from parti.pipeline import TextToImage
-from parti.train import TrainPartiConfig
-from vqgan.config import Config, describe_fields, load_config
+from vqgan.config.schema import Config, describe_fields, load_config
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.train import TrainVQGANConfig
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 ROOT = Path(__file__).parents[2]
 
 _STACK = "{depth: 1, width: 16, heads: 2, mlp_width: 32}"
 STAGE_1 = f"""
 data:
-  source: {{kind: shapes, train_size: 8, heldout_size: 4}}
+  source: {{kind: shapes, train_size: 8, val_size: 4}}
   transform: {{image_size: 16}}
   batch_size: 4
 model:
@@ -32,11 +32,11 @@ task:
   perceptual: {{weight: 0}}
   adversarial: {{discriminator: {{channels: [4, 4, 4]}}}}
 loop: {{steps: 3, log_every: 2}}
-preview_pictures: 2
+preview_images: 2
 """
 STAGE_2 = """
 data:
-  source: {kind: shapes, train_size: 8, heldout_size: 4}
+  source: {kind: shapes, train_size: 8, val_size: 4}
   transform: {image_size: 16}
   batch_size: 4
 text: {vocab_size: 280, length: 64, training_captions: 8}
@@ -85,13 +85,13 @@ def test_print_config_prints_what_loads_again(
     main: Callable[[list[str]], int], config_type: type[Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = ROOT / "configs" / ("vqgan" if config_type is TrainVQGANConfig else "parti") / "shapes.yaml"
-    overrides = ["--loop.steps", "7", "--task.optimiser.learning_rate=3e-4"]
+    overrides = ["--loop.steps", "7", "--task.optimizer.learning_rate=3e-4"]
     assert main(["--config", str(file), *overrides, "--print-config"]) == 0
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     config = load_config(config_type, tmp_path / "printed.yaml")
     assert config == load_config(config_type, file, overrides)
     assert isinstance(config, TrainVQGANConfig | TrainPartiConfig)
-    assert (config.loop.steps, config.task.optimiser.learning_rate) == (7, 3e-4)
+    assert (config.loop.steps, config.task.optimizer.learning_rate) == (7, 3e-4)
 
 
 @pytest.mark.parametrize(
@@ -148,23 +148,21 @@ def test_three_steps_of_both_stages_write_the_run_folders(tmp_path: Path, capsys
         config = load_config(config_type, run / "config.yaml")
         assert config.run_dir == str(run)
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        assert [(record["step"], record["split"]) for record in records] == [
-            *((2, "train"), (3, "train"), (3, "heldout"))
-        ]
+        assert [(record["step"], record["split"]) for record in records] == [*((2, "train"), (3, "train"), (3, "val"))]
         assert {"loss", "images_per_second", "seconds", "learning_rate", "gradient_norm"} <= records[0].keys()
         names = [*(["codes-0000003.png"] if run == first else []), "step-0000001.png", "step-0000003.png"]
         assert sorted(path.name for path in (run / "samples").iterdir()) == names
         sample = run / "samples" / "step-0000003.png"
-        with Image.open(sample) as picture:
-            assert picture.size[0] > 16
+        with Image.open(sample) as image:
+            assert image.size[0] > 16
         (checkpoint,) = (run / "checkpoints").iterdir()
         assert checkpoint.name == "step-0000003"
         assert sorted(path.name for path in checkpoint.iterdir()) == [
             *("SHA256SUMS", "about.json", "identity.json", "process-0.pt", "state.pt")
         ]
         assert {"config.json", "model.safetensors"} <= {path.name for path in (run / "model").iterdir()}
-    assert {"psnr", "codebook_usage", "codebook_perplexity", "reconstruction_accuracy"} <= _heldout(first).keys()
-    assert {"nats_per_code", "prompt_accuracy"} <= _heldout(second).keys()
+    assert {"psnr", "codebook_usage", "codebook_perplexity", "reconstruction_accuracy"} <= _val(first).keys()
+    assert {"nats_per_code", "prompt_accuracy"} <= _val(second).keys()
     assert sorted(path.name for path in first.iterdir()) == [
         *("checkpoints", "config.yaml", "metrics.jsonl", "model", "samples")
     ]
@@ -172,5 +170,5 @@ def test_three_steps_of_both_stages_write_the_run_folders(tmp_path: Path, capsys
     assert TextToImage.from_pretrained(second / "model").image_tokenizer.image_size == 16
 
 
-def _heldout(run: Path) -> dict[str, float]:
+def _val(run: Path) -> dict[str, float]:
     return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])

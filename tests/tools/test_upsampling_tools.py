@@ -10,23 +10,23 @@ import pytest
 from PIL import Image
 from tiny import tiny_image_tokenizer, tiny_text_to_image
 
-from parti.upsampling.train import TrainUpsamplerConfig
-from parti.upsampling.upsampler import Upsampler, UpsamplerConfig
-from vqgan.config import describe_fields, load_config
+from parti.upsampler.train_upsampler import TrainUpsamplerConfig
+from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
+from vqgan.config.schema import describe_fields, load_config
 
 ROOT = Path(__file__).parents[2]
 RUN = """
 data:
-  source: {kind: shapes, train_size: 8, heldout_size: 4}
+  source: {kind: shapes, train_size: 8, val_size: 4}
   transform: {image_size: 32}
   batch_size: 4
 model: {blocks: 1, channels: 8, expansion: 2}
 task:
   perceptual: {weight: 0}
   adversarial: {discriminator: {channels: [4, 4, 4, 4]}}
-  optimiser: {learning_rate: 0.01}
+  optimizer: {learning_rate: 0.01}
 loop: {steps: 3, log_every: 2}
-preview_pictures: 2
+preview_images: 2
 """
 
 
@@ -94,15 +94,15 @@ def test_a_run_folder_is_written(run: Path) -> None:
     config = load_config(TrainUpsamplerConfig, run / "config.yaml")
     assert config.run_dir == str(run)
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [(record["step"], record["split"]) for record in records] == [(2, "train"), (3, "train"), (3, "heldout")]
+    assert [(record["step"], record["split"]) for record in records] == [(2, "train"), (3, "train"), (3, "val")]
     assert {"loss", "loss_l2", "loss_discriminator", "learning_rate", "gradient_norm"} <= records[0].keys()
     assert {"psnr", "ssim", "bicubic_psnr", "bicubic_ssim"} <= records[-1].keys()
-    with Image.open(run / "samples" / "step-0000003.png") as picture:
-        assert picture.width > 4 * 32
+    with Image.open(run / "samples" / "step-0000003.png") as image:
+        assert image.width > 4 * 32
     assert Upsampler.from_pretrained(run).config == config.model
 
 
-def test_upsampled_pictures_have_twice_the_sides_and_say_so(model: str, run: Path, tmp_path: Path) -> None:
+def test_upsampled_images_have_twice_the_sides_and_say_so(model: str, run: Path, tmp_path: Path) -> None:
     words = ["--model", model, "--prompt", "a red cat", "--prompt", "a blue dog", "--n", "2", "--device", "cpu"]
     assert sample([*words, "--out", str(tmp_path / "plain")]) == 0
     assert sample([*words, "--out", str(tmp_path / "large"), "--upsample", str(run)]) == 0
@@ -128,7 +128,7 @@ def test_an_upsampler_of_scale_four(model: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "stage 2", ""])
-def test_a_folder_without_an_upsampler_is_refused_before_anything_is_drawn(
+def test_a_folder_without_an_upsampler_is_refused_before_anything_is_generated(
     folder: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -145,4 +145,4 @@ def test_the_option_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert sample(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--upsample FOLDER" in text
-    assert "[pictures stay as drawn]" in text
+    assert "[images stay as drawn]" in text

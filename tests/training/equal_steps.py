@@ -1,4 +1,4 @@
-"""One training step of every objective, on captions of uneven lengths, with the gradients that its optimisers see."""
+"""One training step of every objective, on captions of uneven lengths, with the gradients that its optimizers see."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,24 +14,24 @@ from tiny_runs import stage_1
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-import vqgan.train
-from parti.fused.inpainting.inpainting_tasks import InpaintingTask, InpaintingTaskConfig
+import vqgan.train_tokenizer
+from parti.fused.inpainting.inpainting_task import InpaintingTask, InpaintingTaskConfig
 from parti.fused.inpainting.network import InpaintingNetwork
 from parti.fused.rows import TrunkConfig
-from parti.fused.synthesis import synthesis_train
+from parti.fused.synthesis import train_synthesis as synthesis_train
 from parti.fused.text_side import TextSideConfig, text_space
 from parti.models import DecoderOnly, DecoderOnlyConfig, EncoderDecoder, EncoderDecoderConfig
-from parti.reranking.dual_encoder import build_processor
-from parti.reranking.train import TrainRerankerConfig
-from parti.reranking.train import build_task as build_reranker
-from parti.tasks import NextTokenTask, NextTokenTaskConfig
-from parti.tokenize import PairTokenizer, token_space
-from parti.upsampling.tasks import UpsamplerTask, UpsamplerTaskConfig
-from parti.upsampling.upsampler import Upsampler, UpsamplerConfig
-from vqgan.config import validate
+from parti.next_token.next_token_task import NextTokenTask, NextTokenTaskConfig
+from parti.pairs import PairTokenizer, token_space
+from parti.reranker.dual_encoder import build_processor
+from parti.reranker.train_reranker import TrainRerankerConfig
+from parti.reranker.train_reranker import build_task as build_reranker
+from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
+from parti.upsampler.upsampler_task import UpsamplerTask, UpsamplerTaskConfig
+from vqgan.config.schema import validate
 from vqgan.data.batch import Batch
-from vqgan.training.distributed import build_accelerator, mean_over_processes
-from vqgan.training.protocol import Task
+from vqgan.training.parallel.distributed import all_reduce_mean, build_accelerator
+from vqgan.training.task import Task
 
 _TIMES = ("learning_rate", "discriminator_learning_rate")
 _TOWER = {"depth": 1, "width": 16, "heads": 2, "mlp_width": 32}
@@ -39,18 +39,18 @@ _TOWER = {"depth": 1, "width": 16, "heads": 2, "mlp_width": 32}
 
 @dataclass
 class Step:
-    """The figures of a step, the gradients in the order of the updates, and the buffers that it left."""
+    """The metrics of a step, the gradients in the order of the updates, and the buffers that it left."""
 
-    figures: dict[str, Tensor]
+    metrics: dict[str, Tensor]
     gradients: list[Tensor]
     buffers: dict[str, Tensor]
 
     def differences(self, other: "Step") -> list[str]:
         """What differs by more than rounding."""
         wrong = [
-            f"{name} {value.item():.6g}, not {other.figures[name].item():.6g}"
-            for name, value in self.figures.items()
-            if name not in _TIMES and not torch.allclose(value.float(), other.figures[name].float(), 2e-4, 2e-5)
+            f"{name} {value.item():.6g}, not {other.metrics[name].item():.6g}"
+            for name, value in self.metrics.items()
+            if name not in _TIMES and not torch.allclose(value.float(), other.metrics[name].float(), 2e-4, 2e-5)
         ]
         for number, (ours, theirs) in enumerate(zip(self.gradients, other.gradients, strict=True)):
             share = ((ours - theirs).norm() / theirs.norm()).item()
@@ -88,26 +88,26 @@ def parts_of(whole: Batch, count: int) -> list[Batch]:
 
 
 def taken(build: Callable[[], Task], batches: Sequence[Batch], step: int = 2, average: bool = False) -> Step:
-    """A fresh task's step `step` on these micro-batches; figures are averaged over the processes where asked for."""
+    """A fresh task's step `step` on these micro-batches; metrics are averaged over the processes where asked for."""
     torch.manual_seed(0)
     task = build()
     gradients: list[Tensor] = []
 
-    def keep(optimiser: torch.optim.Optimizer, *_: Any) -> None:
-        of_all = [weight.grad for group in optimiser.param_groups for weight in group["params"]]
+    def keep(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        of_all = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
         gradients.append(torch.cat([grad.detach().flatten().clone() for grad in of_all if grad is not None]))
 
     hook = register_optimizer_step_pre_hook(keep)
     try:
-        figures = task.train_step(batches, step)
+        metrics = task.train_step(batches, step)
     finally:
         hook.remove()
     if average:
-        means = mean_over_processes(build_accelerator(), figures)
-        figures = {name: torch.tensor(value) for name, value in means.items()}
+        means = all_reduce_mean(build_accelerator(), metrics)
+        metrics = {name: torch.tensor(value) for name, value in means.items()}
     networks = [part for part in task.stateful().values() if isinstance(part, nn.Module)]
     buffers = {name: buffer.clone() for network in networks for name, buffer in network.named_buffers()}
-    return Step({name: value.detach() for name, value in figures.items()}, gradients, buffers)
+    return Step({name: value.detach() for name, value in metrics.items()}, gradients, buffers)
 
 
 def _opinionated(module: nn.Module) -> None:
@@ -119,15 +119,15 @@ def _opinionated(module: nn.Module) -> None:
 
 
 def autoencoder(quantizer: dict[str, Any]) -> Task:
-    care = {"continuous": 0, "revive_every": 0, "memory": 256}
+    maintenance = {"unquantized": 0, "restart_every": 0, "memory": 256}
     discriminator = {"kind": "stylegan2", "channels": [4, 6, 8, 8], "stddev_group": 2}
     changes = {
         "model.quantizer": quantizer,
-        "task.codebook_care": care,
-        "task.optimiser": {"kind": "adamw"},
+        "task.codebook_maintenance": maintenance,
+        "task.optimizer": {"kind": "adamw"},
         "task.adversarial.discriminator": discriminator,
     }
-    return vqgan.train.build_task(stage_1(Path("nowhere"), **changes), build_accelerator())
+    return vqgan.train_tokenizer.build_task(stage_1(Path("nowhere"), **changes), build_accelerator())
 
 
 def next_token(decoder_only: bool, **settings: Any) -> Task:
@@ -171,7 +171,7 @@ def synthesis() -> Task:
         "task": {
             "matching": None,
             "distance": {"l1_weight": 1.0, "l2_weight": 0.0, "perceptual": {"weight": 0.0}},
-            "game": {"r1_gamma": 0.1, "r1_every": 2},
+            "adversarial": {"r1_gamma": 0.1, "r1_every": 2},
             "precision": "fp32",
         },
     }
@@ -226,7 +226,7 @@ OBJECTIVES: dict[str, tuple[Callable[[], Task], int]] = {
     "synthesis": (synthesis, 32),
     "upsampler": (upsampler, 32),
 }
-"""How a task is built, and the side of its pictures."""
+"""How a task is built, and the side of its images."""
 
 ALONE = {
     "lookup_free": "each micro-batch has its own mean distribution over codes",

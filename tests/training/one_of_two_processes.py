@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from tiny_runs import GUARDED, PARALLEL_1, PARALLEL_2, poisoned, stage_1, stage_2
 
-import parti.train
-import vqgan.train
+import parti.next_token.train_next_token
+import vqgan.train_tokenizer
+from vqgan.autoencoder_task import AutoencoderTask
 from vqgan.data.batch import Batch
 from vqgan.metrics.sums import MetricSums
-from vqgan.tasks import AutoencoderTask
 from vqgan.training import loop
-from vqgan.training.distributed import build_accelerator, gather_rows, gather_things, mean_over_processes
+from vqgan.training.parallel.distributed import all_gather_object, all_gather_rows, all_reduce_mean, build_accelerator
 
 
 def collectives() -> dict[str, Any]:
@@ -28,11 +28,11 @@ def collectives() -> dict[str, Any]:
     sums.add("everywhere", torch.tensor([rank, 0]))
     if rank == 0:  # the other one had no batch left
         sums.add("on rank 0 only", torch.tensor([[3, 4]]))
-    means = mean_over_processes(accelerator, {"a": torch.tensor(1.0 + rank), "b": torch.tensor([2.0 * rank])})
+    means = all_reduce_mean(accelerator, {"a": torch.tensor(1.0 + rank), "b": torch.tensor([2.0 * rank])})
     return {
         "processes": accelerator.num_processes,
-        "rows": gather_rows(accelerator, rows.T).tolist(),  # not contiguous
-        "things": gather_things(accelerator, ["a"] * (1 - rank) + ["b", "c"] * rank),
+        "rows": all_gather_rows(accelerator, rows.T).tolist(),  # not contiguous
+        "things": all_gather_object(accelerator, ["a"] * (1 - rank) + ["b", "c"] * rank),
         "means": means,
         "sums": {name: total.tolist() for name, total in sums.totals().items()},
     }
@@ -57,20 +57,20 @@ def main(folder: Path) -> None:
     rank = int(os.environ["RANK"])
     (folder / f"collectives-{rank}.json").write_text(json.dumps(collectives()))
     finished = [
-        vqgan.train.train(stage_1(folder / "stage-1", **PARALLEL_1)),
-        parti.train.train(stage_2(folder / "stage-2", folder / "tokenizer", **PARALLEL_2)),
+        vqgan.train_tokenizer.train(stage_1(folder / "stage-1", **PARALLEL_1)),
+        parti.next_token.train_next_token.train(stage_2(folder / "stage-2", folder / "tokenizer", **PARALLEL_2)),
     ]
     patches = {"kind": "patchgan", "base_channels": 4, "layers": 2}
     changes = {"task.adversarial.discriminator": patches, "loop.steps": 2}
-    finished.append(vqgan.train.train(stage_1(folder / "patchgan", **PARALLEL_1 | changes)))
+    finished.append(vqgan.train_tokenizer.train(stage_1(folder / "patchgan", **PARALLEL_1 | changes)))
 
     loop._STEPS_BETWEEN_AGREEING_TO_STOP = 2
     signalled_once(step=2, rank=1)
-    finished.append(vqgan.train.train(stage_1(folder / "stopped", **PARALLEL_1)))
-    finished.append(vqgan.train.train(stage_1(folder / "stopped", **PARALLEL_1)))
+    finished.append(vqgan.train_tokenizer.train(stage_1(folder / "stopped", **PARALLEL_1)))
+    finished.append(vqgan.train_tokenizer.train(stage_1(folder / "stopped", **PARALLEL_1)))
 
     AutoencoderTask.train_step = poisoned(AutoencoderTask.train_step, (3, 4), rank=1)  # type: ignore[method-assign,assignment]
-    finished.append(vqgan.train.train(stage_1(folder / "guarded", **PARALLEL_1 | GUARDED)))
+    finished.append(vqgan.train_tokenizer.train(stage_1(folder / "guarded", **PARALLEL_1 | GUARDED)))
     (folder / f"finished-{rank}.json").write_text(json.dumps(finished))
     torch.distributed.destroy_process_group()
 

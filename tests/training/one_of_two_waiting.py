@@ -5,9 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-from vqgan.training import first_process
-from vqgan.training.distributed import LostProcess, build_accelerator
-from vqgan.training.first_process import first_process_alone
+from vqgan.training.parallel import rank_zero_first as first_process
+from vqgan.training.parallel.distributed import RankFailure, build_accelerator
+from vqgan.training.parallel.rank_zero_first import first_process_alone
 
 SECONDS = 3.0
 """After which an exchange between the processes gives up."""
@@ -24,7 +24,7 @@ def main(folder: Path, fate: str) -> None:
                     raise ZeroDivisionError("of the work itself")
                 (folder / "made").write_text("by the first")
         said = (folder / "made").read_text()
-    except LostProcess as lost:
+    except RankFailure as lost:
         said = str(lost)
     except ZeroDivisionError as error:
         said = str(error)

@@ -15,10 +15,10 @@ import torch
 from tiny_runs import PARALLEL_2, stage_2
 from torch import Tensor
 
-import parti.train
-from parti.tasks import NextTokenTask
-from parti.train import TrainPartiConfig
-from vqgan.command_line import USER_ERRORS, print_error
+import parti.next_token.train_next_token
+from parti.next_token.next_token_task import NextTokenTask
+from parti.next_token.train_next_token import TrainPartiConfig
+from vqgan.cli.command_line import USER_ERRORS, print_error
 from vqgan.data.batch import Batch
 from vqgan.training import loop
 from vqgan.training.loop import TrainingLoop
@@ -27,17 +27,17 @@ _WIDE = {"model.width": 128, "model.mlp_width": 130}  # wide enough for factored
 
 RUNS: dict[str, dict[str, Any]] = {
     "adamw": {"task.sampled_prompts": 2, "loop.preview_every": 3},
-    "adafactor": _WIDE | {"task.optimiser.kind": "adafactor", "model.checkpoint_activations": True},
+    "adafactor": _WIDE | {"task.optimizer.kind": "adafactor", "model.checkpoint_activations": True},
     "muon": {
-        "task.optimiser.kind": "muon",
-        "loop.micro_batches": 2,
+        "task.optimizer.kind": "muon",
+        "loop.gradient_accumulation_steps": 2,
         "model": {"kind": "decoder_only", "depth": 2, "width": 16, "heads": 2},
     },
-    # Three held-out batches for two processes, and below one.
-    "bf16": {"task.precision": "bf16", "data.source": {"kind": "shapes", "train_size": 40, "heldout_size": 9}},
+    # Three validation batches for two processes, and below one.
+    "bf16": {"task.precision": "bf16", "data.source": {"kind": "shapes", "train_size": 40, "val_size": 9}},
     "fp16": {"task.precision": "fp16", "model": {"kind": "decoder_only", "depth": 2, "width": 16, "heads": 2}},
-    "guarded": {"loop.guard": {"max_skipped_in_a_row": 2}, "data.heldout_limit": 3, "task.sampled_prompts": 2},
-    "moved": _WIDE | {"task.optimiser.kind": "adafactor", "model.checkpoint_activations": True},
+    "guarded": {"loop.guard": {"max_skipped_in_a_row": 2}, "data.val_limit": 3, "task.sampled_prompts": 2},
+    "moved": _WIDE | {"task.optimizer.kind": "adafactor", "model.checkpoint_activations": True},
     "compiled": {"task.compile_layers": True, "loop.steps": 2},
     "killed": {"loop.steps": 100_000, "loop.evaluate_every": 0, "loop.save_every": 2},
 }
@@ -102,7 +102,7 @@ def main(folder: Path, names: Sequence[str]) -> int:
         if name == "killed" and rank == 1:
             at_step(3, lambda: os.kill(os.getpid(), signal.SIGKILL))
         try:
-            parti.train.train(config_of(folder, name))
+            parti.next_token.train_next_token.train(config_of(folder, name))
         except USER_ERRORS as error:
             print_error(error)
             return 2

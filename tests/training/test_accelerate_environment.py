@@ -8,15 +8,15 @@ from pathlib import Path
 import accelerate
 import pytest
 
-from vqgan.config import ConfigError
-from vqgan.training.accelerate_environment import (
+from vqgan.config.schema import ConfigError
+from vqgan.training.parallel.accelerate_environment import (
     READ_BY_SHARDING,
     REFUSED,
     REFUSED_PREFIXES,
     WITHOUT_EFFECT,
     check_environment,
 )
-from vqgan.training.distributed import build_accelerator
+from vqgan.training.parallel.distributed import build_accelerator
 
 _NAMES = re.compile(r"""["']((?:ACCELERATE|FSDP|MEGATRON_LM|PARALLELISM_CONFIG)_[A-Z0-9_]*[A-Z0-9])["']""")
 _FOREIGN = {
@@ -47,8 +47,8 @@ def test_every_variable_that_accelerate_reads_is_decided_on() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "remedy"),
     [
-        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "loop.micro_batches"),
-        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "many", "loop.micro_batches"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "loop.gradient_accumulation_steps"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "many", "loop.gradient_accumulation_steps"),
         ("ACCELERATE_GRADIENT_CLIPPING", "1.0", "clip_norm"),
         ("ACCELERATE_MIXED_PRECISION", "fp16", "task.precision"),
         ("ACCELERATE_MIXED_PRECISION", "bf16", "task.precision"),
@@ -80,8 +80,8 @@ def test_what_would_change_a_run_beside_its_config_is_one_line(
 def test_what_accelerate_cannot_read_is_one_line() -> None:
     """In a process of its own: accelerate reads this once."""
     program = (
-        "from vqgan.config import ConfigError\n"
-        "from vqgan.training.distributed import build_accelerator\n"
+        "from vqgan.config.schema import ConfigError\n"
+        "from vqgan.training.parallel.distributed import build_accelerator\n"
         "try: build_accelerator()\n"
         "except ConfigError as error: print('one line:', error)\n"
     )

@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from vqgan.training.checkpoint import About, CheckpointError, Checkpoints, collect, restore
+from vqgan.training.checkpoints.store import CheckpointError, CheckpointMeta, Checkpoints, collect, restore
 
-GOOD = About(good=True, passing=False)
+GOOD = CheckpointMeta(good=True, passing=False)
 
 
 def write(
-    checkpoints: Checkpoints, step: int, value: float = 0.0, about: About = GOOD, keep: tuple[int, ...] = ()
+    checkpoints: Checkpoints, step: int, value: float = 0.0, about: CheckpointMeta = GOOD, keep: tuple[int, ...] = ()
 ) -> Path:
     checkpoints.prepare(step)
-    checksums = checkpoints.write_part(step, "state.pt", {"value": torch.tensor(value)})
-    checksums |= checkpoints.write_part(step, "process-0.pt", {"random": torch.arange(5)})
+    checksums = checkpoints.save_rank_state(step, "state.pt", {"value": torch.tensor(value)})
+    checksums |= checkpoints.save_rank_state(step, "process-0.pt", {"random": torch.arange(5)})
     return checkpoints.publish(step, checksums, about, keep)
 
 
@@ -31,8 +31,8 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     assert checkpoints.steps() == []
     state = {"tensor": torch.arange(3), "text": "a", "number": 1.5, "nested": {"list": [1, (2, 3)], "none": None}}
     checkpoints.prepare(7)
-    checksums = checkpoints.write_part(7, "state.pt", state)
-    checksums |= checkpoints.write_part(7, "process-0.pt", {"rank": 0})
+    checksums = checkpoints.save_rank_state(7, "state.pt", state)
+    checksums |= checkpoints.save_rank_state(7, "process-0.pt", {"rank": 0})
     folder = checkpoints.publish(7, checksums, GOOD)
     assert folder == tmp_path / "checkpoints" / "step-0000007"
     assert sorted(path.name for path in folder.iterdir()) == [*("SHA256SUMS", "about.json", "process-0.pt", "state.pt")]
@@ -54,7 +54,7 @@ def test_the_newest_stay(tmp_path: Path) -> None:
 
 def test_what_stays_beside_the_newest(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
-    troubled, passing = About(good=False, passing=False), About(good=False, passing=True)
+    troubled, passing = CheckpointMeta(good=False, passing=False), CheckpointMeta(good=False, passing=True)
     stay: list[list[int]] = []
     for step, about in ((1, GOOD), (2, GOOD), (3, troubled), (4, troubled), (5, troubled), (6, passing), (7, passing)):
         write(checkpoints, step, about=about, keep=(1,))
@@ -77,7 +77,7 @@ def test_a_crash_before_the_end_leaves_the_old_one(tmp_path: Path, monkeypatch: 
         with pytest.raises(OSError, match="No space"):
             write(checkpoints, 2)
     checkpoints.prepare(3)
-    checkpoints.write_part(3, "state.pt", {})  # killed before publish
+    checkpoints.save_rank_state(3, "state.pt", {})  # killed before publish
 
     fresh = Checkpoints(tmp_path, keep=1)
     assert fresh.steps() == [1]
@@ -206,8 +206,8 @@ def test_every_part_is_on_the_disk_before_the_checkpoint_has_its_name(
     monkeypatch.setattr(Path, "rename", renamed)
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.prepare(1)
-    sums = checkpoints.write_part(1, "state.pt", {"w": torch.zeros(3)})
-    sums |= checkpoints.write_part(1, "process-0.pt", {"seed": 1})
+    sums = checkpoints.save_rank_state(1, "state.pt", {"w": torch.zeros(3)})
+    sums |= checkpoints.save_rank_state(1, "process-0.pt", {"seed": 1})
     sums |= checkpoints.write_file(1, "identity.json", b"{}")
     checkpoints.publish(1, sums, GOOD)
     before = happened[: happened.index("renamed")]

@@ -7,16 +7,14 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from vqgan.training.code_usage import by_use, in_bins, usage_chart
+from vqgan.training.monitor.code_usage import by_use, in_bins, usage_chart
 
 PAPER = (255, 255, 255)
 
 
-def bars(picture: Image.Image) -> list[int]:
-    """Height of each column's bar: pixels of its colour."""
-    return [
-        sum(picture.getpixel((x, y)) == (60, 110, 180) for y in range(picture.height)) for x in range(picture.width)
-    ]
+def bars(image: Image.Image) -> list[int]:
+    """Height of each column's bar: pixels of its color."""
+    return [sum(image.getpixel((x, y)) == (60, 110, 180) for y in range(image.height)) for x in range(image.width)]
 
 
 def test_bars_go_from_the_most_used_code_to_those_that_nobody_uses() -> None:
@@ -41,10 +39,10 @@ def test_the_title_says_how_many_codes_are_used_and_hides_nothing(monkeypatch: p
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
     counts = torch.ones(262_144, dtype=torch.int64)
     counts[:144] = 0
-    picture = usage_chart(counts)
+    image = usage_chart(counts)
     assert written == ["codes by use, most used first (log); 262000 of 262144 used; red line: even use"]
     # The highest bar begins below the text, which ends before the right edge.
-    head = picture.crop((0, 0, picture.width, picture.height - max(bars(picture)) - 1))
+    head = image.crop((0, 0, image.width, image.height - max(bars(image)) - 1))
     assert len(set(head.get_flattened_data())) > 2
     assert set(head.crop((head.width - 4, 0, head.width, head.height)).get_flattened_data()) == {PAPER}
 

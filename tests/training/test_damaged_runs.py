@@ -13,10 +13,10 @@ import pytest
 from killed_runs import assert_equal, contents
 from tiny_runs import stage_1
 
-import vqgan.train
-from vqgan.config import dump_config
-from vqgan.training.checkpoint import CheckpointError
-from vqgan.training.durable import CannotWriteError
+import vqgan.train_tokenizer
+from vqgan.config.schema import dump_config
+from vqgan.system.atomic_files import CannotWriteError
+from vqgan.training.checkpoints.store import CheckpointError
 
 _KEPT = {"loop.keep_checkpoints": 3}
 
@@ -35,7 +35,7 @@ def cut(path: Path) -> None:
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("straight") / "run"
-    assert vqgan.train.train(stage_1(run, **_KEPT))
+    assert vqgan.train_tokenizer.train(stage_1(run, **_KEPT))
     return run
 
 
@@ -57,11 +57,11 @@ def test_the_run_goes_on_from_the_checkpoint_before(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    assert vqgan.train.train(stage_1(run, **_KEPT))
+    assert vqgan.train_tokenizer.train(stage_1(run, **_KEPT))
     for step in (6, 8):
         damage(run / "checkpoints" / f"step-{step:07d}" / name)
     capsys.readouterr()
-    assert vqgan.train.train(stage_1(run, **_KEPT))
+    assert vqgan.train_tokenizer.train(stage_1(run, **_KEPT))
     lines = [line for line in capsys.readouterr().err.splitlines() if "is damaged" in line]
     folder = run / "checkpoints"
     assert lines == [
@@ -78,12 +78,12 @@ def test_the_run_goes_on_from_the_checkpoint_before(
 def test_where_none_is_intact_nothing_is_touched(tmp_path: Path) -> None:
     run = tmp_path / "run"
     changes: dict[str, Any] = {"loop.steps": 4, "task.adversarial.weight": 0.0}
-    assert vqgan.train.train(stage_1(run, **changes))
+    assert vqgan.train_tokenizer.train(stage_1(run, **changes))
     flip(run / "checkpoints" / "step-0000004" / "state.pt")
     (run / "checkpoints" / "step-0000003" / "process-0.pt").unlink()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError) as caught:
-        vqgan.train.train(stage_1(run, **changes | {"loop.steps": 6}))
+        vqgan.train_tokenizer.train(stage_1(run, **changes | {"loop.steps": 6}))
     assert str(caught.value) == (
         f"no checkpoint in {run}/checkpoints is intact (step 4: state.pt does not have its checksum; step 3: "
         "process-0.pt is missing); put an intact copy there, or choose another run_dir to begin anew"
@@ -98,9 +98,9 @@ def test_space_is_looked_for_before_a_checkpoint_is_written(
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=100_000))
         with pytest.raises(CannotWriteError, match=r"checkpoints.*0\.3 MB are needed and 0\.1 MB are free; free some"):
-            vqgan.train.train(stage_1(run, **_KEPT))
+            vqgan.train_tokenizer.train(stage_1(run, **_KEPT))
     assert list((run / "checkpoints").iterdir()) == []
-    assert vqgan.train.train(stage_1(run, **_KEPT))
+    assert vqgan.train_tokenizer.train(stage_1(run, **_KEPT))
     assert_equal(contents(run), contents(straight))
 
 

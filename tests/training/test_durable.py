@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vqgan.training import durable
-from vqgan.training.durable import (
+from vqgan.system import atomic_files as durable
+from vqgan.system.atomic_files import (
     CannotWriteError,
     check_space,
     put_in_place,

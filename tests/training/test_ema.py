@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqgan.training.ema import EMA, EMAConfig
+from vqgan.training.optim.ema import EMA, EMAConfig
 
 pytestmark = pytest.mark.threads
 

@@ -1,4 +1,4 @@
-"""A step's figures and gradients are those of its whole batch, however many micro-batches or processes it is divided
+"""A step's metrics and gradients are those of its whole batch, however many micro-batches or processes it is divided
 among: for every objective, with captions of uneven lengths. What is no mean over fixed numbers would differ."""
 
 from pathlib import Path

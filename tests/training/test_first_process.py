@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from two_processes import run_in_processes
 
-from vqgan.training.distributed import build_accelerator
-from vqgan.training.first_process import first_process_alone
+from vqgan.training.parallel.distributed import build_accelerator
+from vqgan.training.parallel.rank_zero_first import first_process_alone
 
 _SCRIPT = Path(__file__).with_name("one_of_two_waiting.py")
 

@@ -11,24 +11,25 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
-from vqgan.command_line import run_training
-from vqgan.config import Config
+from vqgan.cli.command_line import run_training
+from vqgan.config.schema import Config
 from vqgan.data import loader
 from vqgan.data.batch import Batch
-from vqgan.data.loader import DataConfig, DataPipeline, Share
+from vqgan.data.images.transforms import TransformConfig
+from vqgan.data.loader import BatchShard, DataConfig, DataPipeline
 from vqgan.data.source import Sample
-from vqgan.data.transforms import TransformConfig
 from vqgan.fingerprints import FrozenPart
-from vqgan.training.checkpoint import Checkpoints, Stateful
-from vqgan.training.guard import Guard, GuardConfig, TrainingDiverged, separate_skips
+from vqgan.training.checkpoints.store import Checkpoints
 from vqgan.training.loop import LoopConfig, TrainingLoop
-from vqgan.training.optimisation import Optimiser, OptimiserConfig
+from vqgan.training.monitor.nan_guard import NaNGuard, NaNGuardConfig, TrainingDiverged, separate_skips
+from vqgan.training.monitor.trackers import Trackers, TrackersConfig
+from vqgan.training.optim.optimizer import Optimizer, OptimizerConfig
+from vqgan.training.parallel.seeding import seed_everything
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.seeding import seed_everything
-from vqgan.training.trackers import Trackers, TrackersConfig
+from vqgan.training.task import Stateful
 
 EVERY: dict[str, Any] = {"steps": 10, "log_every": 2, "evaluate_every": 0, "preview_every": 0, "save_every": 4}
-DATA = DataConfig(batch_size=4, transform=TransformConfig(image_size=4), heldout_limit=4)
+DATA = DataConfig(batch_size=4, transform=TransformConfig(image_size=4), val_limit=4)
 Poison = Callable[["Learner", int, tuple[str, ...]], bool]
 
 
@@ -46,30 +47,30 @@ class Learner:
     def __init__(self, poison: Poison) -> None:
         self.poison = poison
         self.weights = nn.Linear(3, 1)
-        self.optimiser = Optimiser(OptimiserConfig(learning_rate=0.1), self.weights, steps=10)
+        self.optimizer = Optimizer(OptimizerConfig(learning_rate=0.1), self.weights, steps=10)
         self.seen: list[tuple[int, tuple[str, ...]]] = []
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
         (batch,) = batches
         self.seen.append((step, tuple(batch.names)))
-        colours = batch.images.mean(dim=(2, 3))
-        loss = (self.weights(colours) - torch.rand(len(colours), 1)).square().mean()
+        colors = batch.images.mean(dim=(2, 3))
+        loss = (self.weights(colors) - torch.rand(len(colors), 1)).square().mean()
         if self.poison(self, step, tuple(batch.names)):
             loss = loss * math.nan
         loss.backward()
-        return {"loss": loss.detach()} | self.optimiser.step(step)
+        return {"loss": loss.detach()} | self.optimizer.step(step)
 
-    def diagnose(self, figures: Mapping[str, float]) -> list[str]:
-        return ["lower the rate."] if figures.get("skipped_share") else []
+    def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
+        return ["lower the rate."] if metrics.get("skipped_share") else []
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        return {"pictures": float(sum(len(batch) for batch in batches))}
+        return {"images": float(sum(len(batch) for batch in batches))}
 
     def preview(self, batch: Batch) -> Image.Image:
         return Image.new("RGB", (len(batch), 1))
 
     def stateful(self) -> dict[str, Stateful]:
-        return {"weights": self.weights, "optimiser": self.optimiser}
+        return {"weights": self.weights, "optimizer": self.optimizer}
 
     def frozen_parts(self) -> dict[str, FrozenPart]:
         return {}
@@ -89,7 +90,7 @@ def pipeline() -> DataPipeline:
 
 def batch_names(count: int) -> list[tuple[str, ...]]:
     """Names in the batches of a run that nothing disturbs."""
-    return [tuple(batch.names) for (batch,) in pipeline().training_batches(0, count, Share())]
+    return [tuple(batch.names) for (batch,) in pipeline().training_batches(0, count, BatchShard())]
 
 
 def prepared(folder: Path, poison: Poison, **settings: Any) -> tuple[TrainingLoop, Learner]:
@@ -119,7 +120,7 @@ def final(folder: Path, step: int = 10) -> dict[str, Any]:
     return state
 
 
-def figures(folder: Path) -> list[dict[str, object]]:
+def metrics(folder: Path) -> list[dict[str, object]]:
     timings = ("seconds", "images_per_second")
     records = RunFolder(folder).read_metrics()
     return [{name: value for name, value in record.items() if name not in timings} for record in records]
@@ -138,7 +139,7 @@ def test_a_skipped_step_is_counted_and_leaves_the_means_alone(tmp_path: Path) ->
     loop, task = prepared(tmp_path, at_steps(2, 5))
     assert loop.run()
     assert [step for step, _ in task.seen] == list(range(10))
-    train = [record for record in figures(tmp_path) if record["split"] == "train"]
+    train = [record for record in metrics(tmp_path) if record["split"] == "train"]
     assert [record.get("skipped_steps") for record in train] == [None, 1, 2, 2, 2]
     assert [record.get("skipped_share") for record in train] == [None, 0.5, 0.5, None, None]
     assert not any("skipped" in record for record in train)
@@ -146,7 +147,7 @@ def test_a_skipped_step_is_counted_and_leaves_the_means_alone(tmp_path: Path) ->
     hand = prepared(tmp_path / "hand", at_steps(2, 5))[1]
     losses = [
         hand.train_step(batches, step)["loss"].item()
-        for step, batches in enumerate(pipeline().training_batches(0, 10, Share()))
+        for step, batches in enumerate(pipeline().training_batches(0, 10, BatchShard()))
     ]
     assert [math.isnan(loss) for loss in losses] == [step in (2, 5) for step in range(10)]
     expected = [(losses[0] + losses[1]) / 2, losses[3], losses[4], (losses[6] + losses[7]) / 2]
@@ -163,7 +164,7 @@ def test_a_window_of_nothing_but_skips_still_gives_a_line(tmp_path: Path) -> Non
 def test_findings_are_said_and_written_when_they_appear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loop, _ = prepared(tmp_path, at_steps(2, 4, 9))  # lines at 4 and 6 have it, 8 has not, 10 has it again
     assert loop.run()
-    events = [record for record in figures(tmp_path) if record["split"] == "event"]
+    events = [record for record in metrics(tmp_path) if record["split"] == "event"]
     assert events == [
         {"step": step, "split": "event", "event": "finding", "finding": "lower the rate."} for step in (4, 10)
     ]
@@ -184,7 +185,7 @@ def test_a_run_of_skips_goes_back_once_and_passes_over_the_batches_that_led_ther
 
     seed_everything(0, 0)
     hand = Learner(lambda *_: False)
-    batches = list(pipeline().training_batches(0, 14, Share()))
+    batches = list(pipeline().training_batches(0, 14, BatchShard()))
     for step in range(4):
         hand.train_step(batches[step], step)
     torch.manual_seed(8)  # fresh draws: the run's seed, 0, and the step that it came back from
@@ -192,13 +193,13 @@ def test_a_run_of_skips_goes_back_once_and_passes_over_the_batches_that_led_ther
         hand.train_step(batches[step + 4], step)
     state = final(tmp_path)
     assert flat(state["weights"]) == flat(hand.weights.state_dict())
-    assert flat(state["optimiser"]) == flat(hand.optimiser.state_dict())
+    assert flat(state["optimizer"]) == flat(hand.optimizer.state_dict())
     guard = state["loop"]["guard"]
     assert (guard["data_offset"], guard["rollbacks"], guard["skipped_steps"]) == (4, 1, 3)
 
-    records = figures(tmp_path)
+    records = metrics(tmp_path)
     assert [(record["step"], record["split"]) for record in records] == [
-        *((2, "train"), (4, "train"), (4, "event"), (6, "train"), (8, "train"), (10, "train"), (10, "heldout"))
+        *((2, "train"), (4, "train"), (4, "event"), (6, "train"), (8, "train"), (10, "train"), (10, "val"))
     ]
     event = records[2]
     assert (event["event"], event["from"], event["to"]) == ("rolled_back", 8, 4)
@@ -216,11 +217,11 @@ def test_the_second_time_the_run_stops_with_an_explanation(tmp_path: Path) -> No
         "loop.guard.max_rollbacks is 1. lower the rate."
     )
     assert [step for step, _ in task.seen] == [*range(8), *range(4, 8)]
-    assert figures(tmp_path)[-1]["event"] == "diverged"
+    assert metrics(tmp_path)[-1]["event"] == "diverged"
     again, _ = prepared(tmp_path, at_steps(*range(5, 10)), **BACK)
     with pytest.raises(TrainingDiverged):
         again.run()  # and it does not go back a second time
-    assert sum(record.get("event") == "rolled_back" for record in figures(tmp_path)) == 1
+    assert sum(record.get("event") == "rolled_back" for record in metrics(tmp_path)) == 1
     healed, _ = prepared(tmp_path, at_steps(), **BACK)
     assert healed.run()
 
@@ -268,7 +269,7 @@ def test_a_run_that_went_back_resumes_exactly(call: int, how: str, tmp_path: Pat
     again, task = prepared(tmp_path / "run", at_batches(5, 7), **BACK)
     assert again.run()
     assert flat(final(tmp_path / "run")) == flat(final(tmp_path / "straight"))
-    assert figures(tmp_path / "run") == figures(tmp_path / "straight")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "straight")
 
 
 def test_a_checkpoint_of_troubled_steps_is_not_gone_back_to(tmp_path: Path) -> None:
@@ -286,12 +287,12 @@ def test_a_checkpoint_of_troubled_steps_is_not_gone_back_to(tmp_path: Path) -> N
     loop._go_back = watched  # type: ignore[method-assign]
     assert loop.run()
     assert done == [[4, 9]]
-    (event,) = (record for record in figures(tmp_path) if record.get("event") == "rolled_back")
+    (event,) = (record for record in metrics(tmp_path) if record.get("event") == "rolled_back")
     assert (event["from"], event["to"]) == (12, 4)
     assert Checkpoints(tmp_path / "checkpoints", 5).steps() == [4, 8, 12, 16, 20]
 
 
-def test_flags_are_separated_from_figures() -> None:
+def test_flags_are_separated_from_metrics() -> None:
     flags = {"skipped": torch.tensor(0.0), "discriminator_skipped": torch.tensor(1.0)}
     kept, players = separate_skips(flags | {"loss": torch.tensor(2.0), "skipped_items": torch.tensor(3.0)})
     assert kept.keys() == {"loss", "skipped_items"}
@@ -300,11 +301,11 @@ def test_flags_are_separated_from_figures() -> None:
 
 
 def test_the_guard_is_calm_only_when_the_trouble_is_as_far_away_as_it_may_be_long() -> None:
-    guard = Guard(GuardConfig(max_skipped_in_a_row=2))
+    guard = NaNGuard(NaNGuardConfig(max_skipped_in_a_row=2))
     moments = []
     for skipped in (False, True, False, False, True, True):
         guard.count(skipped)
-        moments.append((guard.skipping, guard.calm, guard.diverged))
+        moments.append((guard.skipping, guard.reset_skips, guard.diverged))
     assert moments == [
         (False, True, False),
         (True, False, False),
@@ -313,14 +314,14 @@ def test_the_guard_is_calm_only_when_the_trouble_is_as_far_away_as_it_may_be_lon
         (True, False, False),
         (True, False, True),
     ]
-    other = Guard(guard.config)
+    other = NaNGuard(guard.config)
     other.load_state_dict(guard.state_dict())
     assert other.state_dict() == guard.state_dict()
 
 
 def test_divergence_is_one_line_for_the_user_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     def diverging(_config: Config) -> bool:
-        raise TrainingDiverged("training diverged at step 3: lower task.optimiser.learning_rate")
+        raise TrainingDiverged("training diverged at step 3: lower task.optimizer.learning_rate")
 
     assert run_training([], LoopConfig, diverging, None) == 2
-    assert capsys.readouterr().err == ("error: training diverged at step 3: lower task.optimiser.learning_rate\n")
+    assert capsys.readouterr().err == ("error: training diverged at step 3: lower task.optimizer.learning_rate\n")

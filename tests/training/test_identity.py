@@ -14,27 +14,27 @@ import torch
 from tiny_runs import stage_1, stage_2, untrained_tokenizer
 from tiny_text_models import write_bert
 
-import parti.train
-import vqgan.train
+import parti.next_token.train_next_token
+import vqgan.train_tokenizer
 from parti.code_cache.encode import encode
 from parti.code_cache.settings import EncodeConfig
-from parti.fused.captioning import captioning_train
+from parti.fused.captioning import train_captioning as captioning_train
 from parti.pipeline import TextToImage
-from parti.reranking import train as reranking
+from parti.reranker import train_reranker as reranking
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
-from parti.text_warm_up import train as warming_up
-from parti.upsampling import train as upsampling
-from vqgan.checksums import SUMS_FILE
-from vqgan.config import Config, ConfigError, validate
+from parti.text_encoder import train_text_encoder as warming_up
+from parti.upsampler import train_upsampler as upsampling
+from vqgan.config.schema import Config, ConfigError, validate
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.training.checkpoint import CheckpointError
-from vqgan.training.identity import IDENTITY_FILE
+from vqgan.system.checksums import SUMS_FILE
+from vqgan.training.checkpoints.run_identity import IDENTITY_FILE
+from vqgan.training.checkpoints.store import CheckpointError
 
 SHORT: dict[str, Any] = {"loop": {"steps": 2, "save_every": 1, "evaluate_every": 0, "preview_every": 0}}
 LONGER = {"loop": SHORT["loop"] | {"steps": 3}}
 _TOWER = {"depth": 1, "width": 16, "heads": 2, "mlp_width": 16}
-_PICTURES = {
-    "source": {"kind": "shapes", "train_size": 16, "heldout_size": 8},
+_IMAGES = {
+    "source": {"kind": "shapes", "train_size": 16, "val_size": 8},
     "transform": {"image_size": 16},
     "batch_size": 4,
 }
@@ -49,7 +49,7 @@ def nudge(folder: Path, part: str) -> None:
 
 
 def next_token(folder: Path, **changes: Any) -> bool:
-    return parti.train.train(
+    return parti.next_token.train_next_token.train(
         stage_2(folder / "run", folder / "tokenizer", **SHORT | {"task.sampled_prompts": 0} | changes)
     )
 
@@ -100,7 +100,7 @@ def test_a_finished_run_takes_another_decoder_of_the_same_codes(run: Path, capsy
     generator = (run / "run/model/model.safetensors").read_bytes()
     config = stage_2(run / "run", run / "second", **SHORT | {"task.sampled_prompts": 0})
     capsys.readouterr()
-    assert parti.train.train(config)
+    assert parti.next_token.train_next_token.train(config)
     assert f"{run / 'run/model'} is written anew with that" in capsys.readouterr().err
     drawing = TextToImage.from_pretrained(run / "run").image_tokenizer
     assert drawing.decoder_fingerprint() == ImageTokenizer.from_pretrained(run / "second").decoder_fingerprint()
@@ -111,17 +111,17 @@ def test_a_finished_run_takes_another_decoder_of_the_same_codes(run: Path, capsy
 def test_another_tokenizer_behind_a_code_cache(run: Path) -> None:
     transform = {"image_size": 32}
     values = {"tokenizer": str(run / "tokenizer"), "out": str(run / "cache"), "data": {"transform": transform}}
-    values["data"]["source"] = _PICTURES["source"]
+    values["data"]["source"] = _IMAGES["source"]
     assert encode(validate(EncodeConfig, values, "test"))
     cached = {"data": {"codes": str(run / "cache"), "batch_size": 8}}
     config = stage_2(run / "coded", run / "tokenizer", **SHORT | cached)
-    assert parti.train.train(config)
+    assert parti.next_token.train_next_token.train(config)
     nudge(run / "tokenizer", "encoder")
-    refused(lambda: parti.train.train(config), "data.codes", "the encoder's weights")
+    refused(lambda: parti.next_token.train_next_token.train(config), "data.codes", "the encoder's weights")
     for path in (run / "cache").iterdir():
         path.unlink()
     assert encode(validate(EncodeConfig, values, "test")), "anew, with the other tokenizer"
-    refused(lambda: parti.train.train(config), "image_tokenizer: the run in", "encoder was ")
+    refused(lambda: parti.next_token.train_next_token.train(config), "image_tokenizer: the run in", "encoder was ")
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -194,7 +194,9 @@ def test_other_perceptual_weights_at_the_same_path(tmp_path: Path) -> None:
     term = {"task.perceptual": {"weight": 0.1, "backbone": "squeeze", "weights": str(path)}}
 
     def go_on(**changes: Any) -> bool:
-        return vqgan.train.train(stage_1(tmp_path / "run", **SHORT | term | {"task.adversarial.weight": 0.0} | changes))
+        return vqgan.train_tokenizer.train(
+            stage_1(tmp_path / "run", **SHORT | term | {"task.adversarial.weight": 0.0} | changes)
+        )
 
     assert go_on()
     path.rename(tmp_path / "moved.pth")
@@ -205,10 +207,10 @@ def test_other_perceptual_weights_at_the_same_path(tmp_path: Path) -> None:
 
 def test_other_codes_to_keep_at_the_same_path(tmp_path: Path) -> None:
     untrained_tokenizer(tmp_path / "small")
-    keeping = {"codes_from": str(tmp_path / "small"), "task.codebook_care": {"memory": 64}}
+    keeping = {"codes_from": str(tmp_path / "small"), "task.codebook_maintenance": {"memory": 64}}
 
     def go_on(**changes: Any) -> bool:
-        return vqgan.train.train(stage_1(tmp_path / "run", **SHORT | keeping | changes))
+        return vqgan.train_tokenizer.train(stage_1(tmp_path / "run", **SHORT | keeping | changes))
 
     assert go_on()
     nudge(tmp_path / "small", "decoder")
@@ -222,7 +224,7 @@ def upsampler(folder: Path, steps: int = 2) -> bool:
     values = {
         "run_dir": str(folder / "run"),
         "image_tokenizer": str(folder / "tokenizer"),
-        "data": _PICTURES | {"transform": {"image_size": 64}},
+        "data": _IMAGES | {"transform": {"image_size": 64}},
         "model": {"blocks": 1, "channels": 4, "expansion": 1},
         "task": {"perceptual": {"weight": 0}, "adversarial": {"weight": 0}, "precision": "fp32"},
         "loop": SHORT["loop"] | {"steps": steps},
@@ -241,7 +243,7 @@ def test_an_upsampler_knows_what_its_own_tokenizer_decodes(part: str, tmp_path: 
 def reranker(folder: Path, steps: int, heads: int) -> tuple[Callable[[Any], bool], Config]:
     values = {
         "run_dir": str(folder),
-        "data": _PICTURES,
+        "data": _IMAGES,
         "text": {"vocab_size": 300, "length": 24, "training_captions": 20},
         "model": {
             "image_size": 16,
@@ -257,7 +259,7 @@ def reranker(folder: Path, steps: int, heads: int) -> tuple[Callable[[Any], bool
 
 def warm_up(folder: Path, steps: int, heads: int) -> tuple[Callable[[Any], bool], Config]:
     loop = SHORT["loop"] | {"steps": steps}
-    return warming_up.train, tiny_warm_up.run_config(folder, data=_PICTURES, model={"heads": heads}, loop=loop)
+    return warming_up.train, tiny_warm_up.run_config(folder, data=_IMAGES, model={"heads": heads}, loop=loop)
 
 
 def captioning(folder: Path, steps: int, heads: int) -> tuple[Callable[[Any], bool], Config]:
@@ -269,7 +271,7 @@ def captioning(folder: Path, steps: int, heads: int) -> tuple[Callable[[Any], bo
 def tokenizer(folder: Path, steps: int, heads: int) -> tuple[Callable[[Any], bool], Config]:
     changes = {"loop": SHORT["loop"] | {"steps": steps}, "task.adversarial.weight": 0.0}
     encoder = {"depth": 1, "width": 16, "heads": heads, "mlp_width": 32}
-    return vqgan.train.train, stage_1(folder, **changes, **{"model.encoder": encoder})
+    return vqgan.train_tokenizer.train, stage_1(folder, **changes, **{"model.encoder": encoder})
 
 
 @pytest.mark.parametrize(
@@ -316,7 +318,7 @@ def test_another_vocabulary_with_its_own_checksum(run: Path) -> None:
 
 def test_a_vocabulary_that_is_gone_is_not_learned_anew_in_silence(run: Path) -> None:
     (run / "run/text_tokenizer.json").unlink()
-    changed = {"data.source": {"kind": "shapes", "train_size": 40, "heldout_size": 8, "seed": 5}}
+    changed = {"data.source": {"kind": "shapes", "train_size": 40, "val_size": 8, "seed": 5}}
     refused(lambda: next_token(run, **LONGER | changed), "is not the one that this run was trained with")
 
 

@@ -16,13 +16,13 @@ import pytest
 from killed_runs import Commands, assert_equal, contents
 from tiny_runs import stage_1, stage_2, untrained_tokenizer
 
-from vqgan.config import Config, dump_config
+from vqgan.config.schema import Config, dump_config
 
 _LOOP = {"loop.steps": 9, "loop.log_every": 2, "loop.evaluate_every": 3, "loop.preview_every": 4, "loop.save_every": 2}
-# Figures whose best is not the last one: the checkpoint of an earlier step stays.
+# Metrics whose best is not the last one: the checkpoint of an earlier step stays.
 _BEST = {
-    1: {"loop.keep_best": {"figure": "codebook_usage", "mode": "higher"}},
-    2: {"loop.keep_best": {"figure": "nats_per_code", "mode": "higher"}},
+    1: {"loop.keep_best": {"metric": "codebook_usage", "mode": "higher"}},
+    2: {"loop.keep_best": {"metric": "nats_per_code", "mode": "higher"}},
 }
 _KILLED = -signal.SIGKILL
 
@@ -113,7 +113,7 @@ def test_the_straight_runs_have_what_can_be_lost(straight: dict[int, Straight]) 
         assert left["model/model.safetensors"] != left["best/model.safetensors"]
         assert straight[stage].changes > 100
     state = straight[1].left["checkpoints/step-0000009/state.pt"]
-    assert state.keys() >= {"autoencoder", "ema", "optimiser", "codebook_care", "discriminator_optimiser"}
+    assert state.keys() >= {"autoencoder", "ema", "optimizer", "codebook_maintenance", "discriminator_optimizer"}
     assert any("r1_penalty" in record for record in straight[1].left["metrics.jsonl"])
 
 

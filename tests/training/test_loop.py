@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from vqgan.data import loader
 from vqgan.data.batch import Batch
+from vqgan.data.images.transforms import TransformConfig
 from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.data.source import Sample, UnusableSample
-from vqgan.data.transforms import TransformConfig
 from vqgan.data.unused import Unused
 from vqgan.fingerprints import FrozenPart
-from vqgan.training.checkpoint import Stateful
 from vqgan.training.loop import LoopConfig, TrainingLoop
+from vqgan.training.monitor.trackers import Trackers, TrackersConfig
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.trackers import Trackers, TrackersConfig
+from vqgan.training.task import Stateful
 
 
 class Sleeper:
@@ -37,13 +37,13 @@ class Sleeper:
         sometimes = {"penalty": torch.tensor(1.0)} if step == 1 else {}
         return {"loss": torch.tensor(float(step)), "parts": torch.tensor(float(len(batches)))} | sometimes
 
-    def diagnose(self, figures: Mapping[str, float]) -> list[str]:
-        return [f"the loss is {figures['loss']}, too high"] if figures["run_share"] > 0.5 else []
+    def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
+        return [f"the loss is {metrics['loss']}, too high"] if metrics["run_share"] > 0.5 else []
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         time.sleep(self.evaluation_seconds)
         self.evaluated.append(sum(len(batch) for batch in batches))
-        return {"pictures": float(self.evaluated[-1])}
+        return {"images": float(self.evaluated[-1])}
 
     def preview(self, batch: Batch) -> Image.Image:
         return Image.new("RGB", (len(batch), 1))
@@ -72,9 +72,9 @@ class Squares:
 
 
 def run(folder: Path, task: Sleeper, monkeypatch: pytest.MonkeyPatch, train: Any = None, **settings: int) -> RunFolder:
-    sources = {"train": train or Squares(), "heldout": Squares()}
+    sources = {"train": train or Squares(), "val": Squares()}
     monkeypatch.setattr(loader, "open_source", lambda _config, split, _size, **_: sources[split])
-    data = DataPipeline(DataConfig(batch_size=4, transform=TransformConfig(image_size=4), heldout_limit=6), seed=0)
+    data = DataPipeline(DataConfig(batch_size=4, transform=TransformConfig(image_size=4), val_limit=6), seed=0)
     accelerator, run_folder = Accelerator(), RunFolder(folder)
     run_folder.create()
     trackers = Trackers(TrackersConfig(), run_folder, accelerator, {})
@@ -86,11 +86,11 @@ def run(folder: Path, task: Sleeper, monkeypatch: pytest.MonkeyPatch, train: Any
 def test_what_happens_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Sleeper()
     every = {"log_every": 2, "evaluate_every": 3, "preview_every": 2, "save_every": 3, "keep_checkpoints": 5}
-    run_folder = run(tmp_path, task, monkeypatch, steps=7, micro_batches=2, **every)
+    run_folder = run(tmp_path, task, monkeypatch, steps=7, gradient_accumulation_steps=2, **every)
     records = run_folder.read_metrics()
     assert [(record["step"], record["split"]) for record in records] == [
-        *((2, "train"), (3, "heldout"), (4, "train"), (4, "event"), (6, "train"), (6, "heldout"), (7, "train")),
-        (7, "heldout"),
+        *((2, "train"), (3, "val"), (4, "train"), (4, "event"), (6, "train"), (6, "val"), (7, "train")),
+        (7, "val"),
     ]
     assert records[3] == {"step": 4, "split": "event", "event": "finding", "finding": "the loss is 2.5, too high"}
     train = [record for record in records if record["split"] == "train"]
@@ -114,11 +114,11 @@ def test_what_the_data_set_passes_over_is_said_at_the_start_of_every_run(
         run(tmp_path, Sleeper(), monkeypatch, train, steps=steps)
         said = capsys.readouterr().err
         assert said.count("not used: 1 linked folders (cats): lead nowhere\n") == 1
-        assert said.index("not used") > said.index("pictures to train on, ")
-        assert "8 pictures held out, of which evaluations use 6, a fixed random sample, 4 a step" in said
+        assert said.index("not used") > said.index("images to train on, ")
+        assert "8 images held out, of which evaluations use 6, a fixed random sample, 4 a step" in said
 
 
-def test_the_printed_rate_is_pictures_by_seconds(
+def test_the_printed_rate_is_images_by_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = Sleeper(step_seconds=0.02, evaluation_seconds=0.3)

@@ -1,18 +1,18 @@
 """A training set that is learned by heart is said, with the best step; a discriminator's moods are not taken for it."""
 
-from vqgan.training.best import Best, KeepBestConfig
-from vqgan.training.memorizing import about_memorizing, training_loss
+from vqgan.training.checkpoints.best_tracker import BestTracker, KeepBestConfig
+from vqgan.training.overfitting import about_memorizing, training_loss
 
-NATS = KeepBestConfig(figure="nats_per_code", mode="lower")
-PSNR = KeepBestConfig(figure="psnr", mode="higher")
+NATS = KeepBestConfig(metric="nats_per_code", mode="lower")
+PSNR = KeepBestConfig(metric="psnr", mode="higher")
 
 
 def told(config: KeepBestConfig | None, evaluations: list[tuple[float, float | None]]) -> list[list[str]]:
-    """The findings behind each (held-out figure, training loss)."""
-    best, found = Best(config), []
+    """The findings behind each (validation metric, training loss)."""
+    best, found = BestTracker(config), []
     for number, (value, loss) in enumerate(evaluations, start=1):
         if config is not None:
-            best.improved_by({config.figure: value}, 400 * number, loss)
+            best.improved_by({config.metric: value}, 400 * number, loss)
         found.append(about_memorizing(best, loss))
     return found
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from tiny_runs import stage_1
 from torch import Tensor
 
-import vqgan.train
+import vqgan.train_tokenizer
+from vqgan.autoencoder_task import AutoencoderTask
 from vqgan.data.batch import Batch
-from vqgan.tasks import AutoencoderTask
-from vqgan.training.guard import TrainingDiverged
+from vqgan.training.monitor.nan_guard import TrainingDiverged
 from vqgan.training.run_folder import RunFolder
 
 Break = Callable[[AutoencoderTask], Tensor]
@@ -37,21 +37,21 @@ def average(task: AutoencoderTask) -> Tensor:
 
 
 def discriminator(task: AutoencoderTask) -> Tensor:
-    assert task.adversary is not None
-    return next(task.adversary.discriminator.parameters())
+    assert task.discriminator_trainer is not None
+    return next(task.discriminator_trainer.discriminator.parameters())
 
 
 def momentum(task: AutoencoderTask) -> Tensor:
-    return _moment(task.optimiser._optimiser, "momentum_buffer", "exp_avg")
+    return _moment(task.optimizer._optimizer, "momentum_buffer", "exp_avg")
 
 
 def second_moment(task: AutoencoderTask) -> Tensor:
-    assert task.adversary is not None
-    return _moment(task.adversary.optimiser._optimiser, "exp_avg_sq")
+    assert task.discriminator_trainer is not None
+    return _moment(task.discriminator_trainer.optimizer._optimizer, "exp_avg_sq")
 
 
-def _moment(optimiser: torch.optim.Optimizer, *names: str) -> Tensor:
-    state = next(iter(optimiser.state.values()))
+def _moment(optimizer: torch.optim.Optimizer, *names: str) -> Tensor:
+    state = next(iter(optimizer.state.values()))
     return next(state[name] for name in names if name in state)
 
 
@@ -81,7 +81,7 @@ def tensors(state: Any) -> list[Tensor]:
 
 
 def assert_all_is_finite(run: Path) -> None:
-    """In every checkpoint, in the model and in the figures."""
+    """In every checkpoint, in the model and in the metrics."""
     checkpoints = list((run / "checkpoints").glob("step-*/state.pt"))
     assert checkpoints
     for path in checkpoints:
@@ -110,7 +110,7 @@ def test_the_run_goes_back_to_clean_ones(
     what: Break, value: float, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_after(monkeypatch, step, what, value)
-    assert vqgan.train.train(stage_1(tmp_path))
+    assert vqgan.train_tokenizer.train(stage_1(tmp_path))
     assert_all_is_finite(tmp_path)
     (event,) = (record for record in RunFolder(tmp_path).read_metrics() if record.get("event") == "rolled_back")
     assert event["to"] == (6 if step > 6 else 3)
@@ -122,15 +122,15 @@ def test_where_it_may_not_go_back_the_last_good_checkpoint_stands(
 ) -> None:
     break_after(monkeypatch, 5, average, math.nan)
     with pytest.raises(TrainingDiverged, match=r"not finite in ema, and .*max_skipped_in_a_row 0") as stopped:
-        vqgan.train.train(stage_1(tmp_path, **{"loop.guard": {"max_skipped_in_a_row": 0}}))
+        vqgan.train_tokenizer.train(stage_1(tmp_path, **{"loop.guard": {"max_skipped_in_a_row": 0}}))
     assert "\n" not in str(stopped.value)
     assert_all_is_finite(tmp_path)
-    assert vqgan.train.train(stage_1(tmp_path)), "and from there the same command goes on"
+    assert vqgan.train_tokenizer.train(stage_1(tmp_path)), "and from there the same command goes on"
 
 
 def test_without_a_checkpoint_the_run_stops_and_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_after(monkeypatch, 2, average, math.nan)
     with pytest.raises(TrainingDiverged, match="not finite in ema, and there is no checkpoint from before"):
-        vqgan.train.train(stage_1(tmp_path))
+        vqgan.train_tokenizer.train(stage_1(tmp_path))
     assert not list(tmp_path.glob("checkpoints/*"))
     assert not (tmp_path / "model").exists()

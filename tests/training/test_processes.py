@@ -9,9 +9,9 @@ import torch
 from tiny_runs import GUARDED, PARALLEL_1, PARALLEL_2, poisoned, stage_1, stage_2, untrained_tokenizer
 from two_processes import run_in_processes
 
-import parti.train
-import vqgan.train
-from vqgan.tasks import AutoencoderTask
+import parti.next_token.train_next_token
+import vqgan.train_tokenizer
+from vqgan.autoencoder_task import AutoencoderTask
 from vqgan.training.run_folder import RunFolder
 
 _TIMINGS = ("seconds", "images_per_second")
@@ -34,9 +34,9 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    assert vqgan.train.train(stage_1(folder / "stage-1", **PARALLEL_1))
+    assert vqgan.train_tokenizer.train(stage_1(folder / "stage-1", **PARALLEL_1))
     tokenizer = untrained_tokenizer(folder / "tokenizer")
-    assert parti.train.train(stage_2(folder / "stage-2", tokenizer, **PARALLEL_2))
+    assert parti.next_token.train_next_token.train(stage_2(folder / "stage-2", tokenizer, **PARALLEL_2))
     return folder
 
 
@@ -45,7 +45,7 @@ def final_state(run: Path, step: int = 6) -> dict[str, Any]:
 
 
 def assert_same_run(run: Path, reference: Path, parts: list[str], tolerance: float) -> None:
-    """The same figures line by line, and the same weights."""
+    """The same metrics line by line, and the same weights."""
     records, expected = RunFolder(run).read_metrics(), RunFolder(reference).read_metrics()
     assert len(records) == len(expected) > 2
     for record, wanted in zip(records, expected, strict=True):
@@ -96,7 +96,7 @@ def test_two_processes_skip_and_go_back_together_when_one_of_them_has_no_finite_
     two_processes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AutoencoderTask, "train_step", poisoned(AutoencoderTask.train_step, (3, 4)))
-    assert vqgan.train.train(stage_1(tmp_path, **PARALLEL_1 | GUARDED))
+    assert vqgan.train_tokenizer.train(stage_1(tmp_path, **PARALLEL_1 | GUARDED))
     events = [record for record in RunFolder(tmp_path).read_metrics() if record.get("event") == "rolled_back"]
     assert [(event["from"], event["to"]) for event in events] == [(5, 3)]
     assert_same_run(two_processes / "guarded", tmp_path, ["autoencoder", "ema", "discriminator"], tolerance=2e-4)
@@ -107,17 +107,21 @@ def test_a_run_goes_on_with_another_number_of_processes(two_processes: Path) -> 
     longer = stage_1(
         two_processes / "patchgan", **PARALLEL_1 | {"loop.steps": 3, "task.adversarial.discriminator": patches}
     )
-    assert vqgan.train.train(longer)
+    assert vqgan.train_tokenizer.train(longer)
     assert final_state(two_processes / "patchgan", 3)["loop"]["processes"] == 1
 
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_two_micro_batches_are_one_batch(stage: int, one_process: Path, tmp_path: Path) -> None:
     if stage == 1:
-        assert vqgan.train.train(stage_1(tmp_path / "run", **PARALLEL_1 | {"loop.micro_batches": 2}))
+        assert vqgan.train_tokenizer.train(
+            stage_1(tmp_path / "run", **PARALLEL_1 | {"loop.gradient_accumulation_steps": 2})
+        )
         parts = ["autoencoder", "ema", "discriminator"]
     else:
-        config = stage_2(tmp_path / "run", one_process / "tokenizer", **PARALLEL_2 | {"loop.micro_batches": 2})
-        assert parti.train.train(config)
+        config = stage_2(
+            tmp_path / "run", one_process / "tokenizer", **PARALLEL_2 | {"loop.gradient_accumulation_steps": 2}
+        )
+        assert parti.next_token.train_next_token.train(config)
         parts = ["generator", "ema"]
     assert_same_run(tmp_path / "run", one_process / f"stage-{stage}", parts, tolerance=2e-4)

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from vqgan.training import progress as progress_module
-from vqgan.training.progress import Progress, TimeLeft
+from vqgan.training.monitor import progress as progress_module
+from vqgan.training.monitor.progress import Progress, TimeLeft
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""A run that was stopped gives, bit for bit, the weights and figures of one that never was."""
+"""A run that was stopped gives, bit for bit, the weights and metrics of one that never was."""
 
 import json
 import os
@@ -12,14 +12,14 @@ import pytest
 import torch
 from tiny_runs import stage_1, stage_2, untrained_tokenizer
 
-import parti.train
-import vqgan.train
-from vqgan.command_line import run_training
-from vqgan.config import dump_config
+import parti.next_token.train_next_token
+import vqgan.train_tokenizer
+from vqgan.autoencoder_task import AutoencoderTask
+from vqgan.cli.command_line import run_training
+from vqgan.config.schema import dump_config
 from vqgan.data.batch import Batch
-from vqgan.tasks import AutoencoderTask
-from vqgan.train import TrainVQGANConfig
-from vqgan.training.checkpoint import CheckpointError
+from vqgan.train_tokenizer import TrainVQGANConfig
+from vqgan.training.checkpoints.store import CheckpointError
 from vqgan.training.loop import EXIT_INTERRUPTED, TrainingLoop
 from vqgan.training.run_folder import RunFolder
 
@@ -34,9 +34,11 @@ class Killed(BaseException):
 def start(stage: int, run_dir: Path) -> bool:
     """Start, or start again, the run in `run_dir`."""
     if stage == 1:
-        return vqgan.train.train(stage_1(run_dir, **_stage_1_crops()))
+        return vqgan.train_tokenizer.train(stage_1(run_dir, **_stage_1_crops()))
     tokenizer = run_dir.parent / "tokenizer"
-    return parti.train.train(stage_2(run_dir, tokenizer if tokenizer.exists() else untrained_tokenizer(tokenizer)))
+    return parti.next_token.train_next_token.train(
+        stage_2(run_dir, tokenizer if tokenizer.exists() else untrained_tokenizer(tokenizer))
+    )
 
 
 def _stage_1_crops() -> dict[str, Any]:
@@ -79,7 +81,7 @@ def final_state(run_dir: Path) -> dict[str, Any]:
     return state
 
 
-def figures(run_dir: Path) -> list[dict[str, object]]:
+def metrics(run_dir: Path) -> list[dict[str, object]]:
     return [
         {name: value for name, value in record.items() if name not in _TIMINGS}
         for record in RunFolder(run_dir).read_metrics()
@@ -123,7 +125,7 @@ def test_stopped_by_a_signal_and_started_again(
     torch.manual_seed(12345)  # another process would start from another random state
     assert start(stage, run) is True
     assert_equal(final_state(run), final_state(straight[stage]))
-    assert figures(run) == figures(straight[stage])
+    assert metrics(run) == metrics(straight[stage])
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -137,23 +139,23 @@ def test_killed_beyond_its_last_checkpoint_and_started_again(
     at_step(monkeypatch, 5, kill)
     with pytest.raises(Killed):
         start(stage, run)
-    RunFolder(run).append_metrics({"step": 5, "split": "train", "loss": -1.0})  # figures of steps that will come again
+    RunFolder(run).append_metrics({"step": 5, "split": "train", "loss": -1.0})  # metrics of steps that will come again
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "split": "tr')  # and a line that was cut off
     assert start(stage, run) is True
     assert_equal(final_state(run), final_state(straight[stage]))
-    assert figures(run) == figures(straight[stage])
+    assert metrics(run) == metrics(straight[stage])
 
 
 def test_the_straight_run_exercised_what_has_to_resume(straight: dict[int, Path]) -> None:
-    train = [record for record in figures(straight[1]) if record["split"] == "train"]
+    train = [record for record in metrics(straight[1]) if record["split"] == "train"]
     assert [record["step"] for record in train] == [3, 6, 8]
     for name in ("r1_penalty", "loss_adversarial", "codes_replaced", "loss_codebook", "discriminator_gradient_norm"):
         assert any(name in record for record in train), name
     state = final_state(straight[1])
     assert state.keys() == {
-        *("autoencoder", "ema", "optimiser", "codebook_care", "loop"),
-        *("discriminator", "discriminator_optimiser", "logit_averages"),
+        *("autoencoder", "ema", "optimizer", "codebook_maintenance", "loop"),
+        *("discriminator", "discriminator_optimizer", "logit_averages"),
     }
     averaged, trained = state["ema"], state["autoencoder"]
     assert not torch.equal(averaged["encoder.to_latent.weight"], trained["encoder.to_latent.weight"])
@@ -166,23 +168,23 @@ def test_a_complete_run_started_again_trains_no_further(
         raise AssertionError("the run was complete")
 
     monkeypatch.setattr(AutoencoderTask, "train_step", no_step)
-    before = figures(straight[1])
+    before = metrics(straight[1])
     assert start(1, straight[1]) is True
-    assert figures(straight[1]) == before
+    assert metrics(straight[1]) == before
 
 
 def test_it_is_said_where_a_run_goes_on_and_what_is_other_than_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short = {"loop.steps": 2, "task.adversarial.weight": 0.0}
-    vqgan.train.train(stage_1(tmp_path, **short))
+    vqgan.train_tokenizer.train(stage_1(tmp_path, **short))
     said = capsys.readouterr().err
-    assert "pictures to train on" in said
+    assert "images to train on" in said
     assert " weights in training, on 1 x cpu" in said
     assert f"complete; the model is in {tmp_path / 'model'}" in said
-    vqgan.train.train(stage_1(tmp_path, **short))
+    vqgan.train_tokenizer.train(stage_1(tmp_path, **short))
     assert f"{tmp_path} is complete at step 2; a larger loop.steps goes on from there" in capsys.readouterr().err
-    vqgan.train.train(stage_1(tmp_path, **short | {"loop.steps": 3, "data.batch_size": 4}))
+    vqgan.train_tokenizer.train(stage_1(tmp_path, **short | {"loop.steps": 3, "data.batch_size": 4}))
     said = capsys.readouterr().err
     assert "resuming at step 2 of 3" in said
     assert "loop.steps was 2 and is 3" in said
@@ -193,7 +195,7 @@ def test_it_is_said_where_a_run_goes_on_and_what_is_other_than_before(
 def test_a_run_may_be_prolonged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     short = {"loop.steps": 2, "task.adversarial.weight": 0.0}
-    vqgan.train.train(stage_1(run, **short))
+    vqgan.train_tokenizer.train(stage_1(run, **short))
     seen: list[int] = []
     train_step = AutoencoderTask.train_step
 
@@ -202,7 +204,7 @@ def test_a_run_may_be_prolonged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return train_step(task, batches, step)
 
     monkeypatch.setattr(AutoencoderTask, "train_step", watched)
-    vqgan.train.train(stage_1(run, **short | {"loop.steps": 4}))
+    vqgan.train_tokenizer.train(stage_1(run, **short | {"loop.steps": 4}))
     assert seen == [2, 3]
 
 
@@ -214,8 +216,11 @@ def test_a_run_may_be_prolonged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             {"model.quantizer": {"codebook_size": 16, "code_dim": 4}},
             r"model\.quantizer\.codebook_size was 32 and is 16: its",
         ),
-        ({"task.optimiser": {"kind": "adamw"}}, r"task\.optimiser\.kind was muon and is adamw: its weights"),
-        ({"task.codebook_care": {"memory": 128}}, r"since .* began, task\.codebook_care\.memory was 256 and"),
+        ({"task.optimizer": {"kind": "adamw"}}, r"task\.optimizer\.kind was muon and is adamw: its weights"),
+        (
+            {"task.codebook_maintenance": {"memory": 128}},
+            r"since .* began, task\.codebook_maintenance\.memory was 256 and",
+        ),
     ],
 )
 def test_another_config_in_the_same_folder_is_one_clear_error(
@@ -223,7 +228,7 @@ def test_another_config_in_the_same_folder_is_one_clear_error(
 ) -> None:
     recorded = (straight[1] / "config.yaml").read_text(encoding="utf-8")
     with pytest.raises(CheckpointError, match=message) as caught:
-        vqgan.train.train(stage_1(straight[1], **change))
+        vqgan.train_tokenizer.train(stage_1(straight[1], **change))
     assert "\n" not in str(caught.value)
     assert (straight[1] / "config.yaml").read_text(encoding="utf-8") == recorded, "nothing is lost"
 
@@ -235,7 +240,7 @@ def test_an_interrupted_tool_exits_with_75_and_completes_when_run_again(
     config.write_text(dump_config(stage_1(tmp_path / "run", **{"task.adversarial.weight": 0.0, "loop.steps": 3})))
 
     def tool() -> int:
-        return run_training(["--config", str(config)], TrainVQGANConfig, vqgan.train.train, None)
+        return run_training(["--config", str(config)], TrainVQGANConfig, vqgan.train_tokenizer.train, None)
 
     stop_at(monkeypatch, 2)
     assert tool() == EXIT_INTERRUPTED == 75

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vqgan.config import Config, load_config
-from vqgan.training.durable import CannotWriteError
+from vqgan.config.schema import Config, load_config
+from vqgan.system.atomic_files import CannotWriteError
 from vqgan.training.run_folder import RunFolder
 
 
@@ -73,10 +73,10 @@ def test_metrics_are_read_back_and_later_ones_cut(tmp_path: Path) -> None:
     assert run.metrics.read_text() == ""
 
 
-def test_pictures_sort_by_step(tmp_path: Path) -> None:
+def test_images_sort_by_step(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.create()
-    paths = [run.save_picture(Image.new("RGB", (2, 2)), step) for step in (9, 10, 1000)]
+    paths = [run.save_image(Image.new("RGB", (2, 2)), step) for step in (9, 10, 1000)]
     assert [path.name for path in paths] == ["step-0000009.png", "step-0000010.png", "step-0001000.png"]
     assert sorted(run.samples.iterdir()) == paths
 

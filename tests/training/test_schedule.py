@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 from pydantic import ValidationError
 
-from vqgan.config import ConfigError, validate
-from vqgan.training.schedule import ScheduleConfig, in_steps, learning_rate_factor, ramp
+from vqgan.config.schedule import ScheduleConfig, in_steps, learning_rate_factor, ramp
+from vqgan.config.schema import ConfigError, validate
 
 
 def factors(steps: int, **settings: float | str) -> list[float]:
@@ -47,7 +47,7 @@ def test_the_decay_begins_after_the_warm_up_at_the_earliest() -> None:
 
 
 def test_vit_vqgans_schedule() -> None:
-    """SPEC A.4: linear to full over 50k steps, cosine to half of it at 500k."""
+    """papers.md A.4: linear to full over 50k steps, cosine to half of it at 500k."""
     config = ScheduleConfig(shape="cosine", warmup=50_000, final_ratio=0.5)
     at = {step: learning_rate_factor(step, 500_000, config) for step in (0, 24_999, 49_999, 275_000, 499_999)}
     assert at == pytest.approx({0: 1 / 50_000, 24_999: 0.5, 49_999: 1, 275_000: 0.75, 499_999: 0.5}, rel=1e-4)
@@ -67,7 +67,7 @@ def test_ramp() -> None:
 
 
 def test_a_decay_may_end_before_the_run() -> None:
-    """DALL-E's dVAE: SPEC C.1, cosine from 1e-4 to 1.25e-6 over 1.2M of 3M updates."""
+    """DALL-E's dVAE: papers.md C.1, cosine from 1e-4 to 1.25e-6 over 1.2M of 3M updates."""
     config = ScheduleConfig(shape="cosine", decay_until=1_200_000, final_ratio=0.0125)
     at = {step: learning_rate_factor(step, 3_000_000, config) for step in (0, 600_000, 1_200_000, 2_999_999)}
     assert at == pytest.approx({0: 1, 600_000: 0.50625, 1_200_000: 0.0125, 2_999_999: 0.0125}, rel=1e-4)

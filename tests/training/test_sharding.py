@@ -16,21 +16,21 @@ from test_processes import assert_same_run
 from tiny_runs import stage_1, stage_2, untrained_tokenizer
 from two_processes import FSDP2, run_in_processes
 
-import parti.train
-import vqgan.train
-from parti.tasks import NextTokenTask
-from vqgan.config import ConfigError
+import parti.next_token.train_next_token
+import vqgan.train_tokenizer
+from parti.next_token.next_token_task import NextTokenTask
+from vqgan.config.schema import ConfigError
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline
 from vqgan.training import loop
 from vqgan.training.loop import TrainingLoop
+from vqgan.training.parallel.sharding import requested_sharding
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.sharding import requested_sharding
 
 _SCRIPT = Path(__file__).with_name("sharded_runs.py")
 _CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "accelerate").glob("*.yaml"))
 _TOLERANCES = {"adamw": 2e-4, "adafactor": 2e-4, "guarded": 2e-4, "bf16": 2e-3, "fp16": 2e-2, "muon": 1e-2}
-"""muon orthogonalises in bf16, where the order of sums shows. fp16 rounds, and its text loss is a mean over the text of
+"""muon orthogonalizes in bf16, where the order of sums shows. fp16 rounds, and its text loss is a mean over the text of
 each process."""
 _UNSEEN = ("key_value.bias", "qkv.bias")
 """Softmax does not see the keys' part of these biases: its gradient is rounding, which Adafactor scales up."""
@@ -58,7 +58,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if name == "guarded":
                 patch.setattr(NextTokenTask, "train_step", NextTokenTask.train_step)  # given back afterwards
                 poison((3, 4), rank=0)
-            assert parti.train.train(config_of(folder, name))
+            assert parti.next_token.train_next_token.train(config_of(folder, name))
     return folder
 
 
@@ -75,30 +75,30 @@ def test_sharded_runs_are_those_of_one_process(name: str, two: Path, one: Path) 
 
 
 @pytest.mark.parametrize(("limit", "batches", "stand_ins"), [(6, 1, 0), (7, 2, 2), (5, 1, 0), (4, 1, 1), (1, 1, 2)])
-def test_every_process_has_as_many_held_out_batches(limit: int, batches: int, stand_ins: int, tmp_path: Path) -> None:
-    data = DataPipeline(stage_1(tmp_path, **{"data.heldout_limit": limit}).data, 0)
-    parts = [list(data.heldout_batches(rank, 3, batch_size=2, even=True)) for rank in range(3)]
+def test_every_process_has_as_many_val_batches(limit: int, batches: int, stand_ins: int, tmp_path: Path) -> None:
+    data = DataPipeline(stage_1(tmp_path, **{"data.val_limit": limit}).data, 0)
+    parts = [list(data.val_batches(rank, 3, batch_size=2, even=True)) for rank in range(3)]
     assert [len(part) for part in parts] == [batches] * 3
     repeated = [[batch for batch in part if batch.repeated] for part in parts]
     assert [len(part) for part in repeated] == [0] * (3 - stand_ins) + [1] * stand_ins
     for rank, part in enumerate(parts):
         counted = [batch.names for batch in part if not batch.repeated]
-        assert counted == [batch.names for batch in data.heldout_batches(rank, 3, batch_size=2)]
+        assert counted == [batch.names for batch in data.val_batches(rank, 3, batch_size=2)]
 
 
 def test_a_repeated_batch_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_stand_in(self: DataPipeline, *arguments: Any, **named: Any) -> Iterator[Batch]:
-        yield from heldout_batches(self, *arguments, **named)
+        yield from val_batches(self, *arguments, **named)
         yield replace(self.preview_batch(1), repeated=True)
 
     tokenizer = untrained_tokenizer(tmp_path / "tokenizer")
     runs = [stage_2(tmp_path / name, tokenizer, **{"loop.steps": 1}) for name in ("plain", "with-stand-in")]
-    assert parti.train.train(runs[0])
-    heldout_batches = DataPipeline.heldout_batches
-    monkeypatch.setattr(DataPipeline, "heldout_batches", with_stand_in)
-    assert parti.train.train(runs[1])
-    figures = [_figures(Path(run.run_dir), "nats_per_code") for run in runs]
-    assert figures[0] == figures[1] != []
+    assert parti.next_token.train_next_token.train(runs[0])
+    val_batches = DataPipeline.val_batches
+    monkeypatch.setattr(DataPipeline, "val_batches", with_stand_in)
+    assert parti.next_token.train_next_token.train(runs[1])
+    metrics = [_metrics(Path(run.run_dir), "nats_per_code") for run in runs]
+    assert metrics[0] == metrics[1] != []
 
 
 def test_all_processes_skip_and_go_back_when_one_has_no_finite_gradient(two: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_run_goes_on_in_one_process_and_then_again_in_two_which_end_clearly_wh
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingLoop, "_should_stop", TrainingLoop._should_stop)  # given back afterwards
         stop_after(4)
-        assert not parti.train.train(config_of(two, "moved"))
+        assert not parti.next_token.train_next_token.train(config_of(two, "moved"))
     said = two / "said-later.txt"
     codes = run_in_processes(_SCRIPT, [str(two), "moved", "killed"], said, FSDP2)  # raises if they do not end
 
@@ -197,30 +197,30 @@ def test_what_is_not_read_of_an_accelerate_config_is_an_error(
 def test_stage_1_in_fp16_scales_the_loss_of_each_player_and_its_overflows_are_no_divergence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"loop.log_every": 1, "task.optimiser": {"kind": "adamw", "learning_rate": 1e-3}, "loop.steps": 6}
+    changes = {"loop.log_every": 1, "task.optimizer": {"kind": "adamw", "learning_rate": 1e-3}, "loop.steps": 6}
     changes |= {"loop.guard": {"max_skipped_in_a_row": 2}, "task.adversarial.adaptive": True}
-    assert vqgan.train.train(stage_1(tmp_path / "fp32", **changes))
-    assert vqgan.train.train(stage_1(tmp_path / "fp16", **changes, **{"task.precision": "fp16"}))
+    assert vqgan.train_tokenizer.train(stage_1(tmp_path / "fp32", **changes))
+    assert vqgan.train_tokenizer.train(stage_1(tmp_path / "fp16", **changes, **{"task.precision": "fp16"}))
     assert _losses(tmp_path / "fp16") == pytest.approx(_losses(tmp_path / "fp32"), rel=0.03)
-    adversarial = [_figures(tmp_path / name, "adversarial_weight")[-1] for name in ("fp16", "fp32")]
+    adversarial = [_metrics(tmp_path / name, "adversarial_weight")[-1] for name in ("fp16", "fp32")]
     assert adversarial[0] == pytest.approx(adversarial[1], rel=0.1)
 
-    monkeypatch.setattr("vqgan.training.loss_scale.INITIAL", 2.0**60)
-    monkeypatch.setattr("vqgan.training.loss_scale.HIGHEST", 2.0**60)
-    assert vqgan.train.train(stage_1(tmp_path / "run", **changes, **{"task.precision": "fp16"}))
+    monkeypatch.setattr("vqgan.training.optim.loss_scale.INITIAL", 2.0**60)
+    monkeypatch.setattr("vqgan.training.optim.loss_scale.HIGHEST", 2.0**60)
+    assert vqgan.train_tokenizer.train(stage_1(tmp_path / "run", **changes, **{"task.precision": "fp16"}))
     records = [record for record in RunFolder(tmp_path / "run").read_metrics() if record["split"] == "train"]
     assert [record["overflowed"] for record in records] == [1.0] * 6
     assert [record["loss_scale"] for record in records] == [2.0 ** (60 - step) for step in range(6)]
     assert not any("skipped_steps" in record for record in records)
     state = _state(tmp_path / "run" / "checkpoints" / "step-0000006")
-    assert state["optimiser"]["loss_scale"]["value"] == 2.0**54
+    assert state["optimizer"]["loss_scale"]["value"] == 2.0**54
 
 
 def _losses(run: Path) -> list[Any]:
-    return _figures(run, "loss")
+    return _metrics(run, "loss")
 
 
-def _figures(run: Path, name: str) -> list[Any]:
+def _metrics(run: Path, name: str) -> list[Any]:
     return [record[name] for record in RunFolder(run).read_metrics() if name in record]
 
 

@@ -14,11 +14,11 @@ import torch
 from killed_runs import Commands, assert_equal, contents
 from tiny_runs import stage_1
 
-import vqgan.train
-from vqgan.command_line import EXIT_INTERRUPTED_AT_ONCE, run_training
+import vqgan.train_tokenizer
+from vqgan.autoencoder_task import AutoencoderTask
+from vqgan.cli.command_line import EXIT_INTERRUPTED_AT_ONCE, run_training
 from vqgan.data.batch import Batch
-from vqgan.tasks import AutoencoderTask
-from vqgan.train import TrainVQGANConfig
+from vqgan.train_tokenizer import TrainVQGANConfig
 from vqgan.training.loop import EXIT_INTERRUPTED
 from vqgan.training.run_folder import RunFolder
 
@@ -120,7 +120,7 @@ def test_ctrl_c_before_the_first_step_is_one_line_and_130(capsys: pytest.Capture
 @pytest.mark.parametrize("when", ["while a batch is loaded", "during an evaluation"])
 def test_a_signal_finishes_what_is_under_way(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = tmp_path / "straight"
-    assert vqgan.train.train(stage_1(straight))
+    assert vqgan.train_tokenizer.train(stage_1(straight))
     sent = False
 
     def send() -> None:
@@ -147,8 +147,8 @@ def test_a_signal_finishes_what_is_under_way(when: str, tmp_path: Path, monkeypa
                 return to(batch, device)
 
             patched.setattr(Batch, "to", arriving)
-        assert vqgan.train.train(stage_1(tmp_path / "run")) is False
+        assert vqgan.train_tokenizer.train(stage_1(tmp_path / "run")) is False
     assert max(RunFolder(tmp_path / "run").checkpoints.iterdir()).name == "step-0000004", "no step more"
     torch.manual_seed(12345)
-    assert vqgan.train.train(stage_1(tmp_path / "run"))
+    assert vqgan.train_tokenizer.train(stage_1(tmp_path / "run"))
     assert_equal(contents(tmp_path / "run"), contents(straight))

@@ -1,4 +1,4 @@
-"""Figures and pictures reach the run folder always, and each tracker asked for: read back from its own files."""
+"""Metrics and images reach the run folder always, and each tracker asked for: read back from its own files."""
 
 import json
 import sqlite3
@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from tiny_runs import stage_1
 
-from vqgan.config import ConfigError
-from vqgan.train import TrainVQGANConfig, train
-from vqgan.training.distributed import build_accelerator
+from vqgan.config.schema import ConfigError
+from vqgan.train_tokenizer import TrainVQGANConfig, train
+from vqgan.training.monitor.trackers import Trackers, TrackersConfig
+from vqgan.training.parallel.distributed import build_accelerator
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.trackers import Trackers, TrackersConfig
 
 COUNTS = torch.tensor([0, 8, 2, 0])
-PICTURE = Image.new("RGB", (8, 4), (200, 30, 60))
+IMAGE = Image.new("RGB", (8, 4), (200, 30, 60))
 
 
 def logged(names: tuple[str, ...], folder: Path) -> RunFolder:
@@ -29,8 +29,8 @@ def logged(names: tuple[str, ...], folder: Path) -> RunFolder:
     run.create()
     trackers = Trackers(config.trackers, run, build_accelerator(), config.model_dump(mode="json"))
     trackers.log({"loss": 2.0}, 1, "train")
-    trackers.log({"psnr": 30.0}, 2, "heldout")
-    trackers.preview(PICTURE, 2)
+    trackers.log({"psnr": 30.0}, 2, "val")
+    trackers.preview(IMAGE, 2)
     trackers.code_counts(COUNTS, 2)
     trackers.close()
     return run
@@ -40,11 +40,11 @@ def test_the_run_folder_has_everything_without_a_tracker(tmp_path: Path) -> None
     run = logged((), tmp_path)
     assert run.read_metrics() == [
         {"step": 1, "split": "train", "loss": 2.0},
-        {"step": 2, "split": "heldout", "psnr": 30.0},
+        {"step": 2, "split": "val", "psnr": 30.0},
     ]
     assert sorted(path.name for path in run.samples.iterdir()) == ["codes-0000002.png", "step-0000002.png"]
-    with Image.open(run.samples / "step-0000002.png") as picture:
-        assert picture.getpixel((3, 2)) == (200, 30, 60)
+    with Image.open(run.samples / "step-0000002.png") as image:
+        assert image.getpixel((3, 2)) == (200, 30, 60)
 
 
 def test_a_stage_1_run_shows_its_codebook(tmp_path: Path) -> None:
@@ -64,11 +64,11 @@ def test_tensorboard(tmp_path: Path) -> None:
     events = EventAccumulator(str(folder))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 2.0)]
-    assert [(event.step, event.value) for event in events.Scalars("heldout/psnr")] == [(2, 30.0)]
-    (preview,) = events.Images("heldout/preview")
+    assert [(event.step, event.value) for event in events.Scalars("val/psnr")] == [(2, 30.0)]
+    (preview,) = events.Images("val/preview")
     assert (preview.step, preview.width, preview.height) == (2, 8, 4)
-    assert events.Images("heldout/code_usage")
-    (histogram,) = events.Histograms("heldout/codes_by_use")
+    assert events.Images("val/code_usage")
+    (histogram,) = events.Histograms("val/codes_by_use")
     value = histogram.histogram_value
     used = [(limit, hits) for limit, hits in zip(value.bucket_limit, value.bucket, strict=True) if hits]
     assert used == [(1.0, 8.0), (2.0, 2.0)], "most used first"
@@ -87,12 +87,12 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (file,) = tmp_path.rglob("run-*.wandb")
     history, config = _wandb_records(file)
     assert history["train/loss"] == [2.0]
-    assert history["heldout/psnr"] == [30.0]
-    assert history["heldout/codes_by_use values"] == [[8, 2, 0, 0]]
-    assert history["heldout/codes_by_use bins"] == [[0.0, 1.0, 2.0, 3.0, 4.0]]
-    (preview,) = history["heldout/preview path"]
-    with Image.open(file.parent / "files" / preview) as picture:
-        assert np.array_equal(np.asarray(picture.convert("RGB")), np.asarray(PICTURE))
+    assert history["val/psnr"] == [30.0]
+    assert history["val/codes_by_use values"] == [[8, 2, 0, 0]]
+    assert history["val/codes_by_use bins"] == [[0.0, 1.0, 2.0, 3.0, 4.0]]
+    (preview,) = history["val/preview path"]
+    with Image.open(file.parent / "files" / preview) as image:
+        assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(IMAGE))
     assert config["model.kind"] == "vit_vqgan"
 
 
@@ -144,11 +144,11 @@ def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = {step for step, _ in rows}
     values = {name: value for _, metrics in rows for name, value in json.loads(metrics).items()}
     assert steps == {1, 2}
-    assert (values["train/loss"], values["heldout/psnr"]) == (2.0, 30.0)
-    histogram = values["heldout/codes_by_use"]
+    assert (values["train/loss"], values["val/psnr"]) == (2.0, 30.0)
+    histogram = values["val/codes_by_use"]
     assert (histogram["values"], histogram["bins"]) == ([8, 2, 0, 0], [0.0, 1.0, 2.0, 3.0, 4.0])
-    with Image.open(tmp_path / "trackio" / "media" / values["heldout/preview"]["file_path"]) as picture:
-        assert np.array_equal(np.asarray(picture.convert("RGB")), np.asarray(PICTURE))
+    with Image.open(tmp_path / "trackio" / "media" / values["val/preview"]["file_path"]) as image:
+        assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(IMAGE))
     assert json.loads(config)["model.kind"] == "vit_vqgan"
 
 

@@ -14,17 +14,17 @@ from tiny import CAPTIONS, tiny_text_tokenizer
 from tiny_runs import stage_2, untrained_tokenizer
 from tiny_warm_up import run_config
 
-import parti.train
+import parti.next_token.train_next_token
 from parti.models import EncoderDecoder
 from parti.pipeline import TextToImage
 from parti.text import SavedTokenizerConfig, TextTokenizer, build_text_tokenizer
 from parti.text.encoders import TrainedTextEncoder
 from parti.text.warm_start import save_text_encoder, warm_start
-from parti.text_warm_up.train import train
-from vqgan.config import ConfigError, dump_config, load_config
+from parti.text_encoder.train_text_encoder import train
+from vqgan.config.schema import ConfigError, dump_config, load_config
+from vqgan.hub.model_folder import ModelFolderError
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.model_folder import ModelFolderError
-from vqgan.training.distributed import build_accelerator
+from vqgan.training.parallel.distributed import build_accelerator
 from vqgan.training.run_folder import RunFolder
 
 SIZES = (20, 8, 2, 32, 2, 64, 0.0)
@@ -43,15 +43,15 @@ def image_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return untrained_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-def test_training_tells_more_tokens_and_finds_more_pictures(trained: Path) -> None:
+def test_training_tells_more_tokens_and_finds_more_images(trained: Path) -> None:
     records = RunFolder(trained).read_metrics()
     losses = [record for record in records if record["split"] == "train"]
     for name in ("loss_masked", "loss_contrastive"):
         assert float(str(losses[-1][name])) < float(str(losses[0][name])) - 0.3, name
     assert {"batch_accuracy", "masked_accuracy", "logit_scale", "cut_captions", "gradient_norm"} <= losses[0].keys()
-    held_out = [record for record in records if record["split"] == "heldout"]
+    val = [record for record in records if record["split"] == "val"]
     nats, told, *retrieval = (
-        [float(str(record[name])) for record in held_out]
+        [float(str(record[name])) for record in val]
         for name in ("masked_nats", "masked_accuracy", "image_to_text_accuracy", "text_to_image_accuracy")
     )
     assert nats[-1] < nats[0] < math.log(400)
@@ -100,7 +100,7 @@ def test_stage_2_starts_from_the_folder_and_differs_in_nothing_else(trained: Pat
         config = stage_2(Path("nowhere"), image_tokenizer, **changes)
         torch.manual_seed(1)
         text, image = build_text_tokenizer(config.text, list), ImageTokenizer.from_pretrained(image_tokenizer)
-        task = parti.train.build_task(config, build_accelerator(), text, image)
+        task = parti.next_token.train_next_token.build_task(config, build_accelerator(), text, image)
         assert isinstance(task.generator, EncoderDecoder)
         generators.append(task.generator.state_dict())
         averaged = task.ema.module.state_dict()
@@ -120,14 +120,18 @@ def test_a_started_run_resumes_and_its_model_needs_the_folder_no_more(
     config = stage_2(tmp_path / "run", image_tokenizer, **changes)
     (tmp_path / "config.yaml").write_text(dump_config(config))
     assert load_config(type(config), tmp_path / "config.yaml") == config
-    assert parti.train.train(config)
-    assert parti.train.train(stage_2(tmp_path / "run", image_tokenizer, **changes | {"loop.steps": 3}))
+    assert parti.next_token.train_next_token.train(config)
+    assert parti.next_token.train_next_token.train(
+        stage_2(tmp_path / "run", image_tokenizer, **changes | {"loop.steps": 3})
+    )
     shutil.rmtree(start)
     model = TextToImage.from_pretrained(tmp_path / "run")
     assert len(model("a large red circle", guidance_scale=1.5).images) == 1
     assert model.text_tokenizer.vocab_size == TextTokenizer.from_pretrained(trained).vocab_size
     with pytest.raises(ModelFolderError, match=r"no model in .*start"):
-        parti.train.train(stage_2(tmp_path / "run", image_tokenizer, **changes | {"loop.steps": 4}))
+        parti.next_token.train_next_token.train(
+            stage_2(tmp_path / "run", image_tokenizer, **changes | {"loop.steps": 4})
+        )
 
 
 def test_another_vocabulary_than_that_of_the_start_is_refused(trained: Path, image_tokenizer: Path) -> None:

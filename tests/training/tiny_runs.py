@@ -1,4 +1,4 @@
-"""Training runs of both stages that take a second: 32x32 pictures of shapes, networks of one or two blocks."""
+"""Training runs of both stages that take a second: 32x32 images of shapes, networks of one or two blocks."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parti.train import TrainPartiConfig
-from vqgan.config import validate
+from parti.next_token.train_next_token import TrainPartiConfig
+from vqgan.autoencoder_task import AutoencoderTask
+from vqgan.config.schema import validate
 from vqgan.data.batch import Batch
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.models import AUTOENCODERS
 from vqgan.models.vit_vqgan import ViTVQGANConfig
-from vqgan.tasks import AutoencoderTask
-from vqgan.train import TrainVQGANConfig
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 _STACK = {"depth": 1, "width": 16, "heads": 2, "mlp_width": 32}
 _MODEL = {
@@ -27,14 +27,14 @@ _MODEL = {
     "quantizer": {"codebook_size": 32, "code_dim": 4},
 }
 _DATA = {
-    "source": {"kind": "shapes", "train_size": 40, "heldout_size": 8},
+    "source": {"kind": "shapes", "train_size": 40, "val_size": 8},
     "transform": {"image_size": 32, "crop": "random"},
     "batch_size": 8,
 }
 _LOOP = {"steps": 8, "log_every": 3, "evaluate_every": 4, "preview_every": 0, "save_every": 3}
 
-PARALLEL_1 = {"task.optimiser": {"kind": "adamw", "learning_rate": 1e-3, "clip_norm": 1.0}, "loop.steps": 6}
-PARALLEL_2 = {"model.dropout": 0.0, "task.sampled_prompts": 0, "task.optimiser.learning_rate": 1e-3, "loop.steps": 6}
+PARALLEL_1 = {"task.optimizer": {"kind": "adamw", "learning_rate": 1e-3, "clip_norm": 1.0}, "loop.steps": 6}
+PARALLEL_2 = {"model.dropout": 0.0, "task.sampled_prompts": 0, "task.optimizer.learning_rate": 1e-3, "loop.steps": 6}
 """Changes for runs whose results are compared between one process and two, where sums round differently: muon
 (which works in bf16) and large steps would make much of that."""
 
@@ -45,19 +45,20 @@ TrainStep = Callable[[AutoencoderTask, Sequence[Batch], int], dict[str, Tensor]]
 
 
 def stage_1(run_dir: Path, **changes: Any) -> TrainVQGANConfig:
-    """Everything on: discriminator with R1, EMA, codebook care, random crops. `changes`: {"task.precision": "bf16"}."""
+    """Everything on: discriminator with R1, EMA, codebook maintenance, random crops. `changes`: {"task.precision":
+    "bf16"}."""
     adversarial = {
         "weight": 0.1,
         "r1_every": 2,
         "discriminator": {"kind": "stylegan2", "channels": [4, 6, 8, 8]},
-        "optimiser": {"learning_rate": 1e-3, "betas": [0.0, 0.99]},
+        "optimizer": {"learning_rate": 1e-3, "betas": [0.0, 0.99]},
     }
     task = {
         "l1_weight": 1.0,
         "perceptual": {"weight": 0.0},
         "adversarial": adversarial,
-        "codebook_care": {"continuous": "25%", "revive_every": 2, "memory": 256},
-        "optimiser": {"kind": "muon", "learning_rate": 1e-2, "clip_norm": 1.0},
+        "codebook_maintenance": {"unquantized": "25%", "restart_every": 2, "memory": 256},
+        "optimizer": {"kind": "muon", "learning_rate": 1e-2, "clip_norm": 1.0},
         "ema": {"decay": 0.9},
         "precision": "fp32",
     }
@@ -82,7 +83,7 @@ def stage_2(run_dir: Path, image_tokenizer: Path, **changes: Any) -> TrainPartiC
         },
         "task": {
             "caption_dropout": 0.3,
-            "optimiser": {"learning_rate": 1e-2, "clip_norm": 1.0},
+            "optimizer": {"learning_rate": 1e-2, "clip_norm": 1.0},
             "ema": {"decay": 0.9},
             "precision": "fp32",
             "sampled_prompts": 2,
@@ -102,7 +103,7 @@ def untrained_tokenizer(folder: Path) -> Path:
 
 
 def poisoned(train_step: TrainStep, steps: Sequence[int], rank: int = 0) -> TrainStep:
-    """`train_step` with an infinite picture on one process at these steps; not again where a step comes again."""
+    """`train_step` with an infinite image on one process at these steps; not again where a step comes again."""
     left = list(steps)
 
     def poisoning(task: AutoencoderTask, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:

@@ -1,1 +1,1 @@
-"""Pictures and captions, from wherever they are to batches."""
+"""Images and captions, from wherever they are to batches."""

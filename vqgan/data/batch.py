@@ -32,7 +32,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures in [-1, 1], their captions and names, and what had to be skipped to fill the batch."""
+    """Images in [-1, 1], their captions and names, and what had to be skipped to fill the batch."""
 
     images: Float[Tensor, "B 3 H W"]
     captions: list[str | None]
@@ -51,7 +51,7 @@ class Batch:
         return replace(self, images=self.images.pin_memory())
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its pictures on `device`."""
+        """The same batch with its images on `device`."""
         return replace(self, images=self.images.to(device, non_blocking=True))
 
     def __len__(self) -> int:

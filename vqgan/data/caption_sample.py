@@ -1,6 +1,6 @@
 """Captions of a sample that is spread over a whole data set, for a text vocabulary to be learned from.
 
-The first ones would not do: many data sets are ordered by class or by source. No picture is decoded, and where a source
+The first ones would not do: many data sets are ordered by class or by source. No image is decoded, and where a source
 can give captions alone none is read. The sample is a function of the data set and the number asked for, not of the
 run's seed: an encoded data set and the runs on it have the same vocabulary.
 """
@@ -12,9 +12,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from vqgan.data.captions import all_captions
-from vqgan.data.mixture import Mixture, MixtureStream
 from vqgan.data.source import DataError, Source, UnusableSample
-from vqgan.data.stream import Stream, Undecoded
+from vqgan.data.sources.mixture import Mixture, MixtureStream
+from vqgan.data.stream import EncodedSample, Stream
 
 _SEED = 0
 _PARTS = 64
@@ -34,7 +34,7 @@ class CaptionParts(Protocol):
         """Its files."""
         ...
 
-    def captions_of(self, part: int) -> Iterator[Undecoded]:
+    def captions_of(self, part: int) -> Iterator[EncodedSample]:
         """The items of one of them, for their captions alone."""
         ...
 
@@ -58,7 +58,7 @@ def sampled_captions(source: Source | Stream, count: int) -> Iterator[tuple[str,
 
 
 def _of_indexed(source: Source, count: int) -> Iterator[tuple[str, ...]]:
-    """Of a random sample, in the order of the data set: neighbours lie in one file."""
+    """Of a random sample, in the order of the data set: neighbors lie in one file."""
     captions = getattr(source, "captions", None)
     numbers = np.arange(len(source))
     if count < len(source):
@@ -74,7 +74,7 @@ def _of_indexed(source: Source, count: int) -> Iterator[tuple[str, ...]]:
 
 def _of_stream(stream: Stream, count: int) -> Iterator[tuple[str, ...]]:
     if not isinstance(stream, CaptionParts):
-        yield from _evenly(stream.in_order(), count, _READ_FOR_EACH * count)
+        yield from _evenly(stream.iterate(), count, _READ_FOR_EACH * count)
         return
     left, failed = count, 0
     for number, part in enumerate(_spread(stream.parts)):
@@ -95,7 +95,7 @@ def _of_stream(stream: Stream, count: int) -> Iterator[tuple[str, ...]]:
 
 
 def _evenly(
-    items: Iterator[Undecoded], wanted: int, limit: int | None, unusable: list[UnusableSample] | None = None
+    items: Iterator[EncodedSample], wanted: int, limit: int | None, unusable: list[UnusableSample] | None = None
 ) -> list[tuple[str, ...]]:
     """The captions of `wanted` of the first `limit` items, at even distances, whose number nobody knows beforehand.
 

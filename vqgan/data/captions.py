@@ -1,7 +1,7 @@
-"""Which caption a picture is shown with, where the data set has several for it.
+"""Which caption an image is shown with, where the data set has several for it.
 
-Several are a list of texts, or the lines of one text: `captions: random` gives another one each time the picture is
-shown (DALL-E's data and MS-COCO have five a picture). Evaluation, previews and metrics take the first.
+Several are a list of texts, or the lines of one text: `captions: random` gives another one each time the image is
+shown (DALL-E's data and MS-COCO have five an image). Evaluation, previews and metrics take the first.
 """
 
 import re
@@ -18,7 +18,7 @@ _NEWLINE = re.compile(r"\r\n|\n|\r")
 
 CaptionChoice = Literal["auto", "first", "random", "joined"]
 """Of several captions. auto: the first of a list, all of a text whatever its lines; first: the first text or line;
-random: one text or line, drawn each time the picture is shown; joined: all of them in one."""
+random: one text or line, drawn each time the image is shown; joined: all of them in one."""
 
 
 def read_captions(value: Any, choice: CaptionChoice, name: str, *, required: bool) -> tuple[str, ...]:
@@ -54,5 +54,5 @@ def choose_caption(sample: Sample, rng: np.random.Generator | None) -> str | Non
 
 
 def all_captions(sample: Sample) -> tuple[str, ...]:
-    """Every caption that training may show with a sample's picture."""
+    """Every caption that training may show with a sample's image."""
     return sample.captions or ((sample.caption,) if sample.caption else ())

@@ -3,7 +3,7 @@
 What step s sees is a function of (data, seed, s) alone: the order is a seeded permutation of every epoch, random
 crops are seeded by the sample's position in the run, and each process takes its contiguous part of the global batch.
 So a resumed run, or one on another number of processes, sees the same samples in the same order. Streams, which have
-no index, are read in lanes: see `vqgan.data.lanes`.
+no index, are read in partitions: see `vqgan.data.stream_partitions`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,39 +17,39 @@ import torch
 from pydantic import Field
 from torch.utils.data import DataLoader, Dataset
 
-from vqgan.config import Config
+from vqgan.config.schema import Config
 from vqgan.data.batch import Batch, Item
 from vqgan.data.caption_sample import sampled_captions
 from vqgan.data.captions import choose_caption
-from vqgan.data.epochs import EndlessOrder
-from vqgan.data.lanes import MAX_UNUSABLE_IN_A_ROW, LaneBatches, ReadItem, joined, lanes_for
-from vqgan.data.mixture import Mixture
-from vqgan.data.shapes import ShapesConfig
+from vqgan.data.images.transforms import ImageTransform, TransformConfig
+from vqgan.data.infinite_sampler import InfiniteSampler
 from vqgan.data.source import DataError, Sample, Source, Split, UnusableSample
-from vqgan.data.sources import SourceConfig, open_source
+from vqgan.data.sources.mixture import Mixture
+from vqgan.data.sources.open_source import SourceConfig, open_source
+from vqgan.data.sources.shapes import ShapesConfig
 from vqgan.data.stream import Stream, evaluation_order
-from vqgan.data.transforms import ImageTransform, TransformConfig
+from vqgan.data.stream_partitions import MAX_UNUSABLE_IN_A_ROW, PartitionedBatches, ReadItem, joined, partitions_for
 from vqgan.data.unused import Unused, unused_in
-from vqgan.data.workers import settle_worker
+from vqgan.data.workers import worker_init_fn
 
 
-class DataConfig(Config, may_change=("batch_size", "workers", "lanes", "heldout_limit")):
-    """Where pictures and captions come from, and how they are batched."""
+class DataConfig(Config, may_change=("batch_size", "workers", "partitions", "val_limit")):
+    """Where images and captions come from, and how they are batched."""
 
     source: SourceConfig = ShapesConfig()
     """The data set."""
     transform: TransformConfig = TransformConfig()
-    """From any picture to the model's square."""
+    """From any image to the model's square."""
     batch_size: int = Field(64, gt=0)
-    """Pictures in one step, over all processes and accumulated micro-batches."""
+    """Images in one step, over all processes and accumulated micro-batches."""
     workers: int = Field(0, ge=0)
     """Loader processes beside each training process; 0 loads in the training process."""
-    lanes: int = Field(8, gt=0)
+    partitions: int = Field(8, gt=0)
     """Streams only: fixed parts that are read beside each other and fill a batch in equal shares; what a step sees
-    depends on it. A multiple of the processes, which take no more workers than they have lanes each. Of a batch that it
-    does not divide, their greatest common divisor."""
-    heldout_limit: int = Field(512, gt=0)
-    """Held-out pictures used in each evaluation, always the same: a random sample of all; of a stream those that come
+    depends on it. A multiple of the processes, which take no more workers than they have partitions each. Of a batch
+    that it does not divide, their greatest common divisor."""
+    val_limit: int = Field(512, gt=0)
+    """Validation images used in each evaluation, always the same: a random sample of all; of a stream those that come
     first."""
 
 
@@ -58,20 +58,21 @@ Load = Callable[[], Sample]
 
 
 @dataclass(frozen=True)
-class Share:
-    """Which part of a global batch this process takes: `rank` of `processes`, in `micro_batches` a step."""
+class BatchShard:
+    """Which part of a global batch this process takes: `rank` of `processes`, in `gradient_accumulation_steps` a
+    step."""
 
     rank: int = 0
     processes: int = 1
-    micro_batches: int = 1
+    gradient_accumulation_steps: int = 1
 
     def local_size(self, batch_size: int) -> int:
-        """Pictures in one of this process's micro-batches. Raises DataError when the global batch does not divide."""
-        parts = self.processes * self.micro_batches
+        """Images in one of this process's micro-batches. Raises DataError when the global batch does not divide."""
+        parts = self.processes * self.gradient_accumulation_steps
         if batch_size % parts:
             raise DataError(
                 f"data.batch_size {batch_size} does not divide into {self.processes} processes x "
-                f"{self.micro_batches} micro-batches; use a multiple of {parts}"
+                f"{self.gradient_accumulation_steps} micro-batches; use a multiple of {parts}"
             )
         return batch_size // parts
 
@@ -85,27 +86,27 @@ class DataPipeline:
         self._require_captions = require_captions
         self._read = self._item_reader()
         self._train = self._open("train")
-        self._heldout = self._open("heldout")
+        self._val = self._open("val")
         if not isinstance(self._train, Stream) and len(self._train) < config.batch_size:
             raise DataError(
-                f"the training split holds {len(self._train)} pictures, fewer than one batch of "
-                f"{config.batch_size}; lower data.batch_size or add pictures"
+                f"the training split holds {len(self._train)} images, fewer than one batch of "
+                f"{config.batch_size}; lower data.batch_size or add images"
             )
 
     def describe(self) -> str:
-        """How much there is, for a person: `280 pictures to train on, 20 pictures held out, 8 a step`."""
-        train, heldout, limit = self._train, self._heldout, self.config.heldout_limit
-        to_train = "a stream" if isinstance(train, Stream) else f"{len(train):,} pictures"
-        if isinstance(heldout, Stream):
-            held_out = f"a stream held out, of which evaluations use the first {limit:,} pictures"
-        elif len(heldout) > limit:
-            held_out = f"{len(heldout):,} pictures held out, of which evaluations use {limit:,}, a fixed random sample"
+        """How much there is, for a person: `280 images to train on, 20 images held out, 8 a step`."""
+        train, val, limit = self._train, self._val, self.config.val_limit
+        to_train = "a stream" if isinstance(train, Stream) else f"{len(train):,} images"
+        if isinstance(val, Stream):
+            val_text = f"a stream held out, of which evaluations use the first {limit:,} images"
+        elif len(val) > limit:
+            val_text = f"{len(val):,} images held out, of which evaluations use {limit:,}, a fixed random sample"
         else:
-            held_out = f"{len(heldout):,} pictures held out"
-        return f"{to_train} to train on, {held_out}, {self.config.batch_size} a step"
+            val_text = f"{len(val):,} images held out"
+        return f"{to_train} to train on, {val_text}, {self.config.batch_size} a step"
 
     def describe_passes(self, steps: int) -> str | None:
-        """How often a run of `steps` sees each training picture: `1,200 steps = 24 passes over 3,226 pictures`.
+        """How often a run of `steps` sees each training image: `1,200 steps = 24 passes over 3,226 images`.
 
         None for streams, whose length is unknown, and mixtures, whose sources are passed at rates of their own.
         """
@@ -113,13 +114,13 @@ class DataPipeline:
             return None
         passes = steps * self.config.batch_size / len(self._train)
         shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
-        return f"{steps:,} steps = {shown} passes over {len(self._train):,} pictures"
+        return f"{steps:,} steps = {shown} passes over {len(self._train):,} images"
 
     def unused(self) -> tuple[Unused, ...]:
         """What lay in the data set's location and is not used, as far as it is known by now."""
-        return unused_in(self._train, self._heldout)
+        return unused_in(self._train, self._val)
 
-    def training_batches(self, first_step: int, steps: int, share: Share) -> Iterator[list[Batch]]:
+    def training_batches(self, first_step: int, steps: int, share: BatchShard) -> Iterator[list[Batch]]:
         """The micro-batches of steps `first_step` ... `steps` - 1 for one process."""
         local = share.local_size(self.config.batch_size)
         if first_step >= steps:
@@ -128,15 +129,17 @@ class DataPipeline:
         settings: dict[str, Any] = {
             "generator": torch.Generator(),
             "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": settle_worker,
+            "worker_init_fn": worker_init_fn,
         }
         readers = 1
         if isinstance(self._train, Stream):
-            lanes = lanes_for(self.config.lanes, self.config.batch_size, share.processes, share.micro_batches)
-            mine = range(share.rank * lanes // share.processes, (share.rank + 1) * lanes // share.processes)
-            per_step = self.config.batch_size // lanes
-            start, per_micro_batch = first_step * per_step, per_step // share.micro_batches
-            stream = LaneBatches(self._train, self._read, self.seed, mine, lanes, per_micro_batch, start)
+            partitions = partitions_for(
+                self.config.partitions, self.config.batch_size, share.processes, share.gradient_accumulation_steps
+            )
+            mine = range(share.rank * partitions // share.processes, (share.rank + 1) * partitions // share.processes)
+            per_step = self.config.batch_size // partitions
+            start, per_micro_batch = first_step * per_step, per_step // share.gradient_accumulation_steps
+            stream = PartitionedBatches(self._train, self._read, self.seed, mine, partitions, per_micro_batch, start)
             workers = min(self.config.workers, len(mine))
             readers = max(1, workers)
             settings["pin_memory"] &= readers == 1  # else the whole is pinned below, not the parts
@@ -151,26 +154,26 @@ class DataPipeline:
             )
         # Nothing else holds the loader's iterator: however this loop is left, the workers end with it.
         parts: list[Batch] = []
-        for part in islice(loader, (steps - first_step) * share.micro_batches * readers):
+        for part in islice(loader, (steps - first_step) * share.gradient_accumulation_steps * readers):
             if isinstance(part, DataError):
                 raise part
             parts.append(part)
-            if len(parts) == share.micro_batches * readers:
+            if len(parts) == share.gradient_accumulation_steps * readers:
                 whole = [joined(parts[at : at + readers]) for at in range(0, len(parts), readers)]
                 yield [batch.pin_memory() for batch in whole] if readers > 1 and torch.cuda.is_available() else whole
                 parts = []
 
-    def heldout_batches(
+    def val_batches(
         self, rank: int = 0, processes: int = 1, batch_size: int | None = None, *, even: bool = False
     ) -> Iterator[Batch]:
-        """A fixed sample of `heldout_limit` held-out pictures in fixed order, every `processes`-th batch of it.
+        """A fixed sample of `val_limit` validation images in fixed order, every `processes`-th batch of it.
 
-        Only the batches of this process are decoded. The sample is random, as held-out items come in a random order; of
-        a stream it is what comes first (`evaluation_order`). The place of an unusable item is taken by another, as far
-        as there are others and the data set has an index.
+        Only the batches of this process are decoded. The sample is random, as validation items come in a random order;
+        of a stream it is what comes first (`evaluation_order`). The place of an unusable item is taken by another, as
+        far as there are others and the data set has an index.
 
         `even`: as many batches on every process, for forward passes in which all take part. One that has none when
-        others have gets a single picture, `repeated`.
+        others have gets a single image, `repeated`.
         """
         places, size = iter(self._places()), batch_size or self.config.batch_size
         skipped: list[UnusableSample] = []
@@ -194,17 +197,17 @@ class DataPipeline:
         if ready is not None:
             yield replace(ready, skipped=(*ready.skipped, *skipped))
 
-    def preview_batch(self, count: int, split: Split = "heldout") -> Batch:
-        """The first `count` usable pictures of a split: of held-out ones a sample, as in evaluations.
+    def preview_batch(self, count: int, split: Split = "val") -> Batch:
+        """The first `count` usable images of a split: of validation ones a sample, as in evaluations.
 
         Raises DataError when there is none.
         """
-        source, skipped = self._heldout if split == "heldout" else self._train, list[UnusableSample]()
+        source, skipped = self._val if split == "val" else self._train, list[UnusableSample]()
         loads = (item.load for item in evaluation_order(source)) if isinstance(source, Stream) else _loads(source)
         usable = (item for load in loads if (item := self._usable_of([load], skipped)) is not None)
         items = list(islice(usable, count))
         if not items:
-            raise DataError(f"no usable picture in the {split} split; skipped {len(skipped)}{_first_of(skipped)}")
+            raise DataError(f"no usable image in the {split} split; skipped {len(skipped)}{_first_of(skipped)}")
         return replace(Batch.of(items), skipped=tuple(skipped))
 
     def captions(self, count: int) -> Iterator[str]:
@@ -219,18 +222,18 @@ class DataPipeline:
             split,
             transform.image_size,
             require_captions=self._require_captions,
-            at_least=transform.ample_side if split == "train" else None,  # evaluation decodes whole pictures
+            min_side=transform.min_decode_side if split == "train" else None,  # evaluation decodes whole images
         )
 
     def _item_reader(self) -> ReadItem:
-        return _ReadPicture(self.config.transform)
+        return _ReadImage(self.config.transform)
 
     def _places(self) -> Iterator[Iterable[Load]]:
-        """Of each place in the held-out sample what may stand there, the further ones for unusable items before them.
+        """Of each place in the validation sample what may stand there, the further ones for unusable items before them.
 
         Which those are depends on the place alone, so that no process needs to know what another could not use.
         """
-        source, limit = self._heldout, self.config.heldout_limit
+        source, limit = self._val, self.config.val_limit
         if isinstance(source, Stream):
             return ([item.load] for item in islice(evaluation_order(source), limit))
         read, count = source.__getitem__, len(source)
@@ -253,7 +256,7 @@ class DataPipeline:
 
 def _samples(source: Source | Stream) -> Iterator[Sample | UnusableSample]:
     """One pass in the source's own order."""
-    loads = (item.load for item in source.in_order()) if isinstance(source, Stream) else _loads(source)
+    loads = (item.load for item in source.iterate()) if isinstance(source, Stream) else _loads(source)
     for load in loads:
         try:
             yield load()
@@ -274,8 +277,8 @@ def _collate(items: Sequence[Item | DataError]) -> Batch | DataError:
     return next((item for item in items if isinstance(item, DataError)), None) or Batch.of(items)  # type: ignore[arg-type]
 
 
-class _ReadPicture:
-    """The transformed picture of a sample with its caption."""
+class _ReadImage:
+    """The transformed image of a sample with its caption."""
 
     def __init__(self, config: TransformConfig) -> None:
         self._transform = ImageTransform(config)
@@ -291,7 +294,7 @@ class _Positions(Dataset[Item | DataError]):
         self._turns = source.turns if isinstance(source, Mixture) else None
         self._sources = source.sources if isinstance(source, Mixture) else [source]
         self._orders = [
-            EndlessOrder(len(part), (seed, number) if self._turns else (seed,))
+            InfiniteSampler(len(part), (seed, number) if self._turns else (seed,))
             for number, part in enumerate(self._sources)
         ]
         self._read = read
@@ -315,7 +318,7 @@ class _Positions(Dataset[Item | DataError]):
 class _PositionSampler:
     """Positions of this process's micro-batches, one list each."""
 
-    def __init__(self, first_step: int, steps: int, batch_size: int, local_size: int, share: Share) -> None:
+    def __init__(self, first_step: int, steps: int, batch_size: int, local_size: int, share: BatchShard) -> None:
         self._steps = range(first_step, steps)
         self._batch_size = batch_size
         self._local = local_size
@@ -324,9 +327,9 @@ class _PositionSampler:
     def __iter__(self) -> Iterator[list[int]]:
         micro_size = self._local * self._share.processes
         for step in self._steps:
-            for micro in range(self._share.micro_batches):
+            for micro in range(self._share.gradient_accumulation_steps):
                 start = step * self._batch_size + micro * micro_size + self._share.rank * self._local
                 yield list(range(start, start + self._local))
 
     def __len__(self) -> int:
-        return len(self._steps) * self._share.micro_batches
+        return len(self._steps) * self._share.gradient_accumulation_steps

@@ -1,4 +1,4 @@
-"""What a data source is: numbered samples, each an RGB picture with, perhaps, a caption."""
+"""What a data source is: numbered samples, each an RGB image with, perhaps, a caption."""
 
 import re
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
-Split = Literal["train", "heldout"]
+Split = Literal["train", "val"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture (mode RGB, any size) with its caption and the name by which reports call it.
+    """One image (mode RGB, any size) with its caption and the name by which reports call it.
 
     Where training shows one of several captions at random, `captions` holds them all; `caption` is the first.
     """
@@ -68,7 +68,7 @@ class UnusableSample(Exception):
     def report(self) -> "UnusableSample":
         """The same without a traceback, to be kept.
 
-        A traceback holds the calls that it went through with half a decoded picture in them, often in a circle that
+        A traceback holds the calls that it went through with half a decoded image in them, often in a circle that
         Python's collector, which counts objects and not megabytes, comes across much later.
         """
         return UnusableSample(self.name, self.cause)

@@ -13,7 +13,7 @@ def hash_score(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:6]) / 2**48
 
 
-def held_out(scores: Float[np.ndarray, "N"], share: float) -> Bool[np.ndarray, "N"]:
+def val(scores: Float[np.ndarray, "N"], share: float) -> Bool[np.ndarray, "N"]:
     """Which items to hold out: those whose score in [0, 1) is below `share`, so a larger share only adds items.
 
     Of two items or more with different scores, each side gets at least one.
@@ -26,8 +26,8 @@ def held_out(scores: Float[np.ndarray, "N"], share: float) -> Bool[np.ndarray, "
 
 
 def items_of_split(scores: Float[np.ndarray, "N"], share: float, split: Split) -> Int64[np.ndarray, "M"]:
-    """Numbers of a split's items: training items in their own order, held-out ones in a random one (`by_score`)."""
-    mask = held_out(scores, share)
+    """Numbers of a split's items: training items in their own order, validation ones in a random one (`by_score`)."""
+    mask = val(scores, share)
     if split == "train":
         return np.flatnonzero(~mask)
     numbers = np.flatnonzero(mask)
@@ -37,8 +37,8 @@ def items_of_split(scores: Float[np.ndarray, "N"], share: float, split: Split) -
 def by_score(scores: Float[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
     """Numbers of items in order of their scores: a random order that stays as the data set grows.
 
-    Every held-out split comes so, that of a folder, file or shard of its own too: limited evaluations and previews take
-    its first items, which would be of the first classes alone where a data set is sorted by kind.
+    Every validation split comes so, that of a folder, file or shard of its own too: limited evaluations and previews
+    take its first items, which would be of the first classes alone where a data set is sorted by kind.
     """
     return np.argsort(scores, kind="stable")
 

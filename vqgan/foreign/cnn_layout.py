@@ -18,7 +18,7 @@ from vqgan.models.cnn_vqgan import CNNVQGAN, CNNVQGANConfig
 from vqgan.quantizers import QuantizerConfig
 
 GROUPS = 32
-"""Groups of the normalisation in every published checkpoint; no tensor tells them."""
+"""Groups of the normalization in every published checkpoint; no tensor tells them."""
 
 _LEVEL = re.compile(r"(encoder|decoder)\.levels\.(\d+)\.(blocks|attentions|resample)\.(\d+)\.(.+)")
 _MIDDLE = re.compile(r"(encoder|decoder)\.middle\.(\d)\.(.+)")
@@ -45,7 +45,7 @@ class CNNNames(NamedTuple):
     middle: tuple[str, str, str]
     """The middle's blocks."""
     quantizer: Mapping[str, str]
-    """The quantiser's tensors, from our names."""
+    """The quantizer's tensors, from our names."""
 
     def theirs(self, name: str, levels: int) -> str:
         """Their name of our tensor `name`, in a network of so many levels."""

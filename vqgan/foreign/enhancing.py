@@ -83,7 +83,7 @@ def _config(tensors: Mapping[str, Tensor], normalized: bool) -> EnhancingViTVQGA
     places = _shape(tensors, "encoder.en_pos_embedding", 3)[1]
     if isqrt(places) ** 2 != places:
         raise ForeignCheckpointError(
-            f"encoder.en_pos_embedding has {places} places, which is no square: the tokenizer was trained on pictures "
+            f"encoder.en_pos_embedding has {places} places, which is no square: the tokenizer was trained on images "
             "that are not square, and those here are; there is no remedy"
         )
     codebook_size, code_dim = _shape(tensors, "quantizer.embedding.weight", 2)

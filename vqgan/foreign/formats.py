@@ -14,15 +14,15 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from vqgan.config import read_yaml
+from vqgan.config.schema import read_yaml
 from vqgan.foreign.enhancing import from_enhancing
 from vqgan.foreign.llamagen import from_llamagen
 from vqgan.foreign.openai_dvae import from_openai_dvae
 from vqgan.foreign.reading import ForeignCheckpointError, read_tensors, unpacked
 from vqgan.foreign.taming import from_taming, refuse_ibq, to_taming
 from vqgan.foreign.wrappers import section_of, unwrapped
+from vqgan.hub.model_folder import CONFIG_FILE
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.model_folder import CONFIG_FILE
 from vqgan.models import Autoencoder
 
 _FIRST_OF_CNN = "encoder.conv_in.weight"
@@ -113,7 +113,7 @@ def import_checkpoint(
     image_size: int | None = None,
     tell: Callable[[str], object] = lambda _: None,
 ) -> ImageTokenizer:
-    """Convert, write the model folder `out`, and give what it holds: read back, and compared on a test picture.
+    """Convert, write the model folder `out`, and give what it holds: read back, and compared on a test image.
 
     `image_size` is the training resolution where the file does not say it; `tell` is given a line for what was chosen
     in the file or is assumed of it. Raises ForeignCheckpointError, and ConfigError for a YAML that cannot be read.
@@ -132,16 +132,16 @@ def import_checkpoint(
             f"{checkpoint}: not a possible {error.title}: {'.'.join(map(str, first['loc']))}: {first['msg']}; "
             "give another file or other options"
         ) from None
-    codes, picture = _round_trip(tokenizer)
-    if not picture.isfinite().all():
+    codes, image = _round_trip(tokenizer)
+    if not image.isfinite().all():
         raise ForeignCheckpointError(f"{checkpoint}: its weights decode to numbers that are not finite; it is damaged")
     try:
         tokenizer.save_pretrained(out)
     except OSError as error:
         raise ForeignCheckpointError(f"cannot write to {out}: {error.strerror or error}; give another folder") from None
     saved = ImageTokenizer.from_pretrained(out)
-    codes_again, picture_again = _round_trip(saved)
-    if not torch.equal(codes, codes_again) or not torch.equal(picture, picture_again):
+    codes_again, image_again = _round_trip(saved)
+    if not torch.equal(codes, codes_again) or not torch.equal(image, image_again):
         raise ForeignCheckpointError(f"{out} does not decode to what {checkpoint} does; the disk may be failing")
     return saved
 
@@ -199,10 +199,10 @@ def _refuse_image_size(source: Source, reason: str) -> None:
 
 @torch.no_grad()
 def _round_trip(tokenizer: ImageTokenizer) -> tuple[Tensor, Tensor]:
-    """Codes and reconstruction of a smooth picture in which no two places are alike."""
+    """Codes and reconstruction of a smooth image in which no two places are alike."""
     ramp = torch.linspace(-1, 1, tokenizer.image_size)
     red, green = torch.meshgrid(ramp, ramp, indexing="ij")
-    picture = torch.stack((red, green, torch.sin(2 * math.pi * red * green)))[None]
-    codes = tokenizer.encode(picture)
+    image = torch.stack((red, green, torch.sin(2 * math.pi * red * green)))[None]
+    codes = tokenizer.encode(image)
     # Not `tokenizer.decode`: its clamp would hide infinities.
     return codes, tokenizer.autoencoder.decode(tokenizer.embed(codes)).images

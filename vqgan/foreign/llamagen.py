@@ -1,6 +1,6 @@
 """LlamaGen's image tokenizers VQ-16 and VQ-8 (FoundationVision/LlamaGen; arXiv 2406.06525).
 
-The network of taming-transformers with attention at the lowest resolution only, and 16384 l2-normalised codes of
+The network of taming-transformers with attention at the lowest resolution only, and 16384 l2-normalized codes of
 width 8. Its decoder's levels are in the order of use, from the lowest resolution up, and its middle is a plain list.
 """
 

@@ -2,7 +2,7 @@
 
 Its two files, encoder.pkl and decoder.pkl, name their tensors alike: `blocks.input`, `blocks.group_1` to `group_4` of
 `block_1`, ..., each with `id_path` and `res_path.conv_1` to `conv_4`, and `blocks.output.conv`; `w` is a weight, `b` a
-bias. The encoder's last and the decoder's first convolution, 1x1 and as wide as there are codes, are our quantiser's
+bias. The encoder's last and the decoder's first convolution, 1x1 and as wide as there are codes, are our quantizer's
 projection and codebook.
 """
 
@@ -34,7 +34,7 @@ _ENDS = {
 def from_openai_dvae(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> Autoencoder:
     """The autoencoder of the tensors of encoder.pkl and decoder.pkl, in evaluation mode; sizes are read from shapes.
 
-    Its codes are the argmax of the encoder's logits; its pictures are those of `unmap_pixels` before the clamp, brought
+    Its codes are the argmax of the encoder's logits; its images are those of `unmap_pixels` before the clamp, brought
     to [-1, 1]. Raises ForeignCheckpointError where a tensor is missing, unknown or of another shape.
     """
     model = DVAE(_config(encoder, decoder))
@@ -50,10 +50,10 @@ def from_openai_dvae(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor
 
 
 def _config(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> DVAEConfig:
-    hidden, colours = _shape(encoder, "encoder.pkl", "blocks.input.w")[:2]
-    if colours != 3:
+    hidden, colors = _shape(encoder, "encoder.pkl", "blocks.input.w")[:2]
+    if colors != 3:
         raise ForeignCheckpointError(
-            f"encoder.pkl's first convolution reads {colours} channels, not the 3 of a picture; "
+            f"encoder.pkl's first convolution reads {colors} channels, not the 3 of an image; "
             "are the encoder and the decoder swapped?"
         )
     codes, latent_dim = _shape(encoder, "encoder.pkl", "blocks.output.conv.w")[:2]

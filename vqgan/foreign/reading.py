@@ -59,7 +59,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     """The file's content as nested plain containers with tensors (on the CPU) at the leaves.
 
     A pickled module becomes its state dict: dotted names to tensors. Any other object becomes its contents if it is a
-    kind of dict, else the name of its class. The optimiser's state, twice as large as the weights, is left out.
+    kind of dict, else the name of its class. The optimizer's state, twice as large as the weights, is left out.
     Raises ForeignCheckpointError.
     """
     try:

@@ -1,6 +1,6 @@
 """VQGANs of CompVis/taming-transformers (arXiv 2012.09841), and of those that kept its format.
 
-Latent diffusion's VQ-regularised first stages (arXiv 2112.10752) and minDALL-E's `stage1_last.ckpt` have the same
+Latent diffusion's VQ-regularized first stages (arXiv 2112.10752) and minDALL-E's `stage1_last.ckpt` have the same
 tensors by the same names. The YAML beside a checkpoint holds `model.params` with `embed_dim`, `n_embed` and `ddconfig`;
 all that but the resolution can be read from the tensors' shapes, which win: a YAML that disagrees is an error.
 """

@@ -1,4 +1,4 @@
-"""The blocks of the CNN VQGAN: residual, attention, and changes of resolution (arXiv 2012.09841, table 7; SPEC B).
+"""The blocks of the CNN VQGAN: residual, attention, and changes of resolution (arXiv 2012.09841, table 7; papers.md B).
 
 As in CompVis/taming-transformers `taming/modules/diffusionmodules/model.py`. All of them keep whatever memory format
 they receive: run the module with `memory_format=torch.channels_last` where that is the faster one.
@@ -14,7 +14,7 @@ from vqgan.layers.attend import attend
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
-    """Normalisation over groups of channels, with taming's epsilon."""
+    """Normalization over groups of channels, with taming's epsilon."""
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 

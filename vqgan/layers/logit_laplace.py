@@ -23,9 +23,9 @@ def expand_pixels(shrunk: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def logit_laplace_mean(mean: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The picture that a decoder's logit mean stands for: (sigmoid(mean) - 0.1) / 0.8, brought to [-1, 1].
+    """The image that a decoder's logit mean stands for: (sigmoid(mean) - 0.1) / 0.8, brought to [-1, 1].
 
     Not clamped: values reach [-1.25, 1.25], so that in training the l2 loss has a gradient everywhere. Whoever shows
-    or stores the picture clamps it to [-1, 1], as DALL-E does.
+    or stores the image clamps it to [-1, 1], as DALL-E does.
     """
     return expand_pixels(torch.sigmoid(mean))

@@ -18,6 +18,6 @@ def positions_on(
         return positions
     # fp32 whatever the autocast: bicubic weights are negative in places, and half precision shows it.
     with torch.autocast(positions.device.type, enabled=False):
-        picture = rearrange(positions.float(), "(h w) d -> 1 d h w", h=learned[0])
-        resized = functional.interpolate(picture, grid, mode="bicubic", align_corners=False, antialias=True)
+        image = rearrange(positions.float(), "(h w) d -> 1 d h w", h=learned[0])
+        resized = functional.interpolate(image, grid, mode="bicubic", align_corners=False, antialias=True)
     return rearrange(resized, "1 d h w -> (h w) d")

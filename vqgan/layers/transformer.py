@@ -6,7 +6,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vqgan.config import Config
+from vqgan.config.schema import Config
 from vqgan.layers.attend import attend
 from vqgan.layers.positions import positions_on
 

@@ -1,1 +1,1 @@
-"""What stage 1 minimises; no networks of stage 1."""
+"""What stage 1 minimizes; no networks of stage 1."""

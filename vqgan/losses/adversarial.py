@@ -45,7 +45,7 @@ def vanilla_discriminator_loss(real: Logits, fake: Logits) -> Scalar:
 
 @dataclass(frozen=True)
 class AdversarialLoss:
-    """What each side minimises: `generator(fake_logits)` and `discriminator(real_logits, fake_logits)`."""
+    """What each side minimizes: `generator(fake_logits)` and `discriminator(real_logits, fake_logits)`."""
 
     generator: Callable[[Logits], Scalar]
     discriminator: Callable[[Logits, Logits], Scalar]
@@ -63,7 +63,7 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], images: Float[Tensor, 
     """Mean over the images of the squared norm of d D(x) / d x at real images; the caller multiplies by gamma / 2.
 
     Mescheder 1801.04406, equation 9. An image's logits are summed before the derivative (patches), and, as in every
-    public code, so are the images': with minibatch statistics an image's gradient contains its neighbours' terms.
+    public code, so are the images': with minibatch statistics an image's gradient contains its neighbors' terms.
     fp32 whatever the autocast: squared gradients of bf16 logits are noise. Differentiable in D's weights.
     """
     with torch.autocast(images.device.type, enabled=False), torch.enable_grad():
@@ -76,7 +76,7 @@ def lecam_penalty(real: Logits, fake: Logits, average_real: Scalar, average_fake
     """mean (D(real) - average_fake)^2 + mean (D(fake) - average_real)^2 (Tseng 2104.03310, equation 5).
 
     The averages are running means of D's own logits, without gradient. Logits far from the other side's average cost
-    most, so a discriminator that knows its few pictures by heart cannot grow ever surer.
+    most, so a discriminator that knows its few images by heart cannot grow ever surer.
     """
     towards_fake = (real.float() - average_fake.detach()).square().mean()
     return towards_fake + (fake.float() - average_real.detach()).square().mean()

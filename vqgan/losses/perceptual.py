@@ -18,8 +18,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqgan.config import Config, ConfigError
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.config.schema import Config, ConfigError
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 Backbone = Literal["vgg", "alex", "squeeze"]
 
@@ -77,7 +77,7 @@ class PerceptualLoss(nn.Module):
         total = reconstruction.new_zeros((), dtype=torch.float32)
         features = zip(self._features(reconstruction), self._features(images), self.linears, strict=True)
         for reconstructed, original, linear in features:
-            difference = (_normalise(reconstructed) - _normalise(original)).square()  # (B, C, h, w)
+            difference = (_normalize(reconstructed) - _normalize(original)).square()  # (B, C, h, w)
             with torch.autocast(difference.device.type, enabled=False):
                 total = total + linear(difference).mean()
         return total
@@ -86,7 +86,7 @@ class PerceptualLoss(nn.Module):
         return self.backbone(self.scaling(images))
 
 
-def _normalise(features: Tensor) -> Tensor:
+def _normalize(features: Tensor) -> Tensor:
     """Unit length over the channels, in fp32, with lpips' epsilon; the norm's gradient at a vector of zeros is 0."""
     features = features.float()
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)

@@ -1,6 +1,6 @@
-"""Distances between a reconstruction and its picture (ViT-VQGAN, 2110.04627, section 3.3; DALL-E, 2102.12092, A.3).
+"""Distances between a reconstruction and its image (ViT-VQGAN, 2110.04627, section 3.3; DALL-E, 2102.12092, A.3).
 
-Images are in [-1, 1], but distances are taken on the [0, 1] scale: the paper's loss weights and printed figures
+Images are in [-1, 1], but distances are taken on the [0, 1] scale: the paper's loss weights and printed metrics
 (l2 3.34e-3 for Small) assume it. Means run over every element. All of it is fp32: inputs are cast up, and autocast
 never lowers element-wise operations on fp32 tensors.
 """

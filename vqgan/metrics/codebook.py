@@ -1,7 +1,7 @@
 """How much of a codebook is in use, from the codes of a batch or from how often each code was hit.
 
-Nothing here waits for the device: every figure is a tensor where its input lies. `V` codes in the book, each `D` wide;
-`B` pictures of `N` codes.
+Nothing here waits for the device: every metric is a tensor where its input lies. `V` codes in the book, each `D` wide;
+`B` images of `N` codes.
 """
 
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vqgan.metrics.protocol import Figure, Reconstructed
+from vqgan.metrics.protocol import Metric, Reconstructions
 
-SHARE_PICTURES = 256
-"""Pictures over which definition (a) of the usage counts (ViT-VQGAN, arXiv 2110.04627, table 4)."""
+SHARE_IMAGES = 256
+"""Images over which definition (a) of the usage counts (ViT-VQGAN, arXiv 2110.04627, table 4)."""
 
 
 def hits_share(codes: Int64[Tensor, "B N"], vocab_size: int) -> Float[Tensor, ""]:
-    """Share of the codes that one batch hits, in [0, 1]; the mean over batches of 256 pictures is definition (a).
+    """Share of the codes that one batch hits, in [0, 1]; the mean over batches of 256 images is definition (a).
 
-    The share grows with the batch: only shares of equally many pictures compare (SPEC H).
+    The share grows with the batch: only shares of equally many images compare (papers.md H).
     """
     hit = torch.zeros(vocab_size, device=codes.device)
     hit[codes.flatten()] = 1.0
@@ -27,7 +27,7 @@ def hits_share(codes: Int64[Tensor, "B N"], vocab_size: int) -> Float[Tensor, ""
 
 
 def usage(counts: Int64[Tensor, "V"]) -> Float[Tensor, ""]:
-    """Share of the codes that were hit at least once over the whole set (SPEC H, definition b), in [0, 1]."""
+    """Share of the codes that were hit at least once over the whole set (papers.md H, definition b), in [0, 1]."""
     return (counts > 0).float().mean()
 
 
@@ -60,30 +60,30 @@ class CodebookMeter:
         self._vocab_size = vocab_size
         self._counts = torch.zeros(vocab_size, dtype=torch.int64)
         self._shares: list[Tensor] = []
-        self._waiting: list[Tensor] = []  # codes of fewer than SHARE_PICTURES pictures
+        self._waiting: list[Tensor] = []  # codes of fewer than SHARE_IMAGES images
 
-    def add(self, batch: Reconstructed) -> None:
-        """Count every code; shares are taken of each 256 pictures in turn, however large the batches are."""
+    def add(self, batch: Reconstructions) -> None:
+        """Count every code; shares are taken of each 256 images in turn, however large the batches are."""
         codes = batch.codes.cpu()
         self._counts += torch.bincount(codes.flatten(), minlength=self._vocab_size)
-        chunks = list(torch.cat([*self._waiting, codes]).split(SHARE_PICTURES))
-        self._waiting = [chunks.pop()] if len(chunks[-1]) < SHARE_PICTURES else []
+        chunks = list(torch.cat([*self._waiting, codes]).split(SHARE_IMAGES))
+        self._waiting = [chunks.pop()] if len(chunks[-1]) < SHARE_IMAGES else []
         self._shares += [hits_share(chunk, self._vocab_size) for chunk in chunks]
 
-    def figures(self) -> Iterator[Figure]:
+    def metrics(self) -> Iterator[Metric]:
         size = {"evaluator": "vqgan.metrics.codebook", "codebook_size": self._vocab_size}
         waiting = sum(map(len, self._waiting))
-        by_256 = f"definition (a): mean share of the {self._vocab_size} codes that {SHARE_PICTURES} pictures hit"
+        by_256 = f"definition (a): mean share of the {self._vocab_size} codes that {SHARE_IMAGES} images hit"
         if self._shares:
-            left_out = {"groups": len(self._shares), "pictures_left_out": waiting}
+            left_out = {"groups": len(self._shares), "images_left_out": waiting}
             share = torch.stack(self._shares).mean().item()
-            yield Figure("codebook_usage_256", share, "", by_256, size | left_out)
+            yield Metric("codebook_usage_256", share, "", by_256, size | left_out)
         else:
-            missing = f"needs {SHARE_PICTURES} pictures at least, received {waiting}: raise limit or give more pictures"
-            yield Figure("codebook_usage_256", None, "", by_256, size, missing=missing)
+            missing = f"needs {SHARE_IMAGES} images at least, received {waiting}: raise limit or give more images"
+            yield Metric("codebook_usage_256", None, "", by_256, size, missing=missing)
         over_set = f"definition (b): share of the {self._vocab_size} codes hit at least once over the whole set"
-        yield Figure("codebook_usage", usage(self._counts).item(), "", over_set, size)
+        yield Metric("codebook_usage", usage(self._counts).item(), "", over_set, size)
         of_codes = "of the distribution of codes over the whole set"
-        yield Figure("codebook_perplexity", perplexity(self._counts).item(), "", f"exp of the entropy {of_codes}", size)
-        yield Figure("codebook_entropy", entropy(self._counts).item(), "nats", f"entropy {of_codes}", size)
-        yield Figure("dead_codes", int(dead_codes(self._counts)), "", "codes never hit over the whole set", size)
+        yield Metric("codebook_perplexity", perplexity(self._counts).item(), "", f"exp of the entropy {of_codes}", size)
+        yield Metric("codebook_entropy", entropy(self._counts).item(), "nats", f"entropy {of_codes}", size)
+        yield Metric("dead_codes", int(dead_codes(self._counts)), "", "codes never hit over the whole set", size)

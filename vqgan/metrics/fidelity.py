@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vqgan.metrics.protocol import Figure, Reconstructed, package
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.metrics.protocol import Metric, Reconstructions, package
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 
 def psnr(reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
-    """Peak signal-to-noise ratio of each picture in dB, after rounding both to 256 levels; 100 for equal ones.
+    """Peak signal-to-noise ratio of each image in dB, after rounding both to 256 levels; 100 for equal ones.
 
-    Inputs in [-1, 1]; data range 255 (SPEC H).
+    Inputs in [-1, 1]; data range 255 (papers.md H).
     """
     difference = _levels(reconstruction) - _levels(images)
     error = difference.square().mean(dim=(1, 2, 3))
@@ -21,55 +21,55 @@ def psnr(reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H 
 
 
 def ssim(reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
-    """Structural similarity of each picture after rounding both to 256 levels, at most 1; 6 x 6 pixels at least.
+    """Structural similarity of each image after rounding both to 256 levels, at most 1; 6 x 6 pixels at least.
 
-    Inputs in [-1, 1]; data range 255, Gaussian window of 11 x 11 with sigma 1.5, each colour channel by itself, mean
-    over all windows (SPEC H; Wang et al. 2004). Borders are reflected, as torchmetrics does.
+    Inputs in [-1, 1]; data range 255, Gaussian window of 11 x 11 with sigma 1.5, each color channel by itself, mean
+    over all windows (papers.md H; Wang et al. 2004). Borders are reflected, as torchmetrics does.
     """
     declare_missing_torchvision_ops()
     from torchmetrics.functional.image.ssim import structural_similarity_index_measure
 
-    pictures = (_levels(reconstruction), _levels(images))
-    values = structural_similarity_index_measure(*pictures, sigma=1.5, data_range=255.0, reduction="none")
+    image_list = (_levels(reconstruction), _levels(images))
+    values = structural_similarity_index_measure(*image_list, sigma=1.5, data_range=255.0, reduction="none")
     assert isinstance(values, Tensor)  # a tuple only where its parts are asked for
     return values
 
 
 def to_uint8(images: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 H W"]:
-    """Pictures in [-1, 1] rounded to the nearest of 256 levels, as a PNG file would hold them."""
+    """Images in [-1, 1] rounded to the nearest of 256 levels, as a PNG file would hold them."""
     return _levels(images).to(torch.uint8)
 
 
 def to_float(levels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """The inverse of `to_uint8`: pictures in [-1, 1] that lie on one of 256 levels."""
+    """The inverse of `to_uint8`: images in [-1, 1] that lie on one of 256 levels."""
     return levels.float().div(127.5).sub(1)
 
 
 class FidelityMeter:
-    """Means of the pictures' PSNR and SSIM."""
+    """Means of the images' PSNR and SSIM."""
 
     def __init__(self) -> None:
         self._psnr: list[Tensor] = []
         self._ssim: list[Tensor] = []
 
-    def add(self, batch: Reconstructed) -> None:
-        """One value a picture."""
+    def add(self, batch: Reconstructions) -> None:
+        """One value an image."""
         self._psnr.append(psnr(batch.reconstructions, batch.originals).double().cpu())
         self._ssim.append(ssim(batch.reconstructions, batch.originals).double().cpu())
 
-    def figures(self) -> Iterator[Figure]:
-        yield Figure(
+    def metrics(self) -> Iterator[Metric]:
+        yield Metric(
             "psnr",
             torch.cat(self._psnr).mean().item(),
             "dB",
-            "mean of the pictures' PSNR, 10 log10(255^2 / MSE over pixels and channels); equal pictures count 100 dB",
+            "mean of the images' PSNR, 10 log10(255^2 / MSE over pixels and channels); equal images count 100 dB",
             {"evaluator": "vqgan.metrics.fidelity.psnr", "data_range": 255},
         )
-        yield Figure(
+        yield Metric(
             "ssim",
             torch.cat(self._ssim).mean().item(),
             "",
-            "mean of the pictures' SSIM, Gaussian window 11x11 sigma 1.5, each RGB channel by itself",
+            "mean of the images' SSIM, Gaussian window 11x11 sigma 1.5, each RGB channel by itself",
             {"evaluator": package("torchmetrics"), "data_range": 255, "k1": 0.01, "k2": 0.03, "borders": "reflected"},
         )
 

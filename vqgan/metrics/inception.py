@@ -17,32 +17,32 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from vqgan.config import ConfigError
-from vqgan.metrics.protocol import Figure, Reconstructed, file_sha256, package
-from vqgan.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.config.schema import ConfigError
+from vqgan.metrics.protocol import Metric, Reconstructions, file_sha256, package
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 SPLITS = 10
 """Parts of the set whose inception scores are averaged."""
 SHUFFLE_SEED = 2020
-"""Order in which pictures are dealt into the splits: torch-fidelity's."""
-USUAL_PICTURES = 50_000
-"""Pictures behind published figures of tokenizers."""
-USUAL_DRAWN_PICTURES = 30_000
-"""Pictures behind published figures of text-to-image models: as many captions of COCO."""
-INCEPTION_FIGURES = ("rfid", "inception_score", "inception_score_std")
-DRAWN_FIGURES = ("fid", "inception_score", "inception_score_std")
+"""Order in which images are dealt into the splits: torch-fidelity's."""
+USUAL_IMAGES = 50_000
+"""Images behind published metrics of tokenizers."""
+USUAL_GENERATED_IMAGES = 30_000
+"""Images behind published metrics of text-to-image models: as many captions of COCO."""
+INCEPTION_METRICS = ("rfid", "inception_score", "inception_score_std")
+GENERATED_METRICS = ("fid", "inception_score", "inception_score_std")
 RELEASED_SHA256 = "6726825d"
 """First digits of the released weights' SHA-256; the file's name ends in them."""
 
 
 @runtime_checkable
 class FeatureNet(Protocol):
-    """What the figures stand on: pictures to features and logits, and what it is."""
+    """What the metrics stand on: images to features and logits, and what it is."""
 
     source: Mapping[str, str]
     """Evaluator and weights, for the protocol."""
     warning: str
-    """Why its figures compare with no published one; empty where they may."""
+    """Why its metrics compare with no published one; empty where they may."""
 
     def __call__(self, levels: UInt8[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B K"]]:
         """Features, and logits without their bias."""
@@ -86,80 +86,80 @@ class InceptionMeter:
         self._reconstructions: list[Tensor] = []
         self._logits: list[Tensor] = []
 
-    def add(self, batch: Reconstructed) -> None:
+    def add(self, batch: Reconstructions) -> None:
         """Keep the features of both, and the reconstructions' logits."""
         self._originals.append(self._network(batch.original_levels)[0].cpu())
         features, logits = self._network(batch.reconstruction_levels)
         self._reconstructions.append(features.cpu())
         self._logits.append(logits.cpu())
 
-    def figures(self) -> Iterator[Figure]:
+    def metrics(self) -> Iterator[Metric]:
         method = "Fréchet distance between Inception features of reconstructions and of their originals"
         sets = torch.cat(self._reconstructions), torch.cat(self._originals)
-        yield _distance("rfid", method, self._network, sets, USUAL_PICTURES)
-        yield from _scores("the reconstructions", self._network, torch.cat(self._logits), USUAL_PICTURES)
+        yield _distance("rfid", method, self._network, sets, USUAL_IMAGES)
+        yield from _scores("the reconstructions", self._network, torch.cat(self._logits), USUAL_IMAGES)
 
 
-class DrawnInceptionMeter:
-    """FID of drawn pictures against real ones, and the drawn ones' inception score. The sets may differ in number."""
+class GeneratedInceptionMeter:
+    """FID of generated images against real ones, and the drawn ones' inception score. The sets may differ in number."""
 
     def __init__(self, network: FeatureNet) -> None:
         self._network = network
         self._real: list[Tensor] = []
-        self._drawn: list[Tensor] = []
+        self._generated: list[Tensor] = []
         self._logits: list[Tensor] = []
 
     def add_real(self, levels: UInt8[Tensor, "B 3 H W"]) -> None:
-        """Keep the features of real pictures."""
+        """Keep the features of real images."""
         self._real.append(self._network(levels)[0].cpu())
 
-    def add_drawn(self, levels: UInt8[Tensor, "B 3 H W"]) -> None:
-        """Keep the features and logits of drawn pictures."""
+    def add_generated(self, levels: UInt8[Tensor, "B 3 H W"]) -> None:
+        """Keep the features and logits of generated images."""
         features, logits = self._network(levels)
-        self._drawn.append(features.cpu())
+        self._generated.append(features.cpu())
         self._logits.append(logits.cpu())
 
-    def figures(self) -> Iterator[Figure]:
-        """Both figures of all pictures so far."""
-        method = "Fréchet distance between Inception features of drawn pictures and of real ones"
-        sets = torch.cat(self._drawn), torch.cat(self._real)
-        yield _distance("fid", method, self._network, sets, USUAL_DRAWN_PICTURES)
-        yield from _scores("the drawn pictures", self._network, torch.cat(self._logits), USUAL_DRAWN_PICTURES)
+    def metrics(self) -> Iterator[Metric]:
+        """Both metrics of all images so far."""
+        method = "Fréchet distance between Inception features of generated images and of real ones"
+        sets = torch.cat(self._generated), torch.cat(self._real)
+        yield _distance("fid", method, self._network, sets, USUAL_GENERATED_IMAGES)
+        yield from _scores("the generated images", self._network, torch.cat(self._logits), USUAL_GENERATED_IMAGES)
 
 
-def _distance(name: str, method: str, network: FeatureNet, sets: tuple[Tensor, Tensor], usual: int) -> Figure:
+def _distance(name: str, method: str, network: FeatureNet, sets: tuple[Tensor, Tensor], usual: int) -> Metric:
     """The Fréchet distance of a made set, which comes first, to its reference; small sets get a warning."""
     (count, width), fewest = sets[0].shape, min(map(len, sets))
     details = {**network.source, "features": width, "statistics": "float64", "resize_inside": "to 299, as TF1"}
     if fewest < 2:
-        return Figure(name, None, "", method, details, missing=f"needs 2 pictures at least, received {fewest}")
+        return Metric(name, None, "", method, details, missing=f"needs 2 images at least, received {fewest}")
     warnings = [network.warning]
     if fewest < width:
         warnings.append(
-            f"singular covariance: {fewest} pictures for {width} features; the distance is biased by their number "
+            f"singular covariance: {fewest} images for {width} features; the distance is biased by their number "
             f"and compares only between sets of {fewest}"
         )
     elif count != usual:
-        warnings.append(f"{count} pictures: published figures have {usual}, and FID falls as sets grow")
-    return Figure(name, frechet_distance(*sets), "", method, details, warning="; ".join(filter(None, warnings)))
+        warnings.append(f"{count} images: published metrics have {usual}, and FID falls as sets grow")
+    return Metric(name, frechet_distance(*sets), "", method, details, warning="; ".join(filter(None, warnings)))
 
 
-def _scores(of: str, network: FeatureNet, logits: Tensor, usual: int) -> Iterator[Figure]:
+def _scores(of: str, network: FeatureNet, logits: Tensor, usual: int) -> Iterator[Metric]:
     count = len(logits)
     mean = f"exp of the mean KL(p(y|x) || p(y)) of {of}, mean over {SPLITS} splits"
     details = {**network.source, "splits": SPLITS, "shuffle_seed": SHUFFLE_SEED, "logits": "without bias"}
     methods = {"inception_score": mean, "inception_score_std": f"standard deviation over the {SPLITS} splits"}
     if count < SPLITS:
-        missing = f"needs {SPLITS} pictures at least, one a split, received {count}"
+        missing = f"needs {SPLITS} images at least, one a split, received {count}"
         for name, method in methods.items():
-            yield Figure(name, None, "", method, details, missing=missing)
+            yield Metric(name, None, "", method, details, missing=missing)
         return
     warnings = [network.warning]
     if count != usual:
-        warnings.append(f"{count} pictures: published scores have {usual}, and the score rises with them")
+        warnings.append(f"{count} images: published scores have {usual}, and the score rises with them")
     warning = "; ".join(filter(None, warnings))
     for (name, method), value in zip(methods.items(), inception_score(logits), strict=True):
-        yield Figure(name, value, "", method, details, warning=warning)
+        yield Metric(name, value, "", method, details, warning=warning)
 
 
 def frechet_distance(features: Float[Tensor, "N F"], reference: Float[Tensor, "M F"]) -> float:

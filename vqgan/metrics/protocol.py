@@ -1,7 +1,7 @@
-"""A figure and how it was measured, so that two figures are compared only if they may be.
+"""A metric and how it was measured, so that two metrics are compared only if they may be.
 
-Published tokenizers' figures differ by the evaluator, the crop, the resize and the reference set, and rarely say which.
-Here a figure cannot be written down without its protocol.
+Published tokenizers' metrics differ by the evaluator, the crop, the resize and the reference set, and rarely say which.
+Here a metric cannot be written down without its protocol.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One measured value. `value` is None exactly where `missing` says what it would have needed."""
 
     name: str
@@ -33,10 +33,10 @@ class Figure:
 
     def __post_init__(self) -> None:
         if (self.value is None) != bool(self.missing):
-            raise ValueError(f"{self.name}: a figure has a value or says what is missing, received {self}")
+            raise ValueError(f"{self.name}: a metric has a value or says what is missing, received {self}")
 
     def as_json(self, shared: Mapping[str, Any]) -> dict[str, Any]:
-        """What metrics.json holds; `shared` is the part of the protocol that all figures of a set have in common."""
+        """What metrics.json holds; `shared` is the part of the protocol that all metrics of a set have in common."""
         entry: dict[str, Any] = {"value": self.value, "unit": self.unit}
         for key in ("warning", "missing"):
             if text := getattr(self, key):
@@ -44,8 +44,8 @@ class Figure:
         return entry | {"protocol": {"method": self.method, **self.details, **shared}}
 
 
-class Reconstructed(NamedTuple):
-    """A batch of pictures and what a tokenizer made of them: both rounded to 256 levels."""
+class Reconstructions(NamedTuple):
+    """A batch of images and what a tokenizer made of them: both rounded to 256 levels."""
 
     originals: Float[Tensor, "B 3 H W"]
     """In [-1, 1]."""
@@ -60,29 +60,29 @@ class Reconstructed(NamedTuple):
 class Meter(Protocol):
     """Measures a set batch by batch."""
 
-    def add(self, batch: Reconstructed) -> None:
+    def add(self, batch: Reconstructions) -> None:
         """Take a batch into account."""
         ...
 
-    def figures(self) -> Iterator[Figure]:
-        """The figures of all batches so far."""
+    def metrics(self) -> Iterator[Metric]:
+        """The metrics of all batches so far."""
         ...
 
 
 class AbsentMeter:
-    """Stands for a meter that lacks something: its figures have no value, and say why."""
+    """Stands for a meter that lacks something: its metrics have no value, and say why."""
 
     def __init__(self, names: Sequence[str], method: str, missing: str) -> None:
         self._names = names
         self._method = method
         self._missing = missing
 
-    def add(self, batch: Reconstructed) -> None:
+    def add(self, batch: Reconstructions) -> None:
         """Nothing to do."""
 
-    def figures(self) -> Iterator[Figure]:
+    def metrics(self) -> Iterator[Metric]:
         for name in self._names:
-            yield Figure(name, None, "", self._method, missing=self._missing)
+            yield Metric(name, None, "", self._method, missing=self._missing)
 
 
 def file_sha256(path: Path) -> str:
@@ -96,19 +96,19 @@ def package(name: str) -> str:
     return f"{name} {importlib.metadata.version(name)}"
 
 
-def table(figures: Sequence[Figure]) -> str:
-    """Name, value and method of each figure, a line each; below it what to beware of and what is missing."""
-    shown = ["missing" if figure.value is None else f"{_short(figure.value)} {figure.unit}" for figure in figures]
-    widths = [max(map(len, column)) for column in ([figure.name for figure in figures], shown)]
+def table(metrics: Sequence[Metric]) -> str:
+    """Name, value and method of each metric, a line each; below it what to beware of and what is missing."""
+    shown = ["missing" if metric.value is None else f"{_short(metric.value)} {metric.unit}" for metric in metrics]
+    widths = [max(map(len, column)) for column in ([metric.name for metric in metrics], shown)]
     lines = []
-    for figure, value in zip(figures, shown, strict=True):
-        lines.append(f"  {figure.name:<{widths[0]}}  {value:<{widths[1]}}  {figure.method}")
-    # Figures that lack the same thing, or deserve the same warning, share a note.
+    for metric, value in zip(metrics, shown, strict=True):
+        lines.append(f"  {metric.name:<{widths[0]}}  {value:<{widths[1]}}  {metric.method}")
+    # Metrics that lack the same thing, or deserve the same warning, share a note.
     notes: dict[str, list[str]] = {}
-    for figure in figures:
-        for text in (figure.warning, figure.missing):
+    for metric in metrics:
+        for text in (metric.warning, metric.missing):
             if text:
-                notes.setdefault(text, []).append(figure.name)
+                notes.setdefault(text, []).append(metric.name)
     lines += [f"  {', '.join(names)}: {text}" for text, names in notes.items()]
     return "\n".join(lines)
 

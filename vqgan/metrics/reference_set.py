@@ -1,6 +1,6 @@
-"""The pictures that figures are about: which ones, how they became squares, how many, and a hash of their pixels.
+"""The images that metrics are about: which ones, how they became squares, how many, and a hash of their pixels.
 
-Two figures compare only if these agree. The set is the pictures as the tokenizer is given them, after crop and resize.
+Two metrics compare only if these agree. The set is the images as the tokenizer is given them, after crop and resize.
 """
 
 import hashlib
@@ -12,40 +12,40 @@ import torch
 from pydantic import Field
 from torch.utils.data import DataLoader, Dataset
 
-from vqgan.config import Config
+from vqgan.config.schema import Config
 from vqgan.data.batch import Batch, Item
-from vqgan.data.resizing import resizer
+from vqgan.data.images.resizing import resizer
+from vqgan.data.images.transforms import ImageTransform, TransformConfig
 from vqgan.data.source import DataError, Sample, Source, Split, UnusableSample
-from vqgan.data.sources import SourceConfig, open_source
+from vqgan.data.sources.open_source import SourceConfig, open_source
 from vqgan.data.stream import Stream
-from vqgan.data.transforms import ImageTransform, TransformConfig
 from vqgan.metrics.fidelity import to_uint8
 
-EvaluatedSplit = Literal["heldout", "train", "all"]
+EvaluatedSplit = Literal["val", "train", "all"]
 _SPLITS: dict[EvaluatedSplit, tuple[Split, ...]] = {
-    "heldout": ("heldout",),
+    "val": ("val",),
     "train": ("train",),
-    "all": ("heldout", "train"),
+    "all": ("val", "train"),
 }
 
 
 class ReferenceSetConfig(Config):
-    """Pictures to evaluate on: the `data` section of a training run, as far as it says what is seen."""
+    """Images to evaluate on: the `data` section of a training run, as far as it says what is seen."""
 
     source: SourceConfig
     """The data set."""
     transform: TransformConfig = TransformConfig()
-    """From any picture to the model's square; random crops are centred, and nothing is flipped."""
+    """From any image to the model's square; random crops are centered, and nothing is flipped."""
     batch_size: int = Field(64, gt=0)
-    """Pictures that go through the networks at once; rates depend on it, other figures do not."""
+    """Images that go through the networks at once; rates depend on it, other metrics do not."""
     workers: int = Field(0, ge=0)
     """Loader processes beside this one; 0 loads in this process."""
 
 
 class ReferenceSet:
-    """One pass over the first `limit` usable pictures of a split, 0 for all. Raises DataError where there are none.
+    """One pass over the first `limit` usable images of a split, 0 for all. Raises DataError where there are none.
 
-    With `require_captions` a picture without one is not usable, and the captions have a hash of their own.
+    With `require_captions` an image without one is not usable, and the captions have a hash of their own.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class ReferenceSet:
 
     @property
     def expected(self) -> int | None:
-        """How many pictures to expect; None for a stream without a limit."""
+        """How many images to expect; None for a stream without a limit."""
         lengths = [len(source) for source in self._sources if not isinstance(source, Stream)]
         if len(lengths) < len(self._sources):
             return self._limit or None
         return min(sum(lengths), self._limit or sum(lengths))
 
     def batches(self) -> Iterator[Batch]:
-        """The pictures in the data set's order. Raises DataError where there is none."""
-        pictures = islice(self._usable(), self._limit or None)
-        while chunk := list(islice(pictures, self.config.batch_size)):
+        """The images in the data set's order. Raises DataError where there is none."""
+        images = islice(self._usable(), self._limit or None)
+        while chunk := list(islice(images, self.config.batch_size)):
             batch = Batch.of(chunk)
             self._hash.update(to_uint8(batch.images).permute(0, 2, 3, 1).numpy().tobytes())
             self._count += len(batch)
@@ -84,7 +84,7 @@ class ReferenceSet:
                 self._captions += batch.texts()
             yield batch
         if not self._count:
-            raise DataError(f"no usable picture in the {self._split} split; skipped {self._skipped}")
+            raise DataError(f"no usable image in the {self._split} split; skipped {self._skipped}")
 
     def protocol(self) -> dict[str, Any]:
         """What was seen so far."""
@@ -99,10 +99,10 @@ class ReferenceSet:
                 "source": self.config.source.model_dump(mode="json"),
                 "split": self._split,
                 "limit": self._limit,
-                "pictures": self._count,
+                "images": self._count,
                 "skipped": self._skipped,
                 "pixels_sha256": self._hash.hexdigest(),
-                "hashed": "RGB uint8, picture after picture, row by row",
+                "hashed": "RGB uint8, image after image, row by row",
                 **captions,
             },
             **crop,
@@ -119,7 +119,7 @@ class ReferenceSet:
 
     def _items(self, source: Source | Stream) -> Iterator[Item | UnusableSample]:
         if isinstance(source, Stream):
-            for undecoded in source.in_order():
+            for undecoded in source.iterate():
                 try:
                     yield _item(undecoded.load(), self._transform)
                 except UnusableSample as unusable:

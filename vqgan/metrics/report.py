@@ -1,4 +1,4 @@
-"""All figures of a model in one file: each with its whole protocol, so that it can be quoted alone."""
+"""All metrics of a model in one file: each with its whole protocol, so that it can be quoted alone."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,30 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqgan.config import ConfigError
-from vqgan.metrics.protocol import Figure, table
+from vqgan.config.schema import ConfigError
+from vqgan.metrics.protocol import Metric, table
 
 
 @dataclass(frozen=True)
 class MetricsReport:
-    """All figures of a model, and what their protocols have in common."""
+    """All metrics of a model, and what their protocols have in common."""
 
     model: Mapping[str, Any]
     """What was measured, in full."""
     shared: Mapping[str, Any]
-    """The part of the protocol that all figures have in common."""
-    figures: Sequence[Figure]
+    """The part of the protocol that all metrics have in common."""
+    metrics: Sequence[Metric]
     head: Sequence[str]
     """Lines above the table on the console."""
 
     def as_json(self) -> dict[str, Any]:
         """What metrics.json holds."""
-        figures = {figure.name: figure.as_json(self.shared) for figure in self.figures}
-        return {"model": dict(self.model), "figures": figures}
+        metrics = {metric.name: metric.as_json(self.shared) for metric in self.metrics}
+        return {"model": dict(self.model), "metrics": metrics}
 
     def text(self) -> str:
         """A table for the console."""
-        return "\n".join([*self.head, "", table(self.figures)])
+        return "\n".join([*self.head, "", table(self.metrics)])
 
 
 def write_report(report: MetricsReport, out: str | Path) -> None:
@@ -42,7 +42,7 @@ def write_report(report: MetricsReport, out: str | Path) -> None:
 
 
 def make_room(out: str | Path) -> Path:
-    """The folder for a file. Called before the work too: an hour's figures shall not be lost to a wrong path.
+    """The folder for a file. Called before the work too: an hour's metrics shall not be lost to a wrong path.
 
     Raises ConfigError where it cannot be made, or `out` is itself a folder.
     """

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vqgan.config import read_yaml
+from vqgan.config.schema import read_yaml
+from vqgan.hub.model_folder import find_model_folder
 from vqgan.metrics.reference_set import ReferenceSetConfig
-from vqgan.model_folder import find_model_folder
 
 
 def find_model(folder: str | Path) -> tuple[Path, Path | None]:

@@ -27,7 +27,7 @@ class MetricSums:
             shapes |= own
         totals = {}
         for name, shape in sorted(shapes.items()):
-            own_sum = self._sums.get(name, torch.zeros(shape, dtype=torch.float64))
-            total = self._accelerator.reduce(own_sum.to(self._accelerator.device), reduction="sum")
+            local_sum = self._sums.get(name, torch.zeros(shape, dtype=torch.float64))
+            total = self._accelerator.reduce(local_sum.to(self._accelerator.device), reduction="sum")
             totals[name] = torch.as_tensor(total)
         return totals

@@ -1,9 +1,9 @@
-"""What every stage-1 autoencoder is: an encoder, a quantiser and a decoder.
+"""What every stage-1 autoencoder is: an encoder, a quantizer and a decoder.
 
-The three are modules of their own, so that any quantiser goes with any pair of networks, and so that a decoder can be
+The three are modules of their own, so that any quantizer goes with any pair of networks, and so that a decoder can be
 trained alone on frozen codes.
 
-Letters: B batch, H W pixels, h w the grid of latents, N = h * w, row-major, D width of latents before quantisation,
+Letters: B batch, H W pixels, h w the grid of latents, N = h * w, row-major, D width of latents before quantization,
 E after it.
 """
 
@@ -14,8 +14,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vqgan.config import Config
-from vqgan.config_changes import fixed_settings
+from vqgan.config.changes import fixed_settings
+from vqgan.config.schema import Config
 from vqgan.layers.logit_laplace import logit_laplace_mean
 from vqgan.quantizers import NearestConfig, Quantized, Quantizer, QuantizerConfig
 
@@ -28,7 +28,7 @@ class AutoencoderConfig(Config, ABC, fixed=("kind", "image_size", "output")):
     kind: str
     """Which autoencoder: see `vqgan.models.AUTOENCODERS`."""
     image_size: int = Field(256, gt=0)
-    """Side of the square training picture in pixels."""
+    """Side of the square training image in pixels."""
     output: Literal["rgb", "logit_laplace"] = "rgb"
     """What the decoder emits: raw RGB (Parti), or mean and log scale of a logit-Laplace density (ViT-VQGAN, DALL-E)."""
     quantizer: QuantizerConfig = NearestConfig()
@@ -45,7 +45,7 @@ class AutoencoderConfig(Config, ABC, fixed=("kind", "image_size", "output")):
         return {"rgb": 3, "logit_laplace": 6}[self.output]
 
     def settings_of_codes(self, *, with_defaults: bool = True) -> dict[str, Any]:
-        """The settings that decide what a picture's codes are, by dotted names: neither the decoder's, nor what only
+        """The settings that decide what an image's codes are, by dotted names: neither the decoder's, nor what only
         training knows, such as weights of losses. `with_defaults`: see `fixed_settings`."""
         settings = fixed_settings(self, with_defaults=with_defaults)
         return {name: value for name, value in settings.items() if name.partition(".")[0] not in ("decoder", "output")}
@@ -63,7 +63,7 @@ class AutoencoderConfig(Config, ABC, fixed=("kind", "image_size", "output")):
 class Decoded(NamedTuple):
     """A decoder's output.
 
-    images: the picture, (B, 3, H, W), nominally in [-1, 1] but not clamped.
+    images: the image, (B, 3, H, W), nominally in [-1, 1] but not clamped.
     mean, log_scale: the logit-Laplace parameters of each element, where the decoder models a likelihood.
     """
 
@@ -82,7 +82,7 @@ class Decoded(NamedTuple):
 
 
 class AutoencoderOutput(NamedTuple):
-    """decoded: the reconstruction; latents: before quantisation; quantized: None while training without codes."""
+    """decoded: the reconstruction; latents: before quantization; quantized: None while training without codes."""
 
     decoded: Decoded
     latents: Float[Tensor, "B N D"]
@@ -90,11 +90,11 @@ class AutoencoderOutput(NamedTuple):
 
 
 class Decoder(nn.Module, ABC):
-    """Latents to pictures."""
+    """Latents to images."""
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "B N E"], grid: Grid) -> Decoded:
-        """The picture that latents (quantised or not), laid out on `grid`, stand for."""
+        """The image that latents (quantized or not), laid out on `grid`, stand for."""
 
     @property
     @abstractmethod
@@ -105,7 +105,7 @@ class Decoder(nn.Module, ABC):
 class Autoencoder(nn.Module):
     """Images to latents, latents to codes, codes to images.
 
-    `encoder` maps images (B, 3, H, W) in [-1, 1] to latents (B, N, D). Reads pictures of any size whose sides are
+    `encoder` maps images (B, 3, H, W) in [-1, 1] to latents (B, N, D). Reads images of any size whose sides are
     multiples of `stride`; `image_size` and `grid` are those of training.
     """
 
@@ -122,7 +122,7 @@ class Autoencoder(nn.Module):
         self.decoder = decoder
 
     def freeze_codes(self) -> None:
-        """From now on only the decoder learns: what a picture's codes are cannot change (Parti, SPEC D.5)."""
+        """From now on only the decoder learns: what an image's codes are cannot change (Parti, papers.md D.5)."""
         for part in (self.encoder, self.quantizer):
             part.requires_grad_(False)
             part.eval()
@@ -133,22 +133,22 @@ class Autoencoder(nn.Module):
         return not any(parameter.requires_grad for parameter in self.encoder.parameters())
 
     def grid_of(self, height: int, width: int) -> Grid:
-        """The grid of latents of a picture. Raises ValueError where a side is not a multiple of the stride."""
+        """The grid of latents of an image. Raises ValueError where a side is not a multiple of the stride."""
         if height % self.stride or width % self.stride or not height or not width:
             raise ValueError(
-                f"this tokenizer reads pictures whose sides are multiples of {self.stride} pixels, received "
+                f"this tokenizer reads images whose sides are multiples of {self.stride} pixels, received "
                 f"{height}x{width}; resize or crop to {max(1, height // self.stride) * self.stride}x"
                 f"{max(1, width // self.stride) * self.stride}"
             )
         return height // self.stride, width // self.stride
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
-        """Latents before quantisation, of images in [-1, 1]. Raises ValueError for sizes that are no multiple."""
+        """Latents before quantization, of images in [-1, 1]. Raises ValueError for sizes that are no multiple."""
         self.grid_of(*images.shape[-2:])
         return self.encoder(images)
 
     def decode(self, latents: Float[Tensor, "B N E"], grid: Grid | None = None) -> Decoded:
-        """The picture that latents (quantised or not) stand for; `grid` where it is not that of training."""
+        """The image that latents (quantized or not) stand for; `grid` where it is not that of training."""
         return self.decoder(latents, grid or self.grid)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], quantize: bool = True) -> AutoencoderOutput:
@@ -156,6 +156,6 @@ class Autoencoder(nn.Module):
         grid = self.grid_of(*images.shape[-2:])
         latents = self.encode(images)
         if not quantize:
-            return AutoencoderOutput(self.decode(self.quantizer.continuous(latents), grid), latents, None)
+            return AutoencoderOutput(self.decode(self.quantizer.unquantized(latents), grid), latents, None)
         quantized = self.quantizer(latents)
         return AutoencoderOutput(self.decode(quantized.latents, grid), latents, quantized)

@@ -1,10 +1,10 @@
-"""CNN VQGAN: convolutions with a little attention on both sides of a codebook (arXiv 2012.09841; SPEC B).
+"""CNN VQGAN: convolutions with a little attention on both sides of a codebook (arXiv 2012.09841; papers.md B).
 
 The network of CompVis/taming-transformers `taming/modules/diffusionmodules/model.py`, which LlamaGen (arXiv
 2406.06525) took over with attention at the lowest resolution only, and latent diffusion (arXiv 2112.10752) with a
-narrow code. Which levels attend is fixed when the network is built; nothing in it depends on the picture's size.
+narrow code. Which levels attend is fixed when the network is built; nothing in it depends on the image's size.
 
-Letters: B batch, H W pixels, h w the grid of latents, N = h * w, row-major, D latent width before quantisation,
+Letters: B batch, H W pixels, h w the grid of latents, N = h * w, row-major, D latent width before quantization,
 E after.
 """
 
@@ -46,13 +46,13 @@ class CNNVQGANConfig(
     """Residual blocks of an encoder level; a decoder level has one more."""
     attention_resolutions: tuple[int, ...] = Field((16,), strict=False)
     """Levels with attention after each block, named by the side of their grid at image_size: [16] at 256 pixels is
-    the fifth level, also where the network later reads pictures of another size."""
+    the fifth level, also where the network later reads images of another size."""
     middle_attention: bool = True
     """Attention between the middle's blocks; latent diffusion's vq-f4-noattn has none."""
     latent_channels: int = Field(256, gt=0)
     """Width z between the networks and the 1x1 convolutions to and from the code."""
     groups: int = Field(32, gt=0)
-    """Groups of the normalisation; all widths are multiples of it, so narrow networks want fewer."""
+    """Groups of the normalization; all widths are multiples of it, so narrow networks want fewer."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in the residual blocks."""
     quantizer: QuantizerConfig = NearestConfig(codebook_size=1024, code_dim=256, l2_normalize=False)
@@ -137,7 +137,7 @@ class _CNNEncoder(nn.Module):
 
 
 class _CNNDecoder(Decoder):
-    """(B, N, E) to pictures: 1x1 convolution from the code, middle, levels from the lowest resolution up, head."""
+    """(B, N, E) to images: 1x1 convolution from the code, middle, levels from the lowest resolution up, head."""
 
     def __init__(self, config: CNNVQGANConfig, code_dim: int) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ StyleGAN2 (Karras et al., 1912.04958), with the sizes of the rosinality port tha
 
 - Minibatch statistics are taken over *contiguous* images of the batch, the port's over strided ones. A global batch
   that is dealt out to processes in contiguous parts, each a multiple of the group, then gives the same logits.
-- The constant factors (equalised learning rate, sqrt(2) after each activation, 1 / sqrt(2) after each sum) are
+- The constant factors (equalized learning rate, sqrt(2) after each activation, 1 / sqrt(2) after each sum) are
   multiplied into the weights, which is the same function with fewer passes over the activations.
 
 PatchGAN (Isola et al., 1611.07004), as in CompVis/taming-transformers `taming/modules/discriminator/model.py`.
@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vqgan.config import Config, ConfigError
+from vqgan.config.schema import Config, ConfigError
 
 _SLOPE = 0.2
 """Of the leaky ReLUs, both papers."""
@@ -34,13 +34,13 @@ class StyleGAN2DiscriminatorConfig(Config, fixed=("kind", "channel_multiplier", 
     """StyleGAN2's residual discriminator; one logit an image."""
 
     kind: Literal["stylegan2"] = "stylegan2"
-    """Residual blocks from the full picture down to 4x4, minibatch statistics, one logit an image."""
+    """Residual blocks from the full image down to 4x4, minibatch statistics, one logit an image."""
     channel_multiplier: float = Field(2.0, gt=0)
     """Width: min(512, 16384 * multiplier / resolution) channels at each resolution; 2 is the paper's at 256."""
     channels: tuple[Annotated[int, Field(gt=0)], ...] | None = Field(None, strict=False)
-    """Widths spelt out instead, from the full picture (left) down to 4x4, e.g. [16, 24, 32, 48, 64] for 64 pixels."""
+    """Widths spelt out instead, from the full image (left) down to 4x4, e.g. [16, 24, 32, 48, 64] for 64 pixels."""
     stddev_group: int = Field(4, gt=0)
-    """Neighbouring images of a batch that share one minibatch standard deviation."""
+    """Neighboring images of a batch that share one minibatch standard deviation."""
 
 
 class StyleGAN2Discriminator(nn.Module):
@@ -50,7 +50,7 @@ class StyleGAN2Discriminator(nn.Module):
         super().__init__()
         if image_size < 8 or image_size.bit_count() != 1:
             raise ConfigError(
-                f"task.adversarial.discriminator: stylegan2 halves the picture down to 4x4, image_size is "
+                f"task.adversarial.discriminator: stylegan2 halves the image down to 4x4, image_size is "
                 f"{image_size}; use a power of two from 8 on, or task.adversarial.discriminator.kind patchgan"
             )
         resolutions = [2**i for i in range(image_size.bit_length() - 1, 1, -1)]
@@ -60,24 +60,24 @@ class StyleGAN2Discriminator(nn.Module):
         if len(channels) != len(resolutions):
             raise ConfigError(
                 f"task.adversarial.discriminator.channels: {len(channels)} widths received for the {len(resolutions)} "
-                f"resolutions {resolutions} of a {image_size} pixel picture; give one for each, or null for the "
+                f"resolutions {resolutions} of a {image_size} pixel image; give one for each, or null for the "
                 "default widths"
             )
         self.image_size = image_size
         self.stddev_group = config.stddev_group
-        self.from_rgb = _EqualisedConv(3, channels[0], kernel=1, gain=math.sqrt(2))
+        self.from_rgb = _EqualizedConv(3, channels[0], kernel=1, gain=math.sqrt(2))
         self.blocks = nn.Sequential(*(_ResidualBlock(*widths) for widths in pairwise(channels)))
         last = channels[-1]
-        self.final_conv = _EqualisedConv(last + 1, last, kernel=3, gain=math.sqrt(2))
-        self.hidden = _EqualisedLinear(last * 4 * 4, last, gain=math.sqrt(2))
-        self.to_logit = _EqualisedLinear(last, 1, gain=1.0)
+        self.final_conv = _EqualizedConv(last + 1, last, kernel=3, gain=math.sqrt(2))
+        self.hidden = _EqualizedLinear(last * 4 * 4, last, gain=math.sqrt(2))
+        self.to_logit = _EqualizedLinear(last, 1, gain=1.0)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
-        """Logits, larger for more real, of images in [-1, 1]. Raises ValueError for pictures of another size."""
+        """Logits, larger for more real, of images in [-1, 1]. Raises ValueError for images of another size."""
         if images.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
-                f"the discriminator was built for {self.image_size}x{self.image_size} pictures and received "
-                f"{images.shape[-2]}x{images.shape[-1]}; set image_size, or crop the pictures"
+                f"the discriminator was built for {self.image_size}x{self.image_size} images and received "
+                f"{images.shape[-2]}x{images.shape[-1]}; set image_size, or crop the images"
             )
         x = _leaky_relu(self.from_rgb(images))
         x = self.blocks(x)  # (B, C, 4, 4)
@@ -107,10 +107,10 @@ class _ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv1 = _EqualisedConv(channels, channels, kernel=3, gain=math.sqrt(2))
+        self.conv1 = _EqualizedConv(channels, channels, kernel=3, gain=math.sqrt(2))
         # sqrt(2) after the activation and 1 / sqrt(2) after the sum cancel.
-        self.conv2 = _EqualisedConv(channels, out_channels, kernel=3, gain=1.0, stride=2, padding=0)
-        self.skip = _EqualisedConv(channels, out_channels, kernel=1, gain=math.sqrt(0.5), bias=False)
+        self.conv2 = _EqualizedConv(channels, out_channels, kernel=3, gain=1.0, stride=2, padding=0)
+        self.skip = _EqualizedConv(channels, out_channels, kernel=1, gain=math.sqrt(0.5), bias=False)
         line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
         self.register_buffer("blur", torch.outer(line, line).expand(channels, 1, 4, 4).clone(), persistent=False)
 
@@ -125,7 +125,7 @@ class _ResidualBlock(nn.Module):
 
 
 def _blurred_half(x: Tensor, blur: Tensor) -> Tensor:
-    """Every second pixel, in each direction, of the blurred picture."""
+    """Every second pixel, in each direction, of the blurred image."""
     channels = x.shape[1]
     if x.is_cpu and x.dtype == torch.bfloat16:
         # A strided depthwise convolution has no fast backward pass in bf16 on a CPU: it takes 10 times as long as this,
@@ -134,10 +134,10 @@ def _blurred_half(x: Tensor, blur: Tensor) -> Tensor:
     return functional.conv2d(x, blur, stride=2, padding=1, groups=channels)
 
 
-class _EqualisedConv(nn.Conv2d):
+class _EqualizedConv(nn.Conv2d):
     """Convolution, N(0, 1) weights scaled by gain / sqrt(fan in) at run time (ProGAN, section 4.1); bias by gain.
 
-    By default the picture keeps its size.
+    By default the image keeps its size.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class _EqualisedConv(nn.Conv2d):
         self.gain = gain
 
     def reset_parameters(self) -> None:
-        _initialise_equalised(self)
+        _initialize_equalized(self)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * (self.gain / math.sqrt(self.weight[0].numel()))
@@ -164,7 +164,7 @@ class _EqualisedConv(nn.Conv2d):
         return functional.conv2d(x, weight, bias, self.stride, self.padding)
 
 
-class _EqualisedLinear(nn.Linear):
+class _EqualizedLinear(nn.Linear):
     """Linear layer, N(0, 1) weights scaled by gain / sqrt(fan in) at run time; bias by gain."""
 
     def __init__(self, features: int, out_features: int, *, gain: float) -> None:
@@ -172,13 +172,13 @@ class _EqualisedLinear(nn.Linear):
         self.gain = gain
 
     def reset_parameters(self) -> None:
-        _initialise_equalised(self)
+        _initialize_equalized(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight * (self.gain / math.sqrt(self.weight.shape[1])), self.bias * self.gain)
 
 
-def _initialise_equalised(layer: nn.Conv2d | nn.Linear) -> None:
+def _initialize_equalized(layer: nn.Conv2d | nn.Linear) -> None:
     nn.init.normal_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -209,7 +209,7 @@ class PatchDiscriminator(nn.Module):
         if patches < 3:
             raise ConfigError(
                 f"task.adversarial.discriminator.layers: {config.layers} halvings leave nothing of a "
-                f"{image_size} pixel picture; a patchgan needs {3 << config.layers} pixels, set fewer layers"
+                f"{image_size} pixel image; a patchgan needs {3 << config.layers} pixels, set fewer layers"
             )
         widths = [config.base_channels * min(2**i, 8) for i in range(config.layers + 1)]
         network: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(_SLOPE)]
@@ -222,14 +222,14 @@ class PatchDiscriminator(nn.Module):
             ]
         network.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.network = nn.Sequential(*network)
-        self.apply(_initialise_patchgan)
+        self.apply(_initialize_patchgan)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w"]:
         """Logits, larger for more real, of the patches of images in [-1, 1]."""
         return self.network(images).squeeze(1)
 
 
-def _initialise_patchgan(module: nn.Module) -> None:
+def _initialize_patchgan(module: nn.Module) -> None:
     """DCGAN's: convolutions N(0, 0.02), batch norm scales N(1, 0.02), biases 0."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
@@ -253,5 +253,5 @@ DISCRIMINATORS: dict[str, Callable[[Any, int], Discriminator]] = {
 
 
 def build_discriminator(config: DiscriminatorConfig, image_size: int) -> Discriminator:
-    """The discriminator for pictures of `image_size` pixels. Raises ConfigError if the two do not fit."""
+    """The discriminator for images of `image_size` pixels. Raises ConfigError if the two do not fit."""
     return DISCRIMINATORS[config.kind](config, image_size)

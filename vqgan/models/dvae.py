@@ -1,10 +1,10 @@
 """DALL-E's discrete VAE: a residual convolution network on both sides of a categorical code (arXiv 2102.12092,
-section 2.1 and appendix A; SPEC C.1).
+section 2.1 and appendix A; papers.md C.1).
 
 The encoder's last 1x1 convolution, to a logit for each code, and the weight of the decoder's first, from a (soft)
-one-hot, are the Gumbel quantiser's projection and codebook: both are matrices over the codes. What is left of them
-here is the bias of the decoder's first convolution. With a quantiser of other widths a linear layer leads into and out
-of its space, so any quantiser goes with this pair of networks. Sizes that the paper leaves open are those of
+one-hot, are the Gumbel quantizer's projection and codebook: both are matrices over the codes. What is left of them
+here is the bias of the decoder's first convolution. With a quantizer of other widths a linear layer leads into and out
+of its space, so any quantizer goes with this pair of networks. Sizes that the paper leaves open are those of
 openai/DALL-E (dall_e/encoder.py, dall_e/decoder.py).
 
 Letters: B batch, H W pixels, h w the grid of latents, N = h * w, row-major, D latent width, E code width, F features.
@@ -27,13 +27,13 @@ from vqgan.quantizers import GumbelConfig, QuantizerConfig, build_quantizer
 _WIDTHS = (1, 2, 4, 8)
 """Widths of the encoder's groups, in multiples of `hidden`; the decoder has them backwards."""
 _STRIDE = 2 ** (len(_WIDTHS) - 1)
-"""Between two groups the picture is halved."""
+"""Between two groups the image is halved."""
 _ENCODER_KERNELS = (3, 3, 3, 1)
 _DECODER_KERNELS = (1, 3, 3, 3)
 
 
 class DVAEConfig(AutoencoderConfig, fixed=("hidden", "blocks_per_group", "decoder_width")):
-    """DALL-E's discrete VAE. The defaults are the published model: 1024 codes a picture of 256 pixels."""
+    """DALL-E's discrete VAE. The defaults are the published model: 1024 codes an image of 256 pixels."""
 
     kind: Literal["dvae"] = "dvae"
     """Residual convolutions on both sides; 8 pixels to a code in each direction."""
@@ -54,7 +54,7 @@ class DVAEConfig(AutoencoderConfig, fixed=("hidden", "blocks_per_group", "decode
 
 
 class DVAE(Autoencoder):
-    """See the module's docstring. Reads pictures of any size whose sides are multiples of 8."""
+    """See the module's docstring. Reads images of any size whose sides are multiples of 8."""
 
     def __init__(self, config: DVAEConfig) -> None:
         quantizer = build_quantizer(config.quantizer)
@@ -85,7 +85,7 @@ class _DVAEEncoder(nn.Module):
 
 
 class _DVAEDecoder(Decoder):
-    """(B, N, E) to pictures: four groups with nearest-neighbour upsampling between them, relu, 1x1 convolution."""
+    """(B, N, E) to images: four groups with nearest-neighbor upsampling between them, relu, 1x1 convolution."""
 
     def __init__(self, config: DVAEConfig, code_dim: int) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 The same plan as `vqgan.models.vit_vqgan`, read differently from the paper (arXiv 2110.04627, section 3.1): tanh stands
 in the feed-forward of every block instead of in a head after them; positions are fixed sines and cosines; queries, keys
 and values have no bias; heads are 64 wide, so that all of them together may be wider or narrower than the model;
-patches are cut and pasted by convolutions. Its networks read and paint pictures in [0, 1]: converted here at both ends.
+patches are cut and pasted by convolutions. Its networks read and paint images in [0, 1]: converted here at both ends.
 """
 
 from typing import Literal
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqgan.config import Config
+from vqgan.config.schema import Config
 from vqgan.layers.attend import attend
 from vqgan.layers.positions import positions_on
 from vqgan.models.autoencoder import Autoencoder, AutoencoderConfig, Decoded, Decoder, Grid
@@ -56,7 +56,7 @@ class EnhancingViTVQGANConfig(AutoencoderConfig, fixed=("patch_size",)):
 
 
 class EnhancingViTVQGAN(Autoencoder):
-    """See the module's docstring. Other picture sizes than that of training read interpolated positions."""
+    """See the module's docstring. Other image sizes than that of training read interpolated positions."""
 
     def __init__(self, config: EnhancingViTVQGANConfig) -> None:
         quantizer = build_quantizer(config.quantizer)
@@ -86,7 +86,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(Decoder):
-    """(B, N, E) to pictures in [-1, 1]: projection from the look-up space, transformer, patches."""
+    """(B, N, E) to images in [-1, 1]: projection from the look-up space, transformer, patches."""
 
     def __init__(self, config: EnhancingViTVQGANConfig, code_dim: int) -> None:
         super().__init__()
@@ -98,8 +98,8 @@ class _Decoder(Decoder):
 
     def forward(self, latents: Float[Tensor, "B N E"], grid: Grid) -> Decoded:
         x = self.transformer(self.from_code(latents), grid)
-        pictures = self.unpatchify(rearrange(x, "b (h w) d -> b d h w", h=grid[0]))
-        return Decoded.of(2 * pictures.float() - 1)
+        images = self.unpatchify(rearrange(x, "b (h w) d -> b d h w", h=grid[0]))
+        return Decoded.of(2 * images.float() - 1)
 
     @property
     def last_layer(self) -> nn.Parameter:

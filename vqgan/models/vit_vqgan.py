@@ -1,4 +1,4 @@
-"""ViT-VQGAN: a vision transformer on both sides of a small-dimensional codebook (arXiv 2110.04627; SPEC A).
+"""ViT-VQGAN: a vision transformer on both sides of a small-dimensional codebook (arXiv 2110.04627; papers.md A).
 
 Both stacks are pre-LN with learned positions; a two-layer feed-forward with tanh ends each. The encoder then
 projects to the look-up space, the decoder starts from it. Departures from the paper: the sigmoid on the decoder's
@@ -19,7 +19,7 @@ from vqgan.quantizers import build_quantizer
 
 
 class ViTVQGANConfig(AutoencoderConfig, fixed=("patch_size",)):
-    """ViT-VQGAN. The defaults are the paper's small model at 256 pixels: 1024 codes a picture."""
+    """ViT-VQGAN. The defaults are the paper's small model at 256 pixels: 1024 codes an image."""
 
     kind: Literal["vit_vqgan"] = "vit_vqgan"
     """Vision transformers on both sides."""
@@ -36,7 +36,7 @@ class ViTVQGANConfig(AutoencoderConfig, fixed=("patch_size",)):
 
 
 class ViTVQGAN(Autoencoder):
-    """See the module's docstring. Other picture sizes than that of training read interpolated positions."""
+    """See the module's docstring. Other image sizes than that of training read interpolated positions."""
 
     def __init__(self, config: ViTVQGANConfig) -> None:
         quantizer = build_quantizer(config.quantizer)
@@ -70,7 +70,7 @@ class _ViTEncoder(nn.Module):
 
 
 class _ViTDecoder(Decoder):
-    """(B, N, E) to pictures: projection from the look-up space, transformer, tanh head, patches."""
+    """(B, N, E) to images: projection from the look-up space, transformer, tanh head, patches."""
 
     def __init__(self, config: ViTVQGANConfig, code_dim: int) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from vqgan.planning.recording import Recording
+from vqgan.planning.step_recorder import StepRecorder
 
 KindT = TypeVar("KindT", bound=Hashable)
 
@@ -36,7 +36,7 @@ def shallow_networks(stacks: Stacks[KindT], kept: int) -> list[Shallow]:
     return [Shallow(base, 1 - sum(other.times for other in others)), *others]
 
 
-def watch_blocks(recording: Recording, stacks: Mapping[str, Sequence[nn.Module]], kept: int) -> None:
+def watch_blocks(recording: StepRecorder, stacks: Mapping[str, Sequence[nn.Module]], kept: int) -> None:
     """Make windows of the passes through each block; those between `kept` ones at each end share one."""
     for stack, blocks in stacks.items():
         for index, block in enumerate(blocks):
@@ -51,7 +51,7 @@ def _ends(kinds: Sequence[KindT], kept: int) -> tuple[Sequence[KindT], Sequence[
     return (kinds, ()) if len(kinds) <= 2 * kept + 1 else (kinds[:kept], kinds[-kept:])
 
 
-def _watch(recording: Recording, block: nn.Module, name: str, afterwards: str | None) -> None:
+def _watch(recording: StepRecorder, block: nn.Module, name: str, afterwards: str | None) -> None:
     def enters(_block: nn.Module, _args: object) -> None:
         recording.enter(f"{name}, forward")
 

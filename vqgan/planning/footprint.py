@@ -2,7 +2,7 @@
 
 Blocks of one kind, one behind the other, do the same one after the other. So at any moment in the pass through a block,
 or through what comes before and after them all, each block more adds the same bytes of each kind: memory is affine in
-the depth, window by window (`Recording.enter`), and the most of all is the most of the windows' most. In the forward
+the depth, window by window (`StepRecorder.enter`), and the most of all is the most of the windows' most. In the forward
 pass memory grows from block to block by the same, in the backward pass it changes by the same, so what lies between two
 blocks is between them, and the windows of blocks near both ends are enough.
 """
@@ -10,13 +10,13 @@ blocks is between them, and the windows of blocks near both ends are enough.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from vqgan.planning.recording import KINDS, Kind, Peak, Recording
+from vqgan.planning.step_recorder import KINDS, Kind, Peak, StepRecorder
 
 
 class Counted(NamedTuple):
     """A recording, the moment at which training begins in it, and how often it counts."""
 
-    recording: Recording
+    recording: StepRecorder
     since: int
     times: int = 1
 

@@ -1,12 +1,12 @@
 """GPUs by name: memory, dense matrix products in bf16 (half of what is printed "with sparsity"), memory bandwidth.
 
-The makers' figures as public tables quote them; for another GPU, or another variant of these, give the numbers.
+The makers' metrics as public tables quote them; for another GPU, or another variant of these, give the numbers.
 """
 
 import math
 from dataclasses import dataclass
 
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""A plan: what a config needs on given GPUs, in figures; no tensor is made."""
+"""A plan: what a config needs on given GPUs, in metrics; no tensor is made."""
 
 import math
 from dataclasses import dataclass, field, replace
 
-from vqgan.config import ConfigError
-from vqgan.planning.division import Division, total
+from vqgan.config.schema import ConfigError
 from vqgan.planning.hardware import GPU
+from vqgan.planning.parallelism import ParallelismPlan, total
 
 USABLE = 0.9
 """Share of a GPU's memory that a plan may fill: the rest is for the driver, libraries' workspaces, and the holes that
@@ -13,10 +13,10 @@ an allocator leaves."""
 
 
 @dataclass(frozen=True)
-class Machines:
+class Hardware:
     """What a run is given. Raises ConfigError for a share or a price that cannot be."""
 
-    division: Division
+    parallelism: ParallelismPlan
     gpu: GPU
     mfu: float = 0.4
     price: float | None = None
@@ -29,7 +29,7 @@ class Machines:
 
 
 @dataclass(frozen=True)
-class Remedy:
+class Suggestion:
     """Options to add to the command, and the bytes on a GPU after that."""
 
     change: str
@@ -37,8 +37,8 @@ class Remedy:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """One picture: operations, bytes of cache, and seconds at least where the bandwidth is known."""
+class SamplingCost:
+    """One image: operations, bytes of cache, and seconds at least where the bandwidth is known."""
 
     settings: str
     flops: float
@@ -48,25 +48,25 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Plan:
-    """All figures; memory in bytes, arithmetic in operations."""
+    """All metrics; memory in bytes, arithmetic in operations."""
 
     name: str
     what: str
     parts: dict[str, int]
     frozen_parts: dict[str, int]
-    machines: Machines
+    hardware: Hardware
     at_a_time: int
     batch: int
     steps: int
-    codes_a_picture: int
+    codes_a_image: int
     """0 where nothing is done with codes."""
     memory: dict[str, int]
-    flops_a_picture: float
-    drawing: Drawing | None = None
-    copy_to_draw: int = 0
+    flops_a_image: float
+    sampling_cost: SamplingCost | None = None
+    sampling_copy: int = 0
     note: str = ""
     """What was planned otherwise than the config says."""
-    remedies: list[Remedy] = field(default_factory=list)
+    suggestions: list[Suggestion] = field(default_factory=list)
 
     @property
     def needed(self) -> int:
@@ -76,25 +76,25 @@ class Plan:
     @property
     def room(self) -> float:
         """Bytes that may be filled on each GPU."""
-        return USABLE * self.machines.gpu.memory * 1e9
+        return USABLE * self.hardware.gpu.memory * 1e9
 
     @property
     def fits(self) -> bool:
         """In training, and in drawing between steps."""
-        return max(self.needed, self.copy_to_draw) <= self.room
+        return max(self.needed, self.sampling_copy) <= self.room
 
     @property
     def seconds_a_step(self) -> float | None:
         """At the stated share of the GPUs' peak."""
-        gpu, division = self.machines.gpu, self.machines.division
+        gpu, parallelism = self.hardware.gpu, self.hardware.parallelism
         if gpu.tflops is None:
             return None
-        return self.flops_a_picture * self.batch / (division.gpus * gpu.tflops * 1e12 * self.machines.mfu)
+        return self.flops_a_image * self.batch / (parallelism.gpus * gpu.tflops * 1e12 * self.hardware.mfu)
 
     @property
     def days(self) -> float | None:
         """To the config's end."""
         return None if self.seconds_a_step is None else self.seconds_a_step * self.steps / 86_400
 
-    def with_remedies(self, remedies: list[Remedy]) -> "Plan":
-        return replace(self, remedies=remedies)
+    def with_suggestions(self, suggestions: list[Suggestion]) -> "Plan":
+        return replace(self, suggestions=suggestions)

@@ -1,4 +1,4 @@
-"""From latents to codes and back; one idea a file, one return type for all. The table of quantisers by `kind`."""
+"""From latents to codes and back; one idea a file, one return type for all. The table of quantizers by `kind`."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -26,11 +26,11 @@ QUANTIZERS: dict[str, Callable[[Any], Quantizer]] = {
     "lookup_free": LookupFreeQuantizer,
     "residual": ResidualQuantizer,
 }
-"""Every quantiser by its config's `kind`."""
+"""Every quantizer by its config's `kind`."""
 
 
 def build_quantizer(config: QuantizerConfig) -> Quantizer:
-    """The quantiser of a config."""
+    """The quantizer of a config."""
     return QUANTIZERS[config.kind](config)
 
 

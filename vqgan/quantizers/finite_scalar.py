@@ -1,4 +1,4 @@
-"""Finite scalar quantisation: each dimension rounds to a few levels, and no codebook is learned (arXiv 2309.15505).
+"""Finite scalar quantization: each dimension rounds to a few levels, and no codebook is learned (arXiv 2309.15505).
 
 Appendix A.1 of the paper, line by line: a dimension is squashed by tanh, shifted by half a step where its number of
 levels is even (so that the levels are whole numbers), rounded with a straight-through gradient, and divided by half
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from vqgan.config import Config
+from vqgan.config.schema import Config
 from vqgan.quantizers.quantizer import Quantized, Quantizer, straight_through
 
 _MARGIN = 1e-3
@@ -52,13 +52,13 @@ class FiniteScalarQuantizer(Quantizer):
         with torch.autocast(latents.device.type, enabled=False):
             bounded = self._bound(latents)
             rounded = bounded.detach().round()
-            continuous = bounded / self._half_width
+            unquantized = bounded / self._half_width
             chosen = rounded / self._half_width
             return Quantized(
-                latents=straight_through(chosen, continuous),
+                latents=straight_through(chosen, unquantized),
                 codes=self._codes(rounded),
                 loss=bounded.new_zeros(()),
-                stats={"quantization_error": F.mse_loss(continuous.detach(), chosen)},
+                stats={"quantization_error": F.mse_loss(unquantized.detach(), chosen)},
             )
 
     def encode(self, latents: Float[Tensor, "B N D"]) -> Int64[Tensor, "B N"]:
@@ -69,7 +69,7 @@ class FiniteScalarQuantizer(Quantizer):
         digits = codes[..., None] // self.radix % self.levels
         return (digits - self._half_width).float() / self._half_width
 
-    def continuous(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    def unquantized(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         with torch.autocast(latents.device.type, enabled=False):
             return self._bound(latents) / self._half_width
 

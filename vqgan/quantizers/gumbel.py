@@ -1,11 +1,11 @@
 """Gumbel-softmax relaxation of a categorical code (DALL-E's discrete VAE, arXiv 2102.12092, section 2.1, appendix A).
 
-A linear map gives the logits of q(code | picture) at each position. In training the decoder reads the mean of the
+A linear map gives the logits of q(code | image) at each position. In training the decoder reads the mean of the
 codebook under softmax((logits + Gumbel noise) / temperature), soft in the forward and in the backward pass, and the
 temperature goes down; in evaluation it reads the code with the largest logit. The loss is the KL divergence to the
 uniform prior, `ln V - entropy(q)`, of the softmax without noise and at temperature 1.
 
-The paper divides the whole ELBO by the number of values in a picture: 3 * H * W. A mean over positions, as here, then
+The paper divides the whole ELBO by the number of values in an image: 3 * H * W. A mean over positions, as here, then
 carries `kl_weight / (3 * pixels of a code)`: at 8 x 8 pixels to a code, give the loss the weight 1/192
 (`codebook_weight` of the task) and the likelihood, a mean over all values, the weight 1.
 
@@ -24,9 +24,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from vqgan.config import Config
+from vqgan.config.schedule import Span, in_steps
+from vqgan.config.schema import Config
 from vqgan.quantizers.quantizer import Quantized, Quantizer, straight_through
-from vqgan.training.schedule import Span, in_steps
 
 
 class AnnealingConfig(Config, may_change=("start", "end", "over")):
@@ -62,7 +62,7 @@ class GumbelConfig(Config, fixed=("kind", "codebook_size", "latent_dim", "code_d
     temperature: AnnealingConfig = AnnealingConfig(start=1.0, end=1 / 16, over=150_000)
     """Temperature of the relaxation; near 0 a sample is nearly one code."""
     kl_weight: AnnealingConfig = AnnealingConfig(start=0.0, end=6.6, over=5_000)
-    """Weight (beta) of the KL divergence to the uniform prior, in the loss of this quantiser."""
+    """Weight (beta) of the KL divergence to the uniform prior, in the loss of this quantizer."""
     straight_through: bool = False
     """Decode the sample's one code, with the gradient of the soft sample."""
 
@@ -118,7 +118,7 @@ class GumbelQuantizer(Quantizer):
     def embed(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B N E"]:
         return F.embedding(codes, self.codebook)
 
-    def continuous(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N E"]:
+    def unquantized(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N E"]:
         """The mean of the codebook under q, without noise."""
         with torch.autocast(latents.device.type, enabled=False):
             return self._logits(latents).softmax(-1) @ self.codebook
@@ -128,7 +128,7 @@ class GumbelQuantizer(Quantizer):
         return self.proj(latents.float())
 
     def _sample(self, logits: Float[Tensor, "B N V"]) -> Float[Tensor, "B N E"]:
-        # Such tensors are the largest of the model (32 MiB a picture): all but the softmax's is made in one place.
+        # Such tensors are the largest of the model (32 MiB an image): all but the softmax's is made in one place.
         # Gumbel noise is -ln(E), E exponential; a drawn 0 would make it infinite.
         noise = torch.empty_like(logits).exponential_().clamp_(min=torch.finfo(torch.float32).tiny).log_().neg_()
         perturbed = noise.add_(logits).div_(self.temperature)

@@ -1,8 +1,8 @@
-"""k-means: centres of clusters of vectors, by Lloyd's iterations from a k-means++ start (Arthur, Vassilvitskii 2007).
+"""k-means: centers of clusters of vectors, by Lloyd's iterations from a k-means++ start (Arthur, Vassilvitskii 2007).
 
-k-means++ draws one centre at a time, each with a probability in proportion to the squared distance to the centres
+k-means++ draws one center at a time, each with a probability in proportion to the squared distance to the centers
 before. Here a round draws many at once from the distances at its beginning, and then keeps each with the ratio of its
-distance by now to that at the beginning (rejection sampling): the same distribution, but 8192 centres take about a
+distance by now to that at the beginning (rejection sampling): the same distribution, but 8192 centers take about a
 hundred searches, not 8192 passes over all vectors.
 """
 
@@ -13,23 +13,23 @@ from torch import Tensor
 from vqgan.quantizers.search import nearest_codes
 
 _ROUND_SHARE = 8
-"""Centres that there are already, to one that a round draws: more would mostly be refused."""
+"""Centers that there are already, to one that a round draws: more would mostly be refused."""
 
 _NEVER_ZERO = 1e-12
-"""Added to squared distances: where every vector is a centre already, some are drawn twice."""
+"""Added to squared distances: where every vector is a center already, some are drawn twice."""
 
 
 def kmeans(
     vectors: Float[Tensor, "M D"], clusters: int, iterations: int, generator: torch.Generator
 ) -> Float[Tensor, "V D"]:
-    """Centres of `clusters` clusters. Empty clusters keep their centre; `generator` is one of the CPU."""
-    centres = _spread_out(vectors, clusters, generator)
+    """Centers of `clusters` clusters. Empty clusters keep their center; `generator` is one of the CPU."""
+    centers = _spread_out(vectors, clusters, generator)
     for _ in range(iterations):
-        codes = nearest_codes(vectors, centres)
+        codes = nearest_codes(vectors, centers)
         counts = torch.bincount(codes, minlength=clusters)
-        sums = torch.zeros_like(centres).index_add_(0, codes, vectors)
-        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
-    return centres
+        sums = torch.zeros_like(centers).index_add_(0, codes, vectors)
+        centers = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centers)
+    return centers
 
 
 def _spread_out(vectors: Float[Tensor, "M D"], count: int, generator: torch.Generator) -> Float[Tensor, "V D"]:
@@ -42,10 +42,12 @@ def _spread_out(vectors: Float[Tensor, "M D"], count: int, generator: torch.Gene
         nearest = fresh[nearest_codes(vectors, fresh)]
         distances = torch.minimum(distances, (vectors - nearest).square().sum(-1))
         weights = distances.cpu() + _NEVER_ZERO
-        drawn = torch.multinomial(weights, max(1, len(chosen) // _ROUND_SHARE), replacement=True, generator=generator)
-        points = vectors[drawn.to(vectors.device)].cpu()
-        luck = torch.rand(len(drawn), generator=generator)
-        added = drawn[_kept(points, weights[drawn], luck)][: count - len(chosen)]
+        generated = torch.multinomial(
+            weights, max(1, len(chosen) // _ROUND_SHARE), replacement=True, generator=generator
+        )
+        points = vectors[generated.to(vectors.device)].cpu()
+        luck = torch.rand(len(generated), generator=generator)
+        added = generated[_kept(points, weights[generated], luck)][: count - len(chosen)]
         chosen = torch.cat([chosen, added])
     return vectors[chosen.to(vectors.device)]
 

@@ -1,4 +1,4 @@
-"""Look-up-free quantisation: a code is the signs of its latent's dimensions (MAGVIT-v2, arXiv 2310.05737, section 3.1).
+"""Look-up-free quantization: a code is the signs of its latent's dimensions (MAGVIT-v2, arXiv 2310.05737, section 3.1).
 
 Codes are the corners {-1, 1}^bits of a cube, so that nothing is learned and nothing searched. What keeps the codes in
 use is the entropy term (equation 5): each latent should be sure of its code (small mean entropy), all latents together
@@ -22,9 +22,9 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from vqgan.config import Config
-from vqgan.quantizers.processes import mean_over_processes
+from vqgan.config.schema import Config
 from vqgan.quantizers.quantizer import Quantized, Quantizer, straight_through
+from vqgan.system.collectives import all_reduce_mean
 
 
 class LookupFreeConfig(
@@ -43,7 +43,7 @@ class LookupFreeConfig(
     diversity: float = Field(1.0, ge=0)
     """Weight, within the entropy term, of using all codes against being sure of each."""
     temperature: float = Field(1.0, gt=0)
-    """Temperature of the distribution over codes, in squared distances; a corner is 4 away from its neighbours."""
+    """Temperature of the distribution over codes, in squared distances; a corner is 4 away from its neighbors."""
     commitment_weight: float = Field(0.25, ge=0)
     """Weight of the term that pulls latents to their codes."""
 
@@ -86,7 +86,7 @@ class LookupFreeQuantizer(Quantizer):
     def embed(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
         return (codes[..., None] // self.powers % 2).float() * 2 - 1
 
-    def continuous(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    def unquantized(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         return latents.float()
 
 
@@ -105,7 +105,7 @@ def entropy_of_mean(logits: Float[Tensor, "M D"], together: bool = False) -> Flo
     half = logits.shape[1] // 2
     mean = _over_patterns(logits[:, :half]).T @ _over_patterns(logits[:, half:]) / len(logits)
     if together:
-        mean = mean_over_processes(mean)
+        mean = all_reduce_mean(mean)
     # Clamped in the logarithm: 0 ln 0 is 0, but its gradient would not be a number.
     return -(mean * mean.clamp(min=1e-30).log()).sum()
 

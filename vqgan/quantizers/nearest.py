@@ -1,8 +1,8 @@
-"""Nearest-neighbour quantiser with factorised, l2-normalised codes (ViT-VQGAN, arXiv 2110.04627, section 3.2).
+"""Nearest-neighbor quantizer with factorized, l2-normalized codes (ViT-VQGAN, arXiv 2110.04627, section 3.2).
 
 The look-up space is small (`code_dim`); the networks project into and out of it. With `l2_normalize` both latents
 and codes lie on the unit sphere, so the nearest code is the one with the largest cosine. Without it, and with a
-`code_dim` as wide as the latents, this is the plain quantiser of VQ-VAE (arXiv 1711.00937). Departure from the papers:
+`code_dim` as wide as the latents, this is the plain quantizer of VQ-VAE (arXiv 1711.00937). Departure from the papers:
 the losses are means over all elements, not sums over `code_dim` (the working public codes do the same).
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqgan.config import Config
+from vqgan.config.schema import Config
 from vqgan.quantizers.quantizer import LookUp, Quantized, Quantizer, straight_through
 from vqgan.quantizers.search import nearest_codes
 
@@ -38,7 +38,7 @@ class NearestConfig(CodebookConfig, fixed=("kind",)):
     """Nearest code of a learned codebook."""
 
     kind: Literal["nearest"] = "nearest"
-    """Nearest neighbour; the codebook learns by gradient."""
+    """Nearest neighbor; the codebook learns by gradient."""
 
 
 class NearestQuantizer(Quantizer):
@@ -77,10 +77,10 @@ class NearestQuantizer(Quantizer):
             return _look_up(self.normalize(latents), self.normalize(self.codebook))
 
     def embed(self, codes: Int64[Tensor, "*rest"]) -> Float[Tensor, "*rest D"]:
-        # The whole book is normalised first, as in `forward`: the same arithmetic gives the same bits.
+        # The whole book is normalized first, as in `forward`: the same arithmetic gives the same bits.
         return F.embedding(codes, self.normalize(self.codebook))
 
-    def continuous(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    def unquantized(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         return self.normalize(latents)
 
     def look_ups(self, latents: Float[Tensor, "B N D"], codes: Int64[Tensor, "B N"] | None) -> list[LookUp]:

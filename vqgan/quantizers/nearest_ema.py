@@ -1,4 +1,4 @@
-"""Nearest-neighbour quantiser whose codes follow the mean of their latents (VQ-VAE, arXiv 1711.00937, appendix A.1).
+"""Nearest-neighbor quantizer whose codes follow the mean of their latents (VQ-VAE, arXiv 1711.00937, appendix A.1).
 
 The look-up is that of `nearest`. What differs is how the codebook learns: not by gradient, but by running sums over the
 latents that chose each code, and running counts of them (equations 6 to 8); a code is its sum over its count. That is
@@ -22,15 +22,15 @@ from pydantic import Field
 from torch import Tensor
 
 from vqgan.quantizers.nearest import CodebookConfig, NearestQuantizer
-from vqgan.quantizers.processes import sum_over_processes
 from vqgan.quantizers.quantizer import Quantized, straight_through
+from vqgan.system.collectives import all_reduce_sum
 
 
 class NearestEMAConfig(CodebookConfig, fixed=("kind",), may_change=("decay", "epsilon")):
     """Nearest code of a codebook that follows the mean of its latents."""
 
     kind: Literal["nearest_ema"] = "nearest_ema"
-    """Nearest neighbour; each code is the running mean of the latents that chose it."""
+    """Nearest neighbor; each code is the running mean of the latents that chose it."""
     decay: float = Field(0.99, ge=0, lt=1)
     """Share of the running sums that each training step keeps."""
     epsilon: float = Field(1e-5, gt=0)
@@ -38,7 +38,7 @@ class NearestEMAConfig(CodebookConfig, fixed=("kind",), may_change=("decay", "ep
 
 
 class NearestEMAQuantizer(NearestQuantizer):
-    """Replaces each latent by its nearest code; the codebook takes no gradient, so no optimiser owns it."""
+    """Replaces each latent by its nearest code; the codebook takes no gradient, so no optimizer owns it."""
 
     sums: Float[Tensor, "V D"]
     counts: Float[Tensor, "V"]
@@ -105,7 +105,7 @@ class NearestEMAQuantizer(NearestQuantizer):
     @torch.no_grad()
     def _move(self, totals: Float[Tensor, "V E"]) -> None:
         """Towards the sums, and the counts in the last column, of the latents that chose each code."""
-        totals = sum_over_processes(totals)
+        totals = all_reduce_sum(totals)
         self.sums.lerp_(totals[:, :-1], 1 - self.decay)
         self.counts.lerp_(totals[:, -1], 1 - self.decay)
         total = self.counts.sum()

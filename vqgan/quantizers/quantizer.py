@@ -1,7 +1,7 @@
-"""What every quantiser offers: latents to codes and back, whatever the idea behind it.
+"""What every quantizer offers: latents to codes and back, whatever the idea behind it.
 
-Letters: B batch, N latents of a picture, D width that the quantiser reads (`latent_dim`), E width that it gives to the
-decoder (`code_dim`), M codes of a picture: N, or N times `codes_per_latent`, a latent's codes side by side.
+Letters: B batch, N latents of an image, D width that the quantizer reads (`latent_dim`), E width that it gives to the
+decoder (`code_dim`), M codes of an image: N, or N times `codes_per_latent`, a latent's codes side by side.
 """
 
 from abc import ABC, abstractmethod
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class Quantized(NamedTuple):
-    """A quantiser's result.
+    """A quantizer's result.
 
     latents: what the decoder reads; gradients pass through to the encoder.
     codes: integers in [0, codebook_size).
-    loss: what training adds for this quantiser (codebook, commitment, KL, entropy); 0 where it needs none.
+    loss: what training adds for this quantizer (codebook, commitment, KL, entropy); 0 where it needs none.
     stats: scalars worth logging.
     """
 
@@ -33,7 +33,7 @@ class Quantized(NamedTuple):
 class LookUp(NamedTuple):
     """One learned codebook, and what it was asked in a batch: each vector that it replaced, and by which code.
 
-    codes: None where the batch was not quantised; `latents` then has no rows for a codebook deeper than the first.
+    codes: None where the batch was not quantized; `latents` then has no rows for a codebook deeper than the first.
     """
 
     quantizer: "NearestQuantizer"
@@ -56,7 +56,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "B N D"]) -> Quantized:
-        """Quantise, with losses; random draws only in training mode."""
+        """Quantize, with losses; random draws only in training mode."""
 
     @abstractmethod
     def encode(self, latents: Float[Tensor, "B N D"]) -> Int64[Tensor, "B M"]:
@@ -67,7 +67,7 @@ class Quantizer(nn.Module, ABC):
         """The latents that the decoder reads for these codes: in evaluation mode exactly those of `forward`."""
 
     @abstractmethod
-    def continuous(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N E"]:
+    def unquantized(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N E"]:
         """What the decoder reads while training without codes: the same space, not rounded to any code."""
 
     def weights_of_codes(self) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ class Quantizer(nn.Module, ABC):
         latents: Float[Tensor, "B N D"],  # noqa: ARG002 - for those with a codebook
         codes: Int64[Tensor, "B M"] | None,  # noqa: ARG002
     ) -> list[LookUp]:
-        """The learned codebooks behind these latents and codes (None: not quantised); empty where none is learned."""
+        """The learned codebooks behind these latents and codes (None: not quantized); empty where none is learned."""
         return []
 
     def at_step(self, step: int, steps: int) -> None:

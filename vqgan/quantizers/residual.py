@@ -1,11 +1,11 @@
-"""Residual quantiser: a latent is the sum of several codes, each one correcting those before (RQ-VAE, 2203.01941).
+"""Residual quantizer: a latent is the sum of several codes, each one correcting those before (RQ-VAE, 2203.01941).
 
 Level d replaces what levels 1 to d-1 left over by its nearest code (section 3.1.2), so that V codes in `depth` levels
 stand for V^depth points. The commitment term compares the latent with each partial sum (section 3.1.3). Departures: the
 mean over levels and elements, not the sum; codebooks learn by gradient, each code towards the residuals that chose it
 (the paper moves them by running means, whose target is the same).
 
-Codes are not l2-normalised: what is left over becomes shorter with each level, and a code's length has to say so.
+Codes are not l2-normalized: what is left over becomes shorter with each level, and a code's length has to say so.
 
 Letters: Q levels, M = N * Q codes.
 """
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqgan.config import Config
+from vqgan.config.schema import Config
 from vqgan.quantizers.nearest import NearestConfig, NearestQuantizer
 from vqgan.quantizers.quantizer import LookUp, Quantized, Quantizer, straight_through
 
@@ -96,7 +96,7 @@ class ResidualQuantizer(Quantizer):
             so_far = so_far + book.embed(level)
         return so_far
 
-    def continuous(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    def unquantized(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         return latents.float()
 
     @torch.no_grad()
@@ -125,6 +125,6 @@ class ResidualQuantizer(Quantizer):
         if codes.shape[1] % self.codes_per_latent:
             raise ValueError(
                 f"{codes.shape[1]} codes are not whole latents of {self.codes_per_latent} codes each; "
-                "give a picture's codes latent by latent, as encode does"
+                "give an image's codes latent by latent, as encode does"
             )
         return rearrange(codes, "B (N Q) -> B N Q", Q=self.codes_per_latent).unbind(-1)

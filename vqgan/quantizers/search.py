@@ -1,7 +1,7 @@
 """Nearest code of a codebook, tile by tile: memory stays bounded whatever the number of (vector, code) pairs.
 
 On a CPU the search costs little more than its matrix products, because a tile of scores never leaves the cache and no
-index is looked for among all codes: the maximum of every block of codes (vectorised, unlike an argmax) names the block
+index is looked for among all codes: the maximum of every block of codes (vectorized, unlike an argmax) names the block
 that wins, and only there the index is looked for.
 """
 

@@ -5,9 +5,9 @@ from torch import nn
 
 from vqgan.data.loader import DataPipeline
 from vqgan.data.unused import unused_lines
-from vqgan.training.best import Best
-from vqgan.training.protocol import Task
+from vqgan.training.checkpoints.best_tracker import BestTracker
 from vqgan.training.run_folder import RunFolder
+from vqgan.training.task import Task
 
 
 def complete_already(folder: RunFolder, done: int, steps: int) -> list[str]:
@@ -36,7 +36,7 @@ def how_it_begins(
     return lines
 
 
-def where_the_models_are(best: Best, folder: RunFolder, given_up: bool) -> list[str]:
+def where_the_models_are(best: BestTracker, folder: RunFolder, given_up: bool) -> list[str]:
     """Of a complete run. `given_up`: waiting for a better evaluation ended it, and model/ holds the best model."""
     if given_up:
         return [f"complete; the model in {folder.model} is the best, {best.describe()}"]

@@ -2,8 +2,9 @@
 
 Running the same command again resumes from the newest checkpoint, and gives the numbers of a run that was never
 stopped: what a step sees depends on its number alone (see `vqgan.data.loader`), and all other state is saved (see
-`vqgan.training.saving`). Steps without a finite gradient are the guard's business (see `vqgan.training.guard`): the
-loop goes back when it says so. What is promised, and what happens when something breaks: docs/resume.md.
+`vqgan.training.checkpoints.manager`). Steps without a finite gradient are the guard's business (see
+`vqgan.training.monitor.nan_guard`): the loop goes back when it says so. What is promised, and what happens when
+something breaks: docs/resume.md.
 """
 
 from collections.abc import Sequence
@@ -14,26 +15,26 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field, model_validator
 
-from vqgan.config import Config
+from vqgan.config.schema import Config
 from vqgan.data.batch import Batch
-from vqgan.data.loader import DataPipeline, Share
+from vqgan.data.loader import BatchShard, DataPipeline
 from vqgan.data.source import UnusableSample
 from vqgan.training.announcements import complete_already, how_it_begins, where_the_models_are
-from vqgan.training.best import Best, KeepBestConfig
-from vqgan.training.checkpoint import About
-from vqgan.training.code_usage import CountsCodes
-from vqgan.training.distributed import gather_things, mean_over_processes
-from vqgan.training.findings import Findings
-from vqgan.training.guard import Guard, GuardConfig, TrainingDiverged, separate_skips
-from vqgan.training.memorizing import about_memorizing, training_loss
-from vqgan.training.progress import Progress
-from vqgan.training.protocol import Task
+from vqgan.training.checkpoints.best_tracker import BestTracker, KeepBestConfig
+from vqgan.training.checkpoints.manager import CheckpointManager
+from vqgan.training.checkpoints.store import CheckpointMeta
+from vqgan.training.monitor.code_usage import CountsCodes
+from vqgan.training.monitor.diagnostics_log import Diagnostics
+from vqgan.training.monitor.metric_accumulator import MetricAccumulator
+from vqgan.training.monitor.nan_guard import NaNGuard, NaNGuardConfig, TrainingDiverged, separate_skips
+from vqgan.training.monitor.progress import Progress
+from vqgan.training.monitor.trackers import Trackers
+from vqgan.training.overfitting import about_memorizing, training_loss
+from vqgan.training.parallel.distributed import all_gather_object, all_reduce_mean
+from vqgan.training.parallel.sharding import is_sharding_requested
 from vqgan.training.run_folder import RunFolder
-from vqgan.training.saving import Saving
-from vqgan.training.sharding import is_sharding_requested
 from vqgan.training.stopping import StopRequest
-from vqgan.training.trackers import Trackers
-from vqgan.training.window import Window
+from vqgan.training.task import Task
 
 EXIT_INTERRUPTED = 75
 """Exit code of a run that was asked to stop, saved and can be resumed (EX_TEMPFAIL)."""
@@ -45,35 +46,35 @@ _STEPS_BETWEEN_AGREEING_TO_STOP = 8
 class LoopConfig(
     Config,
     may_change=(
-        *("steps", "micro_batches", "log_every", "evaluate_every", "preview_every", "save_every"),
-        *("keep_checkpoints", "keep_best", "patience", "minutes_to_wait"),
+        *("steps", "gradient_accumulation_steps", "log_every", "evaluate_every", "preview_every", "save_every"),
+        *("keep_checkpoints", "keep_best", "patience", "timeout_minutes"),
     ),
 ):
-    """How long a run is and what happens when. All counts are optimiser steps; 0 means never."""
+    """How long a run is and what happens when. All counts are optimizer steps; 0 means never."""
 
     steps: int = Field(1000, gt=0)
     """Length of the run."""
-    micro_batches: int = Field(1, gt=0)
+    gradient_accumulation_steps: int = Field(1, gt=0)
     """Gradient accumulation: parts into which each process's share of a batch is divided."""
     log_every: int = Field(50, gt=0)
-    """Steps between lines of figures; after the first step there is a line as a sign of life."""
+    """Steps between lines of metrics; after the first step there is a line as a sign of life."""
     evaluate_every: int = Field(500, ge=0)
-    """Steps between evaluations on held-out data; the last step always has one."""
+    """Steps between evaluations on validation data; the last step always has one."""
     preview_every: int = Field(500, ge=0)
-    """Steps between pictures in samples/; unless never, the first step has one, and the last always."""
+    """Steps between images in samples/; unless never, the first step has one, and the last always."""
     save_every: int = Field(500, ge=0)
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = Field(2, gt=0)
     """Number of newest checkpoints that stay; from 2 on, one may be damaged and the run still goes on."""
     keep_best: KeepBestConfig | None = None
-    """Keep the model of the best evaluation in best/, and its checkpoint: {figure: psnr, mode: higher}."""
+    """Keep the model of the best evaluation in best/, and its checkpoint: {metric: psnr, mode: higher}."""
     patience: int = Field(0, ge=0)
     """Evaluations in a row without a better one after which the run is complete, and model/ holds the best model; 0:
     train to the last step. Needs keep_best."""
-    minutes_to_wait: float = Field(10.0, gt=0)
+    timeout_minutes: float = Field(10.0, gt=0)
     """With several processes: how long one waits for another before it ends; longer than drawing a preview takes, or
     writing a checkpoint."""
-    guard: GuardConfig = GuardConfig()
+    guard: NaNGuardConfig = NaNGuardConfig()
     """What to do about steps without a finite gradient."""
 
     @model_validator(mode="after")
@@ -81,7 +82,7 @@ class LoopConfig(
         if self.patience and (self.keep_best is None or not self.evaluate_every):
             raise ValueError(
                 f"patience {self.patience} waits for a better evaluation, so it needs keep_best "
-                "({figure: nats_per_code, mode: lower}, for example) and evaluate_every above 0"
+                "({metric: nats_per_code, mode: lower}, for example) and evaluate_every above 0"
             )
         return self
 
@@ -110,12 +111,12 @@ class TrainingLoop:
         self.title = title
         self._notes = notes
         self._preview_batch = preview_batch.to(accelerator.device)
-        self._window = Window(data.config.batch_size)
-        self._saving = Saving(task, self._window, accelerator, run, config.keep_checkpoints)
-        self._best = Best(config.keep_best)
-        self._guard = Guard(config.guard)
-        self._findings = Findings()
-        self._findings_held_out = Findings()
+        self._window = MetricAccumulator(data.config.batch_size)
+        self._saving = CheckpointManager(task, self._window, accelerator, run, config.keep_checkpoints)
+        self._best = BestTracker(config.keep_best)
+        self._guard = NaNGuard(config.guard)
+        self._findings = Diagnostics()
+        self._findings_val = Diagnostics()
         self._training_loss: float | None = None
         self._done = 0
         self._shown_changed = False
@@ -134,7 +135,7 @@ class TrainingLoop:
         CannotWriteError when the run folder cannot be written, CheckpointError when no checkpoint can be used.
         """
         self._done, said = self._resume()
-        self._check_figure_to_keep_best()
+        self._check_metric_to_keep_best()
         progress = Progress(self.title, self._done, self.config.steps, self.accelerator.is_main_process)
         said += (
             complete_already(self.run_folder, self._done, self.config.steps)
@@ -166,18 +167,20 @@ class TrainingLoop:
     def _train(self, progress: Progress) -> Literal["complete", "interrupted", "diverged"]:
         """The steps from where the run stands."""
         steps, offset, window = self.config.steps, self._guard.data_offset, self._window
-        share = Share(self.accelerator.process_index, self.accelerator.num_processes, self.config.micro_batches)
+        share = BatchShard(
+            self.accelerator.process_index, self.accelerator.num_processes, self.config.gradient_accumulation_steps
+        )
         data = self.data.training_batches(self._done + offset, steps + offset, share)
         window.start_clock()
         progress.time_left.step_begins()
         for step, batches in enumerate(data, start=self._done):
             metrics = self.task.train_step([self._received(batch) for batch in batches], step)
-            figures, self._without_gradient = separate_skips(metrics)
+            step_metrics, self._without_gradient = separate_skips(metrics)
             self._guard.count(bool(self._without_gradient))
             if self._without_gradient:
                 window.add_skipped()
             else:
-                window.add(figures)
+                window.add(step_metrics)
             done = self._done = step + 1
             progress.advance()
             if done % self.config.log_every == 0 or done == steps:
@@ -207,7 +210,7 @@ class TrainingLoop:
                 last = previewing = True
                 progress.say(f"step {done}: {config.patience} evaluations without a better one (loop.patience)")
         if previewing:
-            with self._saving.whole_averages(self.accelerator.device):
+            with self._saving.full_ema(self.accelerator.device):
                 if self.accelerator.is_main_process:
                     self.trackers.preview(self.task.preview(self._preview_batch), done)
         # While steps are being skipped no checkpoint pushes out the older ones: those are what the run can go back to.
@@ -230,22 +233,22 @@ class TrainingLoop:
     def _evaluate(self, done: int, progress: Progress) -> None:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         even = is_sharding_requested()
-        held_out = self.data.heldout_batches(rank, processes, self._held_out_size(), even=even)
-        figures = self.task.evaluate(map(self._received, held_out))
-        self.trackers.log(figures, done, "heldout")
+        val = self.data.val_batches(rank, processes, self._val_size(), even=even)
+        metrics = self.task.evaluate(map(self._received, val))
+        self.trackers.log(metrics, done, "val")
         if isinstance(self.task, CountsCodes) and (counts := self.task.code_counts()) is not None:
             self.trackers.code_counts(counts, done)
-        progress.say(f"step {done} held out  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
-        if self._best.improved_by(figures, done, self._training_loss):
+        progress.say(f"step {done} held out  " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+        if self._best.improved_by(metrics, done, self._training_loss):
             self._saving.save_best(self._best.evaluation())
             self._save_waits = True
         memorizing = about_memorizing(self._best, self._training_loss)
-        for finding in self._findings_held_out.news(memorizing):
+        for finding in self._findings_val.new_messages(memorizing):
             progress.say(f"step {done}: {finding}")
             self._record_event(done, {"event": "finding", "finding": finding})
 
-    def _held_out_size(self) -> int:
-        share = Share(0, self.accelerator.num_processes, self.config.micro_batches)
+    def _val_size(self) -> int:
+        share = BatchShard(0, self.accelerator.num_processes, self.config.gradient_accumulation_steps)
         return share.local_size(self.data.config.batch_size)
 
     def _is_broken(self) -> bool:
@@ -255,31 +258,31 @@ class TrainingLoop:
 
     def _log(self, done: int, progress: Progress) -> None:
         self._report_skipped(progress)
-        figures = mean_over_processes(self.accelerator, self._window.means())
+        metrics = all_reduce_mean(self.accelerator, self._window.means())
         rate, seconds = self._window.rate()
         self._seconds += seconds
-        figures["images_per_second"] = rate
-        figures["seconds"] = self._seconds
+        metrics["images_per_second"] = rate
+        metrics["seconds"] = self._seconds
         if self._skipped:
-            figures["skipped_items"] = float(len(self._skipped))
+            metrics["skipped_items"] = float(len(self._skipped))
         if self._guard.skipped_steps:
-            figures["skipped_steps"] = float(self._guard.skipped_steps)
+            metrics["skipped_steps"] = float(self._guard.skipped_steps)
         if self._window.skipped_share():
-            figures["skipped_share"] = self._window.skipped_share()
-        self.trackers.log(figures, done, "train")
-        shown = {name: value for name, value in figures.items() if name.startswith("loss") or name == "skipped_steps"}
+            metrics["skipped_share"] = self._window.skipped_share()
+        self.trackers.log(metrics, done, "train")
+        shown = {name: value for name, value in metrics.items() if name.startswith("loss") or name == "skipped_steps"}
         progress.report(done, shown, rate)
         self._window.clear()
-        self._training_loss = training_loss(figures)
-        figures |= {"step": done, "run_share": done / self.config.steps}
-        for finding in self._findings.news([*self.task.diagnose(figures), *self._notes]):
+        self._training_loss = training_loss(metrics)
+        metrics |= {"step": done, "run_share": done / self.config.steps}
+        for finding in self._findings.new_messages([*self.task.diagnose(metrics), *self._notes]):
             progress.say(f"step {done}: {finding}")
             self._record_event(done, {"event": "finding", "finding": finding})
 
     def _show_first_step(self, progress: Progress) -> None:
-        """The figures of the run's first step; they are in the first line's means too."""
-        figures = mean_over_processes(self.accelerator, self._window.means())
-        shown = {name: value for name, value in figures.items() if name.startswith("loss")}
+        """The metrics of the run's first step; they are in the first line's means too."""
+        metrics = all_reduce_mean(self.accelerator, self._window.means())
+        shown = {name: value for name, value in metrics.items() if name.startswith("loss")}
         progress.first(1, shown, self._window.rate()[1])
 
     def _has_ended(self) -> bool:
@@ -291,7 +294,7 @@ class TrainingLoop:
 
     def _report_skipped(self, progress: Progress) -> None:
         """Name and count the unusable items that any process has met; an exchange between the processes."""
-        for item in gather_things(self.accelerator, self._newly_skipped):
+        for item in all_gather_object(self.accelerator, self._newly_skipped):
             if item.name not in self._skipped:
                 self._skipped[item.name] = item.cause
                 progress.say(f"skipped {item} ({len(self._skipped)} unusable so far)")
@@ -319,17 +322,17 @@ class TrainingLoop:
         loop_state = self._saving.restore(step)
         self._seconds = loop_state["seconds"]
         self._findings.load_state_dict(loop_state["findings"])
-        self._findings_held_out.load_state_dict(loop_state.get("findings_held_out", {}))
+        self._findings_val.load_state_dict(loop_state.get("findings_val", {}))
         self._training_loss = loop_state.get("training_loss")
         return loop_state
 
-    def _check_figure_to_keep_best(self) -> None:
+    def _check_metric_to_keep_best(self) -> None:
         """Now, not at the first evaluation: that may be hours away. Raises ConfigError."""
         if self.config.keep_best is not None and not self._best.step:
             device = self.accelerator.device
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                held_out = self.data.heldout_batches(batch_size=self._held_out_size())
-                self._best.check_figure(self.task.evaluate(map(self._received, islice(held_out, 1))))
+                val = self.data.val_batches(batch_size=self._val_size())
+                self._best.check_metric(self.task.evaluate(map(self._received, islice(val, 1))))
 
     def _go_back(self, done: int, progress: Progress) -> int:
         """To the last good checkpoint, with other data and fresh draws. Raises TrainingDiverged if it cannot."""
@@ -353,7 +356,7 @@ class TrainingLoop:
         guard.go_back(done, step)
         torch.manual_seed(torch.initial_seed() + done)
         if self.accelerator.is_main_process:
-            self._saving.checkpoints.forget_after(step)
+            self._saving.checkpoints.discard_after(step)
             self.run_folder.cut_metrics(metrics_bytes)
         self._record_event(step, {"event": "rolled_back", "from": done, "to": step, "seen": seen})
         # Saved again at once: a run that is killed from here on has gone back already.
@@ -378,13 +381,13 @@ class TrainingLoop:
             "skipped": self._skipped,
             "guard": self._guard.state_dict(),
             "findings": self._findings.state_dict(),
-            "findings_held_out": self._findings_held_out.state_dict(),
+            "findings_val": self._findings_val.state_dict(),
             "training_loss": self._training_loss,
             "best": self._best.state_dict(),
             "metrics_bytes": self.run_folder.metrics_bytes() if self.accelerator.is_main_process else 0,
             "metrics_lines": self.run_folder.metrics_lines() if self.accelerator.is_main_process else [],
         }
-        about = About(good=self._guard.calm and not passing, passing=passing)
+        about = CheckpointMeta(good=self._guard.reset_skips and not passing, passing=passing)
         self._saving.save(done, loop_state, about, keep={self._best.step})
 
     def _should_stop(self, done: int) -> bool:

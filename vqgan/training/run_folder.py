@@ -16,9 +16,9 @@ from typing import Any
 
 from PIL import Image
 
-from vqgan.config import Config, ConfigError, dump_config, flatten, read_yaml
-from vqgan.config_changes import fixed_settings
-from vqgan.training.durable import recover_folder, replaced_folder, sync_tree, write_file, writing
+from vqgan.config.changes import fixed_settings
+from vqgan.config.schema import Config, ConfigError, dump_config, flatten, read_yaml
+from vqgan.system.atomic_files import recover_folder, replaced_folder, sync_tree, write_file, writing
 
 BEST_FILE = "best.json"
 """In best/: which evaluation it was."""
@@ -149,11 +149,11 @@ class RunFolder:
             # To the end of a line, should someone have edited the file.
             file.truncate(file.read(length).rfind(b"\n") + 1)
 
-    def save_picture(self, picture: Image.Image, step: int, name: str = "step") -> Path:
-        """Store a preview as samples/step-XXXXXXX.png, or another picture by its `name`."""
+    def save_image(self, image: Image.Image, step: int, name: str = "step") -> Path:
+        """Store a preview as samples/step-XXXXXXX.png, or another image by its `name`."""
         path = self.samples / f"{name}-{step:07d}.png"
         content = io.BytesIO()
-        picture.save(content, format="PNG")
+        image.save(content, format="PNG")
         with writing(path):
             write_file(path, content.getvalue())
         return path

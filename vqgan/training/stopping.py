@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vqgan.parent_process import has_launcher, signal_when_parent_ends
+from vqgan.system.parent_process import has_launcher, signal_when_parent_ends
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -1,7 +1,7 @@
-"""The captioning model: the drawing of "Partially auto-regressive Image-to-Text generation" (SPEC E.4).
+"""The captioning model: the drawing of "Partially auto-regressive Image-to-Text generation" (papers.md E.4).
 
     rows 1-3    convolutions; Show, Attend and Tell looks at row 3 and tells the text row 3
-    rows 3-11   picture and text in parallel, fused in each row
+    rows 3-11   image and text in parallel, fused in each row
     rows 12-14  BertLayers alone
     words       told behind rows 3 (by Show, Attend and Tell itself), 7, 11 and 14 (by LSTM heads)
 
@@ -29,17 +29,17 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from parti.fused.captioning.caption_decoding import ROWS, Row
-from parti.fused.captioning.caption_tokens import CaptionTokens
-from parti.fused.captioning.caption_words import Given, Written, write
+from parti.fused.captioning.decoding import ROWS, Row
 from parti.fused.captioning.lstm_head import LSTMHead, WordProjection
-from parti.fused.captioning.show_attend_tell import Picture, ShowAttendTell, Told
+from parti.fused.captioning.show_attend_tell import AttentionOutput, EncodedImage, ShowAttendTell
+from parti.fused.captioning.tokens import CaptionTokens
+from parti.fused.captioning.word_loop import DecodedWords, KnownWords, write
 from parti.fused.rows import LAST_ROW, TrunkConfig
 from parti.fused.text_side import refuse_outside
 from parti.fused.trunk import FUSED_ROWS, RowParts, RowState
 from parti.text.tokenizer import TextTokenizer
-from vqgan.config import validate
-from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
+from vqgan.config.schema import validate
+from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 _LOOKED_AT = 3
 _LAST_IMAGE_ROW = 11
@@ -73,15 +73,15 @@ class DraftNoise(NamedTuple):
     hidden: Float[Tensor, "B T"]
 
 
-class Lesson(NamedTuple):
+class TrainOutput(NamedTuple):
     """Logits of the true words behind each of `ROWS`: those at position t are of the token at t + 1. And where Show,
     Attend and Tell looked for them."""
 
     logits: tuple[Float[Tensor, "B T V"], ...]
-    looks: Float[Tensor, "B T P"]
+    attention_maps: Float[Tensor, "B T P"]
 
 
-class Tellers(nn.Module):
+class WordHeads(nn.Module):
     """What tells words: Show, Attend and Tell, an LSTM behind each other row, and a projection for each."""
 
     def __init__(self, config: CaptionerConfig, vocab_size: int) -> None:
@@ -107,39 +107,39 @@ class Captioner(nn.Module):
             text_rows=range(_LOOKED_AT + 1, LAST_ROW + 1),
             fused_rows=FUSED_ROWS,
         )
-        self.tellers = Tellers(config, self.tokens.space.vocab_size)
-        # Nobody reads the picture behind row 11, and nothing trains what only it depends on. It stays, so that a
+        self.tellers = WordHeads(config, self.tokens.space.vocab_size)
+        # Nobody reads the image behind row 11, and nothing trains what only it depends on. It stays, so that a
         # captioner has all of a pretrained trunk's row 11.
         last = self.parts.fusions[str(_LAST_IMAGE_ROW)]
         for part in (last.text_value, last.image_read, last.image_last):
             cast(nn.Module, part).requires_grad_(False)
 
-    def forward(self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"], noise: DraftNoise) -> Lesson:
-        """One lesson about pictures in [-1, 1] with their captions `ids`. The numbers are the module docstring's."""
-        view = self.view(images)
+    def forward(self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"], noise: DraftNoise) -> TrainOutput:
+        """One lesson about images in [-1, 1] with their captions `ids`. The numbers are the module docstring's."""
+        context = self.context(images)
         # 2. A draft that knows nothing of `ids`.
         with torch.no_grad():
-            draft = view.draft(noise.words, 1.0).ids
-        hidden = self.tokens.told(draft) & (noise.hidden < noise.share[:, None])
+            draft = context.draft(noise.words, 1.0).ids
+        hidden = self.tokens.predicted(draft) & (noise.hidden < noise.share[:, None])
         # 1. and 3. in one pass, as each of its words waits for the one before; captions of a batch do not meet.
         before = self.parts.embeddings(ids)
         seen = self.parts.embeddings(draft.masked_fill(hidden, self.tokens.mask))
-        read = self.tellers.show_attend_tell(torch.cat([before, seen]), view.picture.twice())
-        (truth, drafted), looks = read.states.chunk(2), read.looks[: len(ids)]
+        read = self.tellers.show_attend_tell(torch.cat([before, seen]), context.image.twice())
+        (truth, drafted), attention_maps = read.states.chunk(2), read.attention_maps[: len(ids)]
         # 4. The truth, with features of the draft.
         logits = {_LOOKED_AT: self.logits(3, truth)}
-        for state in view.walk(drafted, self.tokens.real(draft)):
-            row = self.drawn_row(state.row)
+        for state in context.run_rows(drafted, self.tokens.real(draft)):
+            row = self.figure_row(state.row)
             if row is not None:
                 logits[row] = self.logits(row, self.head(row)(state.text, before))
-        return Lesson(tuple(logits[row] for row in ROWS), looks)
+        return TrainOutput(tuple(logits[row] for row in ROWS), attention_maps)
 
-    def view(self, images: Float[Tensor, "B 3 H W"]) -> "View":
-        """What is told of these pictures."""
+    def context(self, images: Float[Tensor, "B 3 H W"]) -> "ImageContext":
+        """What is told of these images."""
         row = images
         for number in range(1, _LOOKED_AT + 1):
             row = self.parts.image_step(number, row)
-        return View(self, row)
+        return ImageContext(self, row)
 
     def head(self, row: Row) -> LSTMHead:
         """The LSTM behind a row other than 3."""
@@ -149,7 +149,7 @@ class Captioner(nn.Module):
         """Logits of the words that are told behind `row`."""
         return self.tellers.words[str(row)](states, self.parts.embeddings.weight)
 
-    def drawn_row(self, row: int) -> Row | None:
+    def figure_row(self, row: int) -> Row | None:
         """Which of the LSTM heads stands behind a row of the trunk."""
         if row == self.config.deepest_row:
             return 7
@@ -181,32 +181,32 @@ class Captioner(nn.Module):
         return captioner.eval()
 
 
-class View:
-    """A batch of pictures, seen up to row 3."""
+class ImageContext:
+    """A batch of images, seen up to row 3."""
 
     def __init__(self, captioner: Captioner, row_3: Float[Tensor, "B C h w"]) -> None:
         self._captioner = captioner
         self._row_3 = row_3
         self._tell = captioner.tellers.show_attend_tell
-        self.picture: Picture = self._tell.look(row_3)
+        self.image: EncodedImage = self._tell.look(row_3)
 
-    def draft(self, noise: Float[Tensor, "B T"] | None = None, temperature: float = 1.0) -> Written:
+    def draft(self, noise: Float[Tensor, "B T"] | None = None, temperature: float = 1.0) -> DecodedWords:
         """Show, Attend and Tell's own captions: drawn by `noise`, or the most probable words."""
         return write(
             self._captioner.tokens,
-            self._tell.start(self.picture),
-            lambda _, before, mind: self._tell.step(before, mind, self.picture)[0],
+            self._tell.start(self.image),
+            lambda _, before, mind: self._tell.step(before, mind, self.image)[0],
             self._embed,
             partial(self._captioner.logits, 3),
             noise=noise,
             temperature=temperature,
         )
 
-    def read(self, ids: Int64[Tensor, "B T"]) -> Told:
+    def read(self, ids: Int64[Tensor, "B T"]) -> AttentionOutput:
         """Show, Attend and Tell's states when it reads captions, and where it looks for the word behind each."""
-        return self._tell(self._captioner.parts.embeddings(ids), self.picture)
+        return self._tell(self._captioner.parts.embeddings(ids), self.image)
 
-    def walk(self, states: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]) -> Iterator[RowState]:
+    def run_rows(self, states: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]) -> Iterator[RowState]:
         """Every row in turn, from row 3, of captions that were read with these `states`; `real` is their extent."""
         parts, config = self._captioner.parts, self._captioner.config
         image, text = parts.fuse(_LOOKED_AT, self._row_3, states, real)
@@ -225,19 +225,19 @@ class View:
                 behind[row] = image
             yield RowState(row, image, text)
 
-    def tell(
+    def predict(
         self,
         seen: Int64[Tensor, "B T"],
         real: Bool[Tensor, "B T"],
         row: Row,
         noise: Float[Tensor, "B T"] | None = None,
         temperature: float = 1.0,
-        given: Given | None = None,
-    ) -> Written:
+        given: KnownWords | None = None,
+    ) -> DecodedWords:
         """Captions told behind `row` of what the trunk makes of captions `seen`, in which words may be hidden; rows
         behind it are not computed."""
-        states = self.walk(self.read(seen).states, real)
-        text = next(state.text for state in states if self._captioner.drawn_row(state.row) == row)
+        states = self.run_rows(self.read(seen).states, real)
+        text = next(state.text for state in states if self._captioner.figure_row(state.row) == row)
         head = self._captioner.head(row)
         return write(
             self._captioner.tokens,

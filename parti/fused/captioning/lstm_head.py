@@ -1,8 +1,8 @@
 """What tells words of the captioning model's text rows: an LSTM behind a row, and the projection on the vocabulary.
 
 A row's state at position t is of the whole draft; the LSTM reads it together with the word before, so that the words
-that are told fit each other (SPEC E.4: input [row; word before], as wide as two text rows; 7.08M parameters at 768).
-The projection is tied to the word embeddings, as BERT's (arXiv 1810.04805; Press and Wolf, 1608.05859).
+that are told fit each other (papers.md E.4: input [row; word before], as wide as two text rows; 7.08M parameters at
+768). The projection is tied to the word embeddings, as BERT's (arXiv 1810.04805; Press and Wolf, 1608.05859).
 
 Legend: B captions, T text positions, D text width, V vocabulary.
 """
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from parti.fused.captioning.show_attend_tell import Mind
+from parti.fused.captioning.show_attend_tell import LSTMState
 
 
 class LSTMHead(nn.Module):
@@ -30,17 +30,17 @@ class LSTMHead(nn.Module):
             states, _ = self.lstm(torch.cat([row.float(), before.float()], dim=-1))
         return states
 
-    def start(self, row: Float[Tensor, "B T D"]) -> Mind:
+    def start(self, row: Float[Tensor, "B T D"]) -> LSTMState:
         """The state before the first word."""
         zero = torch.zeros(len(row), self.width, device=row.device)
-        return Mind(zero, zero)
+        return LSTMState(zero, zero)
 
-    def step(self, row: Float[Tensor, "B D"], before: Float[Tensor, "B D"], mind: Mind) -> Mind:
+    def step(self, row: Float[Tensor, "B D"], before: Float[Tensor, "B D"], mind: LSTMState) -> LSTMState:
         """One position of `forward`; the new state's h tells its word."""
         with torch.autocast(row.device.type, enabled=False):
             read = torch.cat([row.float(), before.float()], dim=-1)[:, None]
             _, (h, c) = self.lstm(read, (mind.h[None], mind.c[None]))
-        return Mind(h[0], c[0])
+        return LSTMState(h[0], c[0])
 
 
 class WordProjection(nn.Module):

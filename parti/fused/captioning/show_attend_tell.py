@@ -1,6 +1,6 @@
-"""Show, Attend and Tell with soft attention (Xu et al., arXiv 1502.03044, sections 3.1 and 4.2; SPEC E.4).
+"""Show, Attend and Tell with soft attention (Xu et al., arXiv 1502.03044, sections 3.1 and 4.2; papers.md E.4).
 
-An LSTM tells a caption word by word, and looks at another part of the picture for each of them. It writes the text rows
+An LSTM tells a caption word by word, and looks at another part of the image for each of them. It writes the text rows
 of the captioning model from row 3 on: what it has in mind before a word is that word's row.
 
     e_p = w . relu(W_a a_p + W_h h)        how much position p matters for the next word
@@ -10,7 +10,7 @@ of the captioning model from row 3 on: what it has in mind before a word is that
 
 Departures from the paper: words are told by the model's own tied projection (`lstm_head`), not by section
 3.1.2's deep output layer. And a_p is the image row's vector plus a learned one of its position: the paper's vectors,
-from deep within a VGG, have seen most of the picture, those of the drawing's row 3 have seen 15 pixels and cannot know
+from deep within a VGG, have seen most of the image, those of the drawing's row 3 have seen 15 pixels and cannot know
 where they are.
 
 Legend: B captions, T text positions, P image positions, C image channels, A attention width, D text width.
@@ -25,30 +25,30 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class Picture(NamedTuple):
+class EncodedImage(NamedTuple):
     """What is looked at: a vector a_p at each position, and its half of the attention's first layer, W_a a_p."""
 
     vectors: Float[Tensor, "B P C"]
     keys: Float[Tensor, "B P A"]
 
-    def twice(self) -> "Picture":
-        """For two captions of each picture, one batch behind the other."""
-        return Picture(self.vectors.repeat(2, 1, 1), self.keys.repeat(2, 1, 1))
+    def twice(self) -> "EncodedImage":
+        """For two captions of each image, one batch behind the other."""
+        return EncodedImage(self.vectors.repeat(2, 1, 1), self.keys.repeat(2, 1, 1))
 
 
-class Mind(NamedTuple):
+class LSTMState(NamedTuple):
     """An LSTM's state: h and c of every caption."""
 
     h: Float[Tensor, "B D"]
     c: Float[Tensor, "B D"]
 
 
-class Told(NamedTuple):
-    """Of every text position: the state that tells its word, and where the model looked for it; rows of `looks` sum
-    to one."""
+class AttentionOutput(NamedTuple):
+    """Of every text position: the state that tells its word, and where the model looked for it; rows of
+    `attention_maps` sum to one."""
 
     states: Float[Tensor, "B T D"]
-    looks: Float[Tensor, "B T P"]
+    attention_maps: Float[Tensor, "B T P"]
 
 
 class ShowAttendTell(nn.Module):
@@ -66,36 +66,38 @@ class ShowAttendTell(nn.Module):
         self.first_c = nn.Linear(image_channels, text_width)
         self.cell = nn.LSTMCell(text_width + image_channels, text_width)
 
-    def look(self, images: Float[Tensor, "B C h w"]) -> Picture:
+    def look(self, images: Float[Tensor, "B C h w"]) -> EncodedImage:
         """The image row that is looked at, once for all words."""
         vectors = rearrange(images.float(), "b c h w -> b (h w) c") + self.positions
         with torch.autocast(images.device.type, enabled=False):
-            return Picture(vectors, self.image_key(vectors))
+            return EncodedImage(vectors, self.image_key(vectors))
 
-    def start(self, picture: Picture) -> Mind:
+    def start(self, image: EncodedImage) -> LSTMState:
         """The state before the first word, from the mean of the positions (section 3.1.2)."""
-        mean = picture.vectors.mean(1)
+        mean = image.vectors.mean(1)
         with torch.autocast(mean.device.type, enabled=False):
-            return Mind(self.first_h(mean), self.first_c(mean))
+            return LSTMState(self.first_h(mean), self.first_c(mean))
 
-    def step(self, before: Float[Tensor, "B D"], mind: Mind, picture: Picture) -> tuple[Mind, Float[Tensor, "B P"]]:
+    def step(
+        self, before: Float[Tensor, "B D"], mind: LSTMState, image: EncodedImage
+    ) -> tuple[LSTMState, Float[Tensor, "B P"]]:
         """The state that tells the next word, and where it looked; `before` is the embedding of the word before."""
         # In fp32 whatever the autocast: rounding errors add up over the words.
         with torch.autocast(mind.h.device.type, enabled=False):
-            looks = self.score(F.relu(picture.keys + self.text_key(mind.h)[:, None]))[..., 0].softmax(-1)
-            seen = torch.einsum("bp,bpc->bc", looks, picture.vectors)
+            attention_maps = self.score(F.relu(image.keys + self.text_key(mind.h)[:, None]))[..., 0].softmax(-1)
+            seen = torch.einsum("bp,bpc->bc", attention_maps, image.vectors)
             heard = torch.cat([before.float(), self.gate(mind.h).sigmoid() * seen], dim=-1)
-            return Mind(*self.cell(heard, mind)), looks
+            return LSTMState(*self.cell(heard, mind)), attention_maps
 
-    def forward(self, before: Float[Tensor, "B T D"], picture: Picture) -> Told:
+    def forward(self, before: Float[Tensor, "B T D"], image: EncodedImage) -> AttentionOutput:
         """All words of captions that are given: `before` at position t is the embedding of the word before word t.
 
         What is told of a word depends on the words before it alone.
         """
-        mind = self.start(picture)
-        states, looks = [], []
+        mind = self.start(image)
+        states, attention_maps = [], []
         for word in before.unbind(1):
-            mind, where = self.step(word, mind, picture)
+            mind, where = self.step(word, mind, image)
             states.append(mind.h)
-            looks.append(where)
-        return Told(torch.stack(states, dim=1), torch.stack(looks, dim=1))
+            attention_maps.append(where)
+        return AttentionOutput(torch.stack(states, dim=1), torch.stack(attention_maps, dim=1))

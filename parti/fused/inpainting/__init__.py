@@ -1,1 +1,1 @@
-"""Filling holes by the caption and words by the picture: the pretraining task of the fused trunk."""
+"""Filling holes by the caption and words by the image: the pretraining task of the fused trunk."""

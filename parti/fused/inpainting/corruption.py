@@ -1,7 +1,7 @@
-"""What is taken from a picture and its caption, to be completed: holes, hidden words, or mostly one of the two.
+"""What is taken from an image and its caption, to be completed: holes, hidden words, or mostly one of the two.
 
-Half of the pairs lose some of both. A quarter lose most of the picture and keep their caption, a quarter keep their
-picture and lose at least half of the caption: what is missing there can only come from the other side.
+Half of the pairs lose some of both. A quarter lose most of the image and keep their caption, a quarter keep their
+image and lose at least half of the caption: what is missing there can only come from the other side.
 
 Words are hidden as in BERT (arXiv 1810.04805, section 3.1: 15%, of these 80% hidden, 10% another word, 10% as they
 are), or, as often, a whole span or the end of the caption is: completion. Each row's corruption is a function of
@@ -18,15 +18,15 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from parti.fused.inpainting.holes import OVERSHOOT, draw_hole
-from parti.text_warm_up.masked import MaskedText, MaskingConfig, Words, choose
-from vqgan.config import Config
+from parti.fused.inpainting.holes import OVERSHOOT, random_hole
+from parti.text.masked_tokens import MaskedText, MaskingConfig, Words, choose
+from vqgan.config.schema import Config
 
 
 class CorruptionConfig(
     Config,
     may_change=(
-        "mostly_picture",
+        "mostly_image",
         "mostly_caption",
         "smallest_hole",
         "largest_hole",
@@ -38,12 +38,12 @@ class CorruptionConfig(
 ):
     """How much is taken, and how often from which side."""
 
-    mostly_picture: float = Field(0.25, ge=0, le=1)
-    """Share of the pairs that lose `large_hole` of the picture and nothing of the caption."""
+    mostly_image: float = Field(0.25, ge=0, le=1)
+    """Share of the pairs that lose `large_hole` of the image and nothing of the caption."""
     mostly_caption: float = Field(0.25, ge=0, le=1)
-    """Share of the pairs that lose nothing of the picture and `long_span` of the caption. All others lose both."""
+    """Share of the pairs that lose nothing of the image and `long_span` of the caption. All others lose both."""
     smallest_hole: float = Field(0.25, gt=0, lt=1)
-    """Least share of a picture that a moderate hole takes."""
+    """Least share of an image that a moderate hole takes."""
     largest_hole: float = Field(0.5, gt=0, lt=1)
     """Its largest share."""
     large_hole: float = Field(0.75, gt=0, lt=1)
@@ -59,9 +59,9 @@ class CorruptionConfig(
 
     @model_validator(mode="after")
     def _check_shares(self) -> "CorruptionConfig":
-        if self.mostly_picture + self.mostly_caption > 1:
+        if self.mostly_image + self.mostly_caption > 1:
             raise ValueError(
-                f"mostly_picture {self.mostly_picture} and mostly_caption {self.mostly_caption} are more than all "
+                f"mostly_image {self.mostly_image} and mostly_caption {self.mostly_caption} are more than all "
                 "pairs; lower one"
             )
         if self.smallest_hole > self.largest_hole:
@@ -71,15 +71,15 @@ class CorruptionConfig(
         return self
 
 
-class Holed(NamedTuple):
-    """holes: true where the picture (B, 3, H, W) is to be filled; text: which words are hidden, and asked for."""
+class CorruptedPair(NamedTuple):
+    """holes: true where the image (B, 3, H, W) is to be filled; text: which words are hidden, and asked for."""
 
     holes: Bool[Tensor, "B 1 H W"]
     text: MaskedText
 
-    def to(self, device: torch.device) -> "Holed":
+    def to(self, device: torch.device) -> "CorruptedPair":
         """The same on `device`."""
-        return Holed(self.holes.to(device), self.text.to(device))
+        return CorruptedPair(self.holes.to(device), self.text.to(device))
 
 
 def corrupt(
@@ -91,8 +91,8 @@ def corrupt(
     seed: int,
     step: int,
     start: int,
-) -> Holed:
-    """What pictures of `side` pixels and captions `ids` lose; the rows begin at row `start` of this step's batch."""
+) -> CorruptedPair:
+    """What images of `side` pixels and captions `ids` lose; the rows begin at row `start` of this step's batch."""
     where = words.where(ids)
     rows, length = ids.shape
     holes = np.zeros((rows, 1, side, side), np.bool_)
@@ -105,8 +105,8 @@ def corrupt(
     for row in range(rows):
         rng = np.random.default_rng((seed, step, start + row))
         kind = rng.random()
-        if kind < config.mostly_picture:
-            holes[row, 0] = draw_hole(side, config.large_hole, rng)
+        if kind < config.mostly_image:
+            holes[row, 0] = random_hole(side, config.large_hole, rng)
             continue
         caption_alone = kind >= 1 - config.mostly_caption
         if caption_alone or rng.random() < config.completion:
@@ -118,24 +118,24 @@ def corrupt(
             others[row] = rng.integers(len(words.ids), size=length)
         if not caption_alone:
             share = rng.uniform(config.smallest_hole, max(config.smallest_hole, config.largest_hole - OVERSHOOT))
-            holes[row, 0] = draw_hole(side, share, rng)
+            holes[row, 0] = random_hole(side, share, rng)
 
     # 2. What becomes of the words.
-    span, drawn = torch.from_numpy(spans), torch.from_numpy(fate)
+    span, generated = torch.from_numpy(spans), torch.from_numpy(fate)
     single = choose(where, config.words.chosen, torch.from_numpy(order)) & torch.from_numpy(here_and_there)
-    hidden = single & (drawn < config.words.hidden)
-    replaced = single & ~hidden & (drawn < config.words.hidden + config.words.replaced)
-    told = torch.where(replaced, words.ids[torch.from_numpy(others)], ids)
-    return Holed(torch.from_numpy(holes), MaskedText(told, hidden | span, single | span, ids))
+    hidden = single & (generated < config.words.hidden)
+    replaced = single & ~hidden & (generated < config.words.hidden + config.words.replaced)
+    predicted = torch.where(replaced, words.ids[torch.from_numpy(others)], ids)
+    return CorruptedPair(torch.from_numpy(holes), MaskedText(predicted, hidden | span, single | span, ids))
 
 
-def emptied(images: Float[Tensor, "B 3 H W"], holes: Bool[Tensor, "B 1 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Pictures with holes of mid grey, 0 of [-1, 1]: row 0 is drawn with three channels, none for the holes."""
+def mask_images(images: Float[Tensor, "B 3 H W"], holes: Bool[Tensor, "B 1 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Images with holes of mid gray, 0 of [-1, 1]: row 0 is drawn with three channels, none for the holes."""
     # Channels last, as the network's weights are.
     return images.masked_fill(holes, 0.0).contiguous(memory_format=torch.channels_last)
 
 
-def hidden_behind(text: MaskedText, mask_id: int) -> Int64[Tensor, "B T"]:
+def mask_words(text: MaskedText, mask_id: int) -> Int64[Tensor, "B T"]:
     """The ids that the network reads."""
     return text.ids.masked_fill(text.hidden, mask_id)
 

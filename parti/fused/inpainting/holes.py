@@ -1,4 +1,4 @@
-"""Holes in pictures: rectangles, and the strokes of a brush, up to a wanted share of the picture."""
+"""Holes in images: rectangles, and the strokes of a brush, up to a wanted share of the image."""
 
 import math
 
@@ -13,7 +13,7 @@ _ASPECT = 2.0
 _RECTANGLE_PART = (0.4, 0.95)
 """Least and largest part of the hole that the rectangles would take if they did not overlap; strokes take the rest."""
 _BRUSH = (0.05, 0.12)
-"""Thinnest and thickest brush, in shares of the picture's side."""
+"""Thinnest and thickest brush, in shares of the image's side."""
 _STEP = 0.12
 """Length of each straight piece of a stroke, in the same unit."""
 _TURN = 0.8
@@ -24,7 +24,7 @@ OVERSHOOT = 0.03
 """Largest share by which a hole is larger than wanted: the last piece of a stroke, in pixels."""
 
 
-def draw_hole(side: int, share: float, rng: np.random.Generator) -> Bool[np.ndarray, "side side"]:
+def random_hole(side: int, share: float, rng: np.random.Generator) -> Bool[np.ndarray, "side side"]:
     """A hole (true) of at least `share` of `side` x `side` pixels, and little more (`OVERSHOOT`)."""
     hole = Image.new("L", (side, side))
     canvas = ImageDraw.Draw(hole)

@@ -1,4 +1,4 @@
-"""A trained network of the pretraining task with its vocabulary: one folder that completes pictures and captions."""
+"""A trained network of the pretraining task with its vocabulary: one folder that completes images and captions."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,39 +7,39 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from parti.fused.inpainting.blanks import BlankReader
-from parti.fused.inpainting.corruption import emptied
+from parti.fused.inpainting.corruption import mask_images
+from parti.fused.inpainting.masked_captions import MaskedCaptionReader
 from parti.fused.inpainting.network import InpaintingNetwork, composite
 from parti.fused.rows import TrunkConfig
 from parti.fused.text_side import refuse_outside, text_space
+from parti.text.masked_tokens import Words
 from parti.text.tokenizer import TextTokenizer
-from parti.text_warm_up.masked import Words
-from vqgan.config import validate
-from vqgan.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
+from vqgan.config.schema import validate
+from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 KIND = "fused_inpainting"
 """What config.json of such a folder says."""
 
 
-class Filled(NamedTuple):
-    """Pictures (B, 3, H, W) in [-1, 1] without holes, ids (B, T) without hidden tokens."""
+class Inpainted(NamedTuple):
+    """Images (B, 3, H, W) in [-1, 1] without holes, ids (B, T) without hidden tokens."""
 
     images: Float[Tensor, "B 3 H W"]
     ids: Int64[Tensor, "B T"]
 
 
 class Inpainter:
-    """Fills holes by the caption and words by the picture, in one pass."""
+    """Fills holes by the caption and words by the image, in one pass."""
 
     def __init__(self, network: InpaintingNetwork, tokenizer: TextTokenizer) -> None:
         self.network = network
         self.tokenizer = tokenizer
-        self.blanks = BlankReader(tokenizer, text_space(tokenizer))
+        self.masked_captions = MaskedCaptionReader(tokenizer, text_space(tokenizer))
         self.words = Words(tokenizer)
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures in pixels."""
+        """Side of the images in pixels."""
         return self.network.trunk.config.image_size
 
     @torch.no_grad()
@@ -48,17 +48,18 @@ class Inpainter:
         images: Float[Tensor, "B 3 H W"],
         holes: Bool[Tensor, "B 1 H W"],
         ids: Int64[Tensor, "B T"],
-        blanks: Bool[Tensor, "B T"],
-    ) -> Filled:
-        """Pictures with what belongs into `holes`, ids with the likeliest word of the vocabulary where `blanks` is."""
+        masked_captions: Bool[Tensor, "B T"],
+    ) -> Inpainted:
+        """Images with what belongs into `holes`, ids with the likeliest word of the vocabulary where `masked_captions`
+        is."""
         self.network.eval()
-        completed = self.network(emptied(images, holes), ids, blanks)
+        completed = self.network(mask_images(images, holes), ids, masked_captions)
         # Padding and the hidden token are no words.
         logits = completed.logits.clone()
         logits[:, [self.tokenizer.pad_id, self.tokenizer.vocab_size]] = -torch.inf
-        told = ids.clone()
-        told[blanks] = logits.argmax(-1)
-        return Filled(composite(completed.images, images, holes), told)
+        predicted = ids.clone()
+        predicted[masked_captions] = logits.argmax(-1)
+        return Inpainted(composite(completed.images, images, holes), predicted)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and text_tokenizer.json."""

@@ -1,4 +1,4 @@
-"""The network of the pretraining task: the trunk, a picture at its end, and a head that tells hidden words.
+"""The network of the pretraining task: the trunk, an image at its end, and a head that tells hidden words.
 
 Legend: B batch, H W pixels, T text positions, M chosen tokens, V vocabulary, D text width.
 """
@@ -15,15 +15,15 @@ from parti.fused.text_side import TextSpace
 from parti.fused.trunk import Trunk
 
 
-class Completed(NamedTuple):
-    """Whole pictures in (-1, 1), of which the holes count, and logits (fp32) of the chosen tokens, row by row."""
+class InpaintingOutput(NamedTuple):
+    """Whole images in (-1, 1), of which the holes count, and logits (fp32) of the chosen tokens, row by row."""
 
     images: Float[Tensor, "B 3 H W"]
     logits: Float[Tensor, "M V"]
 
 
 class InpaintingNetwork(nn.Module):
-    """Pictures with holes and captions with hidden words to what was there."""
+    """Images with holes and captions with hidden words to what was there."""
 
     def __init__(self, config: TrunkConfig, tokens: TextSpace) -> None:
         super().__init__()
@@ -32,17 +32,17 @@ class InpaintingNetwork(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"], chosen: Bool[Tensor, "B T"]
-    ) -> Completed:
+    ) -> InpaintingOutput:
         """`chosen`: the positions whose words are asked for."""
-        drawn, states = self.trunk(images, ids)
-        # fp32: the loss exponentiates logits, and bf16 rounds a picture to steps of up to one of its 256 levels.
+        generated, states = self.trunk(images, ids)
+        # fp32: the loss exponentiates logits, and bf16 rounds an image to steps of up to one of its 256 levels.
         with torch.autocast(images.device.type, enabled=False):
             logits = self.head(states[chosen].float(), self.trunk.parts.embeddings.weight)
-            return Completed(torch.tanh(drawn.float()), logits)
+            return InpaintingOutput(torch.tanh(generated.float()), logits)
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """Of the picture: where an adaptive adversarial weight compares gradients."""
+        """Of the image: where an adaptive adversarial weight compares gradients."""
         weight, _ = self.trunk.parts.image[str(LAST_ROW)].parameters()
         return weight
 
@@ -60,7 +60,7 @@ class WordHead(nn.Module):
 
 
 def composite(
-    drawn: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"], holes: Bool[Tensor, "B 1 H W"]
+    generated: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"], holes: Bool[Tensor, "B 1 H W"]
 ) -> Float[Tensor, "B 3 H W"]:
-    """`drawn` in the holes, `images` everywhere else."""
-    return torch.where(holes, drawn, images)
+    """`generated` in the holes, `images` everywhere else."""
+    return torch.where(holes, generated, images)

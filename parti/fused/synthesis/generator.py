@@ -1,8 +1,8 @@
-"""The generator of progressive text-to-image: captions and noise through the trunk to pictures at three scales.
+"""The generator of progressive text-to-image: captions and noise through the trunk to images at three scales.
 
 Row 3 is a learned constant that has read the text (the drawing's arrow goes one way there); rows 4 to 11 are the
 trunk's, with noise added at the deepest; row 12 is fused as well, and its text is what the finer rows read, one way.
-Pictures come out of rows 12, 13 and 14, at a quarter, half and all of the sides, by a 1x1 convolution and tanh each.
+Images come out of rows 12, 13 and 14, at a quarter, half and all of the sides, by a 1x1 convolution and tanh each.
 At the drawn sizes 197.6 million parameters.
 
 Legend: B batch, C image channels, H W the row's grid, T text positions, D text width, Z channels of the noise.
@@ -21,23 +21,23 @@ from parti.fused.rows import LAST_ROW, TrunkConfig
 from parti.fused.synthesis.noise import NoiseBranch, NoiseConfig
 from parti.fused.text_side import TextSpace
 from parti.fused.trunk import RowParts, RowState
-from vqgan.config import Config
+from vqgan.config.schema import Config
 
 FIRST_ROW = 3
 """Where the constant stands. Above it there is text alone."""
-PICTURE_ROWS = (12, 13, 14)
-"""Rows whose pictures are drawn, from the smallest to the largest."""
+IMAGE_ROWS = (12, 13, 14)
+"""Rows whose images are drawn, from the smallest to the largest."""
 
 
 class SynthesisConfig(Config, fixed=("finest_channels",)):
     """The generator; the defaults are drawn."""
 
     trunk: TrunkConfig = TrunkConfig()
-    """The rows. image_size is that of the largest picture; the others have a half and a quarter of its sides."""
+    """The rows. image_size is that of the largest image; the others have a half and a quarter of its sides."""
     finest_channels: int = Field(32, gt=0)
-    """Image channels of row 14, which is a bare picture in the trunk."""
+    """Image channels of row 14, which is a bare image in the trunk."""
     noise: NoiseConfig = NoiseConfig()
-    """What tells pictures of one caption apart."""
+    """What tells images of one caption apart."""
 
     @model_validator(mode="after")
     def _check_there_is_a_row_for_the_noise(self) -> "SynthesisConfig":
@@ -50,18 +50,18 @@ class SynthesisConfig(Config, fixed=("finest_channels",)):
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Sides of the pictures in pixels, from the smallest to the largest."""
-        return tuple(self.trunk.side(row) for row in PICTURE_ROWS)
+        """Sides of the images in pixels, from the smallest to the largest."""
+        return tuple(self.trunk.side(row) for row in IMAGE_ROWS)
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """Of one picture's noise."""
+        """Of one image's noise."""
         side = self.trunk.side(self.trunk.deepest_row)
         return (self.noise.channels, side, side)
 
 
 class SynthesisGenerator(nn.Module):
-    """Ids and noise to pictures in (-1, 1).
+    """Ids and noise to images in (-1, 1).
 
     Raises ConfigError where the text side is to start from a BERT that cannot be had or does not fit.
     """
@@ -72,7 +72,7 @@ class SynthesisGenerator(nn.Module):
         self.config = config
 
         def one_way(channels: int) -> TextToImageFusion:
-            return TextToImageFusion(channels, text.width, text.heads, trunk.normalisation)
+            return TextToImageFusion(channels, text.width, text.heads, trunk.normalization)
 
         self.parts = RowParts(trunk, tokens, range(4, 13), range(1, 12), range(4, 13))
         # Among the others, where a start from another task's weights looks for it.
@@ -83,33 +83,33 @@ class SynthesisGenerator(nn.Module):
         self.finer = nn.ModuleDict(
             {str(row): FinerRow(widths[row - 1], widths[row], one_way(widths[row])) for row in (13, LAST_ROW)}
         )
-        self.to_rgb = nn.ModuleDict({str(row): nn.Conv2d(widths[row], 3, 1) for row in PICTURE_ROWS})
+        self.to_rgb = nn.ModuleDict({str(row): nn.Conv2d(widths[row], 3, 1) for row in IMAGE_ROWS})
 
     def forward(
-        self, ids: Int64[Tensor, "B T"], noise: Float[Tensor, "B Z h w"], scales: int = len(PICTURE_ROWS)
+        self, ids: Int64[Tensor, "B T"], noise: Float[Tensor, "B Z h w"], scales: int = len(IMAGE_ROWS)
     ) -> tuple[Tensor, ...]:
-        """Pictures (B, 3, side, side) for the first `scales` of `config.sides`, in fp32."""
-        pictures: list[Tensor] = []
-        for state in self.walk(ids, noise):
-            if state.row in PICTURE_ROWS:
-                drawn = self.to_rgb[str(state.row)](state.image)
-                pictures.append(torch.tanh(drawn.float()))  # bf16 would leave out most of the 256 levels near white
-            if len(pictures) == scales:
+        """Images (B, 3, side, side) for the first `scales` of `config.sides`, in fp32."""
+        images: list[Tensor] = []
+        for state in self.run_rows(ids, noise):
+            if state.row in IMAGE_ROWS:
+                generated = self.to_rgb[str(state.row)](state.image)
+                images.append(torch.tanh(generated.float()))  # bf16 would leave out most of the 256 levels near white
+            if len(images) == scales:
                 break
-        return tuple(pictures)
+        return tuple(images)
 
     def weights_beyond(self, scales: int) -> list[nn.Parameter]:
-        """Those that the first `scales` pictures do not depend on."""
-        rows = [str(row) for row in PICTURE_ROWS[scales:]]
+        """Those that the first `scales` images do not depend on."""
+        rows = [str(row) for row in IMAGE_ROWS[scales:]]
         resting = [self.to_rgb[row] for row in rows] + [self.finer[row] for row in rows if row in self.finer]
         if scales == 1:
-            # What row 12's text takes in of the picture: the finer rows alone read it.
-            last = cast(Fusion, self.parts.fusions[str(PICTURE_ROWS[0])])
+            # What row 12's text takes in of the image: the finer rows alone read it.
+            last = cast(Fusion, self.parts.fusions[str(IMAGE_ROWS[0])])
             resting += [last.image_value, last.text_read, last.text_last]
         return [parameter for part in resting for parameter in part.parameters()]
 
-    def walk(self, ids: Int64[Tensor, "B T"], noise: Float[Tensor, "B Z h w"]) -> Iterator[RowState]:
-        """Every row with a picture in turn, from row 3."""
+    def run_rows(self, ids: Int64[Tensor, "B T"], noise: Float[Tensor, "B Z h w"]) -> Iterator[RowState]:
+        """Every row with an image in turn, from row 3."""
         parts, trunk = self.parts, self.config.trunk
         mask = parts.tokens.seen(ids)
 
@@ -120,10 +120,10 @@ class SynthesisGenerator(nn.Module):
         image = parts.fusions[str(FIRST_ROW)](self.constant(len(ids)), text, mask)
         yield RowState(FIRST_ROW, image, text)
 
-        # 2. Down to the noise and up again, text and picture side by side; row 12 has no BertLayer.
+        # 2. Down to the noise and up again, text and image side by side; row 12 has no BertLayer.
         behind = {FIRST_ROW: image}
         for row in trunk.rows:
-            if not FIRST_ROW < row <= PICTURE_ROWS[0]:
+            if not FIRST_ROW < row <= IMAGE_ROWS[0]:
                 continue
             image = parts.image_step(row, image)
             if str(row) in parts.text:

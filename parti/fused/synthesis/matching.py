@@ -1,6 +1,6 @@
-"""Whether a drawn picture fits its caption better than those of the others: the contrastive term of synthesis.
+"""Whether a drawn image fits its caption better than those of the others: the contrastive term of synthesis.
 
-joint: in the space of the discriminators' own features, which learn it on real pictures at the same time (XMC-GAN,
+joint: in the space of the discriminators' own features, which learn it on real images at the same time (XMC-GAN,
 arXiv 2101.04702, section 4). clip: in that of a frozen CLIP, such as a run of tools/train_reranker.py (as AttnGAN has
 its DAMSM, arXiv 1711.10485). Either way the loss is CLIP's own.
 """
@@ -15,9 +15,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from parti.reranking.contrastive import Contrast, contrastive_loss
-from parti.reranking.scorer import Scorer
-from vqgan.config import Config
+from parti.losses.contrastive import Contrast, contrastive_loss
+from parti.reranker.scorer import Scorer
+from vqgan.config.schema import Config
 from vqgan.fingerprints import FrozenPart
 
 
@@ -34,7 +34,7 @@ class ClipMatchingConfig(Config, fixed=("kind",), may_change=("folder", "weight"
     """By a frozen CLIP."""
 
     kind: Literal["clip"] = "clip"
-    """A dual encoder that is there already; it judges the largest pictures."""
+    """A dual encoder that is there already; it judges the largest images."""
     folder: str
     """Run folder of tools/train_reranker.py, or any CLIP (folder or Hub name)."""
     weight: float = Field(5.0, gt=0)
@@ -65,11 +65,11 @@ class ClipMatcher:
         self._deviation = torch.tensor(prepared.image_std, device=device).view(3, 1, 1)
 
     def __call__(
-        self, pictures: Float[Tensor, "B 3 H W"], captions: Sequence[str], accelerator: Accelerator
+        self, image_list: Float[Tensor, "B 3 H W"], captions: Sequence[str], accelerator: Accelerator
     ) -> Contrast:
-        """Of pictures in [-1, 1]; differentiable in them."""
+        """Of images in [-1, 1]; differentiable in them."""
         model, tokens = self._scorer.model, self._scorer.tokens(captions)
-        found = model(pixel_values=self.pixels(pictures), **tokens)
+        found = model(pixel_values=self.pixels(image_list), **tokens)
         images, texts = (F.normalize(part.float(), dim=-1) for part in (found.image_embeds, found.text_embeds))
         return contrastive_loss(images, texts, tokens["input_ids"], model.logit_scale.exp().detach(), accelerator)
 
@@ -77,11 +77,11 @@ class ClipMatcher:
         """The CLIP as it was read."""
         return self._scorer.as_frozen_part()
 
-    def pixels(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+    def pixels(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
         """What the CLIP's own preparation makes of them, without its rounding to 256 levels."""
-        if pictures.shape[-1] != self._resized:
+        if images.shape[-1] != self._resized:
             size = (self._resized, self._resized)
-            pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True).clamp(-1, 1)
+            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
         edge = (self._resized - self._cropped) // 2
-        pictures = pictures[:, :, edge : edge + self._cropped, edge : edge + self._cropped]
-        return ((pictures + 1) / 2 - self._mean) / self._deviation
+        images = images[:, :, edge : edge + self._cropped, edge : edge + self._cropped]
+        return ((images + 1) / 2 - self._mean) / self._deviation

@@ -1,9 +1,9 @@
-"""What makes two pictures of one caption differ: a small map of noise that enters at the deepest row.
+"""What makes two images of one caption differ: a small map of noise that enters at the deepest row.
 
-SPEC E.5: z ~ N(0, 1) of 32 x 2 x 2 goes through two 3x3 convolutions to the row's own shape and is added to it. (The
-drawing gives both as 2x2x512: a sum keeps the row's width, where putting both side by side would double it.)
+papers.md E.5: z ~ N(0, 1) of 32 x 2 x 2 goes through two 3x3 convolutions to the row's own shape and is added to it.
+(The drawing gives both as 2x2x512: a sum keeps the row's width, where putting both side by side would double it.)
 
-Legend: B pictures, Z channels of the noise, C of the row, h w the row's grid.
+Legend: B images, Z channels of the noise, C of the row, h w the row's grid.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from parti.fused.fusion import group_norm
-from vqgan.config import Config
+from vqgan.config.schema import Config
 
 
 class NoiseConfig(Config, fixed=("channels", "hidden_channels")):

@@ -1,9 +1,9 @@
-"""Discriminators of StackGAN++ and AttnGAN, one a scale (arXiv 1710.10916; 1711.10485, `code/model.py`; SPEC E.5).
+"""Discriminators of StackGAN++ and AttnGAN, one a scale (arXiv 1710.10916; 1711.10485, `code/model.py`; papers.md E.5).
 
-Each looks at a picture once and answers twice: is it real, and is it real *and* what this sentence says. At ndf 64 and
+Each looks at an image once and answers twice: is it real, and is it real *and* what this sentence says. At ndf 64 and
 a sentence of 256: 6.3, 19.4 and 71.9 million weights for 64, 128 and 256 pixels.
 
-Legend: B pictures, C channels, S sentence width.
+Legend: B images, C channels, S sentence width.
 """
 
 from itertools import pairwise
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqgan.config import Config
+from vqgan.config.schema import Config
 
 _SLOPE = 0.2
 """Of the leaky ReLUs."""
@@ -23,27 +23,27 @@ _WIDEST_HEAD = 8
 """Most channels of that map, in units of `base_channels`."""
 
 
-class ScaleDiscriminatorConfig(Config, fixed=("base_channels", "sentence_width", "normalise")):
+class ScaleDiscriminatorConfig(Config, fixed=("base_channels", "sentence_width", "normalize")):
     """Width of the discriminators; the same for every scale."""
 
     base_channels: int = Field(64, gt=0)
     """Channels after the first convolution (ndf): each further one doubles them. AttnGAN 64, and 96 on COCO."""
     sentence_width: int = Field(256, gt=0)
     """Width of the sentence that the conditional head reads."""
-    normalise: bool = True
+    normalize: bool = True
     """Batch norm after all convolutions but the first, as drawn. false: none, which R1 and small batches prefer."""
 
 
 class ScaleDiscriminator(nn.Module):
-    """For pictures of `image_size` pixels, a power of two of at least 8."""
+    """For images of `image_size` pixels, a power of two of at least 8."""
 
     def __init__(self, config: ScaleDiscriminatorConfig, image_size: int) -> None:
         super().__init__()
         if image_size < 2 * _GRID or image_size.bit_count() != 1:
             raise ValueError(f"a scale is a power of two from {2 * _GRID} pixels on, received {image_size}")
-        base, norm = config.base_channels, config.normalise
+        base, norm = config.base_channels, config.normalize
         halvings = (image_size // _GRID).bit_length() - 1
-        # Halve the picture down to 4x4, doubling the width; then 3x3 convolutions halve the width down to 8 ndf.
+        # Halve the image down to 4x4, doubling the width; then 3x3 convolutions halve the width down to 8 ndf.
         widths = [base << number for number in range(halvings)]
         layers: list[nn.Module] = [_convolution(3, base, kernel=4, norm=False)]
         layers += [_convolution(*pair, kernel=4, norm=norm) for pair in pairwise(widths)]
@@ -53,15 +53,15 @@ class ScaleDiscriminator(nn.Module):
             width //= 2
         self.image_size = image_size
         self.feature_count = width * _GRID**2
-        """Numbers that the heads read of a picture."""
+        """Numbers that the heads read of an image."""
         self.features = nn.Sequential(*layers)
         self.joint = _convolution(width + config.sentence_width, width, kernel=3, norm=norm)
         self.conditional_head = nn.Conv2d(width, 1, _GRID)
         self.unconditional_head = nn.Conv2d(width, 1, _GRID)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C 4 4"]:
-        """What both heads read, of pictures in [-1, 1]."""
+        """What both heads read, of images in [-1, 1]."""
         return self.features(images)
 
     def unconditional(self, features: Float[Tensor, "B C 4 4"]) -> Float[Tensor, "B"]:
@@ -75,7 +75,7 @@ class ScaleDiscriminator(nn.Module):
 
 
 def _convolution(channels: int, out_channels: int, *, kernel: int, norm: bool) -> nn.Sequential:
-    """Convolution (of 4: half the picture), batch norm where asked for, leaky ReLU."""
+    """Convolution (of 4: half the image), batch norm where asked for, leaky ReLU."""
     stride = 2 if kernel == 4 else 1
     layers: list[nn.Module] = [nn.Conv2d(channels, out_channels, kernel, stride=stride, padding=1, bias=False)]
     if norm:
@@ -83,7 +83,7 @@ def _convolution(channels: int, out_channels: int, *, kernel: int, norm: bool) -
     return nn.Sequential(*layers, nn.LeakyReLU(_SLOPE))
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """AttnGAN's: orthogonal convolutions, batch norm scales N(1, 0.02), biases 0."""
     if isinstance(module, nn.Conv2d):
         nn.init.orthogonal_(module.weight)

@@ -1,4 +1,4 @@
-"""Pictures at several scales at once (StackGAN++, arXiv 1710.10916): real ones to compare with, drawn ones to show."""
+"""Images at several scales at once (StackGAN++, arXiv 1710.10916): real ones to compare with, drawn ones to show."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from vqgan.data.transforms import to_pil
+from vqgan.data.images.transforms import to_pil
 
 
 def at_scales(images: Float[Tensor, "B 3 H W"], sides: Sequence[int]) -> list[Float[Tensor, "B 3 _ _"]]:
-    """The same pictures at each of `sides` pixels: means over squares of pixels, which leave no aliasing (SPEC H).
+    """The same images at each of `sides` pixels: means over squares of pixels, which leave no aliasing (papers.md H).
 
-    Raises ValueError for a side that does not divide the pictures'.
+    Raises ValueError for a side that does not divide the images'.
     """
     found = []
     for side in sides:
@@ -25,13 +25,13 @@ def at_scales(images: Float[Tensor, "B 3 H W"], sides: Sequence[int]) -> list[Fl
 
 
 def side_by_side(scales: Sequence[Float[Tensor, "B 3 _ _"]]) -> list[Image.Image]:
-    """Each picture once at every scale, from left to right, all enlarged to the largest without smoothing."""
-    side = max(pictures.shape[-1] for pictures in scales)
-    columns = [[picture.resize((side, side), Image.Resampling.NEAREST) for picture in to_pil(part)] for part in scales]
+    """Each image once at every scale, from left to right, all enlarged to the largest without smoothing."""
+    side = max(images.shape[-1] for images in scales)
+    columns = [[image.resize((side, side), Image.Resampling.NEAREST) for image in to_pil(part)] for part in scales]
     rows = []
     for row in zip(*columns, strict=True):
         sheet = Image.new("RGB", (side * len(row), side))
-        for column, picture in enumerate(row):
-            sheet.paste(picture, (side * column, 0))
+        for column, image in enumerate(row):
+            sheet.paste(image, (side * column, 0))
         rows.append(sheet)
     return rows

@@ -1,4 +1,4 @@
-"""Training from a code cache is training from its pictures: the same order, numbers, stops and shipped model."""
+"""Training from a code cache is training from its images: the same order, numbers, stops and shipped model."""
 
 import pickle
 import shutil
@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_encode import folder_of_pictures
+from test_encode import folder_of_images
 from tiny_caches import SHAPES, TEXT, contents, settings
 from training.tiny_runs import stage_2, untrained_tokenizer
 
-import parti.train
-from parti.code_cache.batch import NO_PICTURE, CodedBatch, CodedSample, read_codes
+import parti.next_token.train_next_token
+from parti.code_cache.batch import NO_IMAGE, CodedBatch, CodedSample, read_codes
 from parti.code_cache.data import CodeCache, CodedPipeline, PairDataConfig
 from parti.code_cache.encode import encode
-from parti.fused.captioning.captioning_train import TrainCaptioningConfig
+from parti.fused.captioning.train_captioning import TrainCaptioningConfig
+from parti.pairs import PairTokenizer
 from parti.pipeline import TextToImage
 from parti.text.tokenizer import TextTokenizer
-from parti.tokenize import PairTokenizer
-from vqgan.config import ConfigError, load_config, validate
-from vqgan.data.loader import DataConfig, DataPipeline, Share
+from vqgan.config.schema import ConfigError, load_config, validate
+from vqgan.data.loader import BatchShard, DataConfig, DataPipeline
 from vqgan.data.source import DataError
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.loop import TrainingLoop
@@ -47,8 +47,8 @@ def cache(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def from_pictures(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures") / "run"
+def from_images(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images") / "run"
     assert start(folder, tokenizer, None)
     return folder
 
@@ -65,20 +65,22 @@ def start(run: Path, tokenizer: Path, cache: Path | None, **changes: Any) -> boo
     data = {"source": SHAPES, "transform": {"image_size": 32}, "batch_size": 8}
     if cache is not None:
         data = {"codes": str(cache), "batch_size": 8}
-    return parti.train.train(stage_2(run, tokenizer, data=data, **{"loop.preview_every": 3, "text": TEXT} | changes))
+    return parti.next_token.train_next_token.train(
+        stage_2(run, tokenizer, data=data, **{"loop.preview_every": 3, "text": TEXT} | changes)
+    )
 
 
 def state(run: Path) -> dict[str, Any]:
     return torch.load(run / "checkpoints/step-0000008/state.pt", weights_only=True)
 
 
-def figures(run: Path) -> list[dict[str, object]]:
+def metrics(run: Path) -> list[dict[str, object]]:
     records = RunFolder(run).read_metrics()
     return [{name: value for name, value in record.items() if name not in _TIMINGS} for record in records]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    assert figures(one) == figures(other)
+    assert metrics(one) == metrics(other)
     for part in ("generator", "ema"):
         weights = state(other)[part]
         for name, weight in state(one)[part].items():
@@ -87,10 +89,10 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert preview.read_bytes() == (other / "samples" / preview.name).read_bytes()
 
 
-def test_a_run_from_codes_is_bit_for_bit_the_run_from_pictures(from_pictures: Path, from_codes: Path) -> None:
-    assert_same_run(from_codes, from_pictures)
+def test_a_run_from_codes_is_bit_for_bit_the_run_from_images(from_images: Path, from_codes: Path) -> None:
+    assert_same_run(from_codes, from_images)
     assert len(list((from_codes / "samples").iterdir())) == 4, "at step 1, at every third, at the last"
-    assert (from_codes / "text_tokenizer.json").read_bytes() == (from_pictures / "text_tokenizer.json").read_bytes()
+    assert (from_codes / "text_tokenizer.json").read_bytes() == (from_images / "text_tokenizer.json").read_bytes()
 
 
 def test_the_shipped_folder_holds_the_image_tokenizer(from_codes: Path, tokenizer: Path) -> None:
@@ -100,10 +102,10 @@ def test_the_shipped_folder_holds_the_image_tokenizer(from_codes: Path, tokenize
 
 
 def test_the_recorded_config_names_the_source_and_starts_the_same_run(from_codes: Path, cache: Path) -> None:
-    recorded = load_config(parti.train.TrainPartiConfig, from_codes / "config.yaml")
+    recorded = load_config(parti.next_token.train_next_token.TrainPartiConfig, from_codes / "config.yaml")
     assert recorded.data.codes == str(cache)
     assert recorded.data.source.model_dump() | SHAPES == recorded.data.source.model_dump()
-    assert parti.train.train(recorded), "complete already"
+    assert parti.next_token.train_next_token.train(recorded), "complete already"
 
 
 def test_a_resumed_run_from_codes_is_the_one_that_never_stopped(
@@ -123,7 +125,7 @@ def test_a_resumed_run_from_codes_is_the_one_that_never_stopped(
     assert_same_run(tmp_path / "run", from_codes)
 
 
-def test_the_image_tokenizer_is_in_memory_only_while_pictures_are_decoded(
+def test_the_image_tokenizer_is_in_memory_only_while_images_are_decoded(
     tokenizer: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -133,7 +135,7 @@ def test_the_image_tokenizer_is_in_memory_only_while_pictures_are_decoded(
         read.append(str(folder))
         return original(kind, folder)
 
-    train_step, kept = parti.train.NextTokenTask.train_step, []
+    train_step, kept = parti.next_token.train_next_token.NextTokenTask.train_step, []
 
     def watching(task: Any, batches: Any, step: int) -> Any:
         kept.extend(weight.device.type for weight in task.tokenizers.image.parameters())
@@ -141,23 +143,23 @@ def test_the_image_tokenizer_is_in_memory_only_while_pictures_are_decoded(
         return train_step(task, batches, step)
 
     monkeypatch.setattr(ImageTokenizer, "from_pretrained", classmethod(counting))
-    monkeypatch.setattr(parti.train.NextTokenTask, "train_step", watching)
+    monkeypatch.setattr(parti.next_token.train_next_token.NextTokenTask, "train_step", watching)
     changes = {"loop.steps": 4, "loop.evaluate_every": 0, "loop.preview_every": 0, "task.sampled_prompts": 0}
-    prompts = ["a small red circle above a large blue square"] * 13  # more than there are held-out pictures
+    prompts = ["a small red circle above a large blue square"] * 13  # more than there are validation images
     assert start(tmp_path / "run", tokenizer, cache, **changes, preview_prompts=prompts)
     assert set(kept) == {"meta"}, "nothing of it is there while the generator learns"
     assert len(read) == 2, "once to see that it can be read, once for the last preview"
 
 
 def pipelines(cache: Path, source: dict[str, Any], **changes: Any) -> tuple[DataPipeline, CodedPipeline]:
-    """The pictures' and the codes' pipeline of the same settings."""
+    """The images' and the codes' pipeline of the same settings."""
     values = {"source": source, "transform": {"image_size": 32}, "batch_size": 4} | changes
     found = CodeCache(cache)
     config = found.resolved(validate(PairDataConfig, {"codes": str(cache), "batch_size": 4} | changes, "test"))
     return DataPipeline(validate(DataConfig, values, "test"), 3, require_captions=True), CodedPipeline(config, 3, found)
 
 
-def shown(data: DataPipeline, first: int, steps: int, share: Share) -> list[Any]:
+def shown(data: DataPipeline, first: int, steps: int, share: BatchShard) -> list[Any]:
     return [
         (batch.names, batch.captions, [item.name for item in batch.skipped])
         for parts in data.training_batches(first, steps, share)
@@ -165,36 +167,40 @@ def shown(data: DataPipeline, first: int, steps: int, share: Share) -> list[Any]
     ]
 
 
-@pytest.mark.parametrize("share", [Share(), Share(1, 2, 1), Share(0, 1, 2)], ids=["one", "second of two", "in parts"])
+@pytest.mark.parametrize(
+    "share", [BatchShard(), BatchShard(1, 2, 1), BatchShard(0, 1, 2)], ids=["one", "second of two", "in parts"]
+)
 @pytest.mark.parametrize("workers", [0, 1])
-def test_order_captions_and_unusable_pictures_are_those_of_the_pictures(
-    share: Share, workers: int, tokenizer: Path, tmp_path: Path
+def test_order_captions_and_unusable_images_are_those_of_the_images(
+    share: BatchShard, workers: int, tokenizer: Path, tmp_path: Path
 ) -> None:
-    pictures = folder_of_pictures(tmp_path / "pictures")
+    images = folder_of_images(tmp_path / "images")
     for number in (2, 9):
-        (pictures / f"train/{number:02d}.png").write_bytes(b"no picture")
-    source = {"kind": "folder", "path": str(pictures), "captions": "random"}
+        (images / f"train/{number:02d}.png").write_bytes(b"no image")
+    source = {"kind": "folder", "path": str(images), "captions": "random"}
     assert encode(settings(tmp_path / "cache", tokenizer, source, shard_size=5))
     ours, theirs = pipelines(tmp_path / "cache", source, workers=workers)
     expected = shown(ours, 0, 9, share)
     assert shown(theirs, 0, 9, share) == expected
     assert len({caption for _, captions, _ in expected for caption in captions}) > 12, "several captions are shown"
     assert any(skipped for *_, skipped in expected)
-    assert shown(theirs, 4, 9, share) == expected[4 * share.micro_batches :], "a later start sees the same"
-    held_out = [[(batch.names, batch.captions) for batch in data.heldout_batches()] for data in (ours, theirs)]
-    assert held_out[0] == held_out[1]
+    assert shown(theirs, 4, 9, share) == expected[4 * share.gradient_accumulation_steps :], (
+        "a later start sees the same"
+    )
+    val = [[(batch.names, batch.captions) for batch in data.val_batches()] for data in (ours, theirs)]
+    assert val[0] == val[1]
 
 
 def test_a_mixture_is_shown_by_its_weights(tokenizer: Path, tmp_path: Path) -> None:
-    pictures = folder_of_pictures(tmp_path / "pictures")
+    images = folder_of_images(tmp_path / "images")
     source = {
         "kind": "mixture",
-        "sources": [{"weight": 3, "source": {"kind": "folder", "path": str(pictures)}}, {"source": SHAPES}],
+        "sources": [{"weight": 3, "source": {"kind": "folder", "path": str(images)}}, {"source": SHAPES}],
     }
     assert encode(settings(tmp_path / "cache", tokenizer, source))
     ours, theirs = pipelines(tmp_path / "cache", source)
-    expected = shown(ours, 0, 10, Share())
-    assert shown(theirs, 0, 10, Share()) == expected
+    expected = shown(ours, 0, 10, BatchShard())
+    assert shown(theirs, 0, 10, BatchShard()) == expected
     assert sum("folder" in name for names, *_ in expected for name in names) == 30
     assert list(islice(theirs.captions(9), 9)) == list(islice(ours.captions(9), 9))
     assert theirs.preview_batch(6).names == ours.preview_batch(6).names
@@ -203,10 +209,10 @@ def test_a_mixture_is_shown_by_its_weights(tokenizer: Path, tmp_path: Path) -> N
 def test_training_draws_among_the_crops(tokenizer: Path, tmp_path: Path) -> None:
     transform = {"image_size": 32, "crop": "random", "smallest_crop": 0.4}
     source = SHAPES | {"train_size": 4}
-    assert encode(settings(tmp_path / "cache", tokenizer, source, transform=transform, crops=4))
+    assert encode(settings(tmp_path / "cache", tokenizer, source, transform=transform, views=4))
     _, data = pipelines(tmp_path / "cache", source, transform=transform)
     seen: dict[str, list[list[int]]] = {}
-    for (batch,) in data.training_batches(0, 40, Share()):
+    for (batch,) in data.training_batches(0, 40, BatchShard()):
         assert isinstance(batch, CodedBatch)
         for name, codes in zip(batch.names, batch.codes.tolist(), strict=True):
             seen.setdefault(name, []).append(codes)
@@ -214,7 +220,7 @@ def test_training_draws_among_the_crops(tokenizer: Path, tmp_path: Path) -> None
     for row in rows:
         kinds = {tuple(codes) for codes in row.codes.tolist()}
         assert {tuple(codes) for codes in seen[row.name]} == kinds
-    (once,), (again,) = (next(iter(data.training_batches(7, 8, Share()))) for _ in range(2))
+    (once,), (again,) = (next(iter(data.training_batches(7, 8, BatchShard()))) for _ in range(2))
     assert torch.equal(once.codes, again.codes)
 
 
@@ -240,11 +246,11 @@ def test_text_ids_are_used_only_where_they_are_of_the_runs_vocabulary(
     assert start(tmp_path / "same", tokenizer, cache, **short)
     previewed = len(tokenized)
     assert start(tmp_path / "shorter", tokenizer, cache, **short, **{"text": TEXT | {"length": 48}})
-    assert len(tokenized) == 2 * previewed + 16 + 8, "the 16 captions of training, the 8 held-out ones"
-    for folder, codes in (("dropout", cache), ("dropout from pictures", None)):
+    assert len(tokenized) == 2 * previewed + 16 + 8, "the 16 captions of training, the 8 validation ones"
+    for folder, codes in (("dropout", cache), ("dropout from images", None)):
         assert start(tmp_path / folder, tokenizer, codes, **short, **{"text": TEXT | {"dropout": 0.3}})
-    assert figures(tmp_path / "dropout") == figures(tmp_path / "dropout from pictures")
-    assert figures(tmp_path / "dropout") != figures(tmp_path / "same")
+    assert metrics(tmp_path / "dropout") == metrics(tmp_path / "dropout from images")
+    assert metrics(tmp_path / "dropout") != metrics(tmp_path / "same")
 
 
 def test_stored_ids_are_what_the_text_tokenizer_gives(tokenizer: Path, cache: Path) -> None:
@@ -254,7 +260,7 @@ def test_stored_ids_are_what_the_text_tokenizer_gives(tokenizer: Path, cache: Pa
     ours, theirs = (PairTokenizer(text, image, ids_are_ours=stored)(batch, drop) for stored in (True, False))
     assert torch.equal(ours.text_ids, theirs.text_ids)
     assert torch.equal(ours.codes, theirs.codes)
-    assert ours.cut_share == theirs.cut_share
+    assert ours.truncated_fraction == theirs.truncated_fraction
     assert isinstance(batch, CodedBatch)
     assert batch.text_ids is not None
     assert not torch.equal(batch.text_ids[0], ours.text_ids[0]), "the batch itself keeps its caption"
@@ -286,10 +292,10 @@ def test_codes_of_another_image_tokenizer_are_refused_before_anything_else(
 def test_another_source_or_transform_than_the_caches_is_refused(tokenizer: Path, cache: Path, tmp_path: Path) -> None:
     data = {"codes": str(cache), "batch_size": 8, "source": SHAPES | {"train_size": 41}}
     with pytest.raises(ConfigError, match=r"data\.source differs .*train_size: 41 here, 40 there\); leave it out"):
-        parti.train.train(stage_2(tmp_path, tokenizer, data=data))
+        parti.next_token.train_next_token.train(stage_2(tmp_path, tokenizer, data=data))
     data = {"codes": str(cache), "batch_size": 8, "transform": {"image_size": 32, "crop": "pad"}}
     with pytest.raises(ConfigError, match=r"data\.transform differs .*crop: 'pad' here, 'center' there"):
-        parti.train.train(stage_2(tmp_path, tokenizer, data=data))
+        parti.next_token.train_next_token.train(stage_2(tmp_path, tokenizer, data=data))
 
 
 def break_json(folder: Path) -> None:
@@ -332,7 +338,7 @@ def test_a_cache_that_cannot_be_used_is_one_clear_error(
         start(tmp_path / "run", tokenizer, tmp_path / "cache")
 
 
-def test_objectives_that_read_pictures_have_no_codes() -> None:
+def test_objectives_that_read_images_have_no_codes() -> None:
     with pytest.raises(ConfigError, match=r"unknown key data\.codes"):
         validate(TrainCaptioningConfig, {"data": {"codes": "somewhere"}}, "test")
 
@@ -342,13 +348,13 @@ def test_the_ids_are_those_of_the_caption_that_was_chosen() -> None:
     captions = ("one", "two", "three")
     ids = np.arange(12).reshape(3, 4)
     sample = CodedSample(
-        image=NO_PICTURE,
+        image=NO_IMAGE,
         caption=captions[0],
         name="sample",
         captions=captions,
         codes=np.zeros((1, 4), np.uint8),
         text_ids=ids,
-        text_cut=(False, True, False),
+        text_truncated=(False, True, False),
     )
     seen = set()
     for seed in range(20):
@@ -356,6 +362,6 @@ def test_the_ids_are_those_of_the_caption_that_was_chosen() -> None:
         number = captions.index(item.caption or "")
         assert item.text_ids is not None
         assert item.text_ids.tolist() == ids[number].tolist()
-        assert item.text_cut is (number == 1)
+        assert item.text_truncated is (number == 1)
         seen.add(number)
     assert seen == {0, 1, 2}

@@ -22,15 +22,15 @@ from two_processes import free_port
 
 from parti.code_cache.data import CodeCache, CodedPipeline, PairDataConfig
 from parti.code_cache.encode import encode
-from parti.code_cache.record import ITEM_ORDER, read_record
+from parti.code_cache.manifest import ITEM_ORDER, read_record
 from parti.code_cache.shard import Shard, smallest_type
 from parti.text.tokenizer import TextTokenizer
-from vqgan.config import ConfigError
-from vqgan.data.shapes import Shapes, ShapesConfig
+from vqgan.config.schema import ConfigError
+from vqgan.data.images.transforms import ImageTransform, TransformConfig
 from vqgan.data.source import DataError, UnusableSample
-from vqgan.data.transforms import ImageTransform, TransformConfig
+from vqgan.data.sources.shapes import Shapes, ShapesConfig
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.training.durable import CannotWriteError
+from vqgan.system.atomic_files import CannotWriteError
 
 ROOT = Path(__file__).parents[3]
 
@@ -48,7 +48,7 @@ def whole(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_row_is_what_the_tokenizers_make_of_the_picture(whole: Path, tokenizer: Path) -> None:
+def test_a_row_is_what_the_tokenizers_make_of_the_image(whole: Path, tokenizer: Path) -> None:
     image, text = ImageTokenizer.from_pretrained(tokenizer), TextTokenizer.from_pretrained(whole)
     source, transform = Shapes(ShapesConfig(**SHAPES), "train", 32), ImageTransform(TransformConfig(image_size=32))
     for position in (0, 17, 39):
@@ -58,7 +58,7 @@ def test_a_row_is_what_the_tokenizers_make_of_the_picture(whole: Path, tokenizer
         assert row.codes.tolist() == codes.tolist()
         assert row.text_ids is not None
         assert row.text_ids.tolist() == text.encode([sample.caption or ""]).tolist()
-        assert row.text_cut == (False,)
+        assert row.text_truncated == (False,)
         assert row.codes.dtype == np.uint8, "32 codes fit into a byte"
         assert not row.codes.flags.owndata, "mapped, not read"
 
@@ -70,12 +70,12 @@ def test_the_record_says_what_was_made_from_what(whole: Path) -> None:
         **{"fingerprint": "", "grid": [4, 4], "vocab_size": 32, "image_size": 32}
     }
     assert record["source"]["kind"] == "shapes"
-    assert record["splits"]["train"] == {"positions": 40, "parts": [], "pictures": 40, "shards": 3}
-    assert record["splits"]["heldout"] == {"positions": 8, "parts": [], "pictures": 8, "shards": 1}
+    assert record["splits"]["train"] == {"positions": 40, "parts": [], "images": 40, "shards": 3}
+    assert record["splits"]["val"] == {"positions": 8, "parts": [], "images": 8, "shards": 1}
     assert record["skipped"] == []
     assert sorted(contents(whole)) == [
-        *("SHA256SUMS", "cache.json", "heldout-00000.arrow", "text_tokenizer.json"),
-        *("train-00000.arrow", "train-00001.arrow", "train-00002.arrow"),
+        *("SHA256SUMS", "cache.json", "text_tokenizer.json"),
+        *("train-00000.arrow", "train-00001.arrow", "train-00002.arrow", "val-00000.arrow"),
     ]
 
 
@@ -86,9 +86,9 @@ def test_codes_are_kept_in_as_few_bytes_as_hold_them(vocab_size: int, bytes_each
     assert np.array([vocab_size - 1]).astype(kind)[0] == vocab_size - 1
 
 
-def test_crops_depend_on_seed_picture_and_number_alone(tokenizer: Path, tmp_path: Path) -> None:
+def test_crops_depend_on_seed_image_and_number_alone(tokenizer: Path, tmp_path: Path) -> None:
     transform: dict[str, Any] = {"image_size": 32, "crop": "random", "smallest_crop": 0.4, "flip": True}
-    assert encode(settings(tmp_path / "cache", tokenizer, transform=transform, crops=3, seed=5, text=None))
+    assert encode(settings(tmp_path / "cache", tokenizer, transform=transform, views=3, seed=5, text=None))
     image, crop = ImageTokenizer.from_pretrained(tokenizer), ImageTransform(TransformConfig(**transform))
     source = Shapes(ShapesConfig(**SHAPES), "train", 32)
     different = 0
@@ -99,25 +99,25 @@ def test_crops_depend_on_seed_picture_and_number_alone(tokenizer: Path, tmp_path
         assert row.text_ids is None
         different += len({tuple(codes) for codes in row.codes.tolist()})
     assert different > 2
-    held_out = Shapes(ShapesConfig(**SHAPES), "heldout", 32)[2]
-    row = Shard(tmp_path / "cache/heldout-00000.arrow").row(2)
-    assert row.codes.tolist() == image.encode(crop(held_out.image, None)[None]).tolist()
+    val = Shapes(ShapesConfig(**SHAPES), "val", 32)[2]
+    row = Shard(tmp_path / "cache/val-00000.arrow").row(2)
+    assert row.codes.tolist() == image.encode(crop(val.image, None)[None]).tolist()
 
 
 def test_crops_without_chance_are_refused(tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"crops is 2, but data\.transform\.crop center without flip draws nothing"):
-        settings(tmp_path, tokenizer, crops=2)
+        settings(tmp_path, tokenizer, views=2)
 
 
-def test_unusable_pictures_are_named_and_counted(
+def test_unusable_images_are_named_and_counted(
     tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = folder_of_pictures(tmp_path / "pictures")
-    (pictures / "train/03.png").write_bytes(b"no picture")
-    (pictures / "train/07.txt").unlink()
-    assert encode(settings(tmp_path / "cache", tokenizer, {"kind": "folder", "path": str(pictures)}, shard_size=4))
+    images = folder_of_images(tmp_path / "images")
+    (images / "train/03.png").write_bytes(b"no image")
+    (images / "train/07.txt").unlink()
+    assert encode(settings(tmp_path / "cache", tokenizer, {"kind": "folder", "path": str(images)}, shard_size=4))
     record = read_record(tmp_path / "cache")
-    assert record.splits["train"].model_dump() == {"positions": 12, "parts": (), "pictures": 10, "shards": 3}
+    assert record.splits["train"].model_dump() == {"positions": 12, "parts": (), "images": 10, "shards": 3}
     assert [(item.split, item.position, item.name) for item in record.skipped] == [
         ("train", 3, "03.png"),
         ("train", 7, "07.png"),
@@ -125,7 +125,7 @@ def test_unusable_pictures_are_named_and_counted(
     assert record.skipped[1].cause == "no caption"
     said = capsys.readouterr().err
     assert "skipped 07.png: no caption" in said
-    assert "10 train, 4 heldout pictures" in said
+    assert "10 train, 4 val images" in said
     with pytest.raises(UnusableSample, match="no caption"):
         Shard(tmp_path / "cache/train-00001.arrow").row(7)
 
@@ -133,10 +133,10 @@ def test_unusable_pictures_are_named_and_counted(
 def test_what_is_not_used_is_said_kept_and_said_again_by_a_run_from_the_codes(
     tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = folder_of_pictures(tmp_path / "pictures")
+    images = folder_of_images(tmp_path / "images")
     for number in range(4):
-        (pictures / f"train/{number}.heic").write_bytes(b"x")
-    assert encode(settings(tmp_path / "cache", tokenizer, {"kind": "folder", "path": str(pictures)}, shard_size=4))
+        (images / f"train/{number}.heic").write_bytes(b"x")
+    assert encode(settings(tmp_path / "cache", tokenizer, {"kind": "folder", "path": str(images)}, shard_size=4))
     line = "not used: 4 files ending in .heic (train/0.heic, train/1.heic, train/2.heic, ...): an image format"
     assert capsys.readouterr().err.count(line) == 1
     record = read_record(tmp_path / "cache")
@@ -160,14 +160,14 @@ def test_a_cache_that_was_begun_with_another_order_of_items_is_not_gone_on_with(
         encode(config)
 
 
-def folder_of_pictures(folder: Path) -> Path:
-    """12 pictures for training and 4 held out, each with two captions, one a line."""
-    for split, count in (("train", 12), ("heldout", 4)):
+def folder_of_images(folder: Path) -> Path:
+    """12 images for training and 4 held out, each with two captions, one a line."""
+    for split, count in (("train", 12), ("val", 4)):
         (folder / split).mkdir(parents=True)
         for number in range(count):
             noise = np.random.default_rng((count, number)).integers(0, 256, (40, 36, 3), dtype=np.uint8)
             Image.fromarray(noise).save(folder / split / f"{number:02d}.png")
-            (folder / split / f"{number:02d}.txt").write_text(f"picture {number}\nanother word for {number}\n")
+            (folder / split / f"{number:02d}.txt").write_text(f"image {number}\nanother word for {number}\n")
     return folder
 
 
@@ -203,10 +203,10 @@ def killed_at(moment: int, out: Path, tokenizer: Path) -> bool:
 def test_killed_and_started_again(moment: int, whole: Path, tokenizer: Path, tmp_path: Path) -> None:
     out = tmp_path / "cache"
     assert killed_at(moment, out, tokenizer)
-    before = {path.name: path.stat().st_mtime_ns for path in out.glob("[th]*.arrow")}
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("[tv]*.arrow")}
     assert encode(settings(out, tokenizer))
     assert contents(out) == contents(whole)
-    after = {path.name: path.stat().st_mtime_ns for path in out.glob("[th]*.arrow")}
+    after = {path.name: path.stat().st_mtime_ns for path in out.glob("[tv]*.arrow")}
     assert before.items() <= after.items(), "what was whole is not made again"
 
 
@@ -258,7 +258,7 @@ def main(words: list[str]) -> int:
 def test_help_names_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    for name in ("--tokenizer", "--out", "--crops", "--shard_size", "--data.source.path", "--text.folder", "--config"):
+    for name in ("--tokenizer", "--out", "--views", "--shard_size", "--data.source.path", "--text.folder", "--config"):
         assert name in said
 
 
@@ -286,7 +286,7 @@ def test_two_processes_make_what_one_makes(
 ) -> None:
     out = tmp_path / "cache"
     shutil.copytree(whole, out)
-    for name in ("train-00000.arrow", "train-00002.arrow", "heldout-00000.arrow"):  # as after a kill
+    for name in ("train-00000.arrow", "train-00002.arrow", "val-00000.arrow"):  # as after a kill
         (out / name).unlink()
     port = free_port()
     children = [one_of_two(rank, port, out, tokenizer) for rank in range(2)]
@@ -319,8 +319,8 @@ def test_other_options_in_the_same_folder_are_refused(
 
 
 def test_another_tokenizer_or_grown_data_in_the_same_folder_are_refused(tokenizer: Path, tmp_path: Path) -> None:
-    out, pictures = tmp_path / "cache", folder_of_pictures(tmp_path / "pictures")
-    source = {"kind": "folder", "path": str(pictures)}
+    out, images = tmp_path / "cache", folder_of_images(tmp_path / "images")
+    source = {"kind": "folder", "path": str(images)}
     assert encode(settings(out, tokenizer, source))
     other = ImageTokenizer.from_pretrained(tokenizer)
     with torch.no_grad():
@@ -328,13 +328,13 @@ def test_another_tokenizer_or_grown_data_in_the_same_folder_are_refused(tokenize
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(ConfigError, match="which differs in the encoder's weights; use the same"):
         encode(settings(out, tmp_path / "other", source))
-    shutil.copy(pictures / "train/00.png", pictures / "train/99.png")
-    shutil.copy(pictures / "train/00.txt", pictures / "train/99.txt")
+    shutil.copy(images / "train/00.png", images / "train/99.png")
+    shutil.copy(images / "train/00.txt", images / "train/99.txt")
     with pytest.raises(ConfigError, match="is of 12 train items, the data set has 13 now; use another out"):
         encode(settings(out, tokenizer, source))
 
 
-def test_pictures_of_another_size_than_the_tokenizers_are_refused(tokenizer: Path, tmp_path: Path) -> None:
+def test_images_of_another_size_than_the_tokenizers_are_refused(tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.transform\.image_size is 64, the image tokenizer in .* reads 32"):
         encode(settings(tmp_path, tokenizer, transform={"image_size": 64}))
 
@@ -353,7 +353,7 @@ def test_a_full_disk_is_one_line_that_says_what_the_same_command_does(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    for written in ("making.TextTokenizer.save_pretrained", "record.write_file", "shard.write_file"):
+    for written in ("build.TextTokenizer.save_pretrained", "manifest.write_file", "shard.write_file"):
         with monkeypatch.context() as patch:
             patch.setattr(f"parti.code_cache.{written}", full)
             with pytest.raises(CannotWriteError) as raised:
@@ -363,17 +363,15 @@ def test_a_full_disk_is_one_line_that_says_what_the_same_command_does(
 
 
 def test_a_stream_is_encoded_in_its_own_order(tokenizer: Path, tmp_path: Path) -> None:
-    pictures = folder_of_pictures(tmp_path / "pictures") / "train"
-    rows = [
-        {"image": str(path), "text": path.with_suffix(".txt").read_text()} for path in sorted(pictures.glob("*.png"))
-    ]
+    images = folder_of_images(tmp_path / "images") / "train"
+    rows = [{"image": str(path), "text": path.with_suffix(".txt").read_text()} for path in sorted(images.glob("*.png"))]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = {"kind": "dataset", "name": str(tmp_path / "rows.jsonl"), "streaming": True, "heldout_count": 2}
+    source = {"kind": "dataset", "name": str(tmp_path / "rows.jsonl"), "streaming": True, "val_count": 2}
     assert encode(settings(tmp_path / "cache", tokenizer, source, shard_size=4))
     record = read_record(tmp_path / "cache")
     assert {split: (about.positions, about.shards) for split, about in record.splits.items()} == {
         "train": (10, 3),
-        "heldout": (2, 1),
+        "val": (2, 1),
     }
     captions = [Shard(tmp_path / f"cache/train-{at // 4:05d}.arrow").captions(at)[0] for at in range(10)]
     assert captions == [" ".join(row["text"].split()) for row in rows[2:]]

@@ -1,17 +1,17 @@
-"""Code caches that take a second: pictures of tiny_runs, in shards of 16."""
+"""Code caches that take a second: images of tiny_runs, in shards of 16."""
 
 from pathlib import Path
 from typing import Any
 
 from parti.code_cache.settings import EncodeConfig
-from vqgan.config import validate
+from vqgan.config.schema import validate
 
 TEXT = {"kind": "bpe", "vocab_size": 280, "length": 64, "training_captions": 20}
-SHAPES = {"kind": "shapes", "train_size": 40, "heldout_size": 8}
+SHAPES = {"kind": "shapes", "train_size": 40, "val_size": 8}
 
 
 def settings(out: Path, tokenizer: Path, source: dict[str, Any] = SHAPES, **changes: Any) -> EncodeConfig:
-    """40 pictures for training: two whole shards and a part. `changes`: of EncodeConfig."""
+    """40 images for training: two whole shards and a part. `changes`: of EncodeConfig."""
     values = {
         "tokenizer": str(tokenizer),
         "out": str(out),

@@ -6,11 +6,11 @@ from typing import Any
 from tiny_synthesis import tiny_run
 from tiny_trunk import TRUNK
 
-from parti.fused.inpainting import inpainting_train
-from parti.fused.inpainting.inpainting_train import TrainInpaintingConfig
-from parti.fused.synthesis import synthesis_train
-from parti.fused.synthesis.synthesis_tasks import SynthesisTask
-from vqgan.config import validate
+from parti.fused.inpainting import train_inpainting as inpainting_train
+from parti.fused.inpainting.train_inpainting import TrainInpaintingConfig
+from parti.fused.synthesis import train_synthesis as synthesis_train
+from parti.fused.synthesis.synthesis_task import SynthesisTask
+from vqgan.config.schema import validate
 
 DISCRIMINATOR = {"kind": "stylegan2", "channels": [8, 8, 8], "stddev_group": 2}
 
@@ -20,7 +20,7 @@ def inpainting(run_dir: Path) -> bool:
     values: dict[str, Any] = {
         "run_dir": str(run_dir),
         "data": {
-            "source": {"kind": "shapes", "train_size": 40, "heldout_size": 8},
+            "source": {"kind": "shapes", "train_size": 40, "val_size": 8},
             "transform": {"image_size": TRUNK.image_size},
             "batch_size": 4,
         },
@@ -29,12 +29,12 @@ def inpainting(run_dir: Path) -> bool:
         "task": {
             "perceptual": {"weight": 0.0},
             "adversarial": {"weight": 0.1, "loss": "hinge", "discriminator": DISCRIMINATOR, "r1_gamma": 0.0},
-            "optimiser": {"learning_rate": 1e-3},
+            "optimizer": {"learning_rate": 1e-3},
             "ema": {"decay": 0.9},
             "precision": "fp32",
         },
         "loop": {"steps": 4, "log_every": 2, "evaluate_every": 2, "preview_every": 0, "save_every": 4},
-        "preview_pictures": 2,
+        "preview_images": 2,
     }
     values["model"]["text"]["dropout"] = 0.0
     return inpainting_train.train(validate(TrainInpaintingConfig, values, "test"))

@@ -1,13 +1,13 @@
-"""Metrics of captions against published and brute-force figures; verdicts on captions."""
+"""Metrics of captions against published and brute-force metrics; verdicts on captions."""
 
 import math
 from collections import Counter
 
 import pytest
 
-from parti.fused.captioning.caption_metrics import can_compare_texts, compare_texts, describes, words
-from vqgan.data.shapes import Placement, Scene, ShapeObject, ShapesConfig, render
-from vqgan.metrics.judge import caption_judge
+from parti.fused.captioning.metrics import can_compare_texts, compare_texts, describes, words
+from vqgan.data.sources.shapes import Placement, Scene, ShapeObject, ShapesConfig, render
+from vqgan.metrics.caption_checkers import caption_checker
 
 needs_libraries = pytest.mark.skipif(not can_compare_texts(), reason="the extra 'captions' is not installed")
 
@@ -53,9 +53,9 @@ def cider_by_hand(captions: list[str], references: list[str]) -> float:
     total = 0.0
     for caption, reference in zip(captions, references, strict=True):
         for n in range(1, 5):
-            told, true = vector(caption, n), vector(reference, n)
-            dot = sum(min(told[gram], true.get(gram, 0.0)) * true.get(gram, 0.0) for gram in told)
-            lengths = math.hypot(*told.values()) * math.hypot(*true.values())
+            predicted, true = vector(caption, n), vector(reference, n)
+            dot = sum(min(predicted[gram], true.get(gram, 0.0)) * true.get(gram, 0.0) for gram in predicted)
+            lengths = math.hypot(*predicted.values()) * math.hypot(*true.values())
             penalty = math.exp(-((len(caption.split()) - len(reference.split())) ** 2) / (2 * 6**2))
             total += 10 / 4 * penalty * (dot / lengths if lengths else 0.0)
     return total / count
@@ -83,11 +83,11 @@ def test_words_have_no_punctuation_and_no_case() -> None:
     assert words("A dog's tail, 2 Boats - here!") == ["a", "dog's", "tail", "2", "boats", "here"]
 
 
-def test_a_caption_is_right_when_it_describes_the_picture() -> None:
+def test_a_caption_is_right_when_it_describes_the_image() -> None:
     scene = Scene(ShapeObject("small", "red", "circle"), "above", ShapeObject("large", "blue", "square"))
-    picture = render(scene, (Placement(0.5, 0.2), Placement(0.5, 0.7)), 64)
-    judge = caption_judge(ShapesConfig())
-    assert judge is not None
+    image = render(scene, (Placement(0.5, 0.2), Placement(0.5, 0.7)), 64)
+    check_image = caption_checker(ShapesConfig())
+    assert check_image is not None
     verdicts = {
         str(scene): True,
         "a large blue square below a small red circle": True,
@@ -99,4 +99,4 @@ def test_a_caption_is_right_when_it_describes_the_picture() -> None:
         "a small red circle above a large": False,
         "": False,
     }
-    assert {caption: describes(judge, picture, caption) for caption in verdicts} == verdicts
+    assert {caption: describes(check_image, image, caption) for caption in verdicts} == verdicts

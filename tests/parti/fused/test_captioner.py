@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import CAPTIONS, tiny_text_tokenizer
-from tiny_captions import MODEL, caption_ids, noise, pictures, tiny_captioner
+from tiny_captions import MODEL, caption_ids, noise, random_images, tiny_captioner
 from torch import Tensor, nn
 
-from parti.fused.captioning.caption_decoding import ROWS, DecodingConfig, decode
-from parti.fused.captioning.captioner import Captioner, CaptionerConfig, Lesson
+from parti.fused.captioning.captioner import Captioner, CaptionerConfig, TrainOutput
+from parti.fused.captioning.decoding import ROWS, DecodingConfig, decode
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
-from vqgan.config import ConfigError, validate
-from vqgan.model_folder import ModelFolderError, save_model_folder
+from vqgan.config.schema import ConfigError, validate
+from vqgan.hub.model_folder import ModelFolderError, save_model_folder
 
 pytestmark = pytest.mark.threads
 
-DRAWN = {
+GENERATED = {
     3: (256, 32),
     4: (512, 16),
     5: (512, 8),
@@ -31,7 +31,7 @@ DRAWN = {
     13: (256, 32),
     14: (256, 32),
 }
-"""Rows of the drawing; behind row 11 there is text alone, and the picture stays as it is."""
+"""Rows of the drawing; behind row 11 there is text alone, and the image stays as it is."""
 
 
 class BertSized(TextTokenizer):
@@ -45,32 +45,32 @@ class BertSized(TextTokenizer):
         return torch.tensor([101, 102] + [0] * 28, device="cpu")
 
 
-def test_shapes_and_sizes_as_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shapes_and_sizes_as_generated(monkeypatch: pytest.MonkeyPatch) -> None:
     # The meta device knows no autocast, and has no numbers that precision could matter to.
     monkeypatch.setattr(torch, "autocast", lambda *_args, **_settings: nullcontext())
     with torch.device("meta"):
         captioner = Captioner(CaptionerConfig(), BertSized())
-        view = captioner.view(torch.zeros(2, 3, 256, 256))
+        context = captioner.context(torch.zeros(2, 3, 256, 256))
         ids = torch.zeros(2, 30, dtype=torch.int64)
-        rows = {state.row: state for state in view.walk(view.read(ids).states, ids == ids)}
-        assert view.picture.vectors.shape == (2, 1024, 256)
-        told = view.read(ids)
-    assert told.states.shape == (2, 30, 768)
-    assert told.looks.shape == (2, 30, 1024)
-    assert set(rows) == set(DRAWN)
-    for row, (channels, side) in DRAWN.items():
+        rows = {state.row: state for state in context.run_rows(context.read(ids).states, ids == ids)}
+        assert context.image.vectors.shape == (2, 1024, 256)
+        predicted = context.read(ids)
+    assert predicted.states.shape == (2, 30, 768)
+    assert predicted.attention_maps.shape == (2, 30, 1024)
+    assert set(rows) == set(GENERATED)
+    for row, (channels, side) in GENERATED.items():
         assert rows[row].image.shape == (2, channels, side, side)
         assert rows[row].text.shape == (2, 30, 768)
-    assert {row for row in DRAWN if str(row) in captioner.parts.fusions} == set(range(3, 12))
+    assert {row for row in GENERATED if str(row) in captioner.parts.fusions} == set(range(3, 12))
     assert set(captioner.tellers.heads) == {"7", "11", "14"}
     # 191.2M of convolutions 1-11, fusions, BertLayers 4-14 and embeddings; 28.3M of what tells words.
     assert sum(weight.numel() for weight in captioner.parts.parameters()) == 191_165_696
     assert sum(weight.numel() for weight in captioner.parameters()) == 219436780
 
 
-def lesson(captioner: Captioner, ids: Tensor, images: Tensor | None = None, seed: int = 0) -> Lesson:
+def lesson(captioner: Captioner, ids: Tensor, images: Tensor | None = None, seed: int = 0) -> TrainOutput:
     torch.manual_seed(3)  # dropout, where there is some
-    return captioner(pictures(len(ids)) if images is None else images, ids, noise(len(ids), seed))
+    return captioner(random_images(len(ids)) if images is None else images, ids, noise(len(ids), seed))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -78,7 +78,7 @@ def test_no_prediction_knows_its_word_or_a_later_one(dropout: float) -> None:
     """For every row that tells words and every position, with one draft: other true words from t on, the same logits
     up to those of word t."""
     captioner = tiny_captioner(text={"width": 16, "heads": 2, "mlp_width": 32, "dropout": dropout}).train()
-    words = captioner.tokens.tellable.nonzero().flatten()
+    words = captioner.tokens.visible_words.nonzero().flatten()
     ids = words[torch.randint(len(words), (3, 8), generator=torch.Generator().manual_seed(1))]
     ids[:, 0] = captioner.tokens.start
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_no_prediction_knows_its_word_or_a_later_one(dropout: float) -> None:
                 assert torch.equal(one[:, :t], two[:, :t]), f"row {row} knows word {t} before it has told it"
                 if t < 7:
                     assert (one[:, t] != two[:, t]).any(), f"row {row} does not hear word {t} once it is told"
-            assert torch.equal(truth.looks[:, :t], other.looks[:, :t])
+            assert torch.equal(truth.attention_maps[:, :t], other.attention_maps[:, :t])
 
 
 def test_the_truth_leaves_no_trace_in_the_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +115,10 @@ def test_the_truth_leaves_no_trace_in_the_trunk(monkeypatch: pytest.MonkeyPatch)
 def test_a_teacher_forced_row_3_would_leak() -> None:
     """The reason for drafts, and that the test above can fail: with the truth in row 3 its next word shows behind."""
     captioner, ids = tiny_captioner(), caption_ids(tiny_captioner())
-    view, real = captioner.view(pictures()), captioner.tokens.real(ids)
+    context, real = captioner.context(random_images()), captioner.tokens.real(ids)
     changed = ids.clone()
     changed[:, 3] = ids[:, 2]
-    one, two = (list(view.walk(view.read(text).states, real))[-1].text for text in (ids, changed))
+    one, two = (list(context.run_rows(context.read(text).states, real))[-1].text for text in (ids, changed))
     assert (one[:, 1] != two[:, 1]).any()
 
 
@@ -129,17 +129,17 @@ def test_drafts_depend_on_their_noise_and_hidden_words_too() -> None:
     for row, one, same, two in zip(ROWS, first.logits, again.logits, other.logits, strict=True):
         assert torch.equal(one, same)
         assert torch.equal(one, two) == (row == 3), "row 3 has the truth alone"
-    drawn = noise()
+    generated = noise()
     everything, nothing = (
-        captioner(pictures(), ids, drawn._replace(share=torch.full((3,), share))) for share in (1.0, 0.0)
+        captioner(random_images(), ids, generated._replace(share=torch.full((3,), share))) for share in (1.0, 0.0)
     )
     assert not torch.equal(everything.logits[3], nothing.logits[3])
 
 
-def test_gradients_reach_every_weight_through_the_picture_and_the_draft() -> None:
+def test_gradients_reach_every_weight_through_the_image_and_the_draft() -> None:
     captioner = tiny_captioner().train()
     found = lesson(captioner, caption_ids(captioner))
-    (sum(logits.square().mean() for logits in found.logits) + found.looks.square().sum()).backward()  # type: ignore[union-attr]
+    (sum(logits.square().mean() for logits in found.logits) + found.attention_maps.square().sum()).backward()  # type: ignore[union-attr]
     without = {name for name, weight in captioner.named_parameters() if weight.requires_grad and weight.grad is None}
     assert not without, "several processes would wait for these"
     frozen = {name.split(".", 3)[3] for name, weight in captioner.named_parameters() if not weight.requires_grad}
@@ -159,9 +159,9 @@ def test_padding_behind_a_caption_tells_nothing() -> None:
     """Whatever stands behind a draft's end, its own words are read the same."""
     captioner = tiny_captioner()
     ids = caption_ids(captioner)
-    view, real = captioner.view(pictures()), captioner.tokens.real(ids)
+    context, real = captioner.context(random_images()), captioner.tokens.real(ids)
     other = torch.where(real, ids, captioner.tokens.mask)
-    for one, two in zip(*(view.walk(view.read(text).states, real) for text in (ids, other)), strict=True):
+    for one, two in zip(*(context.run_rows(context.read(text).states, real) for text in (ids, other)), strict=True):
         torch.testing.assert_close(one.image, two.image)
         torch.testing.assert_close(one.text[real], two.text[real])
 
@@ -177,8 +177,8 @@ def test_a_caption_is_read_the_same_among_longer_ones() -> None:
     assert torch.equal(ids[:, :5], caption_ids(short))
     walks = []
     for captioner, text in ((long, ids), (short, ids[:, :5])):
-        view = captioner.view(pictures())
-        walks.append(view.walk(view.read(text).states, captioner.tokens.real(text)))
+        context = captioner.context(random_images())
+        walks.append(context.run_rows(context.read(text).states, captioner.tokens.real(text)))
     for one, two in zip(*walks, strict=True):
         torch.testing.assert_close(one.text[:, :5], two.text)
 
@@ -187,8 +187,10 @@ def test_skips_are_added() -> None:
     plain, skipping = tiny_captioner(), tiny_captioner(skips=True)
     ids = caption_ids(plain)
     real = plain.tokens.real(ids)
-    views = [model.view(pictures()) for model in (plain, skipping)]
-    one, two = ({state.row: state.image for state in view.walk(view.read(ids).states, real)} for view in views)
+    views = [model.context(random_images()) for model in (plain, skipping)]
+    one, two = (
+        {state.row: state.image for state in context.run_rows(context.read(ids).states, real)} for context in views
+    )
     assert torch.equal(one[4], two[4])
     assert not torch.allclose(one[11], two[11])
 
@@ -201,7 +203,7 @@ def test_a_folder_comes_back_without_its_bert(tmp_path: Path) -> None:
     again = Captioner.from_pretrained(tmp_path)
     assert not again.training
     decoded = [
-        decode(model.view(pictures()), model.tokens, DecodingConfig(rounds=2)).captions.ids
+        decode(model.context(random_images()), model.tokens, DecodingConfig(rounds=2)).captions.ids
         for model in (captioner, again)
     ]
     assert torch.equal(*decoded)

@@ -5,21 +5,21 @@ import pytest
 import torch
 from tiny import tiny_text_tokenizer
 
-from parti.fused.inpainting.corruption import CorruptionConfig, Holed, corrupt, emptied, hidden_behind
-from parti.fused.inpainting.holes import OVERSHOOT, draw_hole
-from parti.text_warm_up.masked import Words
-from vqgan.config import ConfigError, validate
+from parti.fused.inpainting.corruption import CorruptedPair, CorruptionConfig, corrupt, mask_images, mask_words
+from parti.fused.inpainting.holes import OVERSHOOT, random_hole
+from parti.text.masked_tokens import Words
+from vqgan.config.schema import ConfigError, validate
 
 TOKENIZER = tiny_text_tokenizer()
 WORDS = Words(TOKENIZER)
 CAPTION = "a b c d e f g h"  # cut to as many tokens as there are positions, eight
 IDS = TOKENIZER.encode([CAPTION])
 SIDE = 32
-MOSTLY_PICTURE = CorruptionConfig(mostly_picture=1.0, mostly_caption=0.0)
-MOSTLY_CAPTION = CorruptionConfig(mostly_picture=0.0, mostly_caption=1.0)
+MOSTLY_IMAGE = CorruptionConfig(mostly_image=1.0, mostly_caption=0.0)
+MOSTLY_CAPTION = CorruptionConfig(mostly_image=0.0, mostly_caption=1.0)
 
 
-def lost(rows: int, config: CorruptionConfig | None = None, step: int = 3, start: int = 0) -> Holed:
+def lost(rows: int, config: CorruptionConfig | None = None, step: int = 3, start: int = 0) -> CorruptedPair:
     ids = IDS.repeat(rows, 1)
     return corrupt(ids, SIDE, WORDS, config or CorruptionConfig(), seed=1, step=step, start=start)
 
@@ -27,14 +27,14 @@ def lost(rows: int, config: CorruptionConfig | None = None, step: int = 3, start
 @pytest.mark.parametrize("side", [16, 64, 256])
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
 def test_holes_are_as_large_as_wanted(side: int, share: float) -> None:
-    holes = [draw_hole(side, share, np.random.default_rng(seed)) for seed in range(20)]
+    holes = [random_hole(side, share, np.random.default_rng(seed)) for seed in range(20)]
     assert all(share <= hole.mean() <= share + OVERSHOOT for hole in holes)
     assert len({hole.tobytes() for hole in holes}) == 20
-    assert np.array_equal(holes[0], draw_hole(side, share, np.random.default_rng(0)))
+    assert np.array_equal(holes[0], random_hole(side, share, np.random.default_rng(0)))
 
 
 def test_holes_are_everywhere() -> None:
-    mean = np.mean([draw_hole(64, 0.4, np.random.default_rng(seed)) for seed in range(150)], axis=0)
+    mean = np.mean([random_hole(64, 0.4, np.random.default_rng(seed)) for seed in range(150)], axis=0)
     assert mean.min() > 0.08
     assert mean.max() < 0.75
 
@@ -43,24 +43,24 @@ def test_how_often_what_is_lost() -> None:
     holes, text = lost(600)
     covered = holes.float().mean(dim=(1, 2, 3))
     asked = text.chosen.sum(1)
-    picture, caption = covered > 0, asked > 0
-    assert (picture | caption).all()
-    assert (picture & ~caption).float().mean() == pytest.approx(0.25, abs=0.04)
-    assert (caption & ~picture).float().mean() == pytest.approx(0.25, abs=0.04)
+    image, caption = covered > 0, asked > 0
+    assert (image | caption).all()
+    assert (image & ~caption).float().mean() == pytest.approx(0.25, abs=0.04)
+    assert (caption & ~image).float().mean() == pytest.approx(0.25, abs=0.04)
     # Alone, each loses much.
-    alone = covered[picture & ~caption]
+    alone = covered[image & ~caption]
     assert ((alone >= 0.75) & (alone <= 0.75 + OVERSHOOT)).all()
-    assert (asked[caption & ~picture] >= 4).all()
-    assert text.hidden[caption & ~picture].equal(text.chosen[caption & ~picture])
+    assert (asked[caption & ~image] >= 4).all()
+    assert text.hidden[caption & ~image].equal(text.chosen[caption & ~image])
     # Together, both lose moderately.
-    both = picture & caption
+    both = image & caption
     assert covered[both].min() >= 0.25
     assert covered[both].max() <= 0.5
     assert covered[both].mean() == pytest.approx(0.375, abs=0.03)
 
 
 def test_words_are_hidden_as_in_bert_or_as_a_span() -> None:
-    config = CorruptionConfig(mostly_picture=0.0, mostly_caption=0.0, completion=0.0)
+    config = CorruptionConfig(mostly_image=0.0, mostly_caption=0.0, completion=0.0)
     _, text = lost(1500, config)
     assert (text.chosen.sum(1) == 1).all()  # 15% of eight words
     count = text.chosen.sum().item()
@@ -98,7 +98,7 @@ def test_an_empty_caption_loses_nothing_and_padding_is_never_asked_for() -> None
 
 
 def test_each_side_alone() -> None:
-    holes, text = lost(20, MOSTLY_PICTURE)
+    holes, text = lost(20, MOSTLY_IMAGE)
     assert not text.chosen.any()
     assert holes.any(dim=3).any(dim=2).all()
     holes, text = lost(20, MOSTLY_CAPTION)
@@ -109,17 +109,17 @@ def test_each_side_alone() -> None:
 def test_what_the_network_reads() -> None:
     holes, text = lost(8)
     images = torch.rand(8, 3, SIDE, SIDE) + 1
-    empty = emptied(images, holes)
+    empty = mask_images(images, holes)
     where = holes.expand_as(images)
     assert (empty[where] == 0).all()
     assert torch.equal(empty[~where], images[~where])
-    ids = hidden_behind(text, 999)
+    ids = mask_words(text, 999)
     assert (ids[text.hidden] == 999).all()
     assert torch.equal(ids[~text.hidden], text.ids[~text.hidden])
 
 
 def test_shares_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="are more than all pairs; lower one"):
-        validate(CorruptionConfig, {"mostly_picture": 0.7, "mostly_caption": 0.4}, "test")
+        validate(CorruptionConfig, {"mostly_image": 0.7, "mostly_caption": 0.4}, "test")
     with pytest.raises(ConfigError, match=r"smallest_hole 0\.6 is larger than largest_hole 0\.5"):
         validate(CorruptionConfig, {"smallest_hole": 0.6}, "test")

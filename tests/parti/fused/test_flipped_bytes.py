@@ -12,20 +12,20 @@ from tiny_captions import tiny_captioner
 from tiny_synthesis import tiny_run
 
 from parti.fused.captioning.captioner import Captioner
-from parti.fused.synthesis import synthesis_train
-from parti.fused.synthesis.synthesis_pipeline import ProgressiveTextToImage
+from parti.fused.synthesis import train_synthesis as synthesis_train
+from parti.fused.synthesis.pipeline import ProgressiveTextToImage
 from parti.pipeline import TextToImage
-from parti.reranking.dual_encoder import DualEncoderConfig, build_dual_encoder, build_processor
-from parti.reranking.scorer import Scorer
+from parti.reranker.dual_encoder import DualEncoderConfig, build_dual_encoder, build_processor
+from parti.reranker.scorer import Scorer
 from parti.text.encoders import TrainedTextEncoder
 from parti.text.tokenizer import TextTokenizer
 from parti.text.warm_start import save_text_encoder, warm_start
-from parti.upsampling.upsampler import Upsampler, UpsamplerConfig
-from vqgan.checksums import SUMS_FILE, add_checksums, changed_since_written
-from vqgan.config import ConfigError, validate
+from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
+from vqgan.config.schema import ConfigError, validate
+from vqgan.hub.model_folder import ModelFolderError
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.model_folder import ModelFolderError
-from vqgan.training.distributed import build_accelerator
+from vqgan.system.checksums import SUMS_FILE, add_checksums, changed_since_written
+from vqgan.training.parallel.distributed import build_accelerator
 
 _FLIPS = 12
 _TOWER = {"depth": 1, "width": 16, "heads": 2, "mlp_width": 16}

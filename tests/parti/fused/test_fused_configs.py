@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from parti.fused.inpainting.inpainting_train import TrainInpaintingConfig
 from parti.fused.inpainting.network import InpaintingNetwork
+from parti.fused.inpainting.train_inpainting import TrainInpaintingConfig
 from parti.fused.text_side import TextSpace
 from parti.objectives import OBJECTIVES, choose_objective
-from vqgan.config import dump_config, load_config
+from vqgan.config.schema import dump_config, load_config
 from vqgan.models.discriminator import build_discriminator
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "parti").glob("fused_inpainting*.yaml"))
@@ -29,8 +29,8 @@ def test_a_config_fits_itself(path: Path, tmp_path: Path) -> None:
     with torch.device("meta"):
         model = InpaintingNetwork(trunk, TextSpace(1000, length, 0, 999))
         images = torch.zeros(2, 3, trunk.image_size, trunk.image_size)
-        drawn, states = model.trunk(images, torch.zeros(2, length, dtype=torch.int64))
-        assert drawn.shape == images.shape
+        generated, states = model.trunk(images, torch.zeros(2, length, dtype=torch.int64))
+        assert generated.shape == images.shape
         assert states.shape == (2, length, trunk.text.width)
         if config.task.adversarial.weight:
             discriminator = build_discriminator(config.task.adversarial.discriminator, trunk.image_size)

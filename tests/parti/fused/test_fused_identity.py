@@ -10,10 +10,10 @@ from tiny_synthesis import tiny_run
 from tiny_text_models import write_clip
 from tiny_trunk import TRUNK
 
-from parti.fused.inpainting import inpainting_train
-from parti.fused.synthesis import synthesis_train
-from vqgan.config import validate
-from vqgan.training.checkpoint import CheckpointError
+from parti.fused.inpainting import train_inpainting as inpainting_train
+from parti.fused.synthesis import train_synthesis as synthesis_train
+from vqgan.config.schema import validate
+from vqgan.training.checkpoints.store import CheckpointError
 
 LOOP = {"steps": 2, "save_every": 1, "evaluate_every": 0, "preview_every": 0}
 
@@ -58,8 +58,8 @@ def test_the_clip_that_judges(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"task.game.loss": "hinge"}, r"task\.game\.loss was logistic and is hinge"),
-        ({"discriminators.scale.normalise": False}, r"discriminators\.scale\.normalise was True and is False"),
+        ({"task.adversarial.loss": "hinge"}, r"task\.adversarial\.loss was logistic and is hinge"),
+        ({"discriminators.scale.normalize": False}, r"discriminators\.scale\.normalize was True and is False"),
         ({"encoder": {"base_channels": 4, "most_channels": 8}}, "encoder was none and is given"),
         ({"model.trunk.text.heads": 4}, r"model\.trunk\.text\.heads was 2 and is 4"),
     ],
@@ -72,13 +72,13 @@ def test_settings_of_synthesis_that_no_tensor_shows(change: dict[str, Any], said
 
 def test_the_perceptual_weights_and_heads_of_inpainting(tmp_path: Path) -> None:
     squeezenet(tmp_path / "weights.pth", 0)
-    model = TRUNK.model_dump(mode="json") | {"image_size": 32}  # squeezenet reads no smaller pictures
+    model = TRUNK.model_dump(mode="json") | {"image_size": 32}  # squeezenet reads no smaller images
 
     def go_on(steps: int, heads: int = TRUNK.text.heads) -> bool:
         values: dict[str, Any] = {
             "run_dir": str(tmp_path / "run"),
             "data": {
-                "source": {"kind": "shapes", "train_size": 40, "heldout_size": 8},
+                "source": {"kind": "shapes", "train_size": 40, "val_size": 8},
                 "transform": {"image_size": 32},
                 "batch_size": 4,
             },
@@ -95,7 +95,7 @@ def test_the_perceptual_weights_and_heads_of_inpainting(tmp_path: Path) -> None:
                 "precision": "fp32",
             },
             "loop": LOOP | {"steps": steps},
-            "preview_pictures": 2,
+            "preview_images": 2,
         }
         return inpainting_train.train(validate(inpainting_train.TrainInpaintingConfig, values, "test"))
 

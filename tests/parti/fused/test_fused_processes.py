@@ -31,7 +31,7 @@ def test_inpainting_in_two_processes_is_inpainting_in_one(two_processes: Path, t
             record.pop(timing, None), wanted.pop(timing, None)
         split = record.pop("split")
         assert split == wanted.pop("split")
-        # What a held-out pair loses depends on its place in its batch, and two processes have other batches.
+        # What a validation pair loses depends on its place in its batch, and two processes have other batches.
         if split == "train":
             assert record == pytest.approx(wanted, rel=2e-4, abs=2e-4)
     states = [weights(folder) for folder in (two_processes / "inpainting", tmp_path)]
@@ -54,4 +54,4 @@ def test_both_processes_of_synthesis_have_the_same_players_at_the_end(two_proces
 def weights(run: Path) -> dict[str, dict[str, Any]]:
     (last,) = sorted((run / "checkpoints").iterdir())[-1:]
     state = torch.load(last / "state.pt", weights_only=True)
-    return {name: part for name, part in state.items() if name != "loop" and "optimiser" not in name}
+    return {name: part for name, part in state.items() if name != "loop" and "optimizer" not in name}

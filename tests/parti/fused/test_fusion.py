@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parti.fused.fusion import Fusion, Normalisation, TextToImageFusion, exchange, softmax_by_kernel, softmax_by_steps
+from parti.fused.fusion import Fusion, Normalization, TextToImageFusion, exchange, softmax_by_kernel, softmax_by_steps
 
 pytestmark = pytest.mark.threads
 
@@ -27,10 +27,10 @@ def inputs(seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.randn(2, C, 3, 2, generator=generator), torch.randn(2, 5, D, generator=generator)
 
 
-def fusion(normalisation: Normalisation = "softmax") -> Fusion:
+def fusion(normalization: Normalization = "softmax") -> Fusion:
     """With opinions: the last layers are random."""
     torch.manual_seed(0)
-    block = Fusion(C, D, HEADS, normalisation)
+    block = Fusion(C, D, HEADS, normalization)
     for layer in (block.image_last, block.text_last):
         nn.init.normal_(layer.weight, std=0.3)
         nn.init.normal_(layer.bias, std=0.3)
@@ -49,7 +49,7 @@ def test_parameters_beside_a_text_of_768(channels: int, both_ways: float, one_wa
         assert norms(block) == 2 * channels + 2 * 768
 
 
-def test_the_drawn_widths_at_256_channels() -> None:
+def test_the_generated_widths_at_256_channels() -> None:
     with torch.device("meta"):
         block = Fusion(256, 768, 12)
     assert (block.image_heads, block.head_width) == (4, 64)
@@ -81,10 +81,10 @@ def test_a_fresh_fusion_is_the_identity_and_learns() -> None:
         assert layer.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("normalisation", ["softmax", "count"])
-def test_the_formula_by_brute_force(normalisation: Normalisation) -> None:
+@pytest.mark.parametrize("normalization", ["softmax", "count"])
+def test_the_formula_by_brute_force(normalization: Normalization) -> None:
     """One affinity for each position, image head, token and text head, written out."""
-    block, (image, text) = fusion(normalisation), inputs()
+    block, (image, text) = fusion(normalization), inputs()
     got_image, got_text = block(image, text, MASK)
     n, m, h = block.image_heads, HEADS, D // HEADS
     for row in range(2):
@@ -100,7 +100,7 @@ def test_the_formula_by_brute_force(normalisation: Normalisation) -> None:
                 keys = image_key[a * h : (a + 1) * h, y, x], text_key[t, b * h : (b + 1) * h]
                 affinity[i, j] = keys[0] @ keys[1] / math.sqrt(h)
         real = torch.tensor([bool(MASK[row, t]) for t, _ in text_vectors])
-        if normalisation == "softmax":
+        if normalization == "softmax":
             to_image, to_text = affinity[:, real].softmax(1), affinity.softmax(0)
         else:
             to_image, to_text = affinity[:, real] / real.sum(), affinity / len(image_vectors)
@@ -138,9 +138,9 @@ def test_the_stored_affinity_and_the_fused_kernel_agree() -> None:
         torch.testing.assert_close(to_text, way(text_keys, image_keys, image_values, None))
 
 
-@pytest.mark.parametrize("normalisation", ["softmax", "count"])
-def test_padding_is_never_attended_to_and_stays(normalisation: Normalisation) -> None:
-    block, (image, text) = fusion(normalisation), inputs()
+@pytest.mark.parametrize("normalization", ["softmax", "count"])
+def test_padding_is_never_attended_to_and_stays(normalization: Normalization) -> None:
+    block, (image, text) = fusion(normalization), inputs()
     other = torch.where(MASK[..., None], text, 100 * torch.randn(text.shape))
     fused_image, fused_text = block(image, text, MASK)
     other_image, other_text = block(image, other, MASK)
@@ -154,9 +154,9 @@ def test_padding_is_never_attended_to_and_stays(normalisation: Normalisation) ->
     torch.testing.assert_close((short_image[0], short_text[0]), (fused_image[1], fused_text[1, :3]))
 
 
-@pytest.mark.parametrize("normalisation", ["softmax", "count"])
-def test_bf16_keeps_the_affinity_in_fp32(normalisation: Normalisation) -> None:
-    block, (image, text) = fusion(normalisation), inputs()
+@pytest.mark.parametrize("normalization", ["softmax", "count"])
+def test_bf16_keeps_the_affinity_in_fp32(normalization: Normalization) -> None:
+    block, (image, text) = fusion(normalization), inputs()
     exact = block(image, text, MASK)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = block(image, text, MASK)

@@ -1,4 +1,4 @@
-"""The fused GAN, which has two optimisers too: kill -9 at any moment, and the run that was never killed goes on."""
+"""The fused GAN, which has two optimizers too: kill -9 at any moment, and the run that was never killed goes on."""
 
 import random
 from pathlib import Path
@@ -10,14 +10,14 @@ from tiny_synthesis import tiny_run
 
 @pytest.mark.slow
 def test_killed_at_ten_moments(tmp_path: Path) -> None:
-    keep = {"loop.keep_best": {"figure": "diversity", "mode": "lower"}, "loop.save_every": 2}
+    keep = {"loop.keep_best": {"metric": "diversity", "mode": "lower"}, "loop.save_every": 2}
     moments = random.Random(0)
     with command_server() as commands:
         straight = commands.run(tiny_run(tmp_path / "straight", **keep))
         assert straight.code == 0, straight.said
         expected = contents(tmp_path / "straight")
         state = expected["checkpoints/step-0000006/state.pt"]
-        assert state.keys() >= {"generator", "ema", "optimiser", "discriminators", "discriminator_optimiser"}
+        assert state.keys() >= {"generator", "ema", "optimizer", "discriminators", "discriminator_optimizer"}
         assert any("r1_penalty" in record for record in expected["metrics.jsonl"])
         for number in range(5):
             config = tiny_run(tmp_path / str(number), **keep)

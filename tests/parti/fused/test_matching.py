@@ -1,4 +1,4 @@
-"""The contrastive term of synthesis by a frozen CLIP: its own preparation of pictures, with a gradient."""
+"""The contrastive term of synthesis by a frozen CLIP: its own preparation of images, with a gradient."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 
 from parti.fused.synthesis.matching import ClipMatcher
-from parti.reranking.dual_encoder import DualEncoderConfig, TowerConfig, build_dual_encoder, build_processor
-from parti.reranking.scorer import Scorer
+from parti.reranker.dual_encoder import DualEncoderConfig, TowerConfig, build_dual_encoder, build_processor
+from parti.reranker.scorer import Scorer
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
-from vqgan.data.transforms import to_pil
+from vqgan.data.images.transforms import to_pil
 
 pytestmark = pytest.mark.threads
 
@@ -31,7 +31,7 @@ def save(folder: Path, **preparation: Any) -> Scorer:
     return scorer
 
 
-def smooth_pictures(side: int = 32) -> torch.Tensor:
+def smooth_images(side: int = 32) -> torch.Tensor:
     across = torch.linspace(-0.9, 0.9, side)
     return torch.stack(
         [across.expand(3, side, side), across[:, None].expand(3, side, side), -across.expand(3, side, side)]
@@ -46,29 +46,29 @@ def smooth_pictures(side: int = 32) -> torch.Tensor:
     ],
     ids=["ours", "resized, cropped, another mean"],
 )
-def test_pictures_are_prepared_as_by_the_folders_own_processor(preparation: dict[str, Any], tmp_path: Path) -> None:
+def test_images_are_prepared_as_by_the_folders_own_processor(preparation: dict[str, Any], tmp_path: Path) -> None:
     scorer = save(tmp_path, **preparation)
-    pictures = smooth_pictures()
-    ours = ClipMatcher(str(tmp_path), torch.device("cpu")).pixels(pictures)
-    theirs = scorer.pixels(to_pil(pictures))
+    images = smooth_images()
+    ours = ClipMatcher(str(tmp_path), torch.device("cpu")).pixels(images)
+    theirs = scorer.pixels(to_pil(images))
     assert ours.shape == theirs.shape == (3, 3, 16, 16)
     assert (ours - theirs).abs().max() < 0.03, "one of 256 levels is 0.016 here or less"
 
 
-def test_the_loss_is_clips_and_moves_the_pictures_alone(tmp_path: Path) -> None:
+def test_the_loss_is_clips_and_moves_the_images_alone(tmp_path: Path) -> None:
     scorer = save(tmp_path)
     matcher = ClipMatcher(str(tmp_path), torch.device("cpu"))
-    pictures = smooth_pictures(16).requires_grad_()
-    found = matcher(pictures, PROMPTS, Accelerator(cpu=True))
+    images = smooth_images(16).requires_grad_()
+    found = matcher(images, PROMPTS, Accelerator(cpu=True))
     with torch.no_grad():
         inputs = scorer.tokens(PROMPTS)
-        logits = scorer.model(pixel_values=pictures, **inputs).logits_per_image
+        logits = scorer.model(pixel_values=images, **inputs).logits_per_image
     target = torch.arange(3)
     expected = (
         torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
     ) / 2
     torch.testing.assert_close(found.loss.detach(), expected, atol=1e-5, rtol=1e-4)
     found.loss.backward()
-    assert pictures.grad is not None
-    assert pictures.grad.abs().sum() > 0
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in matcher._scorer.model.parameters())

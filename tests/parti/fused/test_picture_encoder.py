@@ -6,16 +6,21 @@ from tiny_synthesis import MODEL, tiny_generator
 from torch.distributions import Normal, kl_divergence
 
 from parti.fused.synthesis.noise import seeded_noise
-from parti.fused.synthesis.picture_encoder import Painter, PictureEncoder, PictureEncoderConfig, divergence
+from parti.fused.synthesis.posterior_encoder import (
+    GeneratorWithEncoder,
+    PosteriorEncoder,
+    PosteriorEncoderConfig,
+    divergence,
+)
 
 pytestmark = pytest.mark.threads
 
 IDS = torch.tensor([[3, 4, 5, 6, 0, 0], [7, 8, 0, 0, 0, 0], [3, 8, 9, 0, 0, 0]])
 
 
-def encoder() -> PictureEncoder:
+def encoder() -> PosteriorEncoder:
     torch.manual_seed(3)
-    return PictureEncoder(PictureEncoderConfig(base_channels=4, most_channels=8), MODEL)
+    return PosteriorEncoder(PosteriorEncoderConfig(base_channels=4, most_channels=8), MODEL)
 
 
 def noise(batch: int = 3) -> torch.Tensor:
@@ -34,7 +39,7 @@ def test_the_divergence_is_that_of_the_normal_distributions_and_has_their_gradie
     assert divergence(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)).item() == 0
 
 
-def test_every_part_of_a_picture_reaches_every_part_of_its_noise() -> None:
+def test_every_part_of_a_image_reaches_every_part_of_its_noise() -> None:
     images = torch.randn(1, 3, 32, 32, requires_grad=True)
     mean, log_variance = encoder()(images)
     assert mean.shape == log_variance.shape == (1, *MODEL.noise_shape)
@@ -43,18 +48,18 @@ def test_every_part_of_a_picture_reaches_every_part_of_its_noise() -> None:
     assert (corners > 0).all()
 
 
-def test_the_first_pictures_have_the_noise_of_their_real_ones_and_the_others_none_of_it() -> None:
+def test_the_first_images_have_the_noise_of_their_real_ones_and_the_others_none_of_it() -> None:
     network, generator = encoder().eval(), tiny_generator()
     real = torch.randn(2, 3, 32, 32)
-    pictures, known = Painter(generator, network)(IDS, noise(), real, 3)
+    images, known = GeneratorWithEncoder(generator, network)(IDS, noise(), real, 3)
     mean, log_variance = network(real)
     z = torch.cat([mean + log_variance.exp().sqrt() * noise()[:2], noise()[2:]])
-    for one, other in zip(pictures, generator(IDS, z), strict=True):
+    for one, other in zip(images, generator(IDS, z), strict=True):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(known, divergence(mean, log_variance))
     for without in (
-        Painter(generator, network)(IDS, noise(), real[:0], 3),
-        Painter(generator, None)(IDS, noise(), real, 3),
+        GeneratorWithEncoder(generator, network)(IDS, noise(), real[:0], 3),
+        GeneratorWithEncoder(generator, None)(IDS, noise(), real, 3),
     ):
         assert all(torch.equal(one, other) for one, other in zip(without[0], generator(IDS, noise()), strict=True))
         assert without[1].item() == 0
@@ -64,10 +69,10 @@ def test_the_first_pictures_have_the_noise_of_their_real_ones_and_the_others_non
 def test_every_weight_has_a_gradient_whatever_rests(scales: int, explained: int) -> None:
     """Data-parallel training waits for all of them; those that rest get nothing."""
     network, generator = encoder(), tiny_generator()
-    painter = Painter(generator, network)
-    pictures, known = painter(IDS, noise(), torch.randn(3, 3, 32, 32)[:explained], scales)
-    assert len(pictures) == scales
-    (sum(picture.square().sum() for picture in pictures) + known).backward()
+    painter = GeneratorWithEncoder(generator, network)
+    images, known = painter(IDS, noise(), torch.randn(3, 3, 32, 32)[:explained], scales)
+    assert len(images) == scales
+    (sum(image.square().sum() for image in images) + known).backward()
     resting = {id(weight) for weight in generator.weights_beyond(scales)}
     resting |= set() if explained else {id(weight) for weight in network.parameters()}
     for name, weight in painter.named_parameters():
@@ -75,19 +80,19 @@ def test_every_weight_has_a_gradient_whatever_rests(scales: int, explained: int)
         assert bool(weight.grad.any()) is (id(weight) not in resting), name
 
 
-def test_two_pictures_of_one_caption_stay_two_where_their_noise_is_known() -> None:
-    """A white and a black one, both drawn by fresh noise afterwards; the nearest to both would be grey."""
+def test_two_images_of_one_caption_stay_two_where_their_noise_is_known() -> None:
+    """A white and a black one, both drawn by fresh noise afterwards; the nearest to both would be gray."""
     real = torch.tensor([1.0, 1.0, -1.0, -1.0])[:, None, None, None].expand(-1, 3, 32, 32)
     ids = IDS[:1].expand(4, -1)
-    painter = Painter(tiny_generator(), encoder())
-    optimiser = torch.optim.Adam(painter.parameters(), 1e-2)
+    painter = GeneratorWithEncoder(tiny_generator(), encoder())
+    optimizer = torch.optim.Adam(painter.parameters(), 1e-2)
     for step in range(40):
         z = seeded_noise([(step, number) for number in range(4)], MODEL.noise_shape)
-        (drawn,), known = painter(ids, z, real, 1)
-        loss = (drawn - real[..., :8, :8]).square().mean() + 0.01 * known
-        optimiser.zero_grad()
+        (generated,), known = painter(ids, z, real, 1)
+        loss = (generated - real[..., :8, :8]).square().mean() + 0.01 * known
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     with torch.no_grad():
-        (drawn,) = painter.generator(IDS[:1].expand(16, -1), noise(16), 1)
-    assert drawn.mean((1, 2, 3)).std() > 0.5
+        (generated,) = painter.generator(IDS[:1].expand(16, -1), noise(16), 1)
+    assert generated.mean((1, 2, 3)).std() > 0.5

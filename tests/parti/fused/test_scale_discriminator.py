@@ -49,4 +49,4 @@ def test_batch_norm_is_everywhere_but_after_the_first_convolution_and_can_be_lef
         return [name for name, module in modules if isinstance(module, torch.nn.BatchNorm2d)]
 
     assert norms(SMALL) == ["features.1.1", "features.2.1", "features.3.1", "joint.1"]
-    assert norms(SMALL.model_copy(update={"normalise": False})) == []
+    assert norms(SMALL.model_copy(update={"normalize": False})) == []

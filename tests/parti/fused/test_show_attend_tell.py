@@ -23,47 +23,50 @@ def model() -> ShowAttendTell:
 
 
 def test_it_is_the_papers_formulas() -> None:
-    told, row, before = model(), random(COUNT, CHANNELS, 3, 3), random(COUNT, LENGTH, WIDTH, seed=1)
-    found = told(before, told.look(row))
+    predicted, row, before = model(), random(COUNT, CHANNELS, 3, 3), random(COUNT, LENGTH, WIDTH, seed=1)
+    found = predicted(before, predicted.look(row))
     for caption in range(COUNT):
-        a = [row[caption, :, y, x] + told.positions[3 * y + x] for y in range(3) for x in range(3)]
+        a = [row[caption, :, y, x] + predicted.positions[3 * y + x] for y in range(3) for x in range(3)]
         mean = torch.stack(a).mean(0)
-        h, c = told.first_h(mean), told.first_c(mean)
+        h, c = predicted.first_h(mean), predicted.first_c(mean)
         for t in range(LENGTH):
-            e = [told.score(F.relu(told.image_key(a_p) + told.text_key(h)))[0] for a_p in a]
+            e = [predicted.score(F.relu(predicted.image_key(a_p) + predicted.text_key(h)))[0] for a_p in a]
             alpha = torch.stack(e).exp() / torch.stack(e).exp().sum()
-            z = torch.sigmoid(told.gate(h)) * sum(weight * a_p for weight, a_p in zip(alpha, a, strict=True))
+            z = torch.sigmoid(predicted.gate(h)) * sum(weight * a_p for weight, a_p in zip(alpha, a, strict=True))
             x = torch.cat([before[caption, t], z])
             i, f, g, o = (
-                x @ told.cell.weight_ih.T + told.cell.bias_ih + h @ told.cell.weight_hh.T + told.cell.bias_hh
+                x @ predicted.cell.weight_ih.T
+                + predicted.cell.bias_ih
+                + h @ predicted.cell.weight_hh.T
+                + predicted.cell.bias_hh
             ).chunk(4)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()
-            torch.testing.assert_close(found.looks[caption, t], alpha)
+            torch.testing.assert_close(found.attention_maps[caption, t], alpha)
             torch.testing.assert_close(found.states[caption, t], h)
 
 
-def test_sizes_as_drawn() -> None:
+def test_sizes_as_generated() -> None:
     """Counted by hand; test_captioner.py has the shapes."""
     with torch.device("meta"):
-        told, head = ShowAttendTell(256, 32, 768, 512), LSTMHead(768)
+        predicted, head = ShowAttendTell(256, 32, 768, 512), LSTMHead(768)
     attention = 256 * 512 + 512 + 768 * 512 + 512 + 512 + 1024 * 256
     gate_and_start = 768 * 256 + 256 + 2 * (256 * 768 + 768)
     cell = 4 * 768 * (768 + 256 + 768) + 8 * 768
-    assert sum(weight.numel() for weight in told.parameters()) == attention + gate_and_start + cell
-    # A cell's matrices and its two biases: 4 * 768 * (1536 + 768) + 8 * 768, SPEC E.4's 7.08M.
+    assert sum(weight.numel() for weight in predicted.parameters()) == attention + gate_and_start + cell
+    # A cell's matrices and its two biases: 4 * 768 * (1536 + 768) + 8 * 768, papers.md E.4's 7.08M.
     assert sum(weight.numel() for weight in head.parameters()) == 7_084_032
 
 
 def test_a_word_is_told_by_the_words_before_it() -> None:
-    told, head = model(), LSTMHead(WIDTH)
-    picture = told.look(random(COUNT, CHANNELS, 3, 3))
+    predicted, head = model(), LSTMHead(WIDTH)
+    image = predicted.look(random(COUNT, CHANNELS, 3, 3))
     before, row = random(COUNT, LENGTH, WIDTH, seed=1), random(COUNT, LENGTH, WIDTH, seed=2)
     for t in range(LENGTH):
         changed = before.clone()
         changed[:, t] += 1
         for one, other in (
-            (told(before, picture).states, told(changed, picture).states),
+            (predicted(before, image).states, predicted(changed, image).states),
             (head(row, before), head(row, changed)),
         ):
             assert torch.equal(one[:, :t], other[:, :t])
@@ -71,11 +74,11 @@ def test_a_word_is_told_by_the_words_before_it() -> None:
 
 
 def test_where_it_looks_depends_on_the_words() -> None:
-    told = model()
-    picture = told.look(random(COUNT, CHANNELS, 3, 3))
-    looks = told(5 * random(COUNT, LENGTH, WIDTH, seed=1), picture).looks
-    torch.testing.assert_close(looks.sum(-1), torch.ones(COUNT, LENGTH))
-    assert (looks[:, 1:] - looks[:, :-1]).abs().amax(-1).min() > 1e-3
+    predicted = model()
+    image = predicted.look(random(COUNT, CHANNELS, 3, 3))
+    attention_maps = predicted(5 * random(COUNT, LENGTH, WIDTH, seed=1), image).attention_maps
+    torch.testing.assert_close(attention_maps.sum(-1), torch.ones(COUNT, LENGTH))
+    assert (attention_maps[:, 1:] - attention_maps[:, :-1]).abs().amax(-1).min() > 1e-3
 
 
 def test_steps_of_a_head_are_its_whole_pass() -> None:
@@ -90,14 +93,14 @@ def test_steps_of_a_head_are_its_whole_pass() -> None:
 
 
 def test_recurrences_and_logits_are_fp32_whatever_the_autocast() -> None:
-    told, head, project = model(), LSTMHead(WIDTH), WordProjection(WIDTH, 11)
+    predicted, head, project = model(), LSTMHead(WIDTH), WordProjection(WIDTH, 11)
     row, before = random(COUNT, CHANNELS, 3, 3), random(COUNT, LENGTH, WIDTH, seed=1)
-    plain = told(before, told.look(row))
+    plain = predicted(before, predicted.look(row))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = told(before.bfloat16(), told.look(row.bfloat16()))
+        mixed = predicted(before.bfloat16(), predicted.look(row.bfloat16()))
         states = head(mixed.states, before.bfloat16())
         logits = project(states.bfloat16(), random(11, WIDTH))
-    assert mixed.states.dtype == mixed.looks.dtype == states.dtype == logits.dtype == torch.float32
+    assert mixed.states.dtype == mixed.attention_maps.dtype == states.dtype == logits.dtype == torch.float32
     torch.testing.assert_close(mixed.states, plain.states, atol=0.05, rtol=0)
 
 
@@ -116,10 +119,10 @@ def test_the_projection_is_the_embeddings() -> None:
     assert embeddings.grad.abs().min() > 0, "the embeddings learn as outputs too"
 
 
-def test_the_first_state_and_the_attention_learn_from_the_picture() -> None:
-    told, row = model(), random(COUNT, CHANNELS, 3, 3).requires_grad_()
-    found = told(random(COUNT, LENGTH, WIDTH, seed=1), told.look(row))
-    (found.states.square().sum() + found.looks.square().sum()).backward()
+def test_the_first_state_and_the_attention_learn_from_the_image() -> None:
+    predicted, row = model(), random(COUNT, CHANNELS, 3, 3).requires_grad_()
+    found = predicted(random(COUNT, LENGTH, WIDTH, seed=1), predicted.look(row))
+    (found.states.square().sum() + found.attention_maps.square().sum()).backward()
     assert row.grad is not None
     assert row.grad.abs().min() > 0
-    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in told.parameters())
+    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in predicted.parameters())

@@ -6,24 +6,24 @@ import pytest
 import torch
 from tiny_synthesis import MODEL, TOKENS, TRUNK, tiny_generator
 
+from parti.fused.synthesis.discriminators import Discriminators
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
-from parti.fused.synthesis.synthesis_discriminators import Discriminators
-from parti.fused.synthesis.synthesis_train import TrainSynthesisConfig
+from parti.fused.synthesis.train_synthesis import TrainSynthesisConfig
 from parti.fused.text_side import TextSpace
 from parti.fused.transfer import start_from
 from parti.fused.trunk import Trunk
-from vqgan.config import dump_config, load_config
-from vqgan.model_folder import save_model_folder
+from vqgan.config.schema import dump_config, load_config
+from vqgan.hub.model_folder import save_model_folder
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "parti").glob("fused_synthesis*.yaml"))
 
 
-def test_there_is_one_as_drawn_and_one_for_a_cpu() -> None:
+def test_there_is_one_as_generated_and_one_for_a_cpu() -> None:
     assert [path.name for path in CONFIGS] == ["fused_synthesis.yaml", "fused_synthesis_shapes.yaml"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_networks_fit_the_pictures(path: Path, tmp_path: Path) -> None:
+def test_networks_fit_the_images(path: Path, tmp_path: Path) -> None:
     config = load_config(TrainSynthesisConfig, path)
     (tmp_path / "again.yaml").write_text(dump_config(config))
     assert load_config(TrainSynthesisConfig, tmp_path / "again.yaml") == config
@@ -35,9 +35,9 @@ def test_networks_fit_the_pictures(path: Path, tmp_path: Path) -> None:
         generator = SynthesisGenerator(model, tokens)
         discriminators = Discriminators(config.discriminators, text, tokens, model.sides, matching=True)
         ids = torch.zeros(2, config.text.length, dtype=torch.int64)
-        pictures = generator(ids, torch.zeros(2, *model.noise_shape))
-        opinions = discriminators(pictures, ids, wrong=True)
-    assert [picture.shape[-1] for picture in pictures] == list(model.sides)
+        images = generator(ids, torch.zeros(2, *model.noise_shape))
+        opinions = discriminators(images, ids, wrong=True)
+    assert [image.shape[-1] for image in images] == list(model.sides)
     assert model.sides[-1] == config.data.transform.image_size
     assert all(one.wrong is not None and one.wrong.shape == (2,) for one in opinions.scales)
 
@@ -46,9 +46,9 @@ def test_the_large_config_is_the_drawing() -> None:
     config = load_config(TrainSynthesisConfig, CONFIGS[0])
     bert = config.model.trunk.text.bert
     assert bert is not None
-    drawn = SynthesisConfig().model_dump()
-    drawn["trunk"]["text"]["bert"] = bert
-    assert config.model.model_dump() == drawn
+    generated = SynthesisConfig().model_dump()
+    generated["trunk"]["text"]["bert"] = bert
+    assert config.model.model_dump() == generated
     assert load_config(TrainSynthesisConfig, CONFIGS[1]).model.sides == (16, 32, 64)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_synthesis import TEXT, TOKENS
 
+from parti.fused.synthesis.discriminators import Discriminators, DiscriminatorsConfig, SentenceReader
 from parti.fused.synthesis.scale_discriminator import ScaleDiscriminatorConfig
-from parti.fused.synthesis.synthesis_discriminators import Discriminators, DiscriminatorsConfig, SentenceReader
 
 pytestmark = pytest.mark.threads
 
@@ -13,7 +13,7 @@ IDS = torch.tensor([[3, 4, 5, 0, 0, 0], [7, 8, 9, 3, 0, 0], [4, 3, 5, 0, 0, 0]])
 CONFIG = DiscriminatorsConfig(scale=ScaleDiscriminatorConfig(base_channels=4, sentence_width=6), sentence_layers=1)
 
 
-def pictures(batch: int = 3) -> list[torch.Tensor]:
+def images(batch: int = 3) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(batch, 3, side, side, generator=generator) for side in (8, 16)]
 
@@ -35,10 +35,10 @@ def test_the_reader_minds_words_and_their_order_but_no_padding() -> None:
     torch.testing.assert_close(reader(IDS), sentences, atol=1e-5, rtol=1e-4)
 
 
-def test_wrong_is_the_picture_with_the_caption_of_the_one_before() -> None:
+def test_wrong_is_the_image_with_the_caption_of_the_one_before() -> None:
     network = discriminators().eval()
-    opinions = network(pictures(), IDS, wrong=True)
-    moved = network(pictures(), IDS.roll(1, 0))
+    opinions = network(images(), IDS, wrong=True)
+    moved = network(images(), IDS.roll(1, 0))
     assert len(opinions.scales) == len(moved.scales) == 2
     for one, other in zip(opinions.scales, moved.scales, strict=True):
         assert other.wrong is None
@@ -51,7 +51,7 @@ def test_wrong_is_the_picture_with_the_caption_of_the_one_before() -> None:
 def test_every_weight_is_used_for_what_is_asked(matching: bool) -> None:
     """Data-parallel training takes no weight that plays no part."""
     network = discriminators(matching)
-    opinions = network(pictures(), IDS, wrong=True)
+    opinions = network(images(), IDS, wrong=True)
     total = torch.stack([logits.sum() for one in opinions.scales for logits in one[:3]]).sum()
     if matching:
         found = torch.stack([(one.embedding * opinions.sentence).sum() for one in opinions.scales])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from parti.fused.synthesis.synthesis_losses import GAMES, DiscriminatorTerms, discriminator_terms, generator_loss
+from parti.fused.synthesis.losses import GAMES, DiscriminatorTerms, discriminator_terms, generator_loss
 
 pytestmark = pytest.mark.threads
 
@@ -58,10 +58,10 @@ def test_the_sides_have_weights_of_a_half_and_a_third() -> None:
     assert [gradient.item() for gradient in gradients] == pytest.approx([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3])
 
 
-@pytest.mark.parametrize("game", GAMES)
-def test_each_side_wants_the_logits_its_own_way(game: str) -> None:
+@pytest.mark.parametrize("adversarial", GAMES)
+def test_each_side_wants_the_logits_its_own_way(adversarial: str) -> None:
     """Gradients at a logit of 0: the discriminator pushes real up and drawn down, the generator drawn up."""
     zero = torch.zeros(1, requires_grad=True)
-    for loss, sign in ((GAMES[game].real, -1), (GAMES[game].fake, 1), (GAMES[game].generator, -1)):
+    for loss, sign in ((GAMES[adversarial].real, -1), (GAMES[adversarial].fake, 1), (GAMES[adversarial].generator, -1)):
         (gradient,) = torch.autograd.grad(loss(zero).sum(), zero)
         assert math.copysign(1, gradient.item()) == sign

@@ -7,10 +7,10 @@ import torch
 from tiny import CAPTIONS, tiny_text_tokenizer
 from tiny_synthesis import tiny_run
 
-from parti.fused.synthesis.synthesis_tasks import SynthesisTask
-from parti.fused.synthesis.synthesis_train import build_task
+from parti.fused.synthesis.synthesis_task import SynthesisTask
+from parti.fused.synthesis.train_synthesis import build_task
 from vqgan.data.batch import Batch
-from vqgan.training.distributed import build_accelerator
+from vqgan.training.parallel.distributed import build_accelerator
 
 
 def task_of(**changes: object) -> SynthesisTask:
@@ -30,8 +30,8 @@ def test_an_equal_caption_is_no_wrong_one() -> None:
     assert mixed.wrong.tolist() == [True, False, True, False]
     alike = [batch([CAPTIONS[0]] * 4)]
     assert task._parts(alike, 0)[0].wrong.tolist() == [False] * 4
-    figures = task.train_step(alike, 0)
-    assert figures["caption_accuracy"].item() == 0, "of no wrong caption none is told"
+    metrics = task.train_step(alike, 0)
+    assert metrics["caption_accuracy"].item() == 0, "of no wrong caption none is told"
 
 
 def test_the_mean_over_wrong_captions_leaves_equal_ones_out() -> None:
@@ -55,8 +55,8 @@ def test_the_mean_over_wrong_captions_leaves_equal_ones_out() -> None:
 @pytest.mark.parametrize("every", [1, 4])
 def test_a_lazy_penalty_weighs_as_many_steps_as_it_stands_for(every: int) -> None:
     gamma = 0.6
-    task = task_of(**{"task.game.r1_gamma": gamma, "task.game.r1_every": every})
-    figures = task.train_step([batch([*CAPTIONS[:4]])], 0)
-    expected = gamma / 2 * every * figures["r1_penalty"].item()
+    task = task_of(**{"task.adversarial.r1_gamma": gamma, "task.adversarial.r1_every": every})
+    metrics = task.train_step([batch([*CAPTIONS[:4]])], 0)
+    expected = gamma / 2 * every * metrics["r1_penalty"].item()
     assert expected > 0
-    assert figures["loss_discriminator_r1"].item() == pytest.approx(expected, rel=1e-5)
+    assert metrics["loss_discriminator_r1"].item() == pytest.approx(expected, rel=1e-5)

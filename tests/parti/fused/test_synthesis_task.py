@@ -12,19 +12,19 @@ from accelerate import Accelerator
 from tiny import CAPTIONS, tiny_text_tokenizer
 from tiny_synthesis import tiny_run
 
-from parti.fused.synthesis.picture_encoder import divergence
-from parti.fused.synthesis.synthesis_diagnosis import diagnose_synthesis
-from parti.fused.synthesis.synthesis_pipeline import ProgressiveTextToImage
-from parti.fused.synthesis.synthesis_tasks import SynthesisTask
-from parti.fused.synthesis.synthesis_train import TrainSynthesisConfig, build_task, train
-from vqgan.config import ConfigError
+from parti.fused.synthesis.diagnostics import diagnose_synthesis
+from parti.fused.synthesis.pipeline import ProgressiveTextToImage
+from parti.fused.synthesis.posterior_encoder import divergence
+from parti.fused.synthesis.synthesis_task import SynthesisTask
+from parti.fused.synthesis.train_synthesis import TrainSynthesisConfig, build_task, train
+from vqgan.config.schema import ConfigError
 from vqgan.data.batch import Batch
 from vqgan.training.loop import TrainingLoop
 from vqgan.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.threads
 
-COLOURS = {"red": (1.0, -1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}
+COLORS = {"red": (1.0, -1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}
 GROUNDS = {"cat": (1.0, 1.0, 1.0), "dog": (-1.0, -1.0, -1.0), "hat": (-1.0, 1.0, -1.0), "jug": (1.0, 1.0, -1.0)}
 
 
@@ -32,23 +32,23 @@ ENCODER = {"base_channels": 4, "most_channels": 8}
 GROWING = {
     "encoder": ENCODER,
     "task.scale_starts": (0, "25%", "50%"),
-    "task.explained_from": "25%",
-    "task.game.start": "50%",
+    "task.posterior_start": "25%",
+    "task.adversarial.start": "50%",
 }
-"""Small pictures first, then an encoder, then the game."""
+"""Small images first, then an encoder, then the game."""
 
 
-def tiny_task(run_dir: Path, judge: Callable[..., bool] | None = None, **changes: Any) -> SynthesisTask:
+def tiny_task(run_dir: Path, check_image: Callable[..., bool] | None = None, **changes: Any) -> SynthesisTask:
     torch.manual_seed(0)
-    return build_task(tiny_run(run_dir, **changes), Accelerator(cpu=True), tiny_text_tokenizer(), judge)
+    return build_task(tiny_run(run_dir, **changes), Accelerator(cpu=True), tiny_text_tokenizer(), check_image)
 
 
 def eight() -> Batch:
-    """Eight captions; each picture has the caption's colour above and its thing's below."""
+    """Eight captions; each image has the caption's color above and its thing's below."""
     images = torch.empty(8, 3, 32, 32)
     for image, caption in zip(images, CAPTIONS, strict=True):
-        _, colour, thing = caption.split()
-        image[:, :16] = torch.tensor(COLOURS[colour])[:, None, None]
+        _, color, thing = caption.split()
+        image[:, :16] = torch.tensor(COLORS[color])[:, None, None]
         image[:, 16:] = torch.tensor(GROUNDS[thing])[:, None, None]
     return Batch(images, [*CAPTIONS], [str(number) for number in range(8)])
 
@@ -69,7 +69,7 @@ def test_each_players_update_leaves_the_other_untouched(tmp_path: Path, monkeypa
     task = tiny_task(tmp_path)
     generator, discriminators = weights(task.generator), weights(task.discriminators)
     at_the_generators_step: list[object] = []
-    step = task.optimiser.step
+    step = task.optimizer.step
 
     def watched(number: int) -> dict[str, torch.Tensor]:
         gradients = [weight.grad for weight in task.discriminators.parameters() if weight.grad is not None]
@@ -79,7 +79,7 @@ def test_each_players_update_leaves_the_other_untouched(tmp_path: Path, monkeypa
         generator.update(weights(task.generator))
         return found
 
-    monkeypatch.setattr(task.optimiser, "step", watched)
+    monkeypatch.setattr(task.optimizer, "step", watched)
     metrics = task.train_step([eight()], 0)
     assert at_the_generators_step == [[], [], []]
     assert changed(task.generator, generator) == [], "the discriminators' step does not move the generator"
@@ -89,15 +89,19 @@ def test_each_players_update_leaves_the_other_untouched(tmp_path: Path, monkeypa
 
 
 def test_the_shared_pass_gives_the_gradients_of_a_pass_of_its_own(tmp_path: Path) -> None:
-    """Of the generator: by the pictures' gradients, and by one backward pass through everything."""
-    task = tiny_task(tmp_path, **{"model.trunk.text.dropout": 0.0, "task.matching": None, "task.game.r1_gamma": 0.0})
+    """Of the generator: by the images' gradients, and by one backward pass through everything."""
+    task = tiny_task(
+        tmp_path, **{"model.trunk.text.dropout": 0.0, "task.matching": None, "task.adversarial.r1_gamma": 0.0}
+    )
     (part,) = task._parts([eight()], 0)
-    drawn = task.generator(part.ids, part.noise)
-    terms = task._distances(drawn, part, 0) | task._game_losses(drawn, part, task.discriminators(drawn, part.ids), 0)
+    generated = task.generator(part.ids, part.noise)
+    terms = task._distances(generated, part, 0) | task._adversarial_losses(
+        generated, part, task.discriminators(generated, part.ids), 0
+    )
     expected = torch.autograd.grad(torch.stack(list(terms.values())).sum(), list(task.generator.parameters()))
     seen: list[torch.Tensor | None] = []
-    step = task.optimiser.step
-    task.optimiser.step = lambda number: (  # type: ignore[method-assign]
+    step = task.optimizer.step
+    task.optimizer.step = lambda number: (  # type: ignore[method-assign]
         seen.extend(weight.grad.clone() for weight in task.generator.parameters()),  # type: ignore[union-attr]
         step(number),
     )[1]
@@ -107,16 +111,21 @@ def test_the_shared_pass_gives_the_gradients_of_a_pass_of_its_own(tmp_path: Path
 
 
 def test_the_distance_teaches_alone_then_game_and_matching_come_and_it_goes(tmp_path: Path) -> None:
-    changes = {"task.game.start": "25%", "task.game.warmup": 2, "task.distance_until": "75%", "loop.steps": 8}
+    changes = {
+        "task.adversarial.start": "25%",
+        "task.adversarial.warmup": 2,
+        "task.reconstruction_end": "75%",
+        "loop.steps": 8,
+    }
     task = tiny_task(tmp_path, **changes)
     (part,) = task._parts([eight()], 0)
     opinions = task.discriminators(part.real, part.ids)
-    pictures = [torch.zeros_like(real) for real in part.real]
-    distances = [task._distances(pictures, part, step)["l1"].item() for step in range(8)]
+    images = [torch.zeros_like(real) for real in part.real]
+    distances = [task._distances(images, part, step)["l1"].item() for step in range(8)]
     full = sum(real.abs().mean().item() / 2 for real in part.real)  # in [0, 1]
     assert distances == pytest.approx([full * share for share in (1, 1, 1, 0.75, 0.5, 0.25, 0, 0)])
     for name in ("adversarial", "matching"):
-        grown = [task._game_losses(pictures, part, opinions, step)[name].item() for step in range(1, 5)]
+        grown = [task._adversarial_losses(images, part, opinions, step)[name].item() for step in range(1, 5)]
         assert grown == pytest.approx([grown[3] * share for share in (0, 0.5, 1, 1)])
 
     before = weights(task.discriminators)
@@ -153,9 +162,9 @@ def test_a_player_without_a_finite_gradient_skips_alone(player: str, tmp_path: P
 @pytest.mark.parametrize(
     "changes",
     [
-        {"task.game.loss": "hinge"},
+        {"task.adversarial.loss": "hinge"},
         {"task.matching": None, "task.distance": {"l1_weight": 0.0, "l2_weight": 0.0, "perceptual": {"weight": 0.0}}},
-        {"task.precision": "bf16", "discriminators.scale.normalise": False},
+        {"task.precision": "bf16", "discriminators.scale.normalize": False},
     ],
     ids=["hinge", "the game alone", "bf16 without batch norm"],
 )
@@ -170,16 +179,16 @@ def test_variants_take_a_step(changes: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_a_batch_of_eight_is_learnt_by_heart(tmp_path: Path) -> None:
-    """Each caption draws its own picture and none of the others, whatever the noise; the game joins at 70%."""
+    """Each caption draws its own image and none of the others, whatever the noise; the game joins at 70%."""
     text = {"width": 32, "heads": 2, "mlp_width": 64, "dropout": 0.0}
     rates = {"kind": "muon", "learning_rate": 1e-2, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0}
     task = tiny_task(
         tmp_path,
         **{
             "loop.steps": 60,
-            "task.game.start": "70%",
-            "task.optimiser": rates | {"schedule": {"warmup": 10, "final_ratio": 0.1}},
-            "task.bert_ratio": 0.25,
+            "task.adversarial.start": "70%",
+            "task.optimizer": rates | {"schedule": {"warmup": 10, "final_ratio": 0.1}},
+            "task.bert_lr_ratio": 0.25,
             "task.distance": {"l2_weight": 20.0, "perceptual": {"weight": 0.0}},
             "model.trunk.text": text,
         },
@@ -187,9 +196,9 @@ def test_a_batch_of_eight_is_learnt_by_heart(tmp_path: Path) -> None:
     batch = eight()
     for step in range(60):
         task.train_step([batch], step)
-    drawn = task._pipeline().draw([(caption, 100 + number) for number, caption in enumerate(batch.texts())])
-    for pictures, real in zip(drawn, task._parts([batch], 0)[0].real, strict=True):
-        distances = (pictures[:, None] - real[None]).abs().mean(dim=(2, 3, 4))
+    generated = task._pipeline().generate([(caption, 100 + number) for number, caption in enumerate(batch.texts())])
+    for images, real in zip(generated, task._parts([batch], 0)[0].real, strict=True):
+        distances = (images[:, None] - real[None]).abs().mean(dim=(2, 3, 4))
         assert distances.argmin(1).tolist() == list(range(8))
         assert distances.diagonal().mean() < 0.3
 
@@ -209,29 +218,29 @@ def test_what_is_shipped_is_the_average_and_draws_by_prompt_and_seed_alone(tmp_p
         assert torch.equal(weight, averaged[name])
     assert not torch.equal(averaged["constant.weight"], trained["constant.weight"])
     wanted = [("a red cat", 3), ("a blue hat", 3), ("a red cat", 4)]
-    together = model.draw(wanted)
-    for pictures, alone in zip(together, model.draw(wanted[:1]), strict=True):
-        torch.testing.assert_close(pictures[:1], alone, atol=1e-5, rtol=1e-4)
+    together = model.generate(wanted)
+    for images, alone in zip(together, model.generate(wanted[:1]), strict=True):
+        torch.testing.assert_close(images[:1], alone, atol=1e-5, rtol=1e-4)
     first, again = (model("a red cat", num_images=2, seed=3) for _ in range(2))
-    assert [one.seed for one in first.drawn] == [3, 4]
+    assert [one.seed for one in first.generated] == [3, 4]
     assert [one.tobytes() for one in first.images] == [one.tobytes() for one in again.images]
     assert model("a red cat", all_scales=True).images[0].size == (96, 32)
 
 
-def test_evaluation_judges_the_largest_pictures_by_their_own_and_by_another_caption(tmp_path: Path) -> None:
+def test_evaluation_judges_the_largest_images_by_their_own_and_by_another_caption(tmp_path: Path) -> None:
     asked: list[tuple[tuple[int, int], str]] = []
 
-    def judge(picture: Any, caption: str) -> bool:
-        asked.append((picture.size, caption))
+    def check_image(image: Any, caption: str) -> bool:
+        asked.append((image.size, caption))
         return len(asked) <= 3
 
-    task = tiny_task(tmp_path, judge)
-    figures = task.evaluate([eight()])
+    task = tiny_task(tmp_path, check_image)
+    metrics = task.evaluate([eight()])
     captions = eight().texts()[:4]
     assert asked == [((32, 32), caption) for caption in [*captions, *captions[1:], captions[0]]]
-    assert (figures["prompt_accuracy"], figures["random_pairing_accuracy"]) == (0.75, 0.0)
-    assert 0 < figures["diversity"] < 1
-    with pytest.raises(ValueError, match="no held-out caption"):
+    assert (metrics["prompt_accuracy"], metrics["random_pairing_accuracy"]) == (0.75, 0.0)
+    assert 0 < metrics["diversity"] < 1
+    with pytest.raises(ValueError, match="no validation caption"):
         task.evaluate([])
 
 
@@ -240,8 +249,8 @@ def test_the_preview_shows_every_scale(tmp_path: Path) -> None:
 
 
 def test_scales_encoder_and_game_join_one_after_the_other(tmp_path: Path) -> None:
-    """Smallest pictures at first, from step 2 the next and the encoder, from step 4 the largest and the game."""
-    task = tiny_task(tmp_path, **GROWING | {"loop.steps": 8, "task.explained_share": 0.25})
+    """Smallest images at first, from step 2 the next and the encoder, from step 4 the largest and the game."""
+    task = tiny_task(tmp_path, **GROWING | {"loop.steps": 8, "task.posterior_fraction": 0.25})
     seen: list[tuple[int, int]] = []
     painter = task._parallel_painter
     painter.register_forward_hook(lambda _module, given, _found: seen.append((len(given[2]), given[3])))
@@ -257,16 +266,16 @@ def test_scales_encoder_and_game_join_one_after_the_other(tmp_path: Path) -> Non
     assert moved == [(False, False), (False, False), (True, False), (True, False), (True, True), (True, True)]
 
 
-def test_the_distance_is_of_pictures_drawn_with_the_noise_of_their_real_ones(tmp_path: Path) -> None:
-    """In the game: of the first two of eight, by hand, with a nat of divergence a scale for 0.03."""
-    changes = {"task.explained_share": 0.25, "encoder": ENCODER, "model.trunk.text.dropout": 0.0}
+def test_the_distance_is_of_images_generated_with_the_noise_of_their_real_ones(tmp_path: Path) -> None:
+    """In the adversarial: of the first two of eight, by hand, with a nat of divergence a scale for 0.03."""
+    changes = {"task.posterior_fraction": 0.25, "encoder": ENCODER, "model.trunk.text.dropout": 0.0}
     task = tiny_task(tmp_path, **changes)
     assert task.encoder is not None
     (part,) = task._parts([eight()], 0)
     with torch.no_grad():
         mean, log_variance = task.encoder(part.real[-1][:2])
-        drawn = task.generator(part.ids[:2], mean + (log_variance / 2).exp() * part.noise[:2])
-    expected = sum((one - other[:2]).abs().mean() / 2 for one, other in zip(drawn, part.real, strict=True))
+        generated = task.generator(part.ids[:2], mean + (log_variance / 2).exp() * part.noise[:2])
+    expected = sum((one - other[:2]).abs().mean() / 2 for one, other in zip(generated, part.real, strict=True))
     metrics = task.train_step([eight()], 0)
     torch.testing.assert_close(metrics["loss_l1"], torch.as_tensor(expected))
     torch.testing.assert_close(metrics["divergence"], divergence(mean, log_variance))
@@ -297,11 +306,11 @@ def test_a_run_that_was_stopped_gives_the_bits_of_one_that_was_not(
         torch.load(tmp_path / name / "checkpoints" / "step-0000006" / "state.pt", weights_only=True)
         for name in ("straight", "stopped")
     )
-    assert {"generator", "ema", "optimiser", "discriminators", "discriminator_optimiser"} < one.keys()
+    assert {"generator", "ema", "optimizer", "discriminators", "discriminator_optimizer"} < one.keys()
     for part in ("generator", "ema", "discriminators", *(["encoder"] if growing else [])):
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part]), part
     flat = [
-        torch.utils._pytree.tree_leaves((state["optimiser"], state["discriminator_optimiser"]))
+        torch.utils._pytree.tree_leaves((state["optimizer"], state["discriminator_optimizer"]))
         for state in (one, other)
     ]
     assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(*flat, strict=True))
@@ -324,7 +333,7 @@ def test_a_healthy_run_has_no_finding_and_a_sick_one_says_what_helps() -> None:
     assert diagnose_synthesis(healthy, (8, 16), 500) == []
     for change, words in (
         ({"loss_discriminator_16": 0.01}, "wins at 16 pixels.*r1_gamma"),
-        ({"real_accuracy": 0.6, "fake_accuracy": 0.42}, "at chance.*discriminator_optimiser"),
+        ({"real_accuracy": 0.6, "fake_accuracy": 0.42}, "at chance.*discriminator_optimizer"),
         ({"caption_accuracy": 0.51}, "do not read captions.*task.matching"),
         ({"divergence": 0.2}, "encoder says next to nothing.*task.divergence_weight"),
         ({"loss": float("nan")}, "not finite: loss"),
@@ -340,13 +349,13 @@ def test_a_healthy_run_has_no_finding_and_a_sick_one_says_what_helps() -> None:
     ("changes", "message"),
     [
         ({"data.transform": {"image_size": 64}}, "data.transform.image_size is 64, model.trunk.image_size 32"),
-        ({"loop.micro_batches": 4}, "no second caption that would be a wrong one"),
+        ({"loop.gradient_accumulation_steps": 4}, "no second caption that would be a wrong one"),
         (
-            {"task.game.start": 2, "task.distance.l1_weight": 0.0},
-            "game.start is 2, and until then nothing is minimised",
+            {"task.adversarial.start": 2, "task.distance.l1_weight": 0.0},
+            "adversarial.start is 2, and until then nothing is minimized",
         ),
         (
-            {"task.scale_starts": (0, 2, 1), "task.game.start": 2},
+            {"task.scale_starts": (0, 2, 1), "task.adversarial.start": 2},
             "each larger size joins no earlier than the one before",
         ),
         ({"task.scale_starts": (0, 0, "50%")}, "the game when all are there"),

@@ -15,7 +15,7 @@ from parti.fused.text_side import TextEmbeddings, TextLayer, TextSideConfig, Tex
 from parti.fused.trunk import RowParts, Trunk
 from parti.text.pretrained_tokenizer import PretrainedTokenizerConfig, load_pretrained_tokenizer
 from parti.text.tokenizer import TextTokenizer
-from vqgan.config import ConfigError
+from vqgan.config.schema import ConfigError
 
 pytestmark = pytest.mark.threads
 

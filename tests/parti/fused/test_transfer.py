@@ -11,8 +11,8 @@ from parti.fused.fusion import TextToImageFusion
 from parti.fused.rows import TrunkConfig
 from parti.fused.transfer import start_from
 from parti.fused.trunk import RowParts, Trunk
-from vqgan.config import ConfigError
-from vqgan.model_folder import ModelFolderError, save_model_folder
+from vqgan.config.schema import ConfigError
+from vqgan.hub.model_folder import ModelFolderError, save_model_folder
 
 DEEPER = TrunkConfig(image_size=16, deepest_row=4, channels=(8, 12, 16, 16), text=TEXT)
 
@@ -47,7 +47,7 @@ def test_every_part_of_the_same_row_is_taken(tmp_path: Path) -> None:
     assert {name.split(".")[2] for name in taken if name.startswith("parts.image.")} == {"1", "2", "3", "4", "11"}
     assert {name.split(".")[2] for name in taken if name.startswith("parts.text.")} == {"4", "11", "12", "13", "14"}
     assert all(torch.equal(state[name], theirs[name.removeprefix("parts.")]) for name in taken)
-    # The one-way fusion takes the picture's half of the two-way one.
+    # The one-way fusion takes the image's half of the two-way one.
     assert any(name.startswith("parts.fusions.3.image_last") for name in taken)
     assert all(torch.equal(state[name], before[name]) for name in state if name.startswith("own."))
 

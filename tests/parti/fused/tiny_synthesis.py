@@ -8,9 +8,9 @@ import torch
 from parti.fused.rows import TrunkConfig
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
 from parti.fused.synthesis.noise import NoiseConfig
-from parti.fused.synthesis.synthesis_train import TrainSynthesisConfig
+from parti.fused.synthesis.train_synthesis import TrainSynthesisConfig
 from parti.fused.text_side import TextSideConfig, TextSpace
-from vqgan.config import validate
+from vqgan.config.schema import validate
 
 TEXT = TextSideConfig(width=8, heads=2, mlp_width=16, dropout=0.0)
 TRUNK = TrunkConfig(image_size=32, deepest_row=4, channels=(8, 8, 8, 8), text=TEXT)
@@ -29,11 +29,11 @@ def tiny_generator(model: SynthesisConfig = MODEL, seed: int = 0) -> SynthesisGe
 
 
 def tiny_run(run_dir: Path, **changes: Any) -> TrainSynthesisConfig:
-    """Everything on: joint matching, distance, R1, dropout. `changes`: {"task.game.loss": "hinge"}."""
+    """Everything on: joint matching, distance, R1, dropout. `changes`: {"task.adversarial.loss": "hinge"}."""
     values: dict[str, Any] = {
         "run_dir": str(run_dir),
         "data": {
-            "source": {"kind": "shapes", "train_size": 40, "heldout_size": 8},
+            "source": {"kind": "shapes", "train_size": 40, "val_size": 8},
             "transform": {"image_size": 32},
             "batch_size": 4,
         },
@@ -43,14 +43,14 @@ def tiny_run(run_dir: Path, **changes: Any) -> TrainSynthesisConfig:
         "task": {
             "matching": {"kind": "joint"},
             "distance": {"l1_weight": 1.0, "l2_weight": 0.0, "perceptual": {"weight": 0.0}},
-            "game": {"r1_gamma": 0.1, "r1_every": 2},
-            "optimiser": {"learning_rate": 1e-2},
+            "adversarial": {"r1_gamma": 0.1, "r1_every": 2},
+            "optimizer": {"learning_rate": 1e-2},
             "ema": {"decay": 0.9},
             "precision": "fp32",
             "sampled_prompts": 4,
         },
         "loop": {"steps": 6, "log_every": 2, "evaluate_every": 3, "preview_every": 0, "save_every": 3},
-        "preview_pictures": 2,
+        "preview_images": 2,
     }
     values["model"]["trunk"]["text"]["dropout"] = 0.1
     for name, value in changes.items():

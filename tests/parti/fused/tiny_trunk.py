@@ -11,7 +11,7 @@ TRUNK = TrunkConfig(image_size=16, deepest_row=3, channels=(8, 12, 16), text=TEX
 TOKENS = TextSpace(vocab_size=20, length=6, pad_id=0, mask_id=19)
 
 
-def pictures(count: int, side: int = 16, seed: int = 0) -> Tensor:
+def random_images(count: int, side: int = 16, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 

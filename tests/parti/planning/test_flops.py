@@ -1,4 +1,5 @@
-"""The formulas of stage 2's arithmetic: against torch's own count on a small model, and against SPEC D.2's table."""
+"""The formulas of stage 2's arithmetic: against torch's own count on a small model, and against papers.md D.2's
+table."""
 
 from pathlib import Path
 
@@ -7,12 +8,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from parti.models import GENERATORS, DecoderOnlyConfig, EncoderDecoderConfig, Generator, GeneratorConfig, TokenSpace
+from parti.next_token.train_next_token import TrainPartiConfig
 from parti.planning.flops import code_flops, forward_flops, mean_keys, prompt_flops, training_flops
 from parti.planning.generator import generator_without_weights, parts_of
-from parti.planning.sampling import drawing_cost
+from parti.planning.sampling import sampling_cost
 from parti.sampling.generate import SamplingConfig
-from parti.train import TrainPartiConfig
-from vqgan.config import load_config
+from vqgan.config.schema import load_config
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "parti"
 SMALL = TokenSpace(text_vocab_size=48, text_length=16, image_vocab_size=64, image_grid=(6, 6))
@@ -51,19 +52,19 @@ def test_formula_and_torchs_count_agree(config: GeneratorConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "of_a_code", "prompt", "picture"),
+    ("name", "of_a_code", "prompt", "image"),
     [("350m", 0.369e9, 45.9e9, 0.46e12), ("750m", 1.074e9, 58.8e9, 1.26e12), ("3b", 4.261e9, 233e9, 4.79e12)],
 )
-def test_the_table_of_the_spec(name: str, of_a_code: float, prompt: float, picture: float) -> None:
+def test_the_table_of_the_spec(name: str, of_a_code: float, prompt: float, image: float) -> None:
     model = parti(name)
     width, depth = model.image_head_layer().in_features, len(model.layer_kinds)
     keys = mean_keys("convolution", (32, 32), 11)
     in_attention = 4 * width * depth * (keys + 128)
     assert code_flops(model) - in_attention == pytest.approx(of_a_code, rel=2e-3)
     assert prompt_flops(model) == pytest.approx(prompt, rel=0.02)
-    # The table's picture has full attention's 1,024 keys for every code.
+    # The table's image has full attention's 1,024 keys for every code.
     full = forward_flops(model) + 1024 * 4 * width * depth * (1024 - keys)
-    assert forward_flops(model) < picture < full * 1.01
+    assert forward_flops(model) < image < full * 1.01
 
 
 def test_the_parts_are_those_of_the_spec() -> None:
@@ -78,11 +79,11 @@ def test_the_parts_are_those_of_the_spec() -> None:
 
 
 def test_the_cache_and_what_a_step_reads_are_those_of_the_spec() -> None:
-    cost = drawing_cost(parti("350m"), SamplingConfig(precision="bf16"))
+    cost = sampling_cost(parti("350m"), SamplingConfig(precision="bf16"))
     ring, cross = 7.8 * 2**20, 6 * 2**20
     assert cost.cache == pytest.approx(ring + cross, rel=5e-3)
     in_fp32 = 2 * 8192 * 1024  # the head's second half: the SPEC has it in bf16
     assert cost.step - cost.cache - in_fp32 == pytest.approx(0.37e9, rel=5e-3)
-    guided = drawing_cost(parti("350m"), SamplingConfig(precision="bf16", guidance_scale=1.2))
+    guided = sampling_cost(parti("350m"), SamplingConfig(precision="bf16", guidance_scale=1.2))
     assert guided.flops == 2 * cost.flops
     assert cost.seconds(3.35e12) == pytest.approx(0.113 + 1024 * (cost.cache + in_fp32) / 3.35e12, rel=0.02)

@@ -13,9 +13,9 @@ from parti.planning.objective import blank_pairs, build_play, rehearse_objective
 from parti.planning.objective_plan import config_type
 from parti.planning.stand_ins import blank_vocabulary, text_sizes
 from parti.text import SavedTokenizerConfig, UnigramConfig
-from vqgan.config import ConfigError, load_config
-from vqgan.model_folder import ModelFolderError
-from vqgan.train import TrainVQGANConfig
+from vqgan.config.schema import ConfigError, load_config
+from vqgan.hub.model_folder import ModelFolderError
+from vqgan.train_tokenizer import TrainVQGANConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "planning"))
 from measured import most_memory
@@ -55,7 +55,7 @@ def test_memory_is_that_of_the_same_steps(name: str, pairs: int) -> None:
         torch.manual_seed(0)
         play = build_play(config, tokenizer)
         for step in range(2):
-            batches = [blank_pairs(config, pairs) for _ in range(config.loop.micro_batches)]
+            batches = [blank_pairs(config, pairs) for _ in range(config.loop.gradient_accumulation_steps)]
             for batch in batches:
                 batch.images.uniform_(-1, 1)
             assert not play.task.train_step(batches, step)["skipped"]

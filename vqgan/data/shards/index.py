@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int64
 from tqdm import tqdm
 
-from vqgan.data.remote import LocalFile, RemoteError
-from vqgan.data.shards.kept import Arrays, file_stamp, keep, kept
+from vqgan.data.shards.index_cache import Arrays, file_version_key, read_cached, write_cached
 from vqgan.data.shards.passed_over import PassedOver
+from vqgan.data.shards.remote import LocalFile, RemoteError
 from vqgan.data.shards.tar import BrokenTarError, Group, Member, groups, members
 from vqgan.data.split import hash_score
 
@@ -63,14 +63,14 @@ def read_indexes(paths: Sequence[str]) -> Iterator[ShardIndex]:
 
 def read_index(path: str) -> ShardIndex:
     """The index of one local shard."""
-    arrays = kept("index", path, lambda: file_stamp(path))
+    arrays = read_cached("index", path, lambda: file_version_key(path))
     if arrays is not None:
         with suppress(KeyError, ValueError, TypeError):
             return _from_arrays(arrays)
-    stamp = file_stamp(path)
+    version_key = file_version_key(path)
     index = _scanned(path)
-    if stamp == file_stamp(path):
-        keep("index", path, stamp, _to_arrays(index))
+    if version_key == file_version_key(path):
+        write_cached("index", path, version_key, _to_arrays(index))
     return index
 
 

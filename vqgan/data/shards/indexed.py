@@ -35,9 +35,9 @@ class Shards:
         chosen: Split | None,
         *,
         require_captions: bool = False,
-        at_least: int | None = None,
+        min_side: int | None = None,
     ) -> None:
-        self._reader = SampleReader(config, require_captions, at_least)
+        self._reader = SampleReader(config, require_captions, min_side)
         self._paths = shards
         self._names = [short_name(path) for path in shards]
         self._keys: list[_Keys] = []
@@ -62,14 +62,14 @@ class Shards:
         usable = np.flatnonzero(self._places[:, 0] >= 0)
         if not len(usable):
             cause = next(iter(self._refused.values()), f"none of {', '.join(config.image_keys)} is in them")
-            raise DataError(f"no picture in {len(shards)} shards, the first {shards[0]!r}: {cause}; check image_keys")
+            raise DataError(f"no image in {len(shards)} shards, the first {shards[0]!r}: {cause}; check image_keys")
         if require_captions and not (self._places[usable, 2] >= 0).any():
             raise DataError(
-                f"no picture in {len(shards)} shards, the first {shards[0]!r}, has a caption, and this run needs "
+                f"no image in {len(shards)} shards, the first {shards[0]!r}, has a caption, and this run needs "
                 f"captions: put them into a .{config.caption_key} member beside each, or set caption_key"
             )
         if chosen is not None:
-            chosen_numbers = items_of_split(np.concatenate(scores), config.heldout_share, chosen)
+            chosen_numbers = items_of_split(np.concatenate(scores), config.val_fraction, chosen)
             self._numbers, self._places = self._numbers[chosen_numbers], self._places[chosen_numbers]
         self.unused = unused_of(passed)
         """What is in the shards and part of no sample."""
@@ -83,7 +83,7 @@ class Shards:
         return self._reader.sample(name, partial(self._content, index, 0), partial(self._content, index, 2))
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions that training may show, without reading the picture; a blank one counts as missing."""
+        """The captions that training may show, without reading the image; a blank one counts as missing."""
         return self._reader.captions(self._name(index), partial(self._content, index, 2))
 
     def _name(self, index: int) -> str:

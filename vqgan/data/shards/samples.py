@@ -1,6 +1,6 @@
 """What a sample of a tar shard is: the members of one key, as the library webdataset writes them.
 
-`000017.jpg` and `000017.txt` are a picture and its caption.
+`000017.jpg` and `000017.txt` are an image and its caption.
 """
 
 import json
@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vqgan.config import Config
+from vqgan.config.schema import Config
 from vqgan.data.captions import MAX_CAPTION_BYTES, CaptionChoice, read_captions
-from vqgan.data.images import Colour, decode_image, parse_colour
+from vqgan.data.images.decode import Color, decode_image, parse_color
 from vqgan.data.source import DataError, Sample, UnusableSample
 
 LARGEST_MEMBER = 1 << 28
-"""Bytes of a picture or a caption above which it is refused: 256 MB is a mistake or an attack."""
+"""Bytes of an image or a caption above which it is refused: 256 MB is a mistake or an attack."""
 
 
 _LARGEST_CAPTION_FILE = 4 * MAX_CAPTION_BYTES
@@ -28,8 +28,8 @@ class ShardsConfig(
         "kind",
         "path",
         "paths",
-        "heldout_paths",
-        "heldout_share",
+        "val_paths",
+        "val_fraction",
         "image_keys",
         "caption_key",
         "caption_field",
@@ -49,25 +49,25 @@ class ShardsConfig(
     """Shards: a tar file, a folder of them, a glob, or braces as in train-{000000..000127}.tar."""
     paths: tuple[str, ...] = ()
     """More of the same, where one pattern is not enough."""
-    heldout_paths: tuple[str, ...] = ()
+    val_paths: tuple[str, ...] = ()
     """Shards to hold out; empty: a share of the samples."""
-    heldout_share: float = Field(0.05, gt=0, lt=1)
-    """Without heldout_paths: share of the samples to hold out, chosen by their keys."""
+    val_fraction: float = Field(0.05, gt=0, lt=1)
+    """Without val_paths: share of the samples to hold out, chosen by their keys."""
     image_keys: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
-    """Endings of the pictures; of several that a sample has, the first counts."""
+    """Endings of the images; of several that a sample has, the first counts."""
     caption_key: str | None = "txt"
     """Ending of the captions' files; null: no captions."""
     caption_field: str | None = None
     """With caption_key json: the field that holds the caption."""
     captions: CaptionChoice = "auto"
-    """Where a picture has several, in the lines of its text or a list: first; random (another each time it is shown);
+    """Where an image has several, in the lines of its text or a list: first; random (another each time it is shown);
     joined; auto: all lines of a text as one caption, of a list the first."""
-    background: Colour = "#ffffff"
-    """What shows through transparent pictures."""
+    background: Color = "#ffffff"
+    """What shows through transparent images."""
     streaming: bool = False
     """Read local shards from front to back too, without an index."""
     shuffle_buffer: int = Field(256, gt=0)
-    """Streams only: encoded pictures that each lane is shuffled in."""
+    """Streams only: encoded images that each partition is shuffled in."""
     timeout: float = Field(30, gt=0)
     """Streams only: seconds without an answer or data after which a connection is opened again."""
     retries: int = Field(5, ge=0)
@@ -87,7 +87,7 @@ def loss(shard: str, whole: int) -> tuple[str, str]:
 class SampleReader:
     """From the content of a sample's members to a Sample."""
 
-    def __init__(self, config: ShardsConfig, require_captions: bool, at_least: int | None) -> None:
+    def __init__(self, config: ShardsConfig, require_captions: bool, min_side: int | None) -> None:
         if require_captions and config.caption_key is None:
             raise DataError("this run needs captions and caption_key is null; set it to their ending, e.g. txt")
         if config.caption_field is not None and config.caption_key != "json":
@@ -97,16 +97,16 @@ class SampleReader:
             )
         self._config = config
         self._require_captions = require_captions
-        self._at_least = at_least
-        self._background = parse_colour(config.background)
+        self._at_least = min_side
+        self._background = parse_color(config.background)
         self.caption_endings = () if config.caption_key is None else (config.caption_key,)
 
-    def sample(self, name: str, picture: Callable[[], bytes | None], caption: Callable[[], bytes | None]) -> Sample:
+    def sample(self, name: str, pil_image: Callable[[], bytes | None], caption: Callable[[], bytes | None]) -> Sample:
         captions = self.captions(name, caption)
-        content = picture()
+        content = pil_image()
         if content is None:
-            raise UnusableSample(name, f"no picture: it has none of {', '.join(self._config.image_keys)} below 256 MB")
-        image = decode_image(content, name, self._background, at_least=self._at_least)
+            raise UnusableSample(name, f"no image: it has none of {', '.join(self._config.image_keys)} below 256 MB")
+        image = decode_image(content, name, self._background, min_side=self._at_least)
         return Sample(image, captions[0] if captions else None, name, captions)
 
     def captions(self, name: str, caption: Callable[[], bytes | None]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Shards that are read from front to back, in lanes: those behind an address, and local ones on request."""
+"""Shards that are read from front to back, in partitions: those behind an address, and local ones on request."""
 
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -6,15 +6,15 @@ from functools import partial
 
 import numpy as np
 
-from vqgan.data.remote import LocalFile, RemoteError, RemoteFile
-from vqgan.data.shards.kept import file_stamp, keep, kept
+from vqgan.data.shards.index_cache import file_version_key, read_cached, write_cached
 from vqgan.data.shards.names import is_address, short_name
 from vqgan.data.shards.passed_over import PassedOver, unused_of
+from vqgan.data.shards.remote import LocalFile, RemoteError, RemoteFile
 from vqgan.data.shards.samples import LARGEST_MEMBER, SampleReader, ShardsConfig, loss
 from vqgan.data.shards.tar import BehindTheEndError, BrokenTarError, Group, Member, groups, members
 from vqgan.data.source import DataError, Split
 from vqgan.data.split import hash_score
-from vqgan.data.stream import LanePart, Undecoded, broken_item, endless, in_turns, shards_of_lane
+from vqgan.data.stream import EncodedSample, PartitionReader, broken_sample, infinite, interleave, shards_of_partition
 from vqgan.data.unused import Unused
 
 _FAILED_SHARDS = 5
@@ -31,20 +31,23 @@ class ShardStream:
         chosen: Split | None,
         *,
         require_captions: bool = False,
-        at_least: int | None = None,
+        min_side: int | None = None,
     ) -> None:
         self.config = config
         self.shards = shards
         self._chosen = chosen
-        self._reader = SampleReader(config, require_captions, at_least)
+        self._reader = SampleReader(config, require_captions, min_side)
         self._passed: dict[str, PassedOver] = {}
         self._endings = {*config.image_keys, *self._reader.caption_endings}
 
-    def lane(self, lane: int, lanes: int, seed: int, start: int = 0) -> Iterator[Undecoded]:
-        """The items of one lane from number `start` on, as Stream says. The shards are dealt among the lanes."""
-        return endless(_ShardLane(self, lane, lanes), lane, seed, start, self.config.shuffle_buffer)
+    def partition(self, partition: int, partitions: int, seed: int, start: int = 0) -> Iterator[EncodedSample]:
+        """The items of one partition from number `start` on, as Stream says. The shards are dealt among the
+        partitions."""
+        return infinite(
+            _ShardPartition(self, partition, partitions), partition, seed, start, self.config.shuffle_buffer
+        )
 
-    def in_order(self) -> Iterator[Undecoded]:
+    def iterate(self) -> Iterator[EncodedSample]:
         """Every sample of the split once, shard after shard."""
         return self.read([(shard, lambda _: True) for shard in self.shards])
 
@@ -54,10 +57,10 @@ class ShardStream:
         return len(self.shards)
 
     def is_local(self, part: int) -> bool:
-        """Whether a shard can be read to its end in little time: in a local one pictures are passed over unread."""
+        """Whether a shard can be read to its end in little time: in a local one images are passed over unread."""
         return not is_address(self.shards[part])
 
-    def captions_of(self, part: int) -> Iterator[Undecoded]:
+    def captions_of(self, part: int) -> Iterator[EncodedSample]:
         """The samples of a shard, for their captions alone."""
         alone = copy(self)
         alone._endings = {*self._reader.caption_endings}
@@ -68,23 +71,23 @@ class ShardStream:
         """What is in the shards and part of no sample, as far as they were read."""
         return unused_of(self._passed)
 
-    def spread(self) -> Iterator[Undecoded]:
+    def spread(self) -> Iterator[EncodedSample]:
         """Every sample of the split once, from several shards in turn."""
-        return in_turns([partial(self.read, [(shard, lambda _: True)]) for shard in self.shards])
+        return interleave([partial(self.read, [(shard, lambda _: True)]) for shard in self.shards])
 
     def count(self, shard: str) -> int | None:
         """How many samples of the split a shard holds, where it was once read to its end and is still the same."""
 
-        def stamp() -> str:
+        def version_key() -> str:
             if not is_address(shard):
-                return file_stamp(shard)
+                return file_version_key(shard)
             with RemoteFile(shard, 0, self.config.timeout) as file:
-                return file.stamp
+                return file.version_key
 
-        known = kept("scores", shard, stamp)
+        known = read_cached("scores", shard, version_key)
         return None if known is None else sum(map(self._is_chosen, known["scores"].tolist()))
 
-    def read(self, parts: list[tuple[str, Callable[[int], bool]]]) -> Iterator[Undecoded]:
+    def read(self, parts: list[tuple[str, Callable[[int], bool]]]) -> Iterator[EncodedSample]:
         """The `wanted` samples of shards, by their number in the split; nothing of the others is kept.
 
         Raises DataError when nothing at all can be read of several shards in a row.
@@ -99,7 +102,7 @@ class ShardStream:
                 # The last sample that was begun is lost too: nobody knows whether all its members had come.
                 whole = numbers.seen if isinstance(error, BehindTheEndError) else max(0, numbers.seen - 1)
                 name, fate = loss(short_name(shard), whole)
-                yield broken_item(name, f"{fate}: {error}")
+                yield broken_sample(name, f"{fate}: {error}")
                 if failed == _FAILED_SHARDS:
                     raise DataError(
                         f"nothing can be read of {failed} shards in a row, the last {shard!r}: {error}; check paths "
@@ -108,7 +111,7 @@ class ShardStream:
             else:
                 failed = 0
 
-    def _samples(self, shard: str, numbers: "_Numbers", wanted: Callable[[int], bool]) -> Iterator[Undecoded]:
+    def _samples(self, shard: str, numbers: "_Numbers", wanted: Callable[[int], bool]) -> Iterator[EncodedSample]:
         scores = []
         passed = self._passed[short_name(shard)] = PassedOver()
 
@@ -131,24 +134,24 @@ class ShardStream:
         with self._opened(shard) as file:
             for group in groups(members(file, passed), is_wanted, take, passed):
                 yield self._undecoded(f"{short_name(shard)}/{group.key}", group)
-            keep("scores", shard, file.stamp, {"scores": np.array(scores)})
+            write_cached("scores", shard, file.version_key, {"scores": np.array(scores)})
 
     def _opened(self, shard: str) -> LocalFile | RemoteFile:
         return RemoteFile(shard, self.config.retries, self.config.timeout) if is_address(shard) else LocalFile(shard)
 
-    def _undecoded(self, name: str, group: Group[bytes | None]) -> Undecoded:
+    def _undecoded(self, name: str, group: Group[bytes | None]) -> EncodedSample:
         if group.refused:
-            return broken_item(name, group.refused)
-        picture = next((group.parts[key] for key in self.config.image_keys if key in group.parts), None)
+            return broken_sample(name, group.refused)
+        image = next((group.parts[key] for key in self.config.image_keys if key in group.parts), None)
         caption = next((group.parts[key] for key in self._reader.caption_endings if key in group.parts), None)
-        return Undecoded(
+        return EncodedSample(
             name,
-            partial(self._reader.sample, name, lambda: picture, lambda: caption),
+            partial(self._reader.sample, name, lambda: image, lambda: caption),
             partial(self._reader.captions, name, lambda: caption),
         )
 
     def _is_chosen(self, score: float) -> bool:
-        return self._chosen is None or (score < self.config.heldout_share) == (self._chosen == "heldout")
+        return self._chosen is None or (score < self.config.val_fraction) == (self._chosen == "val")
 
 
 class _Numbers:
@@ -158,14 +161,14 @@ class _Numbers:
     of_split = 0
 
 
-class _ShardLane(LanePart):
-    """One lane's shards, or every n-th sample of a shard."""
+class _ShardPartition(PartitionReader):
+    """One partition's shards, or every n-th sample of a shard."""
 
-    def __init__(self, stream: ShardStream, lane: int, lanes: int) -> None:
+    def __init__(self, stream: ShardStream, partition: int, partitions: int) -> None:
         self._stream = stream
-        self._parts = shards_of_lane(len(stream.shards), lane, lanes)
+        self._parts = shards_of_partition(len(stream.shards), partition, partitions)
 
-    def epoch(self, order: np.random.Generator, skip: int) -> tuple[int, Iterator[Undecoded]]:
+    def epoch(self, order: np.random.Generator, skip: int) -> tuple[int, Iterator[EncodedSample]]:
         """Shards are left out while it is known how many samples they hold, the last of them in part."""
         parts = [self._parts[index] for index in order.permutation(len(self._parts))]
         passed = 0

@@ -197,7 +197,7 @@ def groups(
     take: Callable[[str, Member], T],
     passed: PassedOver | None = None,
 ) -> Iterator[Group[T]]:
-    """The samples of an archive: neighbouring members of one key, of those keys that are `wanted`.
+    """The samples of an archive: neighboring members of one key, of those keys that are `wanted`.
 
     `take(ending, member)` is called at each of their members, while the file stands there. A sample of which a member
     leads out of its folder, or is no file, is refused. Members without a key or an ending are `passed` over.

@@ -1,0 +1,85 @@
+"""Are images right? `shapes` images against their captions, and against captions that belong to others.
+
+The second metric gives the first its meaning: it is what a generator would score that draws clean scenes without
+reading its prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vqgan.data.sources.shapes import Scene, parse_caption
+from vqgan.metrics.shapes_checker import Verdict, check
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """An image, the caption that it should show, and whether it does."""
+
+    image: Image.Image
+    caption: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class PromptEvaluation:
+    """One image of each prompt, judged; and the verdicts when every image gets another's prompt instead."""
+
+    judged: list[CheckedImage]
+    random_pairing: list[Verdict]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images that show their prompt: both objects' color, shape and size, and the relation."""
+        return _share_correct([image.verdict for image in self.judged])
+
+    @property
+    def random_pairing_accuracy(self) -> float:
+        """Share of images that pass for another prompt."""
+        return _share_correct(self.random_pairing)
+
+
+def evaluate_prompts(images: Sequence[Image.Image], prompts: Sequence[str], seed: int = 0) -> PromptEvaluation:
+    """Judge each image by its prompt, and by a random other prompt. `seed` chooses those.
+
+    Raises ValueError unless there is one `shapes` caption an image, and two of them differ in meaning.
+    """
+    pairs = zip(images, other_captions(prompts, seed), strict=True)
+    return PromptEvaluation(check_images(images, prompts), [check(image, other) for image, other in pairs])
+
+
+def check_images(images: Sequence[Image.Image], captions: Sequence[str]) -> list[CheckedImage]:
+    """Each image with the verdict on its caption."""
+    pairs = zip(images, captions, strict=True)
+    return [CheckedImage(image, caption, check(image, caption)) for image, caption in pairs]
+
+
+def other_captions(captions: Sequence[str], seed: int = 0) -> list[str]:
+    """For each caption one of the others at random, of those that ask for something else.
+
+    "A above B" and "B below A" ask for the same. Raises ValueError where all captions do.
+    """
+    rng = np.random.default_rng(seed)
+    meanings = [_meaning(caption) for caption in captions]
+    if len(set(meanings)) < 2:
+        raise ValueError(f"random pairing needs captions of two meanings, received {len(captions)} captions of one")
+    others = []
+    for own in meanings:
+        number = int(rng.integers(len(meanings)))
+        while meanings[number] == own:
+            number = int(rng.integers(len(meanings)))
+        others.append(captions[number])
+    return others
+
+
+def _meaning(caption: str) -> Scene:
+    """The scene as one reads it downwards, or from left to right."""
+    first, relation, second = parse_caption(caption)
+    opposite = {"below": "above", "right of": "left of"}.get(relation)
+    return Scene(second, opposite, first) if opposite else Scene(first, relation, second)
+
+
+def _share_correct(verdicts: Sequence[Verdict]) -> float:
+    return sum(verdict.correct for verdict in verdicts) / len(verdicts)

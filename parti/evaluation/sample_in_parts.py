@@ -1,0 +1,22 @@
+"""Draw many images and hand them on part by part, so that not all of them lie in memory."""
+
+from collections.abc import Iterator, Sequence
+
+from tqdm import tqdm
+
+from parti.evaluation.model_under_test import Draw
+from parti.pipeline import GeneratedImage
+
+
+def sample_in_parts(
+    generate: Draw, wanted: Sequence[tuple[str, int]], batch_size: int, progress: bool = False
+) -> Iterator[list[GeneratedImage]]:
+    """The images of (prompt, seed) pairs, `batch_size` at a time.
+
+    The rate that is shown counts what is done with the images too: so the time that is left is right.
+    """
+    with tqdm(total=len(wanted), unit="image", desc="drawing", disable=not (progress and wanted)) as bar:
+        for start in range(0, len(wanted), batch_size):
+            part = wanted[start : start + batch_size]
+            yield list(generate(part, batch_size))
+            bar.update(len(part))

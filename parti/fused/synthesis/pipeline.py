@@ -1,0 +1,140 @@
+"""ProgressiveTextToImage: from a prompt to images at three scales in one pass, out of one folder.
+
+model = ProgressiveTextToImage.from_pretrained("runs/fused-synthesis-shapes")
+images = model("a small red circle above a large blue square", num_images=4, seed=0).images
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
+from parti.fused.synthesis.noise import seeded_noise
+from parti.fused.synthesis.scales import side_by_side
+from parti.fused.text_side import refuse_outside, text_space
+from parti.pipeline import GeneratedImage, TextToImageOutput
+from parti.text.tokenizer import TextTokenizer
+from parti.text.truncation import about_cut_prompts
+from vqgan.config.schema import validate
+from vqgan.data.images.transforms import to_pil
+from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
+
+KIND = "fused_synthesis"
+"""What config.json of such a folder says."""
+
+
+class ProgressiveTextToImage:
+    """A generator with its vocabulary. It has no settings: an image is a function of model, prompt and seed."""
+
+    def __init__(self, generator: SynthesisGenerator, text_tokenizer: TextTokenizer) -> None:
+        self.generator = generator
+        self.text_tokenizer = text_tokenizer
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides of the images in pixels, from the smallest to the largest."""
+        return self.generator.config.sides
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        num_images: int = 1,
+        seed: int = 0,
+        all_scales: bool = False,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> TextToImageOutput:
+        """Draw `num_images` images of each prompt; sample j has seed `seed` + j.
+
+        With `all_scales` an image shows all its scales side by side. A prompt whose end the model does not read
+        gives a warning. Raises ValueError for a blank prompt or no image.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if num_images < 1 or not prompts:
+            raise ValueError(f"nothing to draw: {len(prompts)} prompts with num_images {num_images}; give 1 or more")
+        for line in about_cut_prompts(prompts, self.text_tokenizer):
+            warnings.warn(line, stacklevel=2)
+        wanted = [(prompt, seed + sample) for prompt in prompts for sample in range(num_images)]
+        generated = self.stream(wanted, all_scales=all_scales, batch_size=batch_size, progress=progress)
+        return TextToImageOutput(list(generated))
+
+    def stream(
+        self,
+        wanted: Sequence[tuple[str, int]],
+        *,
+        all_scales: bool = False,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> Iterator[GeneratedImage]:
+        """The images of (prompt, seed) pairs in their order, each as soon as its batch is done.
+
+        Raises ValueError for a blank prompt, a seed outside [0, 2**63) or an empty batch.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, received {batch_size}")
+        for prompt, seed in wanted:
+            if not prompt.strip():
+                raise ValueError("a prompt is blank; give some text")
+            if not 0 <= seed < 2**63:
+                raise ValueError(f"a seed lies in [0, 2**63), received {seed}")
+        with tqdm(total=len(wanted), unit="image", disable=not progress, desc="sampling") as bar:
+            for start in range(0, len(wanted), batch_size):
+                part = wanted[start : start + batch_size]
+                scales = self.generate(part)
+                bar.update(len(part))
+                images = side_by_side(scales) if all_scales else to_pil(scales[-1])
+                for image, (prompt, seed) in zip(images, part, strict=True):
+                    yield GeneratedImage(image, prompt, seed)
+
+    @torch.no_grad()
+    def generate(self, wanted: Sequence[tuple[str, int]]) -> list[Float[Tensor, "B 3 _ _"]]:
+        """Images in [-1, 1] of (prompt, seed) pairs at every scale, as one batch."""
+        self.generator.eval()
+        device = self.generator.constant.weight.device
+        ids = self.text_tokenizer.encode([prompt for prompt, _ in wanted]).to(device)
+        noise = seeded_noise([(seed,) for _, seed in wanted], self.generator.config.noise_shape).to(device)
+        return list(self.generator(ids, noise))
+
+    def to(self, device: str | torch.device) -> "ProgressiveTextToImage":
+        """Move the generator."""
+        self.generator.to(device)
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors and text_tokenizer.json."""
+        model = self.generator.config.model_dump(mode="json")
+        model["trunk"]["text"]["bert"] = None  # its weights are in the folder
+        save_model_folder(Path(folder), {"kind": KIND, "model": model}, self.generator.state_dict())
+        self.text_tokenizer.save_pretrained(Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "ProgressiveTextToImage":
+        """Read a model folder, the run folder that has one in `model/`, or a Hub name (owner/name[@revision]).
+
+        Raises ModelFolderError when the folder holds no such model or a damaged one, ConfigError when its config.json
+        holds what the config does not admit.
+        """
+        folder = find_model_folder(folder)
+        config = cls.config_of(folder)
+        tokenizer = TextTokenizer.from_pretrained(folder)
+        refuse_outside(config.trunk.text, folder)
+        generator = load_model(lambda: SynthesisGenerator(config, text_space(tokenizer)), folder)
+        generator.eval()
+        return cls(generator, tokenizer)
+
+    @staticmethod
+    def config_of(folder: Path) -> SynthesisConfig:
+        """The network's settings in a model folder, without its weights. Raises what `from_pretrained` raises."""
+        values = read_model_config(folder)
+        if values.get("kind") != KIND:
+            raise ModelFolderError(
+                f"{folder} holds no progressive text-to-image model; give the folder of a run of "
+                "configs/parti/fused_synthesis*.yaml"
+            )
+        return validate(SynthesisConfig, values.get("model") or {}, str(folder))

@@ -1,0 +1,409 @@
+"""What progressive text-to-image generation minimizes: the generator's game with a discriminator at every scale.
+
+All scales learn at once (StackGAN++), and the discriminators tell right captions from wrong ones (AttnGAN; papers.md
+E.5). Beside the adversarial: a contrastive term between images and captions, and the distance of a drawn image to the
+caption's own (pix2pix, arXiv 1611.07004), for captions that say nearly everything there is to see; an encoder then says
+the rest (`parti.fused.synthesis.posterior_encoder`). All three are optional.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Bool, Float, Int64
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from parti.fused.synthesis.diagnostics import diagnose_synthesis
+from parti.fused.synthesis.discriminators import DiscriminatorOutputs, Discriminators
+from parti.fused.synthesis.generator import SynthesisGenerator
+from parti.fused.synthesis.losses import GAMES, discriminator_terms, generator_loss
+from parti.fused.synthesis.matching import JointMatchingConfig, MatchingConfig, clip_matcher
+from parti.fused.synthesis.noise import seeded_noise
+from parti.fused.synthesis.pipeline import ProgressiveTextToImage
+from parti.fused.synthesis.posterior_encoder import GeneratorWithEncoder, PosteriorEncoder
+from parti.fused.synthesis.scales import at_scales, side_by_side
+from parti.losses.contrastive import Contrast, contrastive_loss
+from parti.text.tokenizer import TextTokenizer
+from vqgan.config.schedule import ScheduleConfig, Span, in_steps, ramp
+from vqgan.config.schema import Config
+from vqgan.contact_sheet import contact_sheet
+from vqgan.data.batch import Batch
+from vqgan.data.images.transforms import to_pil
+from vqgan.fingerprints import FrozenPart
+from vqgan.image_losses import ImageLosses, ImageLossesConfig, PerceptualTermConfig
+from vqgan.losses.adversarial import r1_penalty
+from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.sums import MetricSums
+from vqgan.training.optim.ema import EMA, EMAConfig
+from vqgan.training.optim.low_rate_group import LowRateGroup
+from vqgan.training.optim.optimizer import Optimizer, OptimizerConfig
+from vqgan.training.parallel.gradient_accumulation import accumulate, add_share, weight_of_each
+from vqgan.training.task import Stateful
+
+_ADAM = OptimizerConfig(
+    learning_rate=2e-4, betas=(0.5, 0.999), weight_decay=0.0, schedule=ScheduleConfig(shape="constant")
+)
+"""AttnGAN's `code/trainer.py`, for both players."""
+_SHOWN = 128
+"""Pixels of a small image in previews, where three stand side by side."""
+_NO_DISTANCE = ImageLossesConfig(l2_weight=0.0, perceptual=PerceptualTermConfig(weight=0.0))
+
+
+class AdversarialConfig(Config, fixed=("loss",), may_change=("weight", "start", "warmup", "r1_gamma", "r1_every")):
+    """The game of generator and discriminators."""
+
+    loss: Literal["logistic", "hinge"] = "logistic"
+    """Form of both players' losses: logistic is AttnGAN's cross-entropy."""
+    weight: float = Field(1.0, gt=0)
+    """Weight in the generator's loss."""
+    start: Span = 0
+    """When the discriminators join: steps, or a share of the run such as 25%. Until then the distance teaches alone."""
+    warmup: Span = 0
+    """How long the weights of game and matching then grow to their full values, for the generator."""
+    r1_gamma: float = Field(0.0, ge=0)
+    """R1 penalty at the largest scale: gamma / 2 times the squared gradient at real images; 0 none."""
+    r1_every: int = Field(16, gt=0)
+    """Steps between R1 penalties, each scaled by this number (lazy regularization)."""
+
+
+class SynthesisTaskConfig(
+    Config,
+    may_change=(
+        *(
+            "matching",
+            "scale_starts",
+            "posterior_start",
+            "posterior_fraction",
+            "divergence_weight",
+            "reconstruction_end",
+        ),
+        *("bert_lr_ratio", "precision", "sampled_prompts"),
+    ),
+):
+    """The game, what is played beside it, and how both players learn."""
+
+    adversarial: AdversarialConfig = AdversarialConfig()
+    """The game."""
+    matching: MatchingConfig | None = None
+    """Contrastive term between images and captions; null: none."""
+    distance: ImageLossesConfig = _NO_DISTANCE
+    """Distance to the caption's own image, summed over the scales; weights of 0: none."""
+    scale_starts: tuple[Span, Span, Span] = (0, 0, 0)
+    """When each scale begins to be drawn, from the smallest: small images cost little, and teach what captions mean.
+    The last no later than the game."""
+    posterior_start: Span = 0
+    """With an encoder: when it begins. Until then captions alone explain the images, so that it has no need to say
+    what they do."""
+    posterior_fraction: float = Field(0.5, gt=0, le=1)
+    """With an encoder: share of the images that are drawn with the noise of their real ones, once the discriminators
+    have joined; until then all are. Only these are held to the distance."""
+    divergence_weight: float = Field(0.03, gt=0)
+    """With an encoder: weight of a nat of what its noise says of the image, for each scale that is drawn."""
+    reconstruction_end: Span | None = None
+    """When the distance is gone: its weight falls in a straight line from the start of the game to there. What is
+    between all images of a caption is none of them, and in the end holds the game back. null: the weight stays."""
+    optimizer: OptimizerConfig = _ADAM
+    """The generator's optimizer."""
+    bert_lr_ratio: float = Field(1.0, gt=0)
+    """Learning rate of the generator's embeddings and BertLayers, as a share of that of all else of it."""
+    discriminator_optimizer: OptimizerConfig = _ADAM
+    """The discriminators' optimizer."""
+    ema: EMAConfig = EMAConfig()
+    """The averaged generator that is evaluated, previewed and shipped."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the networks in training; logits, losses, images and weights are fp32 in any case."""
+    sampled_prompts: int = Field(128, gt=0)
+    """Validation captions drawn in each evaluation."""
+
+    @model_validator(mode="after")
+    def _check_something_teaches_from_the_first_step(self) -> "SynthesisTaskConfig":
+        start, distance = self.adversarial.start, self.distance
+        if start not in (0, "0%") and not (distance.l1_weight or distance.l2_weight or distance.perceptual.weight):
+            raise ValueError(
+                f"adversarial.start is {start}, and until then nothing is minimized; give distance a weight, or set "
+                "adversarial.start to 0"
+            )
+        return self
+
+
+class _Part(NamedTuple):
+    """What both players see of a micro-batch of this process."""
+
+    captions: list[str]
+    ids: Int64[Tensor, "B T"]
+    noise: Float[Tensor, "B Z h w"]
+    real: list[Tensor]
+
+    @property
+    def wrong(self) -> Bool[Tensor, "B"]:
+        """Which captions another image's, the one before, is wrong for: equal captions are not."""
+        return (self.ids != self.ids.roll(1, 0)).any(1)
+
+
+class SynthesisTask:
+    """Trains a generator against the discriminators of its scales."""
+
+    def __init__(
+        self,
+        config: SynthesisTaskConfig,
+        generator: SynthesisGenerator,
+        encoder: PosteriorEncoder | None,
+        discriminators: Discriminators,
+        tokenizer: TextTokenizer,
+        accelerator: Accelerator,
+        steps: int,
+        seed: int,
+        check_image: Judge | None = None,
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.tokenizer = tokenizer
+        self._seed = seed
+        self._judge = check_image
+        device = accelerator.device
+        self.generator = generator.to(device).train()
+        self.encoder = encoder
+        painter = GeneratorWithEncoder(generator, encoder).to(device).train()
+        self._parallel_painter = accelerator.prepare_model(painter)
+        self.discriminators = discriminators.to(device).train()
+        self._parallel_discriminators = accelerator.prepare_model(discriminators)
+        # After the preparation, which gives every process the first one's weights.
+        self.ema = EMA(config.ema, generator)
+        parts = generator.parts
+        self.optimizer = LowRateGroup(
+            config.optimizer, painter, [parts.embeddings, parts.text], config.bert_lr_ratio, steps
+        )
+        self.discriminator_optimizer = Optimizer(config.discriminator_optimizer, discriminators, steps)
+        self.losses = ImageLosses(config.distance, device, config.precision)
+        self.clip = clip_matcher(config.matching, device)
+        self._game = GAMES[config.adversarial.loss]
+        self._steps = steps
+
+    def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        metrics: dict[str, Tensor] = {}
+        parts = self._parts(batches, step)
+        share = 1 / len(parts)
+        playing = ramp(step, self._steps, self.config.adversarial.start, self.config.adversarial.warmup) > 0
+        scales = self._scales(step)
+        outputs: list[DiscriminatorOutputs] = []
+
+        # 1. The generator. What the discriminators say of its images serves them again below.
+        for _, part in accumulate(self.accelerator, self._parallel_painter, parts):
+            size = len(part.ids)
+            explained = self._posterior(size, step, playing)
+            compared = explained or size
+            with self._autocast():
+                generated, divergence = self._parallel_painter(part.ids, part.noise, part.real[-1][:explained], scales)
+            images = [image.detach().requires_grad_() for image in generated]
+            terms = self._distances([image[:compared] for image in images], part, step)
+            if playing:
+                with self._autocast():
+                    outputs.append(self.discriminators(images, part.ids))
+                terms |= self._adversarial_losses(images, part, outputs[-1], step)
+            loss = torch.stack(list(terms.values())).sum()
+            # To the images alone, not into the discriminators' weights, and from there into the generator's.
+            gradients = torch.autograd.grad(loss, images, retain_graph=True)
+            penalty = self.config.divergence_weight * scales * divergence
+            self.accelerator.backward((_with_gradients(generated, gradients) + penalty) * share)
+            if explained:
+                terms["divergence"] = penalty
+                add_share(metrics, {"divergence": divergence}, share)
+            add_share(
+                metrics, {"loss": loss + penalty} | {f"loss_{name}": value for name, value in terms.items()}, share
+            )
+        metrics |= self.optimizer.step(step)
+        if not metrics["skipped"]:
+            self.ema.update(self.generator, step)
+
+        # 2. The discriminators, on real images and on those that the generator has just drawn.
+        if not playing:
+            return metrics
+        # Every wrong caption of the step counts alike: parts have different numbers of them.
+        per_wrong = weight_of_each(self.accelerator, [part.wrong.sum() for part in parts]) * len(parts)
+        for number, part in accumulate(self.accelerator, self._parallel_discriminators, parts):
+            with self._autocast():
+                real = self._parallel_discriminators(part.real, part.ids, wrong=True)
+            losses, step_metrics = self._discriminator_losses(real, outputs[number], part, per_wrong, step)
+            loss = torch.stack(list(losses.values())).sum()
+            self.accelerator.backward(loss * share)
+            step_metrics |= {f"loss_discriminator_{name}": value for name, value in losses.items()}
+            add_share(metrics, {"loss_discriminator": loss} | step_metrics, share)
+        outputs.clear()
+        skipped_or_not = self.discriminator_optimizer.step(step)
+        self.discriminators.limit_matching_scale()
+        return metrics | {f"discriminator_{name}": value for name, value in skipped_or_not.items()}
+
+    def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
+        """What is going wrong, in plain words, by the metrics of a stretch of training."""
+        adversarial_steps = metrics.get("step", 0.0) - in_steps(self.config.adversarial.start, self._steps)
+        return diagnose_synthesis(metrics, self.generator.config.sides, adversarial_steps)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Of the averaged weights, on validation captions.
+
+        diversity: mean absolute difference between two images of a caption, in [0, 1]. Where a judge is known,
+        prompt_accuracy, the share of right images, and random_pairing_accuracy, by the caption of the next image.
+        """
+        model, sums = self._pipeline(), MetricSums(self.accelerator)
+        processes = self.accelerator.num_processes
+        left = -(-self.config.sampled_prompts // processes)  # at least one each
+        seed = 0
+        for batch in batches:
+            prompts = batch.texts()[:left]
+            left -= len(prompts)
+            if not prompts:
+                break
+            first, second = (
+                model.generate([(prompt, start + index) for index, prompt in enumerate(prompts)])[-1]
+                for start in (seed, seed + self.config.sampled_prompts)
+            )
+            seed += len(prompts)
+            counts = torch.tensor(float(len(prompts)), device=first.device)
+            sums.add("diversity", torch.stack([(first - second).abs().mean() / 2 * counts, counts]))
+            if self._judge is not None:
+                images = to_pil(first)
+                for name, asked in (("prompt", prompts), ("random_pairing", prompts[1:] + prompts[:1])):
+                    right = torch.tensor(float(sum(map(self._judge, images, asked))), device=first.device)
+                    sums.add(f"{name}_accuracy", torch.stack([right, counts]))
+        totals = sums.totals()
+        if not totals:
+            raise ValueError("no validation caption to draw; give at least one batch")
+        return {name: (total[0] / total[1]).item() for name, total in totals.items()}
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> Image.Image:
+        """Images drawn for the batch's captions, every scale side by side."""
+        prompts = batch.texts()
+        scales = self._pipeline().generate([(prompt, 0) for prompt in prompts])
+        marks = list(map(self._judge, to_pil(scales[-1]), prompts)) if self._judge else None
+        scale = max(1, _SHOWN // self.generator.config.sides[-1])
+        return contact_sheet(side_by_side(scales), prompts, columns=3, scale=scale, marks=marks)
+
+    def stateful(self) -> dict[str, Stateful]:
+        encoder: dict[str, Stateful] = {} if self.encoder is None else {"encoder": self.encoder}
+        names = ("generator", "ema", "optimizer", "discriminators", "discriminator_optimizer")
+        return encoder | {name: getattr(self, name) for name in names}
+
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        clip = {} if self.clip is None else {"task.matching.folder": self.clip.as_frozen_part()}
+        return clip | self.losses.frozen_parts("task.distance")
+
+    def save_model(self, folder: Path) -> None:
+        """The averaged generator and its vocabulary: one folder that samples."""
+        self._pipeline().save_pretrained(folder)
+
+    def _pipeline(self) -> ProgressiveTextToImage:
+        return ProgressiveTextToImage(self.ema.module, self.tokenizer)
+
+    def _parts(self, batches: Sequence[Batch], step: int) -> list[_Part]:
+        """Noise depends on the image's place in the run, not on how it is divided."""
+        config = self.generator.config
+        rank, processes, local = self.accelerator.process_index, self.accelerator.num_processes, len(batches[0])
+        parts = []
+        for number, batch in enumerate(batches):
+            start = (number * processes + rank) * local
+            keys = [(self._seed, step, start + index) for index in range(len(batch))]
+            ids = self.tokenizer.encode(batch.texts()).to(batch.images.device)
+            noise = seeded_noise(keys, config.noise_shape).to(batch.images.device)
+            parts.append(_Part(batch.texts(), ids, noise, at_scales(batch.images, config.sides)))
+        return parts
+
+    def _scales(self, step: int) -> int:
+        """How many are drawn in training."""
+        return sum(step >= in_steps(start, self._steps) for start in self.config.scale_starts)
+
+    def _posterior(self, size: int, step: int, playing: bool) -> int:
+        """How many of `size` images are drawn with the noise of their real ones."""
+        if self.encoder is None or step < in_steps(self.config.posterior_start, self._steps):
+            return 0
+        return max(1, round(self.config.posterior_fraction * size)) if playing else size
+
+    def _distances(self, images: Sequence[Tensor], part: _Part, step: int) -> dict[str, Float[Tensor, ""]]:
+        """The weighted terms, each summed over the scales."""
+        begin, factor = in_steps(self.config.adversarial.start, self._steps), 1.0
+        if self.config.reconstruction_end is not None:
+            end = in_steps(self.config.reconstruction_end, self._steps)
+            factor = min(1.0, max(0.0, (end - step) / max(1.0, end - begin)))
+        scales = [
+            self.losses(generated, real[: len(generated)]) for generated, real in zip(images, part.real, strict=False)
+        ]
+        return {name: factor * torch.stack([terms[name] for terms in scales]).sum() for name in scales[0]}
+
+    def _adversarial_losses(
+        self, images: Sequence[Tensor], part: _Part, outputs: DiscriminatorOutputs, step: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The weighted terms of game and matching, each summed over the scales."""
+        config = self.config
+        factor = ramp(step, self._steps, config.adversarial.start, config.adversarial.warmup)
+        games = [generator_loss(self._game, (one.unconditional, one.conditional)) for one in outputs.scales]
+        terms = {"adversarial": factor * config.adversarial.weight * torch.stack(games).sum()}
+        if config.matching is not None:
+            terms["matching"] = factor * config.matching.weight * self._matching(images[-1], part, outputs).loss
+        return terms
+
+    def _matching(self, largest: Tensor, part: _Part, outputs: DiscriminatorOutputs) -> Contrast:
+        if self.clip is not None:
+            return self.clip(largest, part.captions, self.accelerator)
+        return self._joint_matching(part, outputs)
+
+    def _joint_matching(self, part: _Part, outputs: DiscriminatorOutputs) -> Contrast:
+        """Summed over the scales; the accuracy is that of the largest."""
+        scale = self.discriminators.matching_scale()
+        found = [
+            contrastive_loss(one.embedding, outputs.sentence, part.ids, scale, self.accelerator)
+            for one in outputs.scales
+            if one.embedding is not None
+        ]
+        return Contrast(torch.stack([one.loss for one in found]).sum(), found[-1].accuracy)
+
+    def _discriminator_losses(
+        self, real: DiscriminatorOutputs, generated: DiscriminatorOutputs, part: _Part, per_wrong: Tensor, step: int
+    ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Tensor]]:
+        """The weighted terms, and metrics of the largest scale."""
+        config = self.config
+        losses = {}
+        for side, seen, faked in zip(self.generator.config.sides, real.scales, generated.scales, strict=True):
+            assert seen.wrong is not None
+            ours, theirs = (seen.unconditional, seen.conditional), (faked.unconditional, faked.conditional)
+            losses[str(side)] = discriminator_terms(self._game, ours, theirs, seen.wrong, part.wrong, per_wrong).total()
+        seen, faked = real.scales[-1], generated.scales[-1]
+        assert seen.wrong is not None
+        metrics = {
+            "real_accuracy": (seen.unconditional > 0).float().mean(),
+            "fake_accuracy": (faked.unconditional < 0).float().mean(),
+            # A right caption above the wrong one, of the same real image.
+            "caption_accuracy": ((seen.conditional > seen.wrong) & part.wrong).sum() * per_wrong,
+        }
+        if isinstance(config.matching, JointMatchingConfig):
+            contrast = self._joint_matching(part, real)
+            losses["matching"] = config.matching.weight * contrast.loss
+            metrics["matched_real"] = contrast.accuracy
+        if config.adversarial.r1_gamma and step % config.adversarial.r1_every == 0:
+            penalty = self._r1(part)
+            losses["r1"] = config.adversarial.r1_gamma / 2 * config.adversarial.r1_every * penalty
+            metrics["r1_penalty"] = penalty
+        return losses, metrics
+
+    def _r1(self, part: _Part) -> Float[Tensor, ""]:
+        """Of both logits together, at real images of the largest scale with their captions."""
+        network = self.discriminators.networks[-1]
+        sentence = self.discriminators.reader(part.ids).detach()
+
+        def logits(images: Tensor) -> Tensor:
+            features = network(images)
+            return network.unconditional(features) + network.conditional(features, sentence)
+
+        return r1_penalty(logits, part.real[-1])
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+def _with_gradients(generated: Sequence[Tensor], gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """A number whose gradient at each of `generated` is the one given."""
+    return torch.stack([(one * gradient).sum() for one, gradient in zip(generated, gradients, strict=True)]).sum()

@@ -1,0 +1,131 @@
+"""A run of progressive text-to-image generation put together: config -> data, vocabulary, networks, task, loop."""
+
+from typing import Literal
+
+from accelerate import Accelerator
+from pydantic import Field, model_validator
+
+from parti.captioned_run import train_on_captions
+from parti.fused.synthesis.discriminators import Discriminators, DiscriminatorsConfig
+from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
+from parti.fused.synthesis.matching import JointMatchingConfig
+from parti.fused.synthesis.posterior_encoder import PosteriorEncoder, PosteriorEncoderConfig
+from parti.fused.synthesis.synthesis_task import SynthesisTask, SynthesisTaskConfig
+from parti.fused.text_side import text_space
+from parti.fused.transfer import check_vocabulary, start_from
+from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
+from vqgan.config.schedule import in_steps
+from vqgan.config.schema import Config
+from vqgan.data.loader import DataConfig
+from vqgan.metrics.caption_checkers import Judge, caption_checker
+from vqgan.training.loop import LoopConfig
+from vqgan.training.monitor.trackers import TrackersConfig
+from vqgan.training.parallel.seeding import SEEDS
+from vqgan.training.run_folder import RunFolder
+
+
+class TrainSynthesisConfig(
+    Config, fixed=("objective", "encoder"), may_change=("run_dir", "seed", "start", "preview_images")
+):
+    """A run that trains a generator of images at three scales against a discriminator for each."""
+
+    objective: Literal["fused_synthesis"] = "fused_synthesis"
+    """What is trained."""
+    run_dir: str = "runs/fused-synthesis"
+    """Folder of the run. Running again with the same folder resumes."""
+    seed: int = Field(0, ge=0, lt=SEEDS)
+    """Of initial weights, data order, augmentation and noise."""
+    data: DataConfig = DataConfig()
+    """Images and captions, of the largest scale's size."""
+    text: TextConfig = TextTokenizerConfig(length=30)
+    """The text vocabulary."""
+    model: SynthesisConfig = SynthesisConfig()
+    """The generator."""
+    encoder: PosteriorEncoderConfig | None = None
+    """What finds the noise of real images, in training alone; null, as drawn: none."""
+    discriminators: DiscriminatorsConfig = DiscriminatorsConfig()
+    """The other side."""
+    start: str | None = None
+    """Run or model folder of another fused model whose parts the generator starts from, with text.kind saved and
+    text.folder the same folder. null: random weights, or those of model.trunk.text.bert."""
+    task: SynthesisTaskConfig = SynthesisTaskConfig()
+    """What is minimized, and how."""
+    loop: LoopConfig = LoopConfig()
+    """Length of the run and what happens when."""
+    trackers: TrackersConfig = TrackersConfig()
+    """Experiment trackers."""
+    preview_images: int = Field(12, gt=0)
+    """Validation captions drawn in each preview."""
+
+    @model_validator(mode="after")
+    def _check_parts_fit(self) -> "TrainSynthesisConfig":
+        trunk = self.model.trunk
+        if self.data.transform.image_size != trunk.image_size:
+            raise ValueError(
+                f"data.transform.image_size is {self.data.transform.image_size}, model.trunk.image_size "
+                f"{trunk.image_size}; set both to the same"
+            )
+        smallest = self.model.sides[0]
+        if smallest < 8 or smallest.bit_count() != 1:
+            raise ValueError(
+                f"the smallest images have {smallest} pixels, and a discriminator reads a power of two from 8 on; "
+                "set model.trunk.image_size and data.transform.image_size to a power of two from 32 on"
+            )
+        if self.data.batch_size // self.loop.gradient_accumulation_steps < 2:
+            raise ValueError(
+                f"data.batch_size {self.data.batch_size} in loop.gradient_accumulation_steps "
+                f"{self.loop.gradient_accumulation_steps} leaves no "
+                "second caption that would be a wrong one; raise the one or lower the other"
+            )
+        task, steps = self.task, self.loop.steps
+        starts = [in_steps(start, steps) for start in (*task.scale_starts, task.adversarial.start)]
+        if starts[0] or starts != sorted(starts):
+            raise ValueError(
+                f"task.scale_starts are {task.scale_starts} and task.adversarial.start is {task.adversarial.start}, "
+                "but the smallest "
+                "images are drawn from step 0, each larger size joins no earlier than the one before, and the game "
+                "when all are there; put them into this order"
+            )
+        check_vocabulary(self.text, self.start, trunk.text.bert, "model.trunk.text.bert")
+        return self
+
+
+def train(config: TrainSynthesisConfig) -> bool:
+    """Run to the end, or until interrupted; True when complete. Resumes what is in `run_dir`.
+
+    Raises ConfigError, DataError or ModelFolderError with one line for the user.
+    """
+    check_image = caption_checker(config.data.source)
+
+    def build(accelerator: Accelerator, tokenizer: TextTokenizer) -> SynthesisTask:
+        return build_task(config, accelerator, tokenizer, check_image)
+
+    return train_on_captions(config, RunFolder(config.run_dir, config), build, title="synthesis")
+
+
+def build_task(
+    config: TrainSynthesisConfig, accelerator: Accelerator, tokenizer: TextTokenizer, check_image: Judge | None = None
+) -> SynthesisTask:
+    """The networks for this vocabulary, and the task of a run.
+
+    Raises ConfigError or ModelFolderError where what they start from is not there or does not fit.
+    """
+    tokens = text_space(tokenizer)
+    generator = SynthesisGenerator(config.model, tokens)
+    if config.start is not None:
+        start_from(generator, config.start)
+    joint = isinstance(config.task.matching, JointMatchingConfig)
+    text, sides = config.model.trunk.text, config.model.sides
+    discriminators = Discriminators(config.discriminators, text, tokens, sides, matching=joint)
+    encoder = None if config.encoder is None else PosteriorEncoder(config.encoder, config.model)
+    return SynthesisTask(
+        config.task,
+        generator,
+        encoder,
+        discriminators,
+        tokenizer,
+        accelerator,
+        config.loop.steps,
+        config.seed,
+        check_image,
+    )

@@ -1,0 +1,1 @@
+"""Training of both generators: the next token of text and image codes."""

@@ -1,0 +1,78 @@
+"""Draw several candidates for an image and keep the one that fits its prompt best.
+
+DALL-E showed the best of 512 by CLIP, Parti the best of 16 by CoCa (arXiv 2102.12092, section 2.6; 2206.10789,
+section 2.3). What was kept is a fact about the number of candidates too: say it wherever the images go.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from parti.completion import Completion
+from parti.pipeline import GeneratedImage, OnRows, TextToImage
+from parti.reranker.scorer import Scorer
+from parti.sampling.generate import SamplingConfig
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The best candidate of an image, with its score."""
+
+    generated: GeneratedImage
+    score: float
+
+
+def best_of(scores: Float[Tensor, "N"], candidates: int) -> Int64[Tensor, "G"]:
+    """Of every `candidates` scores in a row the index of the highest, the first of equals.
+
+    Raises ValueError where the scores do not divide into such groups.
+    """
+    if candidates < 1 or len(scores) % candidates:
+        raise ValueError(f"{len(scores)} scores do not divide into groups of {candidates}; score every candidate")
+    # argmax may give any of several equal ones.
+    first = torch.stack([group.eq(group.max()).int().argmax() for group in scores.split(candidates)])
+    return first + torch.arange(len(first), device=scores.device) * candidates
+
+
+def candidate_seeds(wanted: Sequence[tuple[str, int]], candidates: int) -> list[tuple[str, int]]:
+    """(prompt, seed) of every candidate: those of an image have its seed and the following ones."""
+    return [(prompt, seed + number) for prompt, seed in wanted for number in range(candidates)]
+
+
+def sample_best(
+    model: TextToImage,
+    scorer: Scorer,
+    wanted: Sequence[tuple[str, int]],
+    candidates: int,
+    settings: SamplingConfig,
+    *,
+    completion: Completion | None = None,
+    on_rows: OnRows | None = None,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Iterator[Kept]:
+    """The best of `candidates` images for each (prompt, seed) pair, in their order; see `candidate_seeds`.
+
+    `completion` and `on_rows`, which gets candidates, are those of `TextToImage.stream`.
+    Images of one prompt whose seeds are less than `candidates` apart share candidates. Raises what `stream` raises.
+    """
+    asked = candidate_seeds(wanted, candidates)
+    generated = model.stream(
+        asked, settings, completion=completion, on_rows=on_rows, batch_size=batch_size, progress=progress
+    )
+    return keep_best(generated, scorer, candidates)
+
+
+def keep_best(generated: Iterable[GeneratedImage], scorer: Scorer, candidates: int) -> Iterator[Kept]:
+    """The best of every `candidates` images in a row, which are of one prompt."""
+    group: list[GeneratedImage] = []
+    for one in generated:
+        group.append(one)
+        if len(group) == candidates:
+            scores = scorer.score_images([each.image for each in group], [each.prompt for each in group])
+            best = int(best_of(scores, candidates))
+            yield Kept(group[best], scores[best].item())
+            group = []

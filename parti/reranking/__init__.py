@@ -1,1 +1,0 @@
-"""Draw several pictures of a prompt and keep the one that a contrastive model finds fitting best."""

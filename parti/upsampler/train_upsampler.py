@@ -1,0 +1,61 @@
+"""An upsampler's run put together: config -> data, networks, task, loop. `tools/train_upsampler.py` calls `train`."""
+
+from pydantic import Field
+
+from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
+from parti.upsampler.upsampler_task import UpsamplerTask, UpsamplerTaskConfig
+from vqgan.config.schema import Config, ConfigError
+from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.training.loop import LoopConfig
+from vqgan.training.monitor.trackers import TrackersConfig
+from vqgan.training.parallel.seeding import SEEDS
+from vqgan.training.run import fit, setup_run
+from vqgan.training.run_folder import RunFolder
+
+
+class TrainUpsamplerConfig(Config, may_change=("run_dir", "seed", "image_tokenizer", "preview_images")):
+    """A run that trains an upsampler."""
+
+    run_dir: str = "runs/upsampler"
+    """Folder of the run. Running again with the same folder resumes."""
+    seed: int = Field(0, ge=0, lt=SEEDS)
+    """Of initial weights, data order and augmentation."""
+    image_tokenizer: str
+    """Stage-1 run folder, or its model folder: its reconstructions are what is enlarged. It stays as it is."""
+    data: DataConfig = DataConfig()
+    """Large images: data.transform.image_size is model.scale times the image tokenizer's."""
+    model: UpsamplerConfig = UpsamplerConfig()
+    """The network."""
+    task: UpsamplerTaskConfig = UpsamplerTaskConfig()
+    """What is minimized, and how."""
+    loop: LoopConfig = LoopConfig()
+    """Length of the run and what happens when."""
+    trackers: TrackersConfig = TrackersConfig()
+    """Experiment trackers."""
+    preview_images: int = Field(12, gt=0)
+    """Validation images in each preview."""
+
+
+def train(config: TrainUpsamplerConfig) -> bool:
+    """Run to the end, or until interrupted; True when complete. Resumes what is in `run_dir`.
+
+    Raises ConfigError, DataError or ModelFolderError with one line for the user.
+    """
+    accelerator = setup_run(config.seed, config.loop.timeout_minutes)
+    image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
+    large = config.model.scale * image_tokenizer.image_size
+    if config.data.transform.image_size != large:
+        raise ConfigError(
+            f"data.transform.image_size is {config.data.transform.image_size}, but images of the image tokenizer in "
+            f"{config.image_tokenizer} have {image_tokenizer.image_size} pixels, and {config.model.scale} times as "
+            f"many are {large}; set data.transform.image_size to that"
+        )
+    data = DataPipeline(config.data, config.seed)
+    preview = data.preview_batch(config.preview_images)
+    upsampler = Upsampler(config.model)
+    task = UpsamplerTask(config.task, upsampler, image_tokenizer, accelerator, config.loop.steps)
+    run = RunFolder(config.run_dir, config)
+    if accelerator.is_main_process:
+        run.create()
+    return fit(config, task, data, run, accelerator, preview, title="upsampler")

@@ -1,0 +1,180 @@
+"""Super-resolution of generated images: 2x or 4x, a residual network without text (Parti, 2206.10789; papers.md D.5).
+
+Parti names a WDSR-style network of 12 residual blocks of 128 channels; the rest is WDSR-A (Yu et al., 1808.08718):
+blocks that widen before their activation, weight normalization, a global skip of one 5x5 convolution, pixel shuffle.
+A doubling has 14.2M parameters, two in a row 28.4M: Parti's "about 15M" and "about 30M".
+
+Departure from WDSR: a fresh upsampler is bicubic interpolation. The skip's filters start as Keys' kernel, for which
+5x5 pixels suffice, and the residual path ends in a gain of 0. Training starts from the baseline that it has to beat.
+
+Letters: B batch, h w pixels of the small image, H W of the large one, C channels.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqgan.config.schema import Config, validate
+from vqgan.data.images.transforms import to_pil
+from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
+
+
+class UpsamplerConfig(Config, fixed=("kind", "scale", "blocks", "channels", "expansion")):
+    """A super-resolution network; the defaults are Parti's for 256 to 512 pixels."""
+
+    kind: Literal["upsampler"] = "upsampler"
+    """What a model folder holds."""
+    scale: Literal[2, 4] = 2
+    """How many times as long the sides become; 4 is two doublings in a row."""
+    blocks: int = Field(12, gt=0)
+    """Residual blocks of each doubling."""
+    channels: int = Field(128, gt=0)
+    """Width between the blocks."""
+    expansion: int = Field(4, gt=0)
+    """Width inside a block, where the activation is, as a multiple of `channels`."""
+
+
+class Upsampler(nn.Module):
+    """Images of any size to images with sides `scale` times as long."""
+
+    def __init__(self, config: UpsamplerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.doublings = nn.Sequential(*(_Doubling(config) for _ in range(config.scale.bit_length() - 1)))
+
+    def forward(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Enlarged images, nominally in [-1, 1] but not clamped, in fp32 whatever the autocast."""
+        return self.doublings(images)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Where the adaptive adversarial weight compares gradients: unlike the direction, a gain of 0 has one."""
+        last = self.doublings[-1]
+        assert isinstance(last, _Doubling)
+        return last.tail.gain
+
+    @torch.no_grad()
+    def upsample(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Enlarged images in [-1, 1], in fp32."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self(images.float()).clamp(-1, 1)
+
+    def enlarge(self, image: Image.Image) -> Image.Image:
+        """The same for one RGB image."""
+        pixels = torch.from_numpy(np.array(image)).to(self.last_layer.device)  # (h, w, 3) uint8
+        (enlarged,) = to_pil(self.upsample(pixels.permute(2, 0, 1)[None].float().div(127.5).sub(1)))
+        return enlarged
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        save_model_folder(Path(folder), self.config.model_dump(mode="json"), self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Upsampler":
+        """Read a model folder, or the run folder that has one in `model/`; frozen.
+
+        Raises ModelFolderError when the folder holds no upsampler or a damaged one, ConfigError when its config.json
+        holds what the config does not admit.
+        """
+        folder = find_model_folder(folder)
+        values = read_model_config(folder)
+        if values.get("kind") != "upsampler":
+            raise ModelFolderError(f"{folder} holds no upsampler; give the folder of a run of tools/train_upsampler.py")
+        config = validate(UpsamplerConfig, values, str(folder))
+        upsampler = load_model(lambda: cls(config), folder)
+        return upsampler.eval().requires_grad_(False)
+
+
+def bicubic(images: Float[Tensor, "B 3 h w"], scale: int) -> Float[Tensor, "B 3 H W"]:
+    """Plain interpolation, as Pillow's BICUBIC, clamped to [-1, 1]: what an upsampler has to beat."""
+    # Without `antialias`, which does nothing else where an image grows, torch takes a = -0.75 for Keys' kernel.
+    return F.interpolate(images, scale_factor=scale, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+class _Doubling(nn.Module):
+    """(B, 3, h, w) -> (B, 3, 2h, 2w): shuffle(skip(x) + tail(blocks(head(x))))."""
+
+    def __init__(self, config: UpsamplerConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.head = WeightNormConv2d(3, channels, 3)
+        self.blocks = nn.Sequential(*(_Block(channels, config.expansion * channels) for _ in range(config.blocks)))
+        self.tail = WeightNormConv2d(channels, 3 * 2**2, 3)
+        # Borders are repeated: a fresh skip would draw a dark frame around an image that is padded with zeros.
+        self.skip = WeightNormConv2d(3, 3 * 2**2, 5, padding_mode="replicate")
+        with torch.no_grad():
+            self.tail.gain.zero_()
+            self.tail.bias.zero_()
+            self.skip.set_weight(_bicubic_filters())
+            self.skip.bias.zero_()
+
+    def forward(self, images: Tensor) -> Tensor:
+        residual = self.tail(self.blocks(self.head(images)))
+        # In fp32: bf16 would round the image itself, to steps of up to one of its 256 levels.
+        with torch.autocast(images.device.type, enabled=False):
+            return F.pixel_shuffle(self.skip(images.float()) + residual.float(), 2)
+
+
+class _Block(nn.Module):
+    """x + conv(relu(conv(x))), wide in between (WDSR-A, section 3.1)."""
+
+    def __init__(self, channels: int, inner_channels: int) -> None:
+        super().__init__()
+        self.widen = WeightNormConv2d(channels, inner_channels, 3)
+        self.narrow = WeightNormConv2d(inner_channels, channels, 3)
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        return x + self.narrow(F.relu(self.widen(x)))
+
+
+class WeightNormConv2d(nn.Conv2d):
+    """Convolution that keeps the size, each filter a direction and a length: gain * v / |v| (1602.07868, equation 2).
+
+    `weight` is v. torch's own parametrization computes the same, but hides v from the optimizer's groups, which are
+    formed by what a parameter is.
+    """
+
+    bias: nn.Parameter
+
+    def __init__(
+        self, channels: int, out_channels: int, kernel: int, *, padding_mode: Literal["zeros", "replicate"] = "zeros"
+    ) -> None:
+        super().__init__(channels, out_channels, kernel, padding=kernel // 2, padding_mode=padding_mode)
+        self.gain = nn.Parameter(_lengths(self.weight.detach()))
+
+    @torch.no_grad()
+    def set_weight(self, weight: Float[Tensor, "C_out C k k"]) -> None:
+        """Let the filters be these."""
+        self.weight.copy_(weight)
+        self.gain.copy_(_lengths(self.weight))
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C_out h w"]:
+        return self._conv_forward(x, self.weight * (self.gain / _lengths(self.weight)), self.bias)
+
+
+def _lengths(weight: Float[Tensor, "C_out C k k"]) -> Float[Tensor, "C_out 1 1 1"]:
+    return torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True)
+
+
+def _bicubic_filters() -> Float[Tensor, "12 3 5 5"]:
+    """Filters whose outputs, shuffled, are the doubled image: for each color its four new pixels, row by row."""
+    # A pixel's two successors, in each direction, lie a quarter of it before and after its center.
+    taps = torch.arange(-2, 3)
+    lines = torch.stack([_keys(taps + 0.25), _keys(taps - 0.25)])
+    patches = torch.einsum("ay,bx->abyx", lines, lines).flatten(0, 1)  # (4, 5, 5)
+    return torch.einsum("cd,pyx->cpdyx", torch.eye(3), patches).flatten(0, 1)
+
+
+def _keys(distance: Float[Tensor, "K"]) -> Float[Tensor, "K"]:
+    """Keys' interpolation kernel with a = -1/2 (Keys 1981, equation 15), at distances in pixels."""
+    t = distance.abs()
+    near = 1.5 * t**3 - 2.5 * t**2 + 1
+    far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))

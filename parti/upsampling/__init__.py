@@ -1,1 +1,0 @@
-"""Enlarge drawn pictures: a super-resolution network that learns on what an image tokenizer decodes."""

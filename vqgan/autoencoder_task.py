@@ -1,0 +1,257 @@
+"""What stage-1 training minimizes: the autoencoder's losses, and the discriminator's.
+
+L = l1 + l2 + logit-Laplace + perceptual + adversarial + codebook, each with its weight (ViT-VQGAN, arXiv 2110.04627,
+section 3.2; papers.md A.3). The defaults are the paper's weights.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float, Int64
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqgan.codebook_maintenance import CodebookMaintenance, CodebookMaintenanceConfig, codebooks
+from vqgan.config.schedule import in_steps
+from vqgan.contact_sheet import comparison_sheet
+from vqgan.data.batch import Batch
+from vqgan.data.images.transforms import to_pil
+from vqgan.diagnostics import diagnose_tokenizer
+from vqgan.discriminator_trainer import AdversarialConfig, DiscriminatorTrainer
+from vqgan.evaluation import evaluate_tokenizer_and_count
+from vqgan.fingerprints import FrozenPart
+from vqgan.image_losses import ImageLosses, ImageLossesConfig
+from vqgan.image_tokenizer import CodesFingerprint, ImageTokenizer, codes_fingerprint
+from vqgan.losses.reconstruction import logit_laplace
+from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.codebook import entropy, norm_spread, perplexity, usage
+from vqgan.models import Autoencoder
+from vqgan.models.autoencoder import AutoencoderOutput
+from vqgan.training.optim.ema import EMA, EMAConfig
+from vqgan.training.optim.optimizer import Optimizer, OptimizerConfig
+from vqgan.training.optim.precision import Precision, autocast
+from vqgan.training.parallel.distributed import all_gather_rows
+from vqgan.training.parallel.gradient_accumulation import accumulate, add_share
+from vqgan.training.prepare_model import prepare
+from vqgan.training.task import Stateful
+
+
+class AutoencoderTaskConfig(
+    ImageLossesConfig, may_change=("logit_laplace_weight", "codebook_weight", "precision", "compile_layers")
+):
+    """Weights of the losses, and how the autoencoder learns."""
+
+    logit_laplace_weight: float = Field(0.0, ge=0)
+    """Weight of the logit-Laplace likelihood; needs model.output logit_laplace (the paper has 0.1)."""
+    codebook_weight: float = Field(1.0, ge=0)
+    """Weight of the quantizer's loss."""
+    adversarial: AdversarialConfig = AdversarialConfig()
+    """The adversarial term."""
+    codebook_maintenance: CodebookMaintenanceConfig = CodebookMaintenanceConfig()
+    """How the codebook starts and stays alive."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """The autoencoder's optimizer."""
+    ema: EMAConfig = EMAConfig()
+    """The averaged weights that are evaluated and shipped."""
+    precision: Precision = "bf16"
+    """Arithmetic of the networks in training; losses, look-ups and weights are fp32 in any case. fp16, for GPUs without
+    bf16, scales the loss of each player."""
+    compile_layers: bool = False
+    """Compile the encoder and the decoder (torch.compile): minutes at the start, then faster steps on a GPU."""
+
+
+class AutoencoderTask:
+    """Trains an autoencoder, against a discriminator if the adversarial weight is positive.
+
+    An autoencoder whose codes are frozen (`Autoencoder.freeze_codes`) trains its decoder alone.
+    """
+
+    def __init__(
+        self,
+        config: AutoencoderTaskConfig,
+        autoencoder: Autoencoder,
+        accelerator: Accelerator,
+        steps: int,
+        seed: int,
+        check_image: Judge | None = None,
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.steps = steps
+        self._judge = check_image
+        self._codes_per_batch = 0
+        self._code_counts: Int64[Tensor, "V"] | None = None
+        self.autoencoder = autoencoder
+        self.ema = EMA(config.ema, autoencoder)
+        self._parallel_autoencoder = prepare(
+            accelerator,
+            autoencoder,
+            self.ema,
+            _both_sides,
+            config.precision,
+            config.compile_layers,
+        )
+        self.maintenance = CodebookMaintenance(config.codebook_maintenance, autoencoder.quantizer, seed)
+        self.optimizer = Optimizer(config.optimizer, autoencoder, steps, fp16=config.precision == "fp16")
+
+        self.losses = ImageLosses(config, accelerator.device, config.precision)
+        self.discriminator_trainer: DiscriminatorTrainer | None = None
+        if config.adversarial.weight:
+            self.discriminator_trainer = DiscriminatorTrainer(
+                config.adversarial, autoencoder.image_size, accelerator, steps, config.precision
+            )
+
+    def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        metrics: dict[str, Tensor] = {}
+        quantizer = self.autoencoder.quantizer
+        quantizer.at_step(step, self.steps)
+        replaced = self.maintenance.step(step, self.steps, self.ema.module.quantizer)
+        if replaced:
+            metrics["codes_replaced"] = torch.tensor(float(replaced))
+        unquantized = self.maintenance.in_warmup(step, self.steps)
+        discriminator_trainer = (
+            self.discriminator_trainer
+            if self.discriminator_trainer is not None and self.discriminator_trainer.factor(step) > 0
+            else None
+        )
+        parts = [batch.images for batch in batches]
+        share = 1 / len(parts)
+
+        # 1. The autoencoder.
+        latents, codes = [], []
+        with quantizer.moving_once():
+            for _, images in accumulate(self.accelerator, self._parallel_autoencoder, parts):
+                with autocast(self.accelerator.device, self.config.precision):
+                    output: AutoencoderOutput = self._parallel_autoencoder(images, quantize=not unquantized)
+                losses, step_metrics = self._autoencoder_losses(output, images, discriminator_trainer, step)
+                total = torch.stack(list(losses.values())).sum()
+                if unquantized:  # data-parallel training expects every parameter in the graph
+                    total = total + sum(0.0 * parameter.sum() for parameter in quantizer.parameters())
+                self.accelerator.backward(total * (share * self.optimizer.scale))
+                latents.append(output.latents.detach().float())
+                step_metrics |= {"loss": total} | {f"loss_{name}": value for name, value in losses.items()}
+                add_share(metrics, step_metrics, share)
+                if output.quantized is not None:
+                    codes.append(output.quantized.codes)
+                    add_share(metrics, output.quantized.stats, share)
+        if unquantized:
+            for parameter in quantizer.parameters():
+                parameter.grad = None  # zeros would age its moments
+        metrics |= self.optimizer.step(step)
+        if not metrics["skipped"]:
+            metrics |= self._observe(torch.cat(latents), torch.cat(codes) if codes else None)
+            self.ema.update(self.autoencoder, step)
+
+        # 2. The discriminator, on these images and those that the autoencoder has just drawn.
+        if discriminator_trainer is not None:
+            metrics |= discriminator_trainer.update(parts, step)
+        return metrics
+
+    def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
+        """What is going wrong, in plain words, by the metrics of a stretch of training."""
+        quantizer = self.autoencoder.quantizer
+        discriminator_steps = metrics.get("step", 0.0) - in_steps(self.config.adversarial.start, self.steps)
+        return diagnose_tokenizer(
+            metrics,
+            quantizer=self.autoencoder.config.quantizer.kind,
+            codebook_size=quantizer.codebook_size,
+            codes_per_batch=self._codes_per_batch,
+            clip_norm=self.config.optimizer.clip_norm,
+            discriminator_steps=round(discriminator_steps),
+        )
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """PSNR, codebook usage and perplexity of the averaged weights; right captions where a judge is known."""
+        metrics, self._code_counts = evaluate_tokenizer_and_count(
+            self._tokenizer(), batches, self.accelerator, self._judge
+        )
+        return metrics
+
+    def code_counts(self) -> Int64[Tensor, "V"] | None:
+        """How often each code was hit in the last evaluation; None before the first."""
+        return self._code_counts
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> Image.Image:
+        """Originals beside their reconstructions."""
+        tokenizer = self._tokenizer()
+        reconstructions = tokenizer.decode(tokenizer.encode(batch.images))
+        return comparison_sheet(list(zip(to_pil(batch.images), to_pil(reconstructions), strict=True)))
+
+    def stateful(self) -> dict[str, Stateful]:
+        parts: dict[str, Stateful] = {
+            "autoencoder": self.autoencoder,
+            "ema": self.ema,
+            "optimizer": self.optimizer,
+            "codebook_maintenance": self.maintenance,
+        }
+        return parts | (self.discriminator_trainer.stateful() if self.discriminator_trainer is not None else {})
+
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        codes = dict.fromkeys(CodesFingerprint._fields, "learned in this run")
+        if self.autoencoder.codes_are_frozen:
+            codes = codes_fingerprint(self.autoencoder)._asdict()
+        return {"codes_from": FrozenPart(codes)} | self.losses.frozen_parts("task")
+
+    def save_model(self, folder: Path) -> None:
+        """The averaged autoencoder as an image tokenizer folder."""
+        self._tokenizer().save_pretrained(folder)
+
+    def _tokenizer(self) -> ImageTokenizer:
+        return ImageTokenizer(self.ema.module)
+
+    def _autoencoder_losses(
+        self,
+        output: AutoencoderOutput,
+        images: Tensor,
+        discriminator_trainer: DiscriminatorTrainer | None,
+        step: int,
+    ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Tensor]]:
+        """The weighted terms whose sum the autoencoder minimizes, and metrics beside them."""
+        metrics: dict[str, Tensor] = {}
+        config = self.config
+        decoded = output.decoded
+        terms = self.losses(decoded.images, images)
+        if config.logit_laplace_weight and decoded.mean is not None and decoded.log_scale is not None:
+            likelihood = logit_laplace(decoded.mean, decoded.log_scale, images)
+            terms["logit_laplace"] = config.logit_laplace_weight * likelihood
+        if discriminator_trainer is not None:
+            so_far = torch.stack(list(terms.values())).sum()  # what the adaptive weight compares with
+            terms["adversarial"], metrics["adversarial_weight"] = discriminator_trainer.generator_loss(
+                decoded.images, so_far, self.autoencoder.decoder.last_layer, step, self.optimizer.scale
+            )
+        if output.quantized is not None and not self.autoencoder.codes_are_frozen:
+            terms["codebook"] = config.codebook_weight * output.quantized.loss
+        return terms, metrics
+
+    @torch.no_grad()
+    def _observe(
+        self, latents: Float[Tensor, "B N D"], codes: Int64[Tensor, "B M"] | None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Show the step's latents and codes, of all processes, to the codebook's care; metrics of the codebook."""
+        quantizer = self.autoencoder.quantizer
+        latents = all_gather_rows(self.accelerator, latents)
+        codes = all_gather_rows(self.accelerator, codes) if codes is not None else None
+        self.maintenance.update(latents, codes)
+        metrics = {}
+        if books := codebooks(quantizer):
+            metrics["code_norm_spread"] = torch.stack([norm_spread(book.codebook) for book in books]).mean()
+        if codes is not None:
+            # Not `bincount`: on a GPU it waits for the device.
+            hits = torch.zeros(quantizer.codebook_size, dtype=torch.int64, device=codes.device)
+            hits.index_add_(0, codes.flatten(), torch.ones_like(codes.flatten()))
+            self._codes_per_batch = codes.numel()
+            metrics |= {
+                "batch_usage": usage(hits),
+                "batch_perplexity": perplexity(hits),
+                "batch_entropy": entropy(hits),
+                "dead_codes": self.maintenance.dead_codes(),
+            }
+        return metrics
+
+
+def _both_sides(autoencoder: Autoencoder) -> list[nn.Module]:
+    return [autoencoder.encoder, autoencoder.decoder]

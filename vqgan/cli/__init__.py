@@ -1,0 +1,1 @@
+"""Command lines: options of every tool, help, one-line errors, exit codes."""

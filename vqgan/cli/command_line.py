@@ -1,0 +1,89 @@
+"""What the training tools share: `--help`, `--print-config`, `--config FILE`, dotted overrides, one-line errors."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from vqgan.config.schema import Config, ConfigError, dump_config, format_help, load_config
+from vqgan.data.source import DataError, printable
+from vqgan.hub.model_folder import ModelFolderError
+from vqgan.system.atomic_files import CannotWriteError
+from vqgan.training.checkpoints.store import CheckpointError
+from vqgan.training.loop import EXIT_INTERRUPTED
+from vqgan.training.monitor.nan_guard import TrainingDiverged
+from vqgan.training.parallel.distributed import RankFailure
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+EXIT_INTERRUPTED_AT_ONCE = 130
+"""Exit code after Ctrl-C while there was nothing to save yet: what a shell gives for a process that it ended."""
+
+USER_ERRORS = (
+    ConfigError,
+    DataError,
+    ModelFolderError,
+    CheckpointError,
+    CannotWriteError,
+    RankFailure,
+    TrainingDiverged,
+)
+"""Errors whose message is written for the person at the keyboard: shown without a traceback."""
+
+
+def run_training(
+    argv: list[str], config_type: type[ConfigT], train: Callable[[ConfigT], bool], description: str | None
+) -> int:
+    """Parse, train, and return the exit code.
+
+    0 complete, 2 an error for the user, 75 interrupted and saved, 130 interrupted before the first step.
+    """
+    if "--help" in argv or "-h" in argv:
+        print_out(f"{(description or '').strip()}\n\n{_COMMON}\n\n{format_help(config_type)}")
+        return 0
+    try:
+        path, overrides, print_config = split_arguments(argv)
+        config = load_config(config_type, path, overrides)
+        if print_config:
+            print_out(dump_config(config).rstrip())
+            return 0
+        return 0 if train(config) else EXIT_INTERRUPTED
+    except USER_ERRORS as error:
+        print_error(error)
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted before the first step: the run is as it was; run the same command to go on\n")
+        return EXIT_INTERRUPTED_AT_ONCE
+
+
+def split_arguments(argv: list[str]) -> tuple[Path | None, list[str], bool]:
+    """The config file, the dotted overrides, and whether `--print-config` was among the words."""
+    path, overrides, print_config = None, [], False
+    words = iter(argv)
+    for word in words:
+        if word in ("--print-config", "--print_config"):
+            print_config = True
+        elif word == "--config" or word.startswith("--config="):
+            value = word.partition("=")[2] or next(words, None)
+            if value is None:
+                raise ConfigError("--config needs a file: --config configs/vqgan/shapes.yaml")
+            path = Path(value)
+        else:
+            overrides.append(word)
+    return path, overrides, print_config
+
+
+def print_out(text: str) -> None:
+    """To standard output. Names and captions in it come from outside: none of them steers the terminal."""
+    sys.stdout.write(printable(text, keep="\n\t") + "\n")
+
+
+def print_error(error: Exception) -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"error: {printable(str(error))}\n")
+
+
+_COMMON = """\
+  --config FILE    YAML file; the options below override it
+  --print-config   print the resolved configuration and stop
+  --help           this text"""

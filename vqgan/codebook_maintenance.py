@@ -1,0 +1,194 @@
+"""Keeps learned codebooks alive: a start from data by k-means, and re-seeding of codes that nobody uses.
+
+A codebook that starts as noise on the sphere collapses: a few codes near the first latents win everything, the rest
+never receive a gradient. Here the networks first learn without quantization, k-means then puts the codes where the
+latents are, and unused codes are moved onto recent latents that are poorly served.
+
+The care remembers the latents that the quantizer reads, and asks the quantizer itself (`look_ups`) what each of its
+codebooks is asked about them: for levels that correct one another that is what the levels before leave over, now.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from vqgan.config.schedule import Span, in_steps
+from vqgan.config.schema import Config
+from vqgan.quantizers.kmeans import kmeans
+from vqgan.quantizers.nearest import NearestQuantizer
+from vqgan.quantizers.quantizer import Quantizer
+from vqgan.system.collectives import broadcast_from_rank_zero
+
+
+class CodebookMaintenanceConfig(
+    Config,
+    fixed=("memory",),
+    may_change=("unquantized", "kmeans_iterations", "restart_every", "restart_until", "dead_after"),
+):
+    """When a learned codebook starts, and when its unused codes are moved."""
+
+    unquantized: Span = 0
+    """First stretch of the run, in steps or as a share such as 25%, that trains without quantization; k-means then
+    starts the codebook. 0: no such phase."""
+    kmeans_iterations: int = Field(10, ge=0)
+    """Lloyd iterations of that start."""
+    restart_every: int = Field(0, ge=0)
+    """Steps between moving unused codes onto recent latents; 0 never."""
+    restart_until: Span = "80%"
+    """Step, or share of the run, after which codes are left in peace to settle."""
+    memory: int = Field(16384, gt=0)
+    """Recent latents that are remembered for both."""
+    dead_after: int = Field(200, gt=0)
+    """Steps without a hit after which a code is reported as dead."""
+
+
+class CodebookMaintenance:
+    """Watches latents and codes during training, and re-places codes; a stateful part of the training task.
+
+    In each step, `step` comes before training and `update` after it, with the latents and codes of all processes:
+    every process then takes the same decisions. A quantizer without a learned codebook is only watched.
+    """
+
+    def __init__(self, config: CodebookMaintenanceConfig, quantizer: Quantizer, seed: int) -> None:
+        self.config = config
+        self.quantizer = quantizer
+        self._seed = seed
+        self._step = 0
+        self._seen = 0
+        books = codebooks(quantizer)
+        device = books[0].codebook.device if books else next(quantizer.buffers(), torch.empty(0)).device
+        memory = config.memory if books else 0
+        self._recent = torch.zeros(memory, quantizer.latent_dim, device=device)
+        self._filled = torch.zeros(memory, dtype=torch.bool, device=device)
+        # The last step at which each code was hit, for each codebook.
+        self._last_hit = [torch.full((quantizer.codebook_size,), -1, device=device) for _ in range(max(1, len(books)))]
+
+    def in_warmup(self, step: int, steps: int) -> bool:
+        """Whether this step trains without quantization."""
+        return step < in_steps(self.config.unquantized, steps)
+
+    @torch.no_grad()
+    def update(self, latents: Float[Tensor, "B N D"], codes: Int64[Tensor, "B M"] | None) -> None:
+        """Remember a batch's latents and which codes they hit. Latents that are not numbers are passed over."""
+        # Nothing here waits for the device: no mask as an index, no `bincount`.
+        rows = latents.float().flatten(0, 1)
+        if codes is not None:
+            asked = [(look_up.latents, look_up.codes) for look_up in self.quantizer.look_ups(latents, codes)]
+            for last_hit, (vectors, hit) in zip(self._last_hit, asked or [(rows, codes.flatten())], strict=True):
+                assert hit is not None
+                when = torch.where(_are_finite(vectors), self._step, -1)
+                last_hit.scatter_reduce_(0, hit, when, "amax")
+        size = len(self._recent)
+        if size == 0:
+            return
+        rows = rows[-size:]
+        slots = (torch.arange(len(rows), device=rows.device) + self._seen) % size
+        finite = _are_finite(rows)
+        self._recent[slots] = torch.where(finite[:, None], rows, self._recent[slots])
+        self._filled[slots] = self._filled[slots] | finite
+        self._seen += len(rows)
+
+    @torch.no_grad()
+    def step(self, step: int, steps: int, averaged: Quantizer) -> int:
+        """Place the codes that are due at this step, before it trains; returns how many (usually none).
+
+        `averaged` is the copy of the quantizer whose weights follow: its codes are placed alike.
+        """
+        config = self.config
+        self._step = step
+        if len(self._recent) == 0 or self.in_warmup(step, steps):
+            return 0
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        if step > 0 and self.in_warmup(step - 1, steps):
+            return self._start(averaged, generator)
+        due = config.restart_every and step and step % config.restart_every == 0
+        if due and step <= in_steps(config.restart_until, steps):
+            return self._restart_dead_codes(averaged, generator)
+        return 0
+
+    def dead_codes(self) -> Float[Tensor, ""]:
+        """Share of the codes of all codebooks that nothing has hit for `dead_after` steps.
+
+        In the first `dead_after` steps, or of quantization: that nothing has hit yet.
+        """
+        last_hit = torch.cat(self._last_hit)
+        return (last_hit < max(0, self._step - self.config.dead_after + 1)).float().mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"recent": self._recent, "filled": self._filled, "seen": self._seen, "last_hit": self._last_hit}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where memory or codebooks have other sizes, KeyError where something is missing."""
+        pairs = [(self._recent, state["recent"]), (self._filled, state["filled"])]
+        pairs += list(zip(self._last_hit, state["last_hit"], strict=True))
+        for own, saved in pairs:
+            if own.shape != saved.shape:
+                raise ValueError(
+                    f"the codebook's care holds a tensor of shape {tuple(own.shape)}, the checkpoint one of "
+                    f"{tuple(saved.shape)}; resume with the same task.codebook_maintenance.memory and model.quantizer"
+                )
+        for own, saved in pairs:
+            own.copy_(saved)
+        self._seen = int(state["seen"])
+
+    def _start(self, averaged: Quantizer, generator: torch.Generator) -> int:
+        """All codes from k-means: the first codebook from the latents, each further one from what is then left over."""
+        books = codebooks(self.quantizer)
+        # Shared levels take as many rounds: each round asks about the residuals that the round before leaves.
+        for level in range(self.quantizer.codes_per_latent):
+            index = min(level, len(books) - 1)
+            vectors, _ = self._asked(index, generator)
+            if len(vectors) == 0:
+                return 0
+            centers = kmeans(vectors, self.quantizer.codebook_size, self.config.kmeans_iterations, generator)
+            self._place(index, torch.arange(len(centers), device=centers.device), centers, averaged)
+            self._last_hit[index].fill_(self._step)
+        return len(books) * self.quantizer.codebook_size
+
+    def _restart_dead_codes(self, averaged: Quantizer, generator: torch.Generator) -> int:
+        """Move the codes that nothing has hit since the last time onto latents that are far from their code."""
+        moved = 0
+        for index, last_hit in enumerate(self._last_hit):
+            dead = (last_hit < self._step - self.config.restart_every).nonzero().flatten()
+            if len(dead) == 0:
+                continue
+            vectors, distances = self._asked(index, generator)
+            dead = dead[: len(vectors)]
+            if len(dead) == 0:
+                continue
+            # Latents far from their code are drawn first: that is where another code helps most.
+            # No distance to a code that is not a number: the loop will find it and go back.
+            distances = distances.nan_to_num(0.0, 0.0, 0.0) + 1e-12
+            chosen = torch.multinomial(distances.cpu(), len(dead), generator=generator)
+            self._place(index, dead, vectors[chosen.to(dead.device)], averaged)
+            moved += len(dead)
+        return moved
+
+    def _asked(self, index: int, generator: torch.Generator) -> tuple[Float[Tensor, "K D"], Float[Tensor, "K"]]:
+        """What a codebook is asked about the remembered latents, as it compares them, and how far its answers are."""
+        latents = self._recent[self._filled][None]
+        look_up = self.quantizer.look_ups(latents, self.quantizer.encode(latents))[index]
+        assert look_up.codes is not None
+        vectors, codes = look_up.latents, look_up.codes
+        if len(vectors) > len(self._recent):  # of shared levels there are several a latent
+            some = torch.randperm(len(vectors), generator=generator)[: len(self._recent)].to(vectors.device)
+            vectors, codes = vectors[some], codes[some]
+        vectors = look_up.quantizer.normalize(vectors)
+        return vectors, (vectors - look_up.quantizer.embed(codes)).square().sum(-1)
+
+    def _place(self, index: int, codes: Int64[Tensor, "K"], vectors: Float[Tensor, "K D"], averaged: Quantizer) -> None:
+        vectors = broadcast_from_rank_zero(vectors)
+        for quantizer in (self.quantizer, averaged):
+            codebooks(quantizer)[index].place(codes, vectors)
+
+
+def codebooks(quantizer: Quantizer) -> list[NearestQuantizer]:
+    """The learned codebooks of a quantizer."""
+    return [look_up.quantizer for look_up in quantizer.look_ups(torch.zeros(1, 1, quantizer.latent_dim), None)]
+
+
+def _are_finite(rows: Float[Tensor, "K D"]) -> Bool[Tensor, "K"]:
+    return rows.isfinite().all(-1)

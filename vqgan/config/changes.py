@@ -1,0 +1,71 @@
+"""Which settings of a run may change while it goes on, and which decide what its weights mean.
+
+Heads, a kernel, a norm or an activation show in no tensor's shape: weights that learned with 2 heads load with 4, and
+are another network. Each config class says of its fields what holds (`fixed` and `may_change`, see
+`vqgan.config.schema.Config`); a section's own fields are those of its class, and a section that may be null is a field
+too.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from vqgan.config.schema import Config
+
+_GIVEN, _NONE = "given", "none"
+"""What is recorded of a section that may be null."""
+
+
+def fixed_settings(config: Config, prefix: str = "", *, with_defaults: bool = True) -> dict[str, Any]:
+    """What decides the meaning of the weights, as plain values by dotted names.
+
+    Without those that are at the default of their class, a setting that a later version adds changes nothing.
+    """
+    found: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        is_fixed = name in type(config).fields_fixed
+        if sections_of(field.annotation):
+            if is_fixed:
+                found[prefix + name] = _NONE if value is None else _GIVEN
+            if isinstance(value, Config):
+                found |= fixed_settings(value, f"{prefix}{name}.", with_defaults=with_defaults)
+        elif is_fixed and (with_defaults or field.is_required() or value != field.default):
+            found[prefix + name] = to_jsonable_python(value)
+    return found
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Of `fixed_settings`, what both have and differs. What only one has came or went with another version."""
+    names = [name for name in now if name in before and before[name] != now[name]]
+    return [f"{name} was {before[name]} and is {now[name]}" for name in names]
+
+
+def unclassified(config_type: type[BaseModel]) -> Iterator[str]:
+    """Fields of a config and of its sections that are said neither to be fixed nor to change, once each."""
+    seen: set[type[BaseModel]] = set()
+
+    def walk(kind: type[BaseModel]) -> Iterator[str]:
+        if kind in seen:
+            return
+        seen.add(kind)
+        known = kind.fields_fixed | kind.fields_that_may_change if issubclass(kind, Config) else frozenset()
+        for name, field in kind.model_fields.items():
+            sections = sections_of(field.annotation)
+            if name not in known and (not sections or type(None) in get_args(field.annotation)):
+                yield f"{kind.__module__}.{kind.__qualname__}.{name}"
+            for section in sections:
+                yield from walk(section)
+
+    yield from walk(config_type)
+
+
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """The config classes that a field's type admits; empty for a plain value, and for a list of sections."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if getattr(annotation, "__origin__", None) in (list, tuple, dict):
+        return []
+    return [section for argument in get_args(annotation) for section in sections_of(argument)]

@@ -1,0 +1,1 @@
+"""From an encoded image to a square tensor."""

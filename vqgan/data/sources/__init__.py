@@ -1,0 +1,1 @@
+"""Data sources by kind: folders, Hugging Face data sets, mixtures, shapes, OpenMoji."""

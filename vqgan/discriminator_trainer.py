@@ -1,0 +1,201 @@
+"""The other player of stage 1: a discriminator with its optimizer, its penalties and its moment of joining.
+
+The generator's side asks it for `generator_loss`; `update` is the discriminator's own step. Between the two the
+discriminator does not change, so one pass over the generated images serves both. Penalties: lazy R1
+(Mescheder, 1801.04406; lazily as in StyleGAN2, 1912.04958, appendix B) and LeCam (Tseng, 2104.03310).
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqgan.config.schedule import Span, ramp
+from vqgan.config.schema import Config
+from vqgan.losses.adversarial import ADVERSARIAL_LOSSES, adaptive_weight, lecam_penalty, r1_penalty
+from vqgan.models.discriminator import DiscriminatorConfig, StyleGAN2DiscriminatorConfig, build_discriminator
+from vqgan.training.optim.optimizer import Optimizer, OptimizerConfig
+from vqgan.training.optim.precision import Precision, autocast
+from vqgan.training.parallel.gradient_accumulation import accumulate, add_share
+from vqgan.training.task import Stateful
+
+
+class AdversarialConfig(
+    Config,
+    fixed=("loss",),
+    may_change=(
+        "weight",
+        "adaptive",
+        "start",
+        "warmup",
+        "r1_gamma",
+        "r1_every",
+        "lecam_weight",
+        "lecam_decay",
+        "batch_fraction",
+    ),
+):
+    """The adversarial loss, its discriminator and when they join."""
+
+    weight: float = Field(0.1, ge=0)
+    """Weight of the generator's loss; 0 leaves the discriminator out."""
+    adaptive: bool = False
+    """Scale the weight so that its gradient at the decoder's last layer equals the reconstruction's (taming)."""
+    loss: Literal["non_saturating", "hinge", "vanilla"] = "non_saturating"
+    """Form of both players' losses."""
+    discriminator: DiscriminatorConfig = StyleGAN2DiscriminatorConfig()
+    """The discriminator's network."""
+    start: Span = 0
+    """When both players start: steps, or a share of the run such as 25%."""
+    warmup: Span = 0
+    """How long the generator's weight then grows to its full value: steps, or a share of the run."""
+    r1_gamma: float = Field(10.0, ge=0)
+    """R1 penalty: gamma / 2 times the squared gradient at real images; 0 none."""
+    r1_every: int = Field(16, gt=0)
+    """Steps between R1 penalties, each scaled by this number (lazy regularization)."""
+    lecam_weight: float = Field(0.0, ge=0)
+    """LeCam penalty: keeps logits near the other side's running average, which helps on little data; 0 none."""
+    lecam_decay: float = Field(0.99, ge=0, lt=1)
+    """Share of LeCam's running averages that each step keeps."""
+    batch_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of each batch that the discriminator sees: less is cheaper."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """The discriminator's optimizer."""
+
+
+class DiscriminatorTrainer:
+    """A discriminator in training. `autocast` gives the precision of its forward passes."""
+
+    def __init__(
+        self,
+        config: AdversarialConfig,
+        image_size: int,
+        accelerator: Accelerator,
+        steps: int,
+        precision: Precision,
+    ) -> None:
+        self.config = config
+        self.steps = steps
+        self._accelerator = accelerator
+        self._precision = precision
+        discriminator = build_discriminator(config.discriminator, image_size).to(accelerator.device)
+        # Channels last: convolutions take half the time on a CPU.
+        self.discriminator: nn.Module = discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = Optimizer(config.optimizer, discriminator, steps, fp16=precision == "fp16")
+        self._parallel = accelerator.prepare_model(discriminator)
+        self._losses = ADVERSARIAL_LOSSES[config.loss]
+        self._fake_logits: list[Tensor] = []
+        self._averages = _LogitAverages(config.lecam_decay, accelerator)
+
+    def factor(self, step: int) -> float:
+        """What multiplies the generator's weight at `step`; 0 while neither player plays."""
+        return ramp(step, self.steps, self.config.start, self.config.warmup)
+
+    def generator_loss(
+        self,
+        reconstructions: Float[Tensor, "B 3 H W"],
+        reconstruction_loss: Float[Tensor, ""],
+        last_layer: nn.Parameter,
+        step: int,
+        scale: float = 1.0,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The generator's weighted loss and its weight, which is adaptive if the config says so.
+
+        `scale` is that of the generator's loss in fp16: gradients within are small in the same way.
+        """
+        images = reconstructions.detach().float().requires_grad_()
+        # Not the data-parallel wrapper: no gradient of a weight is exchanged before `update`.
+        with self._autocast():
+            logits = self.discriminator(self._shown(images)).float()
+        self._fake_logits.append(logits)
+        loss = self._losses.generator(logits)
+        # To the images alone, not into the weights; the logits with their graph serve `update` once more.
+        (gradient,) = torch.autograd.grad(loss * scale, images, retain_graph=True)
+        loss = loss.detach() + ((reconstructions - images.detach()) * (gradient / scale)).sum()
+        weight: float | Tensor = self.config.weight
+        if self.config.adaptive:
+            weight = adaptive_weight(reconstruction_loss * scale, loss * scale, last_layer, self.config.weight)
+        weight = self.factor(step) * weight
+        return weight * loss, torch.as_tensor(weight)
+
+    def update(self, real: Sequence[Tensor], step: int) -> dict[str, Tensor]:
+        """One step on micro-batches of images (B, 3, H, W) and on what `generator_loss` was shown for each."""
+        metrics: dict[str, Tensor] = {}
+        share = 1 / len(real)
+        for part, images in accumulate(self._accelerator, self._parallel, real):
+            loss, step_metrics = self._loss(self._shown(images), self._fake_logits[part], step)
+            self._accelerator.backward(loss * (share * self.optimizer.scale))
+            add_share(metrics, step_metrics, share)
+        self._fake_logits.clear()
+        return metrics | {f"discriminator_{name}": value for name, value in self.optimizer.step(step).items()}
+
+    def stateful(self) -> dict[str, Stateful]:
+        """What a resumed run needs."""
+        return {
+            "discriminator": self.discriminator,
+            "discriminator_optimizer": self.optimizer,
+            "logit_averages": self._averages,
+        }
+
+    def _loss(self, real: Tensor, fake_logits: Tensor, step: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        config = self.config
+        with self._autocast():
+            real_logits = self._parallel(real).float()
+        loss = self._losses.discriminator(real_logits, fake_logits)
+        metrics = {
+            "loss_discriminator": loss.detach(),
+            "real_accuracy": (real_logits > 0).float().mean(),
+            "fake_accuracy": (fake_logits < 0).float().mean(),
+        }
+        if config.lecam_weight:
+            penalty = lecam_penalty(real_logits, fake_logits, *self._averages.update(real_logits, fake_logits))
+            metrics["lecam_penalty"] = penalty.detach()
+            loss = loss + config.lecam_weight * penalty
+        if config.r1_gamma and step % config.r1_every == 0:
+            penalty = r1_penalty(self._parallel, real)
+            metrics["r1_penalty"] = penalty.detach()
+            loss = loss + config.r1_gamma / 2 * config.r1_every * penalty
+        return loss, metrics
+
+    def _shown(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+        return leading_fraction(self.config.batch_fraction, images)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self._accelerator.device, self._precision)
+
+
+class _LogitAverages:
+    """Running means of D(real) and D(fake) over all processes, for LeCam; the first batch starts them."""
+
+    def __init__(self, decay: float, accelerator: Accelerator) -> None:
+        self._decay = decay
+        self._accelerator = accelerator
+        self._means: Float[Tensor, "2"] | None = None
+
+    @torch.no_grad()
+    def update(self, real: Tensor, fake: Tensor) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The averages with this batch. One that is not finite leaves them as they are."""
+        new = torch.stack([real.mean(), fake.mean()])
+        if self._accelerator.num_processes > 1:
+            new = torch.as_tensor(self._accelerator.reduce(new, reduction="mean"))
+        if self._means is None:
+            self._means = new.nan_to_num(0.0, 0.0, 0.0)
+        moved = torch.lerp(new, self._means, self._decay)
+        self._means = torch.where(moved.isfinite(), moved, self._means)
+        return self._means[0], self._means[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"means": self._means}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._means = None if state["means"] is None else state["means"].to(self._accelerator.device)
+
+
+def leading_fraction(share: float, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+    """The first `share` of a batch, at least one image, laid out for convolutions (channels last)."""
+    return images[: max(1, round(share * len(images)))].contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,34 @@
+"""Where networks run: the device that was asked for or the best there is, and what a report says of it."""
+
+import platform
+
+import torch
+
+from vqgan.config.schema import ConfigError
+
+
+def usable_device(name: str | None, option: str, dtype: torch.dtype = torch.float32) -> torch.device:
+    """The device `name`, or the best one where it is None. `option` is what the user calls it: `--device`, `device:`.
+
+    Raises ConfigError for one that this machine does not have, or that has no numbers of `dtype`.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device, dtype=dtype)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch asserts that it was built with CUDA
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{option} {name} cannot be used here: {reason[:200]}; cpu always can") from None
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """What it is, for a protocol."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def arithmetic(device: torch.device) -> str:
+    """Recent GPUs round what they convolve to TF32 unless told otherwise, which changes some codes."""
+    rounded = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    return "float32, convolutions in TF32" if rounded else "float32"

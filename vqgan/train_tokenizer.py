@@ -1,0 +1,123 @@
+"""Stage 1 put together: config -> data, networks, task, loop. `tools/train_vqgan.py` calls `train`."""
+
+from accelerate import Accelerator
+from pydantic import Field, model_validator
+
+from vqgan.autoencoder_task import AutoencoderTask, AutoencoderTaskConfig
+from vqgan.cli.command_line import print_out
+from vqgan.config.schedule import in_steps
+from vqgan.config.schema import Config, ConfigError
+from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.hub.construction import within_memory
+from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.metrics.caption_checkers import caption_checker
+from vqgan.models import AnyAutoencoderConfig, Autoencoder, build_autoencoder
+from vqgan.models.vit_vqgan import ViTVQGANConfig
+from vqgan.training.loop import LoopConfig
+from vqgan.training.monitor.trackers import TrackersConfig
+from vqgan.training.parallel.seeding import SEEDS
+from vqgan.training.run import fit, setup_run
+from vqgan.training.run_folder import RunFolder
+
+
+class TrainVQGANConfig(Config, may_change=("run_dir", "seed", "codes_from", "preview_images")):
+    """A stage-1 run."""
+
+    run_dir: str = "runs/vqgan"
+    """Folder of the run. Running again with the same folder resumes."""
+    seed: int = Field(0, ge=0, lt=SEEDS)
+    """Of initial weights, data order and augmentation."""
+    data: DataConfig = DataConfig()
+    """Images."""
+    model: AnyAutoencoderConfig = ViTVQGANConfig()
+    """The image tokenizer."""
+    codes_from: str | None = None
+    """A stage-1 run or model folder whose encoder and codebook this run keeps, frozen: only the decoder learns, and may
+    be larger than the one that they were trained with (the second phase of Parti's tokenizer)."""
+    task: AutoencoderTaskConfig = AutoencoderTaskConfig()
+    """What is minimized, and how."""
+    loop: LoopConfig = LoopConfig()
+    """Length of the run and what happens when."""
+    trackers: TrackersConfig = TrackersConfig()
+    """Experiment trackers."""
+    preview_images: int = Field(12, gt=0)
+    """Validation images in each preview."""
+
+    @model_validator(mode="after")
+    def _check_parts_fit(self) -> "TrainVQGANConfig":
+        if self.data.transform.image_size != self.model.image_size:
+            raise ValueError(
+                f"data.transform.image_size {self.data.transform.image_size} and model.image_size "
+                f"{self.model.image_size} differ; set both to the same size"
+            )
+        if self.task.logit_laplace_weight and self.model.output != "logit_laplace":
+            raise ValueError(
+                f"task.logit_laplace_weight is {self.task.logit_laplace_weight} but model.output is "
+                f"{self.model.output}; set model.output to logit_laplace or the weight to 0"
+            )
+        maintenance = self.task.codebook_maintenance
+        places_codes = in_steps(maintenance.unquantized, self.loop.steps) > 0 or maintenance.restart_every > 0
+        remedy = "set task.codebook_maintenance.unquantized and task.codebook_maintenance.restart_every to 0"
+        if places_codes and self.codes_from:
+            raise ValueError(f"task.codebook_maintenance moves codes, but those of codes_from are frozen; {remedy}")
+        if places_codes and not self.model.quantizer.has_codebook:
+            kind = self.model.quantizer.kind
+            raise ValueError(
+                f"task.codebook_maintenance places learned codes, but a {kind} quantizer has none; {remedy}"
+            )
+        return self
+
+
+def train(config: TrainVQGANConfig) -> bool:
+    """Run to the end, or until interrupted; True when complete. Resumes what is in `run_dir`.
+
+    Raises ConfigError, DataError or ValueError with one line for the user.
+    """
+    accelerator = setup_run(config.seed, config.loop.timeout_minutes)
+    data = DataPipeline(config.data, config.seed)
+    preview = data.preview_batch(config.preview_images)
+    task = build_task(config, accelerator)
+    run = RunFolder(config.run_dir, config)
+    if accelerator.is_main_process:
+        run.create()
+    return fit(config, task, data, run, accelerator, preview, title="stage 1")
+
+
+def build_task(config: TrainVQGANConfig, accelerator: Accelerator) -> AutoencoderTask:
+    """The networks and the task of a run."""
+    autoencoder = within_memory(lambda: build_autoencoder(config.model))
+    if config.codes_from:
+        taken, total = load_frozen_codes(autoencoder, config.codes_from)
+        if accelerator.is_main_process:
+            print_out(
+                f"codes of {config.codes_from}, frozen; {taken} of the decoder's {total} weights start from there"
+            )
+    check_image = caption_checker(config.data.source)
+    return AutoencoderTask(config.task, autoencoder, accelerator, config.loop.steps, config.seed, check_image)
+
+
+def load_frozen_codes(autoencoder: Autoencoder, folder: str) -> tuple[int, int]:
+    """Take the encoder and codebook of a tokenizer, frozen, and of its decoder what has the same names and shapes.
+
+    Returns how many of the decoder's tensors were taken, and of how many. Raises ConfigError where the two differ in
+    anything but their decoders.
+    """
+    source = ImageTokenizer.from_pretrained(folder).autoencoder
+    ours, theirs = autoencoder.config.settings_of_codes(), source.config.settings_of_codes()
+    if differing := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
+        key = "quantizer.kind" if "quantizer.kind" in differing else differing[0]
+        raise ConfigError(
+            f"codes_from: {folder} has model.{key} {theirs.get(key)}, this run {ours.get(key)}; only the decoder and "
+            "the output may differ"
+        )
+    autoencoder.encoder.load_state_dict(source.encoder.state_dict())
+    autoencoder.quantizer.load_state_dict(source.quantizer.state_dict())
+    fresh = autoencoder.decoder.state_dict()
+    known = {
+        name: weight
+        for name, weight in source.decoder.state_dict().items()
+        if name in fresh and fresh[name].shape == weight.shape
+    }
+    autoencoder.decoder.load_state_dict(fresh | known)
+    autoencoder.freeze_codes()
+    return len(known), len(fresh)

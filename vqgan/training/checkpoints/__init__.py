@@ -1,0 +1,1 @@
+"""Checkpoints that appear whole or not at all, and notice damage."""

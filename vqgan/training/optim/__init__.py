@@ -1,0 +1,1 @@
+"""Optimizers, EMA, precision and loss scale."""

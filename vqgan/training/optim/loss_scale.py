@@ -1,0 +1,43 @@
+"""One factor on a player's loss, for training in fp16, whose smallest number (6e-8) many gradients fall below.
+
+The rules are those of torch.amp.GradScaler (Micikevicius et al., 1710.03740, section 3.2): halved where a gradient is
+not finite, doubled after 2000 updates in a row. Not that class itself, because it decides by what the tensors of one
+process show, while here the decision must be one of all processes, and `Optimizer.step` has made it already.
+
+Each player of a GAN has its own: their losses differ by orders of magnitude, and the overflow of one is no reason to
+leave out the update of the other.
+"""
+
+from typing import Any
+
+INITIAL = 2.0**16
+LOWEST, HIGHEST = 1.0, 2.0**24
+UPDATES_BETWEEN_DOUBLINGS = 2000
+
+
+class LossScale:
+    """`value` is what the loss is multiplied by, and what the gradients are to be divided by."""
+
+    def __init__(self) -> None:
+        self.value = INITIAL
+        self._finite_in_a_row = 0
+
+    @property
+    def is_lowest(self) -> bool:
+        """Whether an overflow can no longer be due to the scale."""
+        return self.value <= LOWEST
+
+    def adapt(self, is_finite: bool) -> None:
+        """An update is over: were all gradients finite?"""
+        self._finite_in_a_row = self._finite_in_a_row + 1 if is_finite else 0
+        if not is_finite:
+            self.value = max(self.value / 2, LOWEST)
+        elif self._finite_in_a_row == UPDATES_BETWEEN_DOUBLINGS:
+            self.value = min(self.value * 2, HIGHEST)
+            self._finite_in_a_row = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "finite_in_a_row": self._finite_in_a_row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value, self._finite_in_a_row = state["value"], state["finite_in_a_row"]

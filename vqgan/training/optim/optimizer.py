@@ -1,0 +1,169 @@
+"""Optimizers over parameter groups that are formed by what a parameter is, not by its name."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from vqgan.config.schedule import ScheduleConfig, learning_rate_factor
+from vqgan.config.schema import Config
+from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
+from vqgan.training.optim.adafactor import Adafactor
+from vqgan.training.optim.loss_scale import LossScale
+from vqgan.training.parallel.sharded_tensors import shard_like, whole
+
+
+class OptimizerConfig(
+    Config,
+    fixed=("kind",),
+    may_change=("learning_rate", "betas", "momentum", "nesterov", "weight_decay", "adam_ratio", "clip_norm"),
+):
+    """One player's optimizer."""
+
+    kind: Literal["adafactor", "adamw", "muon"] = "adamw"
+    """adamw; adafactor: Parti's, with one byte of state a weight where adamw has eight; or muon: orthogonalized
+    momentum for hidden matrices and Adam for all else (timm.optim.Muon)."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Full learning rate, reached after the warm-up."""
+    betas: tuple[float, float] = Field((0.9, 0.99), strict=False)
+    """Decay rates of both moments, Adam's or Adafactor's; Parti 0.9 and 0.96."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """With muon: momentum of the matrices; short runs want 0.9."""
+    nesterov: bool = False
+    """With muon: look one step ahead, for all parameters."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """Decoupled weight decay of matrices; norms, biases, embeddings and codebooks have none."""
+    adam_ratio: float = Field(1.0, gt=0)
+    """With muon: the learning rate of the parameters that Adam trains, as a share of `learning_rate`."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest gradient norm; larger gradients are scaled down to it. null: no clipping."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """The learning rate over the run."""
+
+
+class Optimizer:
+    """A torch optimizer with its schedule and clipping: one call a step.
+
+    The weights of `module` may be divided between processes (see `vqgan.training.parallel.sharding`); their moments
+    then are too. With `fp16` the loss must be multiplied by `scale` before the backward pass.
+    """
+
+    def __init__(self, config: OptimizerConfig, module: nn.Module, steps: int, *, fp16: bool = False) -> None:
+        self.config = config
+        self.steps = steps
+        self._loss_scale = LossScale() if fp16 else None
+        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._optimizer = _build(config, module)
+
+    @property
+    def scale(self) -> float:
+        """What the loss of this step is multiplied by; `step` divides its gradients again."""
+        return 1.0 if self._loss_scale is None else self._loss_scale.value
+
+    def step(self, step: int) -> dict[str, torch.Tensor]:
+        """Apply the gradients at the learning rate of `step`, clear them, and return gradient norm and rate.
+
+        Where a gradient is not finite nothing changes, neither weights nor moments, and `skipped`, a scalar in the
+        host's memory, is 1. With several processes the norm is that of gradients which were averaged over all of
+        them, and an average with one value that is not finite is not finite: all processes decide alike. With `fp16`
+        `overflowed` is 1 as well where the cause may be the scale, which is lower from then on.
+        """
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        if self._loss_scale is not None:
+            torch._foreach_mul_(gradients, 1 / self._loss_scale.value)
+        norm = whole(nn.utils.get_total_norm(gradients))
+        # The one wait for the device in a step: on a GPU the host cannot queue work ahead of it. Accepted, as a step
+        # that must not happen has to be known before the next one is queued.
+        is_finite = bool(norm.isfinite())
+        scaling = self._adapt_scale(is_finite)
+        if not is_finite:
+            self._optimizer.zero_grad(set_to_none=True)
+            return {"skipped": torch.tensor(1.0)} | scaling
+        rate = self.config.learning_rate * learning_rate_factor(step, self.steps, self.config.schedule)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters, self.config.clip_norm, norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        metrics = {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate), "skipped": torch.tensor(0.0)}
+        return metrics | scaling
+
+    def _adapt_scale(self, is_finite: bool) -> dict[str, torch.Tensor]:
+        if self._loss_scale is None:
+            return {}
+        overflowed = not is_finite and not self._loss_scale.is_lowest
+        metrics = {"loss_scale": torch.tensor(self._loss_scale.value), "overflowed": torch.tensor(float(overflowed))}
+        self._loss_scale.adapt(is_finite)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"kind": self.config.kind, "optimizer": self._optimizer.state_dict()}
+        return state if self._loss_scale is None else state | {"loss_scale": self._loss_scale.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Moments from `state`, settings from this config. Raises ValueError for the state of another optimizer."""
+        if state["kind"] != self.config.kind:
+            raise ValueError(f"saved by {state['kind']}, now {self.config.kind}")
+        settings = [
+            {name: value for name, value in group.items() if name != "params"} for group in self._optimizer.param_groups
+        ]
+        self._optimizer.load_state_dict(self._divided(state["optimizer"]))
+        if self._loss_scale is not None and "loss_scale" in state:
+            self._loss_scale.load_state_dict(state["loss_scale"])
+        for group, own in zip(self._optimizer.param_groups, settings, strict=True):
+            group.update(own)
+
+    def _divided(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Moments of a process that held whole weights, divided as the weights are now."""
+        if isinstance(self._optimizer, Adafactor):
+            return state  # knows itself along which side its statistics are divided
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+
+        def divided(value: Any, like: torch.Tensor) -> Any:
+            return shard_like(value, like) if isinstance(value, torch.Tensor) and value.shape == like.shape else value
+
+        moments = {
+            index: {name: divided(value, parameters[index]) for name, value in of_one.items()}
+            for index, of_one in state["state"].items()
+        }
+        return state | {"state": moments}
+
+
+def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """Weights of linear and convolution layers: what weight decay and muon are for."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+    return [
+        parameter
+        for layer in module.modules()
+        if isinstance(layer, kinds)
+        for name, parameter in layer.named_parameters(recurse=False)
+        if name == "weight" and parameter.requires_grad
+    ]
+
+
+def _build(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
+    matrices = hidden_matrices(module)
+    known = {id(parameter) for parameter in matrices}
+    others = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in known]
+    decayed = {"params": matrices, "weight_decay": config.weight_decay}
+    plain = {"params": others, "weight_decay": 0.0}
+    if config.kind == "adamw":
+        return torch.optim.AdamW([decayed, plain], lr=config.learning_rate, betas=config.betas, fused=True)
+    if config.kind == "adafactor":
+        return Adafactor([decayed, plain], lr=config.learning_rate, betas=config.betas)
+
+    declare_missing_torchvision_ops()
+    from timm.optim.muon import Muon
+
+    plain["use_fallback"] = True
+    return Muon(
+        [decayed, plain],
+        lr=config.learning_rate,
+        betas=config.betas,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        fallback_lr_scale=config.adam_ratio,
+        weight_decay=config.weight_decay,
+    )

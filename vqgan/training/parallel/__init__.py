@@ -1,0 +1,1 @@
+"""Several processes: DDP, FSDP2, gradient accumulation, sharded tensors."""
