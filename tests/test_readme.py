@@ -1,8 +1,9 @@
-"""The README is true: its tree is the repository, its commands exist and take the options it shows."""
+"""README and docs are true: commands exist and take the options shown, links and citations resolve."""
 
+import ast
 import re
+import runpy
 import shlex
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,24 +11,17 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("guide", "fused", "weights"))]
+"""What a new user reads from front to back: the commands of each may build on those before."""
+ALL_PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
 def blocks(language: str) -> list[str]:
-    fences = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [body for name, body in fences if name == language]
-
-
-def tree() -> Iterator[tuple[str, str]]:
-    """(path, remark) of every line of the annotated tree."""
-    (block,) = [block for block in blocks("") if block.startswith("parti-toolkit/")]
-    folders: list[str] = []
-    for line in block.splitlines()[1:]:
-        match = re.fullmatch(r"((?:│   |    )*)[├└]── (\S+)\s+(.*)", line)
-        assert match, line
-        del folders[len(match[1]) // 4 :]
-        yield "/".join([*folders, match[2].rstrip("/")]), match[3]
-        folders.append(match[2].rstrip("/"))
 
 
 def commands() -> list[list[str]]:
@@ -35,27 +29,40 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in joined.splitlines() if line.strip()]
 
 
-def test_every_line_of_the_tree_exists_and_names_what_is_in_it() -> None:
-    for path, remark in tree():
-        assert (ROOT / path).exists(), path
-        if (ROOT / path).is_dir() and "·" in remark:
-            inside = {file.stem for file in (ROOT / path).iterdir() if file.suffix in (".py", ".yaml")} - {"__init__"}
-            assert {name.strip() for name in remark.split("·")} == inside, path
+def test_the_tree_is_the_repository() -> None:
+    page = (ROOT / "docs" / "tree.md").read_text(encoding="utf-8")
+    assert page == runpy.run_path(str(ROOT / "docs" / "make_tree.py"))["tree"](), "run python docs/make_tree.py"
 
 
-def test_the_tree_leaves_out_no_module() -> None:
-    shown = {path for path, _ in tree()}
-    for package in ("vqgan", "parti", "tools"):
-        for path in (ROOT / package).iterdir():
-            if path.suffix == ".py" and path.stem != "__init__":
-                assert f"{package}/{path.name}" in shown
-            if path.is_dir() and (path / "__init__.py").exists():
-                assert f"{package}/{path.name}" in shown
+def test_every_module_says_what_it_is() -> None:
+    for package in ("vqgan", "parti", "tools", "benchmarks"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("http://", "https://", "#")):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_every_cited_section_exists() -> None:
+    sections = set(re.findall(r"^#+ ([0-9A-H](?:\.\d)?)", (ROOT / "docs" / "papers.md").read_text(), re.MULTILINE))
+    cited = set()
+    for folder in ("vqgan", "parti", "tools", "configs", "tests", "benchmarks"):
+        for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]:
+            text = path.read_text(encoding="utf-8")
+            cited |= set(re.findall(r"papers\.md (?:section )?([0-9A-H](?:\.\d)?)\b", text))
+            assert path == Path(__file__) or not re.search(r"\bSPEC [0-9A-H]", text), path
+    assert cited
+    assert cited <= sections
 
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z-]+)", README))
+    named = set(re.findall(r"^make ([a-z-]+)", "\n".join(blocks("bash")), re.MULTILINE))
     assert {"demo", "test"} <= named <= targets
 
 
@@ -87,11 +94,6 @@ def test_commands_are_accepted(command: list[str], capsys: pytest.CaptureFixture
         assert {word.partition("=")[0] for word in words[1:] if word.startswith("--")} <= options | groups
 
 
-def test_figures_of_pictures_are_there() -> None:
-    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (ROOT / path).is_file(), path
-
-
 MADE_BY_DEMO = {"out/demo/vqgan", "out/demo/parti"}
 READS = ("--model", "--image_tokenizer", "--tokenizer", "--upsample", "--reranker", "--data.codes", "--codes_from")
 """Options whose value is a folder that another command makes."""
@@ -103,7 +105,7 @@ def value_of(words: list[str], option: str) -> str | None:
 
 
 def test_no_command_names_a_run_that_none_before_it_makes() -> None:
-    """In the order of the README, after `make demo`; pictures, prompts and downloaded weights are the reader's own."""
+    """In the order of the pages, after `make demo`; images, prompts and downloaded weights are the reader's own."""
     made: set[str] = set()
     for words in commands():
         if words[:2] == ["make", "demo"]:
