@@ -6,6 +6,11 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 WORKERS ?= 2
 
+# What `make test` runs with two threads again: networks, losses, quantizers and tasks; `make test-all` all that is marked.
+TWO_THREADS := tests/losses tests/models tests/quantizers tests/training tests/test_tasks.py tests/test_image_losses.py \
+	tests/parti/test_task.py tests/parti/test_decoder_only.py tests/parti/test_encoder_decoder.py tests/parti/test_generate.py \
+	tests/parti/test_packed_weights.py tests/parti/test_prepared.py tests/parti/test_gradient_scales.py
+
 .PHONY: demo test test-all check format clean
 
 demo: .venv/.installed  ## Train both stages on the embedded data, draw unseen prompts, write out/demo/report.html
@@ -14,7 +19,7 @@ demo: .venv/.installed  ## Train both stages on the embedded data, draw unseen p
 # Two processes with one thread each; then, with two threads, the tests whose sums those divide (docs/testing.md).
 test: .venv/.installed check  ## Lint, types, import contracts, and every test that takes seconds
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
-	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "threads and not slow"
+	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "threads and not slow" $(TWO_THREADS)
 
 test-all: .venv/.installed check  ## The same with the slow proofs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m ""

@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted(path for path in (ROOT / "configs").glob("*/*.yaml") if path.parent.name != "accelerate")
-RESULT = re.compile(r"(never|not) run\s+here|\d(%| ?dB| of \d+)|Time and metrics: see README\.md", re.IGNORECASE)
+RESULT = re.compile(r"(never|not) run\s+here|\d(%| ?dB| of \d+)|Time and metrics: see docs/results\.md", re.IGNORECASE)
 """What was measured, where it stands, or that nothing was."""
 
 
@@ -39,8 +39,8 @@ def test_it_says_command_hardware_and_what_to_expect(path: Path) -> None:
     assert training_commands(path), f"a line '#   accelerate launch tools/... --config {name(path)}' is missing"
     assert "Hardware: " in text, "say the hardware and the time, behind 'Hardware: '"
     assert RESULT.search(text), "say the expected metric, or 'Never run here'"
-    if "see README.md" in text:
-        assert path.stem in (ROOT / "README.md").read_text(encoding="utf-8").partition("## Results")[2]
+    if "see docs/results.md" in text:
+        assert path.stem in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", PATHS, ids=name)
