@@ -34,7 +34,15 @@ def activations() -> nn.Module:
     return nn.ModuleList(nn.ReLU() for _ in range(HUGE))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("build", [deep, activations, lambda: nn.Linear(HUGE, HUGE), lambda: nn.Embedding(10**9, 100)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        deep,
+        pytest.param(activations, marks=pytest.mark.slow),
+        lambda: nn.Linear(HUGE, HUGE),
+        lambda: nn.Embedding(10**9, 100),
+    ],
+)
 def test_building_ends_at_the_bound(build: Callable[[], nn.Module]) -> None:
     start = time.process_time()
     with pytest.raises(TooLargeError, match="the sizes in the config are those of a "):
@@ -80,7 +88,9 @@ def test_a_tokenizers_config_asks_for_no_more_than_its_weights(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["encoder_depth", "decoder_depth", "width", "mlp_width", "heads"])
+@pytest.mark.parametrize(
+    "key", ["encoder_depth", pytest.param("decoder_depth", marks=pytest.mark.slow), "width", "mlp_width", "heads"]
+)
 def test_a_generators_config_asks_for_no_more_than_its_weights(key: str, tmp_path: Path) -> None:
     tiny_text_to_image().save_pretrained(tmp_path)
     (tmp_path / "SHA256SUMS").unlink(missing_ok=True)
