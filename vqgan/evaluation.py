@@ -28,11 +28,12 @@ from vqgan.metrics.caption_checkers import Judge
 from vqgan.metrics.codebook import CodebookMeter, perplexity, usage
 from vqgan.metrics.fidelity import FidelityMeter, psnr, to_float, to_uint8
 from vqgan.metrics.inception import INCEPTION_METRICS, InceptionMeter, InceptionV3
-from vqgan.metrics.protocol import AbsentMeter, Meter, Metric, Reconstructions, file_sha256, package
+from vqgan.metrics.protocol import AbsentMeter, Meter, Metric, Reconstructions, package
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
 from vqgan.metrics.report import MetricsReport, make_room
 from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
 from vqgan.metrics.sums import MetricSums
+from vqgan.system.checksums import file_sha256
 from vqgan.system.devices import arithmetic, device_name, usable_device
 from vqgan.system.downloads import download_timeout
 

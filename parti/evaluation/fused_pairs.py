@@ -25,10 +25,11 @@ from vqgan.data.batch import Batch
 from vqgan.data.sources.shapes import ShapesConfig
 from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder, read_model_config
 from vqgan.metrics.caption_checkers import caption_checker
-from vqgan.metrics.protocol import AbsentMeter, Metric, file_sha256, package
+from vqgan.metrics.protocol import AbsentMeter, Metric, package
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
 from vqgan.metrics.report import MetricsReport, make_room
 from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
+from vqgan.system.checksums import file_sha256
 from vqgan.system.devices import arithmetic, device_name, usable_device
 from vqgan.training.parallel.distributed import build_accelerator
 from vqgan.training.parallel.seeding import SEEDS

@@ -17,7 +17,7 @@ from parti.text.tokenizer import TextTokenizer
 from vqgan.config.schema import ConfigError
 from vqgan.evaluation import image_size_of
 from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder
-from vqgan.metrics.protocol import file_sha256
+from vqgan.system.checksums import file_sha256
 
 IMAGE_TOKENIZER = "image_tokenizer"
 

@@ -22,9 +22,10 @@ from parti.evaluation.sample_in_parts import sample_in_parts
 from parti.sampling.generate import SamplingConfig
 from vqgan.config.schema import ConfigError
 from vqgan.contact_sheet import contact_sheet
-from vqgan.metrics.protocol import Metric, file_sha256
+from vqgan.metrics.protocol import Metric
 from vqgan.metrics.reference_set import captions_sha256
 from vqgan.system.bounded_file import MAX_TEXT_BYTES, read_bounded
+from vqgan.system.checksums import file_sha256
 
 COLUMNS = ("Prompt", "Category", "Challenge")
 RECORDS_FILE = "samples.json"

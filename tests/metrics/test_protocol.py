@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vqgan.metrics.protocol import AbsentMeter, Metric, file_sha256, package, table
+from vqgan.metrics.protocol import AbsentMeter, Metric, package, table
+from vqgan.system.checksums import file_sha256
 
 
 def test_a_metric_has_a_value_or_a_reason() -> None:

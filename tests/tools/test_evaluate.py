@@ -16,7 +16,7 @@ from PIL import Image
 from training.tiny_runs import stage_1, untrained_tokenizer
 
 from vqgan.config.schema import dump_config
-from vqgan.metrics.protocol import file_sha256
+from vqgan.system.checksums import file_sha256
 
 
 def load_main() -> Callable[[list[str]], int]:

@@ -18,7 +18,7 @@ from parti.sampling.generate import SamplingConfig
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
 from vqgan.config.schema import dump_config
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.metrics.protocol import file_sha256
+from vqgan.system.checksums import file_sha256
 
 PROMPTS = """\
 Prompt\tCategory\tChallenge\tNote

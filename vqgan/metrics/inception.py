@@ -18,7 +18,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vqgan.config.schema import ConfigError
-from vqgan.metrics.protocol import Metric, Reconstructions, file_sha256, package
+from vqgan.metrics.protocol import Metric, Reconstructions, package
+from vqgan.system.checksums import file_sha256
 from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 SPLITS = 10

@@ -4,11 +4,9 @@ Published tokenizers' metrics differ by the evaluator, the crop, the resize and 
 Here a metric cannot be written down without its protocol.
 """
 
-import hashlib
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int64, UInt8
@@ -83,12 +81,6 @@ class AbsentMeter:
     def metrics(self) -> Iterator[Metric]:
         for name in self._names:
             yield Metric(name, None, "", self._method, missing=self._missing)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def package(name: str) -> str:

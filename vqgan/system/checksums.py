@@ -18,7 +18,7 @@ def add_checksums(folder: Path, names: Iterable[str]) -> None:
         known = _read(folder) or {}
     except ValueError:
         known = {}
-    known |= {name: _checksum(folder / name) for name in names}
+    known |= {name: file_sha256(folder / name) for name in names}
     lines = "".join(f"{checksum}  {name}\n" for name, checksum in sorted(known.items()))
     (folder / SUMS_FILE).write_text(lines, encoding="utf-8")
 
@@ -35,7 +35,7 @@ def changed_since_written(folder: Path, name: str) -> str:
     if name not in known:
         return f"{SUMS_FILE} beside it does not name it"
     try:
-        same = _checksum(folder / name) == known[name]
+        same = file_sha256(folder / name) == known[name]
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     return "" if same else f"it does not have its checksum in {SUMS_FILE}"
@@ -65,6 +65,7 @@ def _read(folder: Path) -> dict[str, str] | None:
     return {name: checksum for checksum, name in pairs}
 
 
-def _checksum(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,6 @@ parts: nothing is pickled. What is not divided stays where it was, in `state.pt`
 it is called there. A run that continues in one process, or with whole weights, gets them whole.
 """
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor import empty as empty_divided
 
+from vqgan.system.checksums import file_sha256
 from vqgan.training.parallel.sharded_tensors import shard_like
 
 _KEY = "divided_tensor"
@@ -60,7 +60,7 @@ def save_sharded(divided: dict[str, DTensor], folder: Path) -> dict[str, str]:
         raise next((e for e, _ in error.failures.values() if isinstance(e, OSError)), error) from None
     # As its writer names them: by rank, from 1.
     own = folder.glob(f"shard-{dist.get_rank() + 1:05d}-*.safetensors")
-    return {path.name: _checksum(path) for path in own}
+    return {path.name: file_sha256(path) for path in own}
 
 
 class ShardedStateDict(Mapping[str, Any]):
@@ -117,8 +117,3 @@ class ShardedStateDict(Mapping[str, Any]):
 def _mesh(state: Any) -> DeviceMesh | None:
     _, divided = separate(state)
     return next((tensor.device_mesh for tensor in divided.values()), None)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
