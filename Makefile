@@ -9,7 +9,7 @@ WORKERS ?= 2
 # What `make test` runs with two threads again: networks, losses, quantizers and tasks; `make test-all` all that is marked.
 TWO_THREADS := tests/losses tests/models tests/quantizers tests/training tests/test_tasks.py tests/test_image_losses.py \
 	tests/parti/test_task.py tests/parti/test_decoder_only.py tests/parti/test_encoder_decoder.py tests/parti/test_generate.py \
-	tests/parti/test_packed_weights.py tests/parti/test_prepared.py tests/parti/test_gradient_scales.py
+	tests/parti/test_prepared.py tests/parti/test_gradient_scales.py
 
 .PHONY: demo test test-all check format clean
 
