@@ -69,7 +69,8 @@ class PairTokenizer:
             text_ids, cut = self.text.tokenize(captions)
         if drop is not None:
             text_ids[drop] = self.text.null_ids
-        codes = batch.codes if isinstance(batch, CodedBatch) else self.image.encode(batch.images)
+        # The loader's images are in range; checking them again would wait for the device.
+        codes = batch.codes if isinstance(batch, CodedBatch) else self.image.encode(batch.images, check_range=False)
         return TokenPair(text_ids.to(codes.device), codes, sum(cut) / len(cut))
 
 

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vqgan.config.schema import ConfigError
+from vqgan.data.images.transforms import to_pil
 from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.layers.transformer import TransformerConfig
@@ -180,3 +183,35 @@ def test_no_pickle_is_ever_read(tmp_path: Path) -> None:
     build().save_pretrained(tmp_path)
     torch.save({"weights": torch.zeros(3)}, tmp_path / WEIGHTS_FILE)
     assert_refused(tmp_path, r"model\.safetensors is damaged")
+
+
+def test_images_of_every_kind_have_the_same_codes_and_reconstructions(tmp_path: Path) -> None:
+    tokenizer = build()
+    batch = images(1)
+    pil = to_pil(batch)[0]
+    pil.save(tmp_path / "a.png")
+    levels = torch.from_numpy(np.array(pil)).permute(2, 0, 1)
+    expected = tokenizer.encode(levels.float() / 127.5 - 1)
+    for one in (pil, tmp_path / "a.png", str(tmp_path / "a.png"), np.array(pil), levels, [pil]):
+        assert torch.equal(tokenizer.encode(one), expected)
+        assert torch.equal(tokenizer.reconstruct(one), tokenizer.decode(expected))
+    assert tokenizer.reconstruct([pil, pil], "pil")[1].size == (16, 16)
+    assert tokenizer.decode(expected, output_type="pil")[0].size == (16, 16)
+    assert tokenizer.encode(Image.new("RGB", (90, 40))).shape == (1, 16), "a square of the training size"
+    assert tokenizer.reconstruct(torch.zeros(1, 3, 16, 32)).shape == (1, 3, 16, 32), "tensors keep their size"
+
+
+def test_levels_that_are_not_uint8_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"lie in \[-1, 1\], received 0 to 255"):
+        build().encode(torch.linspace(0, 255, 3 * 16 * 16).view(1, 3, 16, 16))
+
+
+def test_device_and_repr(tmp_path: Path) -> None:
+    tokenizer = build()
+    tokenizer.save_pretrained(tmp_path / "model")
+    on_meta = ImageTokenizer.from_pretrained(tmp_path / "model", device="meta")
+    assert on_meta.device.type == "meta"
+    assert tokenizer.device.type == "cpu"
+    text = repr(tokenizer)
+    assert "\n" not in text
+    assert all(word in text for word in ("vit_vqgan", "16x16 pixels", "4x4 codes of 32", "on cpu")), text

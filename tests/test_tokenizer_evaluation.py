@@ -139,7 +139,7 @@ def test_the_rate_is_images_over_seconds_without_the_first_batch(monkeypatch: py
         def __init__(self) -> None:
             torch.nn.Module.__init__(self)
 
-        def encode(self, images: torch.Tensor) -> torch.Tensor:
+        def encode(self, images: torch.Tensor, *, check_range: bool = True) -> torch.Tensor:  # noqa: ARG002
             Slow.calls += 1
             clock.pass_by(0.04 if Slow.calls > 1 else 0.5)
             return torch.zeros(len(images), 1, dtype=torch.int64)

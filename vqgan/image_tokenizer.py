@@ -1,8 +1,8 @@
 """ImageTokenizer: the one face of stage 1 that anyone else sees.
 
 tokenizer = ImageTokenizer.from_pretrained("runs/vqgan-shapes/model")
-codes = tokenizer.encode(images)      # (B, N) int64
-images = tokenizer.decode(codes)      # (B, 3, H, W) in [-1, 1]
+codes = tokenizer.encode("cat.png")   # (B, N) int64; also PIL images, lists, arrays, tensors (B, 3, H, W) in [-1, 1]
+images = tokenizer.decode(codes)      # (B, 3, H, W) in [-1, 1]; output_type="pil": PIL images
 
 A model folder, a run folder or a name on the Hugging Face Hub will do; `push_to_hub` puts one there.
 
@@ -10,13 +10,15 @@ Other image sizes than that of training: `decode(codes, grid=tokenizer.grid_of(h
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from jaxtyping import Float, Int64
+from PIL import Image
 from torch import Tensor, nn
 
 from vqgan.config.schema import Config, validate
+from vqgan.data.images.inputs import ImagesInput, OutputType, as_output, load_images
 from vqgan.fingerprints import FrozenPart, settings_fingerprint, weights_fingerprint
 from vqgan.hub.huggingface import push_model
 from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
@@ -121,11 +123,44 @@ class ImageTokenizer(nn.Module):
         """Stays in evaluation mode: a tokenizer does not change while stage 2 trains on its codes."""
         return super().train(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; images and codes from elsewhere are brought here."""
+        return next(self.autoencoder.parameters()).device
+
     @torch.no_grad()
-    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Int64[Tensor, "B N"]:
-        """Codes of images in [-1, 1]. Raises ValueError where a side is not a multiple of the stride."""
-        with torch.autocast(images.device.type, enabled=False):
-            return self.autoencoder.quantizer.encode(self.autoencoder.encode(images.float()))
+    def encode(self, images: ImagesInput, *, check_range: bool = True) -> Int64[Tensor, "B N"]:
+        """Returns the codes of one image or several, on the tokenizer's device.
+
+        Args:
+            images: PIL images and files become squares of `image_size` pixels, as in evaluation; arrays (B, H, W, 3)
+                and tensors (B, 3, H, W), uint8 or floating point in [-1, 1], keep their size.
+            check_range: Whether the range of floating point is checked; that waits for a GPU.
+
+        Raises:
+            DataError: for a file that cannot be decoded.
+            ValueError: for another shape or range, and where a side is not a multiple of the stride.
+        """
+        batch = load_images(images, self.image_size, check_range=check_range).to(self.device)
+        with torch.autocast(batch.device.type, enabled=False):
+            return self.autoencoder.quantizer.encode(self.autoencoder.encode(batch))
+
+    @overload
+    def reconstruct(self, images: ImagesInput, output_type: Literal["pt"] = "pt") -> Float[Tensor, "B 3 H W"]: ...
+
+    @overload
+    def reconstruct(self, images: ImagesInput, output_type: Literal["pil"]) -> list[Image.Image]: ...
+
+    def reconstruct(
+        self, images: ImagesInput, output_type: OutputType = "pt"
+    ) -> Float[Tensor, "B 3 H W"] | list[Image.Image]:
+        """Returns what the decoder makes of the images' codes: a tensor in [-1, 1] (`pt`) or PIL images (`pil`).
+
+        `images`, sizes and errors are those of `encode`.
+        """
+        batch = load_images(images, self.image_size)
+        grid = self.grid_of(*batch.shape[2:])
+        return as_output(self.decode(self.encode(batch, check_range=False), grid), output_type)
 
     @torch.no_grad()
     def embed(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B P D"]:
@@ -147,19 +182,44 @@ class ImageTokenizer(nn.Module):
             )
         return self.autoencoder.quantizer.embed(codes)
 
+    @overload
+    def decode(
+        self, codes: Int64[Tensor, "B N"], grid: Grid | None = None, output_type: Literal["pt"] = "pt"
+    ) -> Float[Tensor, "B 3 H W"]: ...
+
+    @overload
+    def decode(
+        self, codes: Int64[Tensor, "B N"], grid: Grid | None = None, *, output_type: Literal["pil"]
+    ) -> list[Image.Image]: ...
+
     @torch.no_grad()
-    def decode(self, codes: Int64[Tensor, "B N"], grid: Grid | None = None) -> Float[Tensor, "B 3 H W"]:
-        """Images in [-1, 1] from codes on `grid` (default: that of training). Raises ValueError for another N."""
+    def decode(
+        self, codes: Int64[Tensor, "B N"], grid: Grid | None = None, output_type: OutputType = "pt"
+    ) -> Float[Tensor, "B 3 H W"] | list[Image.Image]:
+        """Returns the images of codes: a tensor in [-1, 1] (`pt`) or PIL images (`pil`).
+
+        `grid` (h, w) is that of training unless given. Raises ValueError where N is not h * w.
+        """
         height, width = grid or self.grid
         if codes.ndim != 2 or codes.shape[1] != height * width:
             raise ValueError(
                 f"an image is {height * width} codes ({height}x{width}), received shape {tuple(codes.shape)}; "
                 "pass codes as (B, N), and `grid` for images of another size"
             )
-        latents = self.embed(codes)
+        latents = self.embed(codes.to(self.device))
         with torch.autocast(latents.device.type, enabled=False):
             places = (height, width // self.autoencoder.quantizer.codes_per_latent)
-            return self.autoencoder.decode(latents, places).images.clamp(-1, 1)
+            images = self.autoencoder.decode(latents, places).images.clamp(-1, 1)
+        return as_output(images, output_type)
+
+    def __repr__(self) -> str:
+        """Returns kind, sizes and place on one line, not the tree of modules."""
+        side, (height, width) = self.image_size, self.grid
+        weights = sum(parameter.numel() for parameter in self.autoencoder.parameters())
+        return (
+            f"ImageTokenizer({self.autoencoder.config.kind}: {side}x{side} pixels -> {height}x{width} codes of "
+            f"{self.vocab_size:,}, {weights:,} weights on {self.device})"
+        )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, `model.safetensors` and their checksums."""
@@ -185,10 +245,11 @@ class ImageTokenizer(nn.Module):
         return push_model(name, self.save_pretrained, card, private=private, token=token, commit_message=commit_message)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "ImageTokenizer":
-        """Read a model folder (`save_pretrained`), the one in a run folder, or a Hub name (owner/name[@revision]).
+    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "ImageTokenizer":
+        """Reads a model folder (`save_pretrained`), the one in a run folder, or a Hub name (owner/name[@revision]).
 
-        Raises ModelFolderError when there is no image tokenizer, ConfigError for a config that is none of ours.
+        Weights are float32 on any device. Raises ModelFolderError when there is no image tokenizer, ConfigError for a
+        config that is none of ours.
         """
         folder = find_model_folder(folder)
         values = read_model_config(folder)
@@ -199,7 +260,7 @@ class ImageTokenizer(nn.Module):
                 "give the model folder of a stage-1 run"
             )
         config = validate(_Stored, {"model": values}, str(folder)).model
-        return cls(load_model(lambda: build_autoencoder(config), folder))
+        return cls(load_model(lambda: build_autoencoder(config), folder)).to(device)
 
     def _code_grid(self, places: Grid) -> Grid:
         # A residual quantizer's codes of one place stand side by side: the grid is that much wider.

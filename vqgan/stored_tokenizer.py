@@ -7,11 +7,14 @@ drawings the tokenizer's memory belongs to the training.
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Literal, overload
 
 import torch
 from jaxtyping import Float, Int64
+from PIL import Image
 from torch import Tensor
 
+from vqgan.data.images.inputs import ImagesInput, OutputType, as_output
 from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder
 from vqgan.image_tokenizer import CodesFingerprint, ImageTokenizer
 from vqgan.models.autoencoder import Grid
@@ -40,14 +43,32 @@ class StoredImageTokenizer(ImageTokenizer):
     def decoder_fingerprint(self) -> str:
         return self._decoder_fingerprint
 
-    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Int64[Tensor, "B N"]:
-        return self._in_memory(images.device).encode(images)
+    @property
+    def device(self) -> torch.device:
+        """Where images that are no tensors are translated; tensors are where they lie."""
+        return torch.device("cpu")
+
+    def encode(self, images: ImagesInput, *, check_range: bool = True) -> Int64[Tensor, "B N"]:
+        device = images.device if isinstance(images, Tensor) else self.device
+        return self._in_memory(device).encode(images, check_range=check_range)
 
     def embed(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B P D"]:
         return self._in_memory(codes.device).embed(codes)
 
-    def decode(self, codes: Int64[Tensor, "B N"], grid: Grid | None = None) -> Float[Tensor, "B 3 H W"]:
-        return self._in_memory(codes.device).decode(codes, grid)
+    @overload
+    def decode(
+        self, codes: Int64[Tensor, "B N"], grid: Grid | None = None, output_type: Literal["pt"] = "pt"
+    ) -> Float[Tensor, "B 3 H W"]: ...
+
+    @overload
+    def decode(
+        self, codes: Int64[Tensor, "B N"], grid: Grid | None = None, *, output_type: Literal["pil"]
+    ) -> list[Image.Image]: ...
+
+    def decode(
+        self, codes: Int64[Tensor, "B N"], grid: Grid | None = None, output_type: OutputType = "pt"
+    ) -> Float[Tensor, "B 3 H W"] | list[Image.Image]:
+        return as_output(self._in_memory(codes.device).decode(codes, grid), output_type)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Copy the files as they are."""
@@ -62,7 +83,7 @@ class StoredImageTokenizer(ImageTokenizer):
 
     def _in_memory(self, device: torch.device) -> ImageTokenizer:
         with torch.random.fork_rng(devices=[]):
-            return ImageTokenizer.from_pretrained(self.folder).to(device)
+            return ImageTokenizer.from_pretrained(self.folder, device=device)
 
 
 def files_fingerprint(folder: str | Path) -> str:

@@ -41,7 +41,7 @@ class CoarseColors(ImageTokenizer):
     def __init__(self) -> None:
         super().__init__(ViTVQGAN(AUTOENCODER.model_copy(update={"image_size": 32})))
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, *, check_range: bool = True) -> Tensor:  # noqa: ARG002
         levels = ((images + 1) * 2).round().long()  # (B, 3, 32, 32) in 0 ... 4
         return (levels * torch.tensor([25, 5, 1]).view(3, 1, 1)).sum(1).flatten(1)
 
