@@ -192,7 +192,9 @@ def test_it_is_said_where_a_run_goes_on_and_what_is_other_than_before(
     assert "the samples come in another order" in said
 
 
-def test_a_run_may_be_prolonged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_may_be_prolonged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     short = {"loop.steps": 2, "task.adversarial.weight": 0.0}
     vqgan.train_tokenizer.train(stage_1(run, **short))
@@ -206,6 +208,8 @@ def test_a_run_may_be_prolonged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(AutoencoderTask, "train_step", watched)
     vqgan.train_tokenizer.train(stage_1(run, **short | {"loop.steps": 4}))
     assert seen == [2, 3]
+    said = capsys.readouterr()
+    assert "optimizer: the learning rate had come down to" in said.out + said.err
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,11 @@ def in_steps(span: int | str, steps: int) -> float:
 
 
 class ScheduleConfig(Config, may_change=("shape", "warmup", "decay_from", "decay_until", "final_ratio")):
-    """How the learning rate goes: a linear warm-up, a plateau, then a decay to `final_ratio` at the last step."""
+    """How the learning rate goes: a linear warm-up, a plateau, then a decay to `final_ratio` at the last step.
+
+    A run that may be prolonged keeps its rate for long and decays late (warmup-stable-decay): shape linear with
+    decay_from 80%. Where a run that has decayed is prolonged, its rate does not go up again.
+    """
 
     shape: Literal["constant", "cosine", "exponential", "linear"] = "cosine"
     """The decay's curve."""

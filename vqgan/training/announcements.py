@@ -6,6 +6,7 @@ from torch import nn
 from vqgan.data.loader import DataPipeline
 from vqgan.data.unused import unused_lines
 from vqgan.training.checkpoints.best_tracker import BestTracker
+from vqgan.training.optim.optimizer import Optimizer
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.task import Task
 
@@ -33,7 +34,22 @@ def how_it_begins(
         lines += [f"since this run began or was resumed, {change}" for change in changes]
         if any(change.startswith(("data.", "seed ")) for change in changes):
             lines.append("from here on the samples come in another order than an unbroken run's")
+        lines += _about_held_rates(task, done)
     return lines
+
+
+def _about_held_rates(task: Task, done: int) -> list[str]:
+    """Of optimizers whose rate would go up again because the run was prolonged, and does not."""
+    held = {
+        name: factor
+        for name, part in task.stateful().items()
+        if isinstance(part, Optimizer) and (factor := part.learning_rate.held_down(done)) is not None
+    }
+    return [
+        f"{name}: the learning rate had come down to {factor:.3g} of its full value and stays there, though the longer "
+        "run's schedule would raise it; change the optimizer's schedule to set it anew"
+        for name, factor in held.items()
+    ]
 
 
 def where_the_models_are(best: BestTracker, folder: RunFolder, given_up: bool) -> list[str]:

@@ -6,10 +6,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from vqgan.config.schedule import ScheduleConfig, learning_rate_factor
+from vqgan.config.schedule import ScheduleConfig
 from vqgan.config.schema import Config
 from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 from vqgan.training.optim.adafactor import Adafactor
+from vqgan.training.optim.learning_rate import LearningRate
 from vqgan.training.optim.loss_scale import LossScale
 from vqgan.training.parallel.sharded_tensors import shard_like, whole
 
@@ -51,7 +52,7 @@ class Optimizer:
 
     def __init__(self, config: OptimizerConfig, module: nn.Module, steps: int, *, fp16: bool = False) -> None:
         self.config = config
-        self.steps = steps
+        self.learning_rate = LearningRate(config.schedule, steps)
         self._loss_scale = LossScale() if fp16 else None
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._optimizer = _build(config, module)
@@ -80,7 +81,7 @@ class Optimizer:
         if not is_finite:
             self._optimizer.zero_grad(set_to_none=True)
             return {"skipped": torch.tensor(1.0)} | scaling
-        rate = self.config.learning_rate * learning_rate_factor(step, self.steps, self.config.schedule)
+        rate = self.config.learning_rate * self.learning_rate.factor(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         if self.config.clip_norm is not None:
@@ -99,13 +100,18 @@ class Optimizer:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        state = {"kind": self.config.kind, "optimizer": self._optimizer.state_dict()}
+        state = {
+            "kind": self.config.kind,
+            "optimizer": self._optimizer.state_dict(),
+            "learning_rate": self.learning_rate.state_dict(),
+        }
         return state if self._loss_scale is None else state | {"loss_scale": self._loss_scale.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Moments from `state`, settings from this config. Raises ValueError for the state of another optimizer."""
         if state["kind"] != self.config.kind:
             raise ValueError(f"saved by {state['kind']}, now {self.config.kind}")
+        self.learning_rate.load_state_dict(state["learning_rate"])
         settings = [
             {name: value for name, value in group.items() if name != "params"} for group in self._optimizer.param_groups
         ]
