@@ -61,6 +61,20 @@ def test_losses_are_fp32_and_stay_finite(kind: str) -> None:
         assert value.isfinite()
 
 
+@pytest.mark.parametrize("kind", ADVERSARIAL_LOSSES)
+def test_each_sides_lowered_logits_are_cast_up_before_anything_else(kind: str) -> None:
+    loss = ADVERSARIAL_LOSSES[kind]
+    real, fake = (torch.linspace(-2, 3, 7) + shift for shift in (0.01, 0.02))
+    low_real, low_fake = real.bfloat16(), fake.bfloat16()
+    assert torch.equal(loss.generator(low_fake), loss.generator(low_fake.float()))
+    assert torch.equal(loss.discriminator(low_real, fake), loss.discriminator(low_real.float(), fake))
+    assert torch.equal(loss.discriminator(real, low_fake), loss.discriminator(real, low_fake.float()))
+    averages = torch.tensor(0.3), torch.tensor(-0.2)
+    assert torch.equal(
+        lecam_penalty(low_real, low_fake, *averages), lecam_penalty(low_real.float(), low_fake.float(), *averages)
+    )
+
+
 def test_r1_of_a_linear_discriminator_is_its_squared_weight() -> None:
     weight = torch.randn(3, 4, 4, requires_grad=True)
     penalty = r1_penalty(lambda images: (images * weight).sum(dim=(1, 2, 3)) + 7, torch.randn(5, 3, 4, 4))
@@ -100,6 +114,13 @@ def test_r1_is_fp32_under_autocast_and_leaves_the_images_alone() -> None:
     assert all(parameter.grad is not None for parameter in network[0].parameters() if parameter.ndim > 1)
 
 
+def test_r1_of_lowered_images_is_fp32() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 1))
+    images = torch.randn(4, 3, 2, 2).bfloat16()
+    assert torch.equal(r1_penalty(network, images), r1_penalty(network, images.float()))
+
+
 def test_lecam_holds_each_side_to_the_average_of_the_other_by_hand() -> None:
     real, fake, average_real, average_fake = (
         values.clone().requires_grad_() for values in (REAL, FAKE, torch.tensor(1.5), torch.tensor(-2.0))
@@ -128,6 +149,16 @@ def test_adaptive_weight_matches_the_gradient_norms() -> None:
     (reconstruction + value * generator).backward()  # the graphs are still there
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad, torch.tensor([3.0, 4.0 + 0.5 * value.item()]))
+
+
+def test_the_norms_of_lowered_gradients_are_fp32() -> None:
+    weight = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
+    # In bf16 the norms would be rounded to 8 bits: sqrt(2) to 1.4140625 and sqrt(5) to 2.234375.
+    reconstruction = (weight * torch.tensor([1.0, 2.0])).sum()
+    generator = (weight * torch.tensor([1.0, 1.0])).sum()
+    value = adaptive_weight(reconstruction, generator, weight, weight=1.0)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(5**0.5 / (2**0.5 + 1e-4), rel=1e-6)
 
 
 def test_adaptive_weight_is_bounded() -> None:

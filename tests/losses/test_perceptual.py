@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vqgan.config.schema import ConfigError
-from vqgan.losses.perceptual import Backbone, PerceptualConfig, PerceptualLoss
+from vqgan.losses.perceptual import Backbone, PerceptualConfig, PerceptualLoss, _normalize
 from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 pytestmark = pytest.mark.threads
@@ -74,6 +74,7 @@ def test_identical_images_are_at_distance_zero() -> None:
 
 def test_frozen_and_in_eval_mode_with_a_gradient_for_the_image() -> None:
     loss = random_loss()
+    assert not any(module.training for module in loss.modules()), "as built"
     loss.train()
     assert not any(module.training for module in loss.modules())
     assert not any(parameter.requires_grad for parameter in loss.parameters())
@@ -90,8 +91,21 @@ def test_comparison_is_fp32_under_autocast() -> None:
     loss = random_loss()
     with torch.autocast("cpu", torch.bfloat16):
         value = loss(images(0), images(1))
+        features = [loss.backbone(loss.scaling(batch)) for batch in (images(0), images(1))]
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(loss(images(0), images(1)).item(), rel=0.05)
+    assert features[0][0].dtype == torch.bfloat16, "or else the comparison would see no low precision"
+    differences = ((_normalize(one) - _normalize(other)).square() for one, other in zip(*features, strict=True))
+    expected = sum(linear(part).mean() for linear, part in zip(loss.linears, differences, strict=True))
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_features_as_short_as_the_epsilon_are_divided_as_in_the_package() -> None:
+    declare_missing_torchvision_ops()
+    import lpips
+
+    features = torch.randn(2, 5, 3, 3) * torch.logspace(-12, 1, 9).view(3, 3)
+    torch.testing.assert_close(_normalize(features), lpips.normalize_tensor(features))
 
 
 def test_random_weights_come_from_the_seed_alone() -> None:
@@ -104,10 +118,12 @@ def test_random_weights_come_from_the_seed_alone() -> None:
     assert not torch.equal(first(images(0), images(1)), other(images(0), images(1)))
 
 
-def test_weights_load_from_a_path(squeezenet: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    path = tmp_path / "any name.pth"
-    torch.save(squeezenet, path)
-    loss = PerceptualLoss(PerceptualConfig(backbone="squeeze", weights=str(path)))
+def test_weights_load_from_a_path(
+    squeezenet: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save(squeezenet, tmp_path / "any name.pth")
+    loss = PerceptualLoss(PerceptualConfig(backbone="squeeze", weights="~/any name.pth"))
     reference = package_loss("squeeze")
     for part in (getattr(reference.net, f"slice{i}") for i in range(1, 8)):
         for index, layer in part.named_children():
@@ -139,6 +155,9 @@ def test_missing_file_is_fetched_into_the_cache(
     PerceptualLoss(PerceptualConfig(backbone="squeeze"))
     PerceptualLoss(PerceptualConfig(backbone="squeeze"))
     assert requests == [(f"https://download.pytorch.org/models/{SQUEEZE_FILE}", "b8a52dc0")]
+    (offline / SQUEEZE_FILE).unlink()
+    PerceptualLoss(PerceptualConfig(backbone="squeeze"))
+    assert len(requests) == 2, "fetched again, into a folder that is there already"
     assert (offline / SQUEEZE_FILE).is_file()
 
 

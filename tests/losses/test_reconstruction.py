@@ -65,13 +65,17 @@ def test_black_and_white_have_finite_gradients() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_losses_are_fp32_under_autocast(dtype: torch.dtype) -> None:
-    low, original = images(0).to(dtype), images(1)
-    with torch.autocast("cpu", dtype):
-        losses = l1(low, original), l2(low, original), logit_laplace(low, low, original)
-    expected = l1(low.float(), original), l2(low.float(), original), logit_laplace(low.float(), low.float(), original)
-    for loss, reference in zip(losses, expected, strict=True):
-        assert loss.dtype == torch.float32
-        assert torch.equal(loss, reference)
+    mean, log_scale, original = images(0), images(1), images(2)
+    low = [tensor.to(dtype) for tensor in (mean, log_scale, original)]
+    high = [tensor.float() for tensor in low]
+    for loss, inputs in ((l1, (0, 2)), (l2, (0, 2)), (logit_laplace, (0, 1, 2))):
+        expected = loss(*(high[index] for index in inputs))
+        # Every input in low precision, and each of them alone.
+        for lowered in (set(inputs), *({index} for index in inputs)):
+            with torch.autocast("cpu", dtype):
+                value = loss(*(low[index] if index in lowered else high[index] for index in inputs))
+            assert value.dtype == torch.float32
+            assert torch.equal(value, expected)
 
 
 def test_pixel_maps_invert_each_other() -> None:

@@ -92,7 +92,7 @@ def adaptive_weight(
 ) -> Scalar:
     """Weight of the generator loss that matches the two gradients' norms at the decoder's last layer; detached.
 
-    weight * clamp(|d reconstruction / d W| / (|d generator / d W| + epsilon), 0, maximum), VQGAN equation 7 with
+    weight * min(|d reconstruction / d W| / (|d generator / d W| + epsilon), maximum), VQGAN equation 7 with
     taming's constants (`weight` is its `disc_weight`). Each process uses its own share of the batch, as taming does.
     The losses' graphs are kept, so backward can follow. Raises RuntimeError (autograd's) if `last_layer_weight` took
     no part in both losses.
@@ -100,4 +100,4 @@ def adaptive_weight(
     (reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer_weight, retain_graph=True)
     (generator,) = torch.autograd.grad(generator_loss, last_layer_weight, retain_graph=True)
     ratio = reconstruction.float().norm() / (generator.float().norm() + epsilon)
-    return weight * ratio.clamp(0, maximum).detach()
+    return weight * ratio.clamp(max=maximum)
