@@ -283,7 +283,7 @@ def test_files_that_cannot_be_read(file: Path) -> None:
         load_config(RunConfig, file.with_name("runn.yaml"))
     with pytest.raises(ConfigError, match=r"cannot be read: No such file or directory$"):
         load_config(RunConfig, "nowhere/at/all.yaml")
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="cannot be read: it is a folder, not a regular file"):
         load_config(RunConfig, file.parent)
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not a text file in UTF-8"):

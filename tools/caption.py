@@ -10,10 +10,11 @@ import sys
 from functools import partial
 
 from parti.fused.captioning.files import CaptionConfig, caption_files
-from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.command_line import print_error, print_out
 from vqgan.cli.console import command
 from vqgan.cli.option_parser import OptionParser
 from vqgan.config.schema import validate
+from vqgan.errors import UserError
 
 
 @command
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
         for caption in caption_files(validate(CaptionConfig, given, "the command line")):
             print_out(f"{caption.file}: {caption.text}")
         return 0
-    except USER_ERRORS as error:
+    except UserError as error:
         print_error(error)
         return 2
 

@@ -22,9 +22,10 @@ from parti.data_check.first_batch import render_first_batch
 from parti.data_check.report import report_text, write_report
 from parti.data_check.settings import CheckConfig, load_settings
 from parti.data_check.targets import check_targets
-from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.command_line import print_error, print_out
 from vqgan.cli.console import command
 from vqgan.config.schema import dump_config, format_help
+from vqgan.errors import UserError
 
 OPTIONS = """\
   --config FILE    config of a training run: checks what that run would read
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
             write_report(findings, config.report)
         if config.image is not None and render_first_batch(findings, config.image):
             print_out(f"{config.image} shows the first batch as the model sees it")
-    except USER_ERRORS as error:
+    except UserError as error:
         print_error(error)
         return 2
     if findings.interrupted:

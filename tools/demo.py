@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from vqgan.cli.console import command
+from vqgan.cli.exit_codes import ExitCode
 
 NEXT_PROMPT = "a large yellow square above a small red triangle"
 TIMES = ("total", "stage1", "stage2")
@@ -25,18 +26,18 @@ def main(argv: list[str]) -> int:
     options, overrides = build_parser().parse_known_args(argv)
     # Only now: to read torch from the disk belongs to the time that is measured, and --help does not need it.
     from parti.demo import load_demo, run_demo
-    from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+    from vqgan.cli.command_line import print_error, print_out
     from vqgan.data.source import printable
-    from vqgan.training.loop import EXIT_INTERRUPTED
+    from vqgan.errors import UserError
 
     try:
         demo = load_demo(**vars(options), overrides=overrides)
         metrics = run_demo(demo, started, lambda text: print(printable(f"demo: {text}"), file=sys.stderr))
-    except USER_ERRORS as error:
+    except UserError as error:
         print_error(error)
         return 2
     if metrics is None:
-        return EXIT_INTERRUPTED
+        return ExitCode.INTERRUPTED
     print_out(summary(metrics, demo.out, demo.parti.run_dir))
     return 0
 

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 from parti.evaluation import fused_pairs, generator
 from vqgan import evaluation as tokenizer
-from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.command_line import print_error, print_out
 from vqgan.cli.console import command
 from vqgan.config.schema import Config, ConfigError, dump_config, format_help
+from vqgan.errors import UserError
 from vqgan.metrics.report import MetricsReport, write_report
 
 
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> int:
         write_report(report, config.out)
         print_out(f"{report.text()}\n\n{config.out} holds every metric with its protocol")
         return 0
-    except USER_ERRORS as error:
+    except UserError as error:
         print_error(error)
         return 2
 

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from vqgan import load_tokenizer
-from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.command_line import print_error, print_out
 from vqgan.cli.console import command
 from vqgan.cli.option_parser import OptionParser
+from vqgan.errors import UserError
 from vqgan.foreign.formats import EXPORTS, export_checkpoint
-from vqgan.foreign.reading import ForeignCheckpointError
 
 
 @command
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     try:
         options = build_parser().parse_args(argv)
         config = export_checkpoint(options.format, load_tokenizer(options.model), options.out)
-    except (*USER_ERRORS, ForeignCheckpointError) as error:
+    except UserError as error:
         print_error(error)
         return 2
     print_out(f"weights in {options.out}, config in {config}")

@@ -9,11 +9,11 @@ No pickle is executed: files are read as data, and one that asks for more than w
 import sys
 from pathlib import Path
 
-from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.command_line import print_error, print_out
 from vqgan.cli.console import command
 from vqgan.cli.option_parser import OptionParser
+from vqgan.errors import UserError
 from vqgan.foreign.formats import IMPORTS, import_checkpoint
-from vqgan.foreign.reading import ForeignCheckpointError
 
 
 @command
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
         tokenizer = import_checkpoint(
             options.format, options.checkpoint, options.config, options.out, options.image_size, print_out
         )
-    except (*USER_ERRORS, ForeignCheckpointError) as error:
+    except UserError as error:
         print_error(error)
         return 2
     parameters = sum(parameter.numel() for parameter in tokenizer.parameters())

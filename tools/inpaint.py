@@ -10,10 +10,11 @@ was given, the mask and the result.
 import sys
 
 from parti.fused.inpainting.files import InpaintConfig, inpaint
-from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.command_line import print_error, print_out
 from vqgan.cli.console import command
 from vqgan.cli.option_parser import OptionParser
 from vqgan.config.schema import validate
+from vqgan.errors import UserError
 
 
 @command
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
         config = validate(InpaintConfig, given, "the command line")
         print_out(inpaint(config).caption)
         return 0
-    except USER_ERRORS as error:
+    except UserError as error:
         print_error(error)
         return 2
 

@@ -15,10 +15,11 @@ from typing import Any
 from parti.next_token.train_next_token import TrainPartiConfig
 from parti.planning.generator_plan import plan_generator, tokenizer_config
 from parti.planning.objective_plan import config_type, plan_objective
-from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.command_line import print_error, print_out
 from vqgan.cli.console import command
 from vqgan.cli.option_parser import OptionParser
 from vqgan.config.schema import load_config
+from vqgan.errors import UserError
 from vqgan.planning.fit_batch import fit_batch
 from vqgan.planning.hardware import GPUS, gpu_of
 from vqgan.planning.parallelism import STRATEGIES, ParallelismPlan
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
         if options.activation_checkpointing:
             overrides += ["--model.checkpoint_activations", "true"]
         plan = _plan(options, overrides)
-    except USER_ERRORS as error:
+    except UserError as error:
         print_error(error)
         return 2
     print_out(f"{ROW_HEADER}\n{as_row(plan)}" if options.row else as_text(plan))

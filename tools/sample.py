@@ -18,10 +18,11 @@ from typing import Any
 
 from parti.sample_files import SampleConfig, resolve, write_samples
 from parti.sampling.generate import SamplingConfig
-from vqgan.cli.command_line import USER_ERRORS, print_error, print_out
+from vqgan.cli.command_line import print_error, print_out
 from vqgan.cli.console import command
 from vqgan.cli.option_parser import OptionParser
 from vqgan.config.schema import ConfigError, dump_config
+from vqgan.errors import UserError
 
 RECOMMENDED = "as the model recommends"
 
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
         records = write_samples(config, progress=True)
         print_out(f"{len(records)} images in {config.out}, all on one sheet in {config.out}/grid.png")
         return 0
-    except USER_ERRORS as error:
+    except UserError as error:
         print_error(error)
         return 2
 

@@ -7,10 +7,11 @@ Besides: files are regular ones and of bounded size, and none names a file elsew
 """
 
 import json
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from vqgan.system.bounded_file import check_regular
 
 SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """What each call of transformers' `from_pretrained` is given: nothing from the network, no code of others."""
@@ -44,14 +45,12 @@ class UnsafeFolderError(ValueError):
 def check_transformers_folder(folder: Path) -> None:
     """Raises UnsafeFolderError where the folder names code, files elsewhere, or holds what no model folder holds."""
     for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            continue
         try:
-            found = path.stat()
+            size = check_regular(path)
         except OSError as error:
             raise UnsafeFolderError(f"{path} cannot be read: {error.strerror}; remove it") from None
-        if stat.S_ISDIR(found.st_mode):
-            continue
-        if not stat.S_ISREG(found.st_mode):
-            raise UnsafeFolderError(f"{path} is no regular file; remove it")
         if path.name == "adapter_config.json":
             raise UnsafeFolderError(
                 f"{folder} holds an adapter for another model; merge it into the model, and save that"
@@ -60,8 +59,8 @@ def check_transformers_folder(folder: Path) -> None:
             continue
         is_vocabulary = path.suffix != ".json" or any(path.match(pattern) for pattern in _VOCABULARIES)
         limit = _LARGEST_FILE if is_vocabulary else _LARGEST_CONFIG
-        if found.st_size > limit:
-            raise UnsafeFolderError(f"{path} has {found.st_size} bytes, at most {limit} are read of such a file")
+        if size > limit:
+            raise UnsafeFolderError(f"{path} has {size} bytes, at most {limit} are read of such a file")
         if path.name.endswith(".index.json"):
             _check_index(path)
         elif path.suffix == ".json" and not is_vocabulary:

@@ -78,8 +78,8 @@ def test_what_is_no_regular_file_is_named_and_waits_for_nobody(tmp_path: Path) -
     assert found == {
         "fine.png": None,
         "also.png": None,
-        "pipe.png": "not a regular file",
-        "infinite.png": "not a regular file",
+        "pipe.png": "it is a pipe, not a regular file",
+        "infinite.png": "it is a device, not a regular file",
         "kernel.png": "the file is empty (0 bytes)",
         "gone.png": "the file is missing",
     }
@@ -96,7 +96,9 @@ def test_captions_behind_a_device_or_of_gigabytes_cost_their_item_only(tmp_path:
     found = outcomes(tmp_path)
     assert found["a.png"] == "a cat"
     assert found["b.png"] is None
-    assert str(found["c.png"]).startswith("its caption file c.txt has 3,221,225,472 bytes, more than the limit of")
+    assert str(found["c.png"]).startswith(
+        "its caption file c.txt cannot be read: it has 3,221,225,472 bytes, the limit is "
+    )
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

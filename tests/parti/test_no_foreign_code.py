@@ -175,7 +175,7 @@ def test_a_folder_names_no_file_of_this_machine_and_holds_regular_files(
         "vocab_file names '/dev/zero'": lambda f: with_entry(f / "tokenizer_config.json", {"vocab_file": "/dev/zero"}),
         "gguf_file asks": lambda f: with_entry(f / "tokenizer_config.json", {"gguf_file": "x.gguf"}),
         "extra_ids is 1000000000": lambda f: with_entry(f / "tokenizer_config.json", {"extra_ids": 10**9}),
-        "is no regular file": lambda f: (f / "vocab.txt").symlink_to("/dev/zero"),
+        "not a regular file": lambda f: (f / "vocab.txt").symlink_to("/dev/zero"),
         "cannot be read": lambda f: (f / "vocab.txt").symlink_to("nowhere"),
         "holds an adapter": lambda f: (f / "adapter_config.json").write_text("{}"),
         "is not valid JSON": lambda f: (f / "processor_config.json").write_text("[" * 10**6),

@@ -18,8 +18,9 @@ from torch import Tensor
 import parti.next_token.train_next_token
 from parti.next_token.next_token_task import NextTokenTask
 from parti.next_token.train_next_token import TrainPartiConfig
-from vqgan.cli.command_line import USER_ERRORS, print_error
+from vqgan.cli.command_line import print_error
 from vqgan.data.batch import Batch
+from vqgan.errors import UserError
 from vqgan.training import loop
 from vqgan.training.loop import TrainingLoop
 
@@ -103,7 +104,7 @@ def main(folder: Path, names: Sequence[str]) -> int:
             at_step(3, lambda: os.kill(os.getpid(), signal.SIGKILL))
         try:
             parti.next_token.train_next_token.train(config_of(folder, name))
-        except USER_ERRORS as error:
+        except UserError as error:
             print_error(error)
             return 2
         NextTokenTask.train_step, TrainingLoop._should_stop = untouched  # type: ignore[method-assign]

@@ -16,11 +16,12 @@ import parti.next_token.train_next_token
 import vqgan.train_tokenizer
 from vqgan.autoencoder_task import AutoencoderTask
 from vqgan.cli.command_line import run_training
+from vqgan.cli.exit_codes import ExitCode
 from vqgan.config.schema import dump_config
 from vqgan.data.batch import Batch
 from vqgan.train_tokenizer import TrainVQGANConfig
 from vqgan.training.checkpoints.store import CheckpointError
-from vqgan.training.loop import EXIT_INTERRUPTED, TrainingLoop
+from vqgan.training.loop import TrainingLoop
 from vqgan.training.run_folder import RunFolder
 
 STEPS = 8
@@ -247,7 +248,7 @@ def test_an_interrupted_tool_exits_with_75_and_completes_when_run_again(
         return run_training(["--config", str(config)], TrainVQGANConfig, vqgan.train_tokenizer.train, None)
 
     stop_at(monkeypatch, 2)
-    assert tool() == EXIT_INTERRUPTED == 75
+    assert tool() == ExitCode.INTERRUPTED == 75
     assert tool() == 0
 
 
@@ -269,7 +270,7 @@ def test_sigterm_saves_and_exits_with_75(tmp_path: Path) -> None:
             process.terminate()
             break
     _, rest = process.communicate(timeout=120)
-    assert process.returncode == EXIT_INTERRUPTED, rest
+    assert process.returncode == ExitCode.INTERRUPTED, rest
     assert "run the same command to go on" in rest
     (checkpoint,) = (path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.startswith("step-"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -16,10 +16,10 @@ from tiny_runs import stage_1
 
 import vqgan.train_tokenizer
 from vqgan.autoencoder_task import AutoencoderTask
-from vqgan.cli.command_line import EXIT_INTERRUPTED_AT_ONCE, run_training
+from vqgan.cli.command_line import run_training
+from vqgan.cli.exit_codes import ExitCode
 from vqgan.data.batch import Batch
 from vqgan.train_tokenizer import TrainVQGANConfig
-from vqgan.training.loop import EXIT_INTERRUPTED
 from vqgan.training.run_folder import RunFolder
 
 _ENDLESS = {"loop.steps": 100_000, "loop.log_every": 1, "loop.evaluate_every": 0, "task.adversarial.weight": 0.0}
@@ -49,7 +49,7 @@ print("saved" if stop.made else "went on")
 def test_once_saves_and_leaves_with_75(number: int, workers: int, commands: Commands, tmp_path: Path) -> None:
     config = stage_1(tmp_path / "run", **_ENDLESS | {"data.workers": workers})
     ending = commands.run(config, signals=[("step 2/", number)])
-    assert ending.code == EXIT_INTERRUPTED, ending.said
+    assert ending.code == ExitCode.INTERRUPTED, ending.said
     assert ending.said.count("stopping after this step, saving; once more to leave at once") == 1
     assert ending.said.rstrip().endswith("saved; run the same command to go on")
     assert "Traceback" not in ending.said
@@ -60,13 +60,13 @@ def test_once_saves_and_leaves_with_75(number: int, workers: int, commands: Comm
 def test_twice_leaves_at_once_and_costs_no_checkpoint(number: int, commands: Commands, tmp_path: Path) -> None:
     config = stage_1(tmp_path / "run", **_ENDLESS | {"data.workers": 2})
     ending = commands.run(config, signals=[("step 4/", number), ("once more", number)])
-    if ending.code == EXIT_INTERRUPTED:
+    if ending.code == ExitCode.INTERRUPTED:
         pytest.skip("the step and the save were faster than the second signal")
     assert ending.code == -number, "ended by the signal itself: a shell shows 128 + its number, 130 for Ctrl-C"
     assert "Traceback" not in ending.said
     assert not ending.outlived
     again = commands.run(config, signals=[("images/s", number)])
-    assert again.code == EXIT_INTERRUPTED, again.said
+    assert again.code == ExitCode.INTERRUPTED, again.said
 
 
 def test_loaders_do_not_outlive_a_killed_trainer(commands: Commands, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_ctrl_c_before_the_first_step_is_one_line_and_130(capsys: pytest.Capture
     def starting(_config: TrainVQGANConfig) -> bool:
         raise KeyboardInterrupt
 
-    assert run_training([], TrainVQGANConfig, starting, None) == EXIT_INTERRUPTED_AT_ONCE == 130
+    assert run_training([], TrainVQGANConfig, starting, None) == ExitCode.INTERRUPTED_AT_ONCE == 130
     assert capsys.readouterr().err == (
         "interrupted before the first step: the run is as it was; run the same command to go on\n"
     )

@@ -5,39 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from vqgan.cli.exit_codes import ExitCode
 from vqgan.config.schema import Config, ConfigError, dump_config, format_help, load_config
-from vqgan.data.source import DataError, printable
-from vqgan.hub.model_folder import ModelFolderError
-from vqgan.system.atomic_files import CannotWriteError
-from vqgan.training.checkpoints.store import CheckpointError
-from vqgan.training.loop import EXIT_INTERRUPTED
-from vqgan.training.monitor.nan_guard import TrainingDiverged
-from vqgan.training.parallel.distributed import RankFailure
+from vqgan.data.source import printable
+from vqgan.errors import UserError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-
-EXIT_INTERRUPTED_AT_ONCE = 130
-"""Exit code after Ctrl-C while there was nothing to save yet: what a shell gives for a process that it ended."""
-
-USER_ERRORS = (
-    ConfigError,
-    DataError,
-    ModelFolderError,
-    CheckpointError,
-    CannotWriteError,
-    RankFailure,
-    TrainingDiverged,
-)
-"""Errors whose message is written for the person at the keyboard: shown without a traceback."""
 
 
 def run_training(
     argv: list[str], config_type: type[ConfigT], train: Callable[[ConfigT], bool], description: str | None
 ) -> int:
-    """Parse, train, and return the exit code.
-
-    0 complete, 2 an error for the user, 75 interrupted and saved, 130 interrupted before the first step.
-    """
+    """Parse, train, and return the exit code."""
     if "--help" in argv or "-h" in argv:
         print_out(f"{(description or '').strip()}\n\n{_COMMON}\n\n{format_help(config_type)}")
         return 0
@@ -47,13 +26,13 @@ def run_training(
         if print_config:
             print_out(dump_config(config).rstrip())
             return 0
-        return 0 if train(config) else EXIT_INTERRUPTED
-    except USER_ERRORS as error:
+        return ExitCode.DONE if train(config) else ExitCode.INTERRUPTED
+    except UserError as error:
         print_error(error)
-        return 2
+        return ExitCode.USER_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before the first step: the run is as it was; run the same command to go on\n")
-        return EXIT_INTERRUPTED_AT_ONCE
+        return ExitCode.INTERRUPTED_AT_ONCE
 
 
 def split_arguments(argv: list[str]) -> tuple[Path | None, list[str], bool]:

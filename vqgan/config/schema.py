@@ -8,11 +8,9 @@ Every mistake is one line: where, what was received, and the nearest valid name.
 
 import copy
 import difflib
-import errno
 import inspect
 import json
 import re
-import stat
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,8 @@ from pydantic_core import ErrorDetails, to_jsonable_python
 from vqgan.config.fields import default_of, field_types, is_union, kind_of, type_name, variants
 from vqgan.config.option_values import read_word
 from vqgan.config.yaml_dialect import NotYAMLError, dump, load
+from vqgan.errors import ConfigError as ConfigError
+from vqgan.system.bounded_file import read_bounded
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -67,10 +67,6 @@ class Config(BaseModel):
                 )
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line for the person who wrote it."""
-
-
 @dataclass(frozen=True)
 class FieldDescription:
     """One settable key: its dotted `name`, printable `type` and `default`, help text, and the variant it belongs to."""
@@ -109,10 +105,10 @@ def load_config(
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping as a dict. Raises ConfigError when the file is missing, not YAML or not a mapping."""
     try:
-        values = load(_text_of(Path(path)))
+        values = load(read_bounded(path, _LARGEST_FILE).decode())
     except OSError as error:
         beside = [str(file) for file in sorted(Path(path).parent.glob("*.y*ml"))]
-        nearest = difflib.get_close_matches(str(path), beside, 1, 0.7)
+        nearest = [] if Path(path).exists() else difflib.get_close_matches(str(path), beside, 1, 0.7)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise ConfigError(f"config file {str(path)!r} cannot be read: {error.strerror or error}{hint}") from None
     except UnicodeDecodeError:
@@ -124,17 +120,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, this file holds a {type(values).__name__}")
     return values
-
-
-def _text_of(path: Path) -> str:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):  # a device has no end, and a pipe may have no other side
-        raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(found.st_mode) else "it is no regular file")
-    with path.open("rb") as file:
-        content = file.read(_LARGEST_FILE + 1)
-    if len(content) > _LARGEST_FILE:
-        raise OSError(errno.EFBIG, f"it has more than {_LARGEST_FILE} bytes")
-    return content.decode("utf-8")
 
 
 def validate(config_type: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:

@@ -6,6 +6,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
+from vqgan.errors import UserError
+
 Split = Literal["train", "val"]
 
 
@@ -74,7 +76,7 @@ class UnusableSample(Exception):
         return UnusableSample(self.name, self.cause)
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A data set that cannot be used at all: missing, empty, or without the captions that a run needs."""
 
 

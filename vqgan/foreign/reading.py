@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vqgan.errors import UserError
 from vqgan.foreign.pickle_program import Call, Global, Persistent, PickleRefusedError, read_pickle
 
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -51,7 +52,7 @@ _DTYPES = {
 }
 
 
-class ForeignCheckpointError(ValueError):
+class ForeignCheckpointError(UserError, ValueError):
     """A weight file of another project that cannot be read or does not fit: what was wrong, and the remedy."""
 
 

@@ -4,7 +4,6 @@
 """
 
 import json
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,10 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vqgan.errors import UserError
 from vqgan.hub.construction import TooLargeError, within_file
 from vqgan.hub.huggingface import NotOnHubError, fetch_model, is_hub_name
 from vqgan.hub.missing_folder import no_such_folder
 from vqgan.hub.weights_header import WeightsHeaderError, stored_sizes
+from vqgan.system.bounded_file import RefusedFileError, read_bounded
 from vqgan.system.checksums import SUMS_FILE, add_checksums, changed_since_written, noted_files
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -29,7 +30,7 @@ _DATA_FILES = ("*.json", "*.safetensors", f"*{SUMS_FILE}")
 folders."""
 
 
-class ModelFolderError(ValueError):
+class ModelFolderError(UserError, ValueError):
     """A folder that does not hold the expected model."""
 
 
@@ -66,15 +67,14 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_CONFIG:
-            raise ModelFolderError(f"{path} is no regular file of at most {_LARGEST_CONFIG} bytes; it is not a config")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_bounded(path, _LARGEST_CONFIG))
+    except RefusedFileError as error:
+        raise ModelFolderError(f"{path} is not a model's config: {error}") from None
     except OSError:
         near = "give a model folder" if folder.exists() else no_such_folder(str(folder))
         raise ModelFolderError(f"no model in {folder}: {CONFIG_FILE} is missing; {near}") from None
     except (ValueError, RecursionError) as error:  # a whole number of too many digits is a ValueError
-        raise error if isinstance(error, ModelFolderError) else _no_json(path, error) from None
+        raise _no_json(path, error) from None
     if not isinstance(values, dict):
         raise ModelFolderError(f"{path} holds a {type(values).__name__}, not a mapping; it is not a model's config")
     return values

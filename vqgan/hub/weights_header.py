@@ -5,10 +5,11 @@ each of them costs it time.
 """
 
 import json
-import stat
 import struct
 from math import prod
 from pathlib import Path
+
+from vqgan.system.bounded_file import RefusedFileError, open_regular
 
 _LONGEST, _MOST_TENSORS = 16 << 20, 100_000
 """Bytes of a header, and tensors in it. The header of a network of 2,000 tensors has 300 kB."""
@@ -20,9 +21,11 @@ class WeightsHeaderError(ValueError):
 
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor in a file. Raises WeightsHeaderError, and OSError where it cannot be read."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise WeightsHeaderError("is no regular file")
-    with path.open("rb") as file:
+    try:
+        file = open_regular(path)
+    except RefusedFileError as error:
+        raise WeightsHeaderError(f"is no weights file: {error}") from None
+    with file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= path.stat().st_size - 8:

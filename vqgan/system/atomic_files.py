@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vqgan.errors import UserError
+
 GO_ON = "run the same command again: it goes on from the last checkpoint, if there is one"
 """What a run's user does once the cause is mended."""
 
@@ -31,7 +33,7 @@ _REMEDIES = {
 }
 
 
-class CannotWriteError(OSError):
+class CannotWriteError(UserError, OSError):
     """A file of a run could not be written; the message is one line with the remedy."""
 
 

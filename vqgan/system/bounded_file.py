@@ -26,7 +26,7 @@ class RefusedFileError(OSError):
 def open_regular(path: str | Path) -> BinaryIO:
     """A regular file, or a link to one, opened for reading. Raises RefusedFileError for a pipe, device or folder, and
     OSError where it cannot be opened."""
-    _check_is_regular(Path(path).stat().st_mode)  # before opening it, which some devices take for a command
+    check_regular(path)  # before opening it, which some devices take for a command
     # Should a pipe have taken its place: opening it does not wait for its writer, and then it is refused.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
@@ -36,6 +36,13 @@ def open_regular(path: str | Path) -> BinaryIO:
         os.close(descriptor)
         raise
     return os.fdopen(descriptor, "rb")
+
+
+def check_regular(path: str | Path) -> int:
+    """How many bytes a regular file, or the one that a link leads to, has. Raises what `open_regular` raises."""
+    found = Path(path).stat()
+    _check_is_regular(found.st_mode)
+    return found.st_size
 
 
 def read_bounded(path: str | Path, limit: int, *, pipes: bool = False) -> bytes:

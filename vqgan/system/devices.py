@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from vqgan.config.schema import ConfigError
+from vqgan.errors import ConfigError
 
 
 def usable_device(name: str | None, option: str, dtype: torch.dtype = torch.float32) -> torch.device:

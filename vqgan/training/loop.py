@@ -36,9 +36,6 @@ from vqgan.training.run_folder import RunFolder
 from vqgan.training.stopping import StopRequest
 from vqgan.training.task import Task
 
-EXIT_INTERRUPTED = 75
-"""Exit code of a run that was asked to stop, saved and can be resumed (EX_TEMPFAIL)."""
-
 _STEPS_BETWEEN_AGREEING_TO_STOP = 8
 """With several processes: to ask whether one of them was told to stop, each waits for its device."""
 

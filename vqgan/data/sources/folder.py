@@ -8,7 +8,6 @@ or else a share of the files chosen by a hash of their names, so that it stays w
 folder and not used is told (`unused`).
 """
 
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -27,6 +26,7 @@ from vqgan.data.images.decode import Color, decode_image, parse_color
 from vqgan.data.source import DataError, Sample, Split, UnusableSample, printable
 from vqgan.data.split import by_score, hash_score, items_of_split
 from vqgan.data.unused import Unused
+from vqgan.system.bounded_file import RefusedFileError, check_regular, read_bounded
 
 
 class FolderConfig(Config, may_change=("kind", "path", "captions", "val_fraction", "background")):
@@ -147,27 +147,22 @@ def _unused(listing: Listing, catalog: Catalog, splits: SplitFolders | None) -> 
 def _regular_file(path: Path, unusable: Callable[[str], UnusableSample]) -> Path:
     """The same path, of a file that can be read to its end. Raises what `unusable` makes of the cause."""
     try:
-        about = path.stat()
+        size = check_regular(path)
     except FileNotFoundError:
         raise unusable("the file is missing") from None
+    except RefusedFileError as error:
+        raise unusable(str(error)) from None
     except (OSError, ValueError) as error:  # name too long, NUL character, links in a circle, a file as a folder
         raise unusable(f"not a usable file name: {error}") from None
-    if not stat.S_ISREG(about.st_mode):
-        raise unusable("not a regular file")
-    if not about.st_size:  # as the files of /proc seem to be, some of which never end
+    if not size:  # as the files of /proc seem to be, some of which never end
         raise unusable("the file is empty (0 bytes)")
     return path
 
 
 def _prefill(name: str, path: Path) -> str | None:
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise UnusableSample(name, f"its caption file {path.name} is not a regular file")
-        if about.st_size > MAX_CAPTION_BYTES:
-            size = f"{about.st_size:,} bytes, more than the limit of {MAX_CAPTION_BYTES:,}"
-            raise UnusableSample(name, f"its caption file {path.name} has {size}")
-        return path.read_text(encoding="utf-8-sig") if about.st_size else ""
+        # What has no size is empty: so the files of /proc seem to be, some of which never end.
+        return read_bounded(path, MAX_CAPTION_BYTES).decode("utf-8-sig") if check_regular(path) else ""
     except UnicodeDecodeError:
         raise UnusableSample(name, f"its caption file {path.name} is not UTF-8 text") from None
     except FileNotFoundError:

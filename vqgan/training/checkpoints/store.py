@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from vqgan.errors import UserError
 from vqgan.system.atomic_files import put_in_place, recover_folder, remove_folder, sync_folder, write_file, writing
 from vqgan.training.checkpoints.sharded_state import save_sharded
 from vqgan.training.task import Stateful
@@ -26,7 +27,7 @@ from vqgan.training.task import Stateful
 _SUMS, _ABOUT = "SHA256SUMS", "about.json"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint that does not belong to this run, or none that is intact."""
 
 

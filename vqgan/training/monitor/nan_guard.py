@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vqgan.config.schema import Config
+from vqgan.errors import UserError
 
 
 class NaNGuardConfig(Config, may_change=("max_skipped_in_a_row", "max_rollbacks")):
@@ -24,7 +25,7 @@ class NaNGuardConfig(Config, may_change=("max_skipped_in_a_row", "max_rollbacks"
     """How often in the whole run it may go back before it stops with an explanation."""
 
 
-class TrainingDiverged(ValueError):
+class TrainingDiverged(UserError, ValueError):
     """Training came to an end without finite gradients; the message is one line for the person who started it."""
 
 

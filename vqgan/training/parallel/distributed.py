@@ -12,7 +12,7 @@ from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs,
 from jaxtyping import Float
 from torch import Tensor
 
-from vqgan.config.schema import ConfigError
+from vqgan.errors import ConfigError, UserError
 from vqgan.training.parallel.accelerate_environment import check_environment
 
 ThingT = TypeVar("ThingT")
@@ -39,7 +39,7 @@ def build_accelerator(timeout_minutes: float = 10.0) -> Accelerator:
         raise ConfigError(f"accelerate cannot use its environment or config file: {error}") from None
 
 
-class RankFailure(RuntimeError):
+class RankFailure(UserError, RuntimeError):
     """Another process of the launch has ended, or does not answer; the message is one line."""
 
 
