@@ -84,10 +84,22 @@ def test_embed_gives_the_latents_of_forward_to_the_bit(model: Quantizer) -> None
 
 def test_the_loss_is_one_number_in_fp32(model: Quantizer) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        result = model(latents(model).bfloat16())
+        result = model(latents(model).bfloat16().requires_grad_())
     assert result.loss.shape == ()
     assert result.loss.dtype == torch.float32
     assert all(value.shape == () and not value.requires_grad for value in result.stats.values())
+
+
+def test_the_quantization_error_is_the_mean_squared_distance_to_what_was_not_rounded(
+    name: str, model: Quantizer
+) -> None:
+    x = latents(model)
+    result = model(x)
+    if name == "gumbel":
+        assert sorted(result.stats) == ["kl", "kl_weight", "temperature"]
+        return
+    error = (model.unquantized(x) - result.latents).square().mean()
+    assert result.stats["quantization_error"].item() == pytest.approx(error.item(), rel=1e-5)
 
 
 def test_autocast_changes_nothing(model: Quantizer) -> None:
@@ -101,6 +113,7 @@ def test_autocast_changes_nothing(model: Quantizer) -> None:
     assert torch.equal(plain.latents, embedded)
     assert torch.equal(plain.loss, cast.loss)
     assert torch.equal(unquantized, model.unquantized(x))
+    assert {value.dtype for value in (plain.latents, plain.loss, embedded, unquantized)} == {torch.float32}
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -65,6 +65,22 @@ def test_straight_through_decodes_codes() -> None:
     assert distances.min(-1).values.max() < 1e-5
 
 
+def test_a_drawn_zero_is_a_large_noise_and_no_infinite_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = quantizer()
+    monkeypatch.setattr(Tensor, "exponential_", Tensor.zero_)
+    # The noise is then the same for every code, and cancels.
+    expected = (model._logits(latents()) / model.temperature).softmax(-1) @ model.codebook
+    torch.testing.assert_close(model(latents()).latents, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_without_codes_the_decoder_reads_the_mean_of_the_codebook() -> None:
+    model = quantizer()
+    expected = torch.einsum(
+        "bnv,ve->bne", (latents() @ model.proj.weight.T + model.proj.bias).softmax(2), model.codebook
+    )
+    torch.testing.assert_close(model.unquantized(latents()), expected)
+
+
 def test_codes_are_the_largest_logits_without_noise() -> None:
     model = quantizer()
     expected = (latents() @ model.proj.weight.T + model.proj.bias).argmax(-1)
@@ -110,6 +126,15 @@ def test_a_span_may_be_a_share_of_the_run() -> None:
     annealing = AnnealingConfig(start=2.0, end=1.0, over="25%")
     assert [annealing.value(step, 400) for step in (0, 50, 100, 300)] == pytest.approx([2, 1.5, 1, 1])
     assert AnnealingConfig(start=2.0, end=1.0, over=0).value(0, 10) == 1.0
+    assert [AnnealingConfig(start=2.0, end=1.0, over=1).value(step, 10) for step in (0, 1)] == [2.0, 1.0]
+
+
+def test_logits_and_codes_begin_at_unit_variance() -> None:
+    torch.manual_seed(0)
+    model = GumbelQuantizer(GumbelConfig(codebook_size=500, latent_dim=400, code_dim=16))
+    assert model._logits(torch.randn(2, 50, 400)).std().item() == pytest.approx(1, rel=0.05)
+    assert not model.proj.bias.any()
+    assert model.codebook.std().item() == pytest.approx(1, rel=0.05)
 
 
 def test_a_temperature_of_zero_is_refused() -> None:

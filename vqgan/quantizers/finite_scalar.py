@@ -49,29 +49,26 @@ class FiniteScalarQuantizer(Quantizer):
         self.register_buffer("radix", levels.cumprod(0) // levels, persistent=False)
 
     def forward(self, latents: Float[Tensor, "B N D"]) -> Quantized:
-        with torch.autocast(latents.device.type, enabled=False):
-            bounded = self._bound(latents)
-            rounded = bounded.detach().round()
-            unquantized = bounded / self._half_width
-            chosen = rounded / self._half_width
-            return Quantized(
-                latents=straight_through(chosen, unquantized),
-                codes=self._codes(rounded),
-                loss=bounded.new_zeros(()),
-                stats={"quantization_error": F.mse_loss(unquantized.detach(), chosen)},
-            )
+        bounded = self._bound(latents)
+        rounded = bounded.detach().round()
+        unquantized = bounded / self._half_width
+        chosen = rounded / self._half_width
+        return Quantized(
+            latents=straight_through(chosen, unquantized),
+            codes=self._codes(rounded),
+            loss=bounded.new_zeros(()),
+            stats={"quantization_error": F.mse_loss(unquantized.detach(), chosen)},
+        )
 
     def encode(self, latents: Float[Tensor, "B N D"]) -> Int64[Tensor, "B N"]:
-        with torch.autocast(latents.device.type, enabled=False):
-            return self._codes(self._bound(latents).round())
+        return self._codes(self._bound(latents).round())
 
     def embed(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
         digits = codes[..., None] // self.radix % self.levels
-        return (digits - self._half_width).float() / self._half_width
+        return (digits - self._half_width) / self._half_width
 
     def unquantized(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        with torch.autocast(latents.device.type, enabled=False):
-            return self._bound(latents) / self._half_width
+        return self._bound(latents) / self._half_width
 
     @property
     def _half_width(self) -> Int64[Tensor, "D"]:
@@ -80,7 +77,8 @@ class FiniteScalarQuantizer(Quantizer):
     def _bound(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """The paper's `bound`: within half a step of its levels, whole numbers from -(L // 2) to (L - 1) // 2.
 
-        The shift is `tan`, as in the paper's listing; the exact inverse of tanh would differ a little.
+        The shift is `tan`, as in the paper's listing; the exact inverse of tanh would differ a little. In fp32, which
+        autocast leaves alone: all that follows is element by element.
         """
         half = (self.levels - 1) * (1 - _MARGIN) / 2
         offset = (self.levels % 2 == 0) * 0.5

@@ -106,8 +106,8 @@ class GumbelQuantizer(Quantizer):
                 loss=self.kl_weight * kl,
                 stats={
                     "kl": kl.detach(),
-                    "temperature": torch.full_like(kl, self.temperature, requires_grad=False),
-                    "kl_weight": torch.full_like(kl, self.kl_weight, requires_grad=False),
+                    "temperature": torch.full_like(kl, self.temperature),
+                    "kl_weight": torch.full_like(kl, self.kl_weight),
                 },
             )
 
