@@ -66,6 +66,15 @@ def test_iterations_lower_the_error() -> None:
     assert errors[0] > errors[1] > errors[2]
 
 
+def test_at_the_end_every_center_is_the_mean_of_the_vectors_nearest_to_it() -> None:
+    vectors = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    found = kmeans(vectors, 60, 60, torch.Generator().manual_seed(0))
+    codes = torch.cdist(vectors, found).argmin(-1)
+    means = torch.stack([vectors[codes == code].mean(0) for code in range(60)])
+    torch.testing.assert_close(found, means)
+    assert codes.bincount().min() == 1, "of one vector as well"
+
+
 def test_it_is_a_function_of_its_generator() -> None:
     vectors = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     first, again, other = (kmeans(vectors, 20, 3, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
