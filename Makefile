@@ -11,7 +11,7 @@ TWO_THREADS := tests/losses tests/models tests/quantizers tests/training tests/t
 	tests/parti/test_task.py tests/parti/test_decoder_only.py tests/parti/test_encoder_decoder.py tests/parti/test_generate.py \
 	tests/parti/test_prepared.py tests/parti/test_gradient_scales.py
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all check format docs clean
 
 demo: .venv/.installed  ## Train both stages on the embedded data, draw unseen prompts, write out/demo/report.html
 	$(BIN)/python tools/demo.py --out out/demo
@@ -35,6 +35,9 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/.installed  ## The documentation as a searchable site: site/index.html; every warning is an error
+	$(BIN)/zensical build --clean --strict
+
 # The environment: exactly the versions of constraints.txt, renewed when either file changes.
 .venv/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; none was found. Set PYTHON=/path/to/python3.11"; exit 1; }
@@ -47,4 +50,4 @@ format: .venv/.installed
 	touch $@
 
 clean:
-	rm -rf .venv out runs .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf .venv out runs site .cache .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

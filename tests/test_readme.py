@@ -1,4 +1,4 @@
-"""README and docs are true: commands exist and take the options shown, links and citations resolve."""
+"""README and docs are true: commands exist and take the options shown, citations resolve (links: tests/docs)."""
 
 import ast
 import re
@@ -15,7 +15,6 @@ ROOT = Path(__file__).parent.parent
 
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("guide", "fused", "weights"))]
 """What a new user reads from front to back: the commands of each may build on those before."""
-ALL_PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
 def blocks(language: str) -> list[str]:
@@ -38,14 +37,6 @@ def test_every_module_says_what_it_is() -> None:
     for package in ("vqgan", "parti", "tools", "benchmarks"):
         for path in (ROOT / package).rglob("*.py"):
             assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
-
-
-@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if not target.startswith(("http://", "https://", "#")):
-            assert (page.parent / target.partition("#")[0]).exists(), target
 
 
 def test_every_cited_section_exists() -> None:
