@@ -1,1 +1,1 @@
-"""Fused U-Net and BERT models: convolution rows beside BertLayers, which read each other."""
+"""Fused U-Net and BERT models: convolution rows beside BertLayers, with cross-attention between the two."""

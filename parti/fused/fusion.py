@@ -1,15 +1,16 @@
-"""Where image and text read each other: one affinity between every position and every token, used both ways.
+"""Cross-attention in both directions between image and text, with one affinity of every position and every token.
 
-As drawn, for 32 x 32 x 256 beside 30 x 768: a narrow pair (image 1x1 to 256, text to 768) multiplies into the affinity;
-the affinity times the wide image branch (512) gives 30 x 1536, which the text takes in; times the wide text branch
-(1536) it gives 32 x 32 x 512, which the image takes in. Each side is concatenated with what it read, brought back to
+In the diagram (papers.md E.2), for 32 x 32 x 256 beside 30 x 768: a narrow pair (image 1x1 to 256, text to 768)
+multiplies into the affinity; the affinity times the wide image branch (512) gives 30 x 1536 for the text; times the
+wide text branch (1536) it gives 32 x 32 x 512 for the image. Each side is concatenated with what it read, projected to
 its own width and added to itself.
 
-Read so that every drawn width holds: heads of h = text_width / text_heads channels (64), image_channels / h of them on
-the image side (4), values twice as wide. Each pair of heads has an affinity, so flattening (position, head) makes this
-ordinary cross-attention between P * n and T * m vectors of width h. Departures from the drawing, which names none of
-these: norms before the narrow and wide branches, the scale 1 / sqrt(h), a softmax each way, and padding that is never
-attended to. The last layers start at zero: a fresh fusion is the identity, and a pretrained BERT stays what it was.
+This reading matches every width of the diagram: heads of h = text_width / text_heads channels (64), image_channels / h
+of them on the image side (4), values twice as wide. Each pair of heads has an affinity, so flattening (position, head)
+makes this ordinary cross-attention between P * n and T * m vectors of width h. Departures from the diagram, which names
+none of these: norms before the narrow and wide branches, the scale 1 / sqrt(h), a softmax in each direction, and a
+padding mask. The last layers start at zero, so a new fusion is the identity and a pretrained BERT is unchanged at
+first.
 
 Legend: B batch, C image channels, H W the row's grid, P = H * W, n image heads, T text positions, m text heads,
 h head width, D text width.
@@ -25,14 +26,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Normalization = Literal["softmax", "count"]
-"""What the drawing leaves open. softmax: over what is read, each way; count: the bare products, divided by how many
-vectors are read (the literal drawing, whose values would grow with the map)."""
+"""The diagram leaves it open. softmax: over the keys, in each direction; count: the plain products divided by the
+number of keys (the literal diagram, whose values would grow with the map)."""
 
 _GROUPS, _LEAST_IN_GROUP = 32, 4
 
 
 class _ImageReadsText(nn.Module):
-    """What both fusions have: the narrow pair, the wide text branch, and the image's way back."""
+    """The layers that both fusions have: the narrow pair, the wide text branch, and the image's output layers."""
 
     def __init__(
         self, image_channels: int, text_width: int, text_heads: int, normalization: Normalization = "softmax"
@@ -67,12 +68,12 @@ class _ImageReadsText(nn.Module):
 
 
 class TextToImageFusion(_ImageReadsText):
-    """One way: the image reads the text, which stays as it is."""
+    """One direction: the image attends to the text, which is unchanged."""
 
     def forward(
         self, image: Float[Tensor, "B C H W"], text: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "B C H W"]:
-        """The image with what it read; `mask` is true where there is text."""
+        """Returns the updated image; `mask` is false at padding."""
         normed = self.text_norm(text)
         read = attend(
             self._image_heads(self.image_key(self.image_norm(image))),
@@ -85,7 +86,7 @@ class TextToImageFusion(_ImageReadsText):
 
 
 class Fusion(_ImageReadsText):
-    """Both ways, as drawn. At C = 256 beside 30 x 768 it has 6.56M parameters, at C = 512 8.53M."""
+    """Both directions. At C = 256 beside 30 x 768 it has 6.56M parameters, at C = 512 8.53M."""
 
     def __init__(
         self, image_channels: int, text_width: int, text_heads: int, normalization: Normalization = "softmax"
@@ -99,7 +100,7 @@ class Fusion(_ImageReadsText):
     def forward(
         self, image: Float[Tensor, "B C H W"], text: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B T D"]]:
-        """Both with what they read; `mask` is true where there is text. Padding is left as it is."""
+        """Returns the updated image and text; `mask` is false at padding, which is unchanged."""
         image_normed, text_normed = self.image_norm(image), self.text_norm(text)
         to_image, to_text = exchange(
             self._image_heads(self.image_key(image_normed)),
@@ -122,16 +123,17 @@ def exchange(
     mask: Bool[Tensor, "B Tm"],
     normalization: Normalization,
 ) -> tuple[Float[Tensor, "B Pn d"], Float[Tensor, "B Tm d"]]:
-    """What the image vectors read of the text where `mask` is true, and what the text reads of the image."""
+    """Returns what the image vectors read from the text where `mask` is true, and what the text reads from the
+    image."""
     if normalization == "softmax" and image_keys.device.type == "cpu":
-        # One affinity for both ways; the fused kernel's backward pass is slow on a CPU. fp32: it is exponentiated.
+        # One affinity for both directions; the fused kernel's backward pass is slow on a CPU. fp32 for the softmax.
         with torch.autocast("cpu", enabled=False):
             affinity = _scaled(image_keys.float()) @ text_keys.float().transpose(1, 2)
             hidden = _hidden(mask, torch.float32)
             to_image = torch.softmax(affinity + hidden, dim=2) @ text_values.float()
             to_text = torch.softmax(affinity, dim=1).transpose(1, 2) @ image_values.float()
         return to_image, to_text
-    # The affinity twice, by a kernel that never stores it: at 64 x 64 and above it would not fit.
+    # Compute the affinity twice, with a kernel that never stores it: at 64 x 64 and above it would not fit.
     to_image = attend(image_keys, text_keys, text_values, mask, normalization)
     return to_image, attend(text_keys, image_keys, image_values, None, normalization)
 
@@ -143,7 +145,7 @@ def attend(
     mask: Bool[Tensor, "B K"] | None,
     normalization: Normalization,
 ) -> Float[Tensor, "B Q d"]:
-    """One way of `exchange`: what the queries read of the values whose keys `mask` lets them see."""
+    """Computes one direction of `exchange`: attention of the queries to the keys where `mask` is true."""
     if normalization == "softmax":
         on_cpu = queries.device.type == "cpu"
         return (softmax_by_steps if on_cpu else softmax_by_kernel)(queries, keys, values, mask)
@@ -162,7 +164,7 @@ def softmax_by_steps(
     values: Float[Tensor, "B K d"],
     mask: Bool[Tensor, "B K"] | None,
 ) -> Float[Tensor, "B Q d"]:
-    """`attend` by three operations, which store the affinity. On a CPU, in bf16, 0.57 of the kernel's time."""
+    """`attend` in three operations, which store the affinity. On a CPU, in bf16, 0.57 of the kernel's time."""
     hidden = queries.new_zeros(1, 1, 1) if mask is None else _hidden(mask, queries.dtype)
     with torch.autocast(queries.device.type, enabled=False):
         affinity = torch.baddbmm(hidden, queries, keys.transpose(1, 2), alpha=queries.shape[-1] ** -0.5)
@@ -175,22 +177,22 @@ def softmax_by_kernel(
     values: Float[Tensor, "B K d"],
     mask: Bool[Tensor, "B K"] | None,
 ) -> Float[Tensor, "B Q d"]:
-    """`attend` by one operation that never stores the affinity. Its softmax accumulates in fp32 whatever the inputs."""
+    """`attend` in one kernel that never stores the affinity. Its softmax accumulates in fp32 for any input type."""
     seen = None if mask is None else mask[:, None, None]
     return F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], attn_mask=seen)[:, 0]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Of 32 groups, or as many as divide the channels and leave at least four in each.
+    """Returns a GroupNorm of 32 groups, or as many as divide the channels and leave at least four in each.
 
-    A group of one channel would lose its mean: an image's color, and what a caption says of all of it.
+    A group of one channel would lose its mean, such as the overall color that a caption asks for.
     """
     most = max(1, min(_GROUPS, channels // _LEAST_IN_GROUP))
     return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
 
 
 def _hidden(mask: Bool[Tensor, "B K"], dtype: torch.dtype) -> Float[Tensor, "B 1 K"]:
-    """What is added to the affinity: nothing where `mask` is true, elsewhere minus infinity."""
+    """Returns the additive mask of the affinity: 0 where `mask` is true, minus infinity elsewhere."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)[:, None]
 
 

@@ -1,13 +1,13 @@
 """The text side: BertEmbeddings and BertLayers of transformers' own, random or with the weights of a BERT.
 
-A BERT folder's layers are taken in the drawing's order, layer i by the trunk's i-th row; rows beyond the last layer get
-copies of it (bert-base has 12, the drawing 14). Of its positions the first T are kept.
+Layer i of a BERT folder initializes the trunk's i-th row; rows beyond its last layer get copies of that layer
+(bert-base has 12, the diagram 14). The first T position embeddings are used.
 
-Any text vocabulary of `parti.text` serves. Behind its ids comes one more, that of the hidden token: a learned
-vocabulary has none, and a BERT's own may not be spelt out in a caption. It starts as the BERT's [MASK], padding as its
+Any text vocabulary of `parti.text` works. One more id follows its own, that of the mask token: a learned vocabulary has
+none, and a caption must not be able to spell out a BERT's. It is initialized with the BERT's [MASK], padding with its
 [PAD].
 
-Legend: B batch, T text positions, D text width, V vocabulary, the hidden token included.
+Legend: B batch, T text positions, D text width, V vocabulary, the mask token included.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from vqgan.hub.model_folder import ModelFolderError
 from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 _BERT_STD, _BERT_WIDTH = 0.02, 768
-"""BERT's initial weights (arXiv 1810.04805, published code), which are of that width."""
+"""Standard deviation of BERT's initial weights (arXiv 1810.04805, published code), and the width that it is for."""
 
 
 class TextSideConfig(Config, fixed=("width", "heads", "mlp_width"), may_change=("dropout", "bert")):
@@ -42,8 +42,8 @@ class TextSideConfig(Config, fixed=("width", "heads", "mlp_width"), may_change=(
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout of states and of attention."""
     bert: str | None = None
-    """Folder or Hub name (owner/name) of a BERT whose weights the text side starts from; the sizes above are then
-    its own, and text.kind is pretrained with text.name the same. null: random weights."""
+    """Folder or Hub name (owner/name) of a BERT that initializes the text side. The sizes above must be its own,
+    text.kind pretrained and text.name the same. null: random weights."""
 
     @model_validator(mode="after")
     def _check_heads(self) -> "TextSideConfig":
@@ -53,7 +53,7 @@ class TextSideConfig(Config, fixed=("width", "heads", "mlp_width"), may_change=(
 
 
 class TextSpace(NamedTuple):
-    """What the text side reads: `vocab_size` ids, `length` positions T, and which ids are padding and hidden."""
+    """Input of the text side: `vocab_size` ids, `length` positions T, and the ids of padding and of the mask token."""
 
     vocab_size: int
     length: int
@@ -61,21 +61,21 @@ class TextSpace(NamedTuple):
     mask_id: int
 
     def seen(self, ids: Tensor) -> Tensor:
-        """Where there is text."""
+        """Returns the positions that are not padding."""
         return ids != self.pad_id
 
 
 def refuse_outside(config: TextSideConfig, folder: Path) -> None:
-    """Raises ModelFolderError where the config of a saved model names weights that are not in its folder."""
+    """Raises ModelFolderError if the config of a saved model names weights outside its folder."""
     if config.bert is not None:
         raise ModelFolderError(
-            f"{folder} names a BERT outside of the folder ({config.bert[:80]!r}), where a saved model has its weights; "
+            f"{folder} names a BERT outside its folder ({config.bert[:80]!r}), but a saved model holds its weights; "
             f"set bert to null in its config.json"
         )
 
 
 def text_space(tokenizer: TextTokenizer) -> TextSpace:
-    """The ids of a vocabulary, and behind them the hidden token."""
+    """Returns the ids of a vocabulary, followed by the mask token."""
     return TextSpace(tokenizer.vocab_size + 1, tokenizer.length, tokenizer.pad_id, tokenizer.vocab_size)
 
 
@@ -95,12 +95,12 @@ class TextEmbeddings(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "V D"]:
-        """The words' table, to which heads that tell words are tied."""
+        """The word embeddings, to which word heads are tied."""
         return self.bert.word_embeddings.weight
 
 
 class TextLayer(nn.Module):
-    """One BertLayer; nobody attends to padding."""
+    """One BertLayer; padding is never attended to."""
 
     def __init__(self, config: TextSideConfig) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class TextLayer(nn.Module):
         _initialize(self, config.width)
 
     def forward(self, states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """`mask` is true where there is text."""
+        """Returns the new states; `mask` is false at padding."""
         hidden = torch.zeros(mask.shape, dtype=states.dtype, device=states.device).masked_fill_(~mask, -torch.inf)
         return self.bert(states, hidden[:, None, None])
 
@@ -121,11 +121,12 @@ def start_from_bert(
     layers: Sequence[TextLayer],
     config: TextSideConfig,
     tokens: TextSpace,
-    passed_over: int = 0,
+    first_layer: int = 0,
 ) -> None:
-    """Fill both with the weights of the BERT that `config` names, if it names one; its first layers may be passed over.
+    """Loads the weights of the BERT that `config` names, if any; `layers[0]` gets its layer `first_layer`.
 
-    Raises ConfigError where it cannot be had, is no BERT, has other sizes, or reads other ids than `tokens` has.
+    Raises ConfigError if the BERT cannot be loaded, is not a BERT, has other sizes, or another vocabulary than
+    `tokens`.
     """
     if config.bert is None:
         return
@@ -141,8 +142,8 @@ def start_from_bert(
         )
     if tokens.length > own.max_position_embeddings:
         raise ConfigError(
-            f"the BERT {config.bert!r} reads {own.max_position_embeddings} positions, text.length is {tokens.length}; "
-            "set it to that at most"
+            f"the BERT {config.bert!r} has {own.max_position_embeddings} positions, text.length is {tokens.length}; "
+            f"set text.length to at most {own.max_position_embeddings}"
         )
     state = bert.embeddings.state_dict()
     words = state["word_embeddings.weight"]
@@ -150,12 +151,12 @@ def start_from_bert(
     state["word_embeddings.weight"] = torch.cat([words[: tokens.vocab_size - 2], special])
     state["position_embeddings.weight"] = state["position_embeddings.weight"][: tokens.length]
     embeddings.bert.load_state_dict(state)
-    for number, layer in enumerate(layers, start=passed_over):
+    for number, layer in enumerate(layers, start=first_layer):
         layer.bert.load_state_dict(bert.encoder.layer[min(number, own.num_hidden_layers - 1)].state_dict())
 
 
 def _load(name: str) -> tuple[Any, int]:
-    """The BERT in fp32, and the id of its [MASK]."""
+    """Loads a BERT in fp32; returns it and the id of its [MASK]."""
     folder = find_checkpoint(name, [*WEIGHT_FILES])
     find_checkpoint(name, TOKENIZER_FILES)
     declare_missing_torchvision_ops()  # transformers may import torchvision, and takes seconds: imported on use
@@ -164,7 +165,7 @@ def _load(name: str) -> tuple[Any, int]:
 
     family: Any = BertModel
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # it lists the heads that a file has besides
+    logging.set_verbosity_error()  # it would list the unused heads of the file
     try:
         config = AutoConfig.from_pretrained(folder, **SAFELY)
         if config.model_type != "bert":
@@ -179,13 +180,13 @@ def _load(name: str) -> tuple[Any, int]:
         mask_id = AutoTokenizer.from_pretrained(folder, **SAFELY).mask_token_id
     except ConfigError:
         raise
-    except Exception as error:  # whatever the files of others lead to
+    except Exception as error:  # a damaged or foreign file may raise anything
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"transformers reads no BERT from {name!r}: {reason}") from None
+        raise ConfigError(f"transformers cannot load a BERT from {name!r}: {reason}") from None
     finally:
         logging.set_verbosity(level)
     if missing := sorted(report["missing_keys"]):
-        raise ConfigError(f"the weights in {name!r} are not of a BERT: {missing[0]} is missing")
+        raise ConfigError(f"the weights in {name!r} are not those of a BERT: {missing[0]} is missing")
     if mask_id is None:
         raise ConfigError(f"the tokenizer in {name!r} has no [MASK]; choose a BERT that has one")
     return network, mask_id
@@ -210,7 +211,7 @@ def _architecture(config: TextSideConfig, tokens: TextSpace | None = None) -> An
 
 
 def _initialize(module: nn.Module, width: int) -> None:
-    # By the width: 0.02 is BERT's at 768.
+    # Scaled by the width: 0.02 is BERT's value at 768.
     std = _BERT_STD * (_BERT_WIDTH / width) ** 0.5
     for part in module.modules():
         if isinstance(part, nn.Linear):

@@ -1,9 +1,9 @@
-"""The trunk by its parts: convolution rows, BertLayers and fusions, each under its row's number.
+"""The trunk: convolution rows, BertLayers and fusions, each under its row's number.
 
-The three tasks put the same parts together in their own ways; a part that two of them have has the same name in both,
-so that one can start from the other (`parti.fused.transfer`).
+The three tasks combine the same parts in their own ways; a part that two of them have has the same name in both, so
+that one can be initialized from the other (`parti.fused.transfer`).
 
-Row k: the image step and BertLayer k read row k - 1 in parallel, then they are fused where it is drawn.
+Row k: the image step and BertLayer k read row k - 1 in parallel, then they are fused in the rows that have a fusion.
 
 Legend: B batch, C image channels, H W the row's grid, T text positions, D text width.
 """
@@ -19,7 +19,7 @@ from parti.fused.rows import LAST_ROW, TrunkConfig
 from parti.fused.text_side import TextEmbeddings, TextLayer, TextSpace, start_from_bert
 
 FUSED_ROWS = range(3, 12)
-"""Rows that are marked "fusion" in the drawings of the pretraining task and of captioning."""
+"""Rows marked "fusion" in the diagrams of the pretraining task and of captioning."""
 
 
 class RowState(NamedTuple):
@@ -31,9 +31,9 @@ class RowState(NamedTuple):
 
 
 class RowParts(nn.Module):
-    """The parts of the named rows; numbers of rows that `config` leaves out are passed over.
+    """The parts of the given rows; rows that `config` leaves out are skipped.
 
-    Raises ConfigError where the text side is to start from a BERT that cannot be had or does not fit.
+    Raises ConfigError if the BERT of the text side cannot be loaded or does not fit.
     """
 
     def __init__(
@@ -59,29 +59,29 @@ class RowParts(nn.Module):
             }
         )
         layers = cast(list[TextLayer], list(self.text.values()))
-        # A task whose first rows have no BertLayer starts further up in the BERT.
-        passed_over = next((place for place, row in enumerate(there) if str(row) in self.text), 0)
-        start_from_bert(self.embeddings, layers, text, tokens, passed_over)
+        # A task whose first rows have no BertLayer starts at a later layer of the BERT.
+        first_layer = next((place for place, row in enumerate(there) if str(row) in self.text), 0)
+        start_from_bert(self.embeddings, layers, text, tokens, first_layer)
 
     def image_step(self, row: int, image: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:
-        """The convolution into `row`."""
+        """Applies the convolution into `row`."""
         return self.image[str(row)](image)
 
     def text_step(self, row: int, text: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """BertLayer `row`."""
+        """Applies the BertLayer of `row`."""
         return self.text[str(row)](text, mask)
 
     def fuse(
         self, row: int, image: Float[Tensor, "B C H W"], text: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B T D"]]:
-        """Both after the fusion of `row`, or as they are where it has none."""
+        """Applies the fusion of `row`; returns both unchanged if it has none."""
         if str(row) not in self.fusions:
             return image, text
         return self.fusions[str(row)](image, text, mask)
 
 
 class Trunk(nn.Module):
-    """The drawing of the pretraining task: 14 rows from images and ids to images and states."""
+    """The network of the pretraining diagram: 14 rows from images and ids to images and states."""
 
     def __init__(self, config: TrunkConfig, tokens: TextSpace) -> None:
         super().__init__()
@@ -91,12 +91,12 @@ class Trunk(nn.Module):
     def forward(
         self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B T D"]]:
-        """Row 14: an image before its tanh, and the text's states."""
+        """Returns row 14: an image before its tanh, and the text states."""
         *_, last = self.run_rows(images, ids)
         return last.image, last.text
 
     def run_rows(self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"]) -> Iterator[RowState]:
-        """Every row in turn, from row 1."""
+        """Yields every row from row 1 on."""
         parts, mask = self.parts, self.parts.tokens.seen(ids)
         image, text = images, parts.embeddings(ids)
         behind: dict[int, Tensor] = {}
@@ -112,12 +112,12 @@ class Trunk(nn.Module):
 
 
 def _image_step(config: TrunkConfig, row: int) -> nn.Sequential:
-    """3x3, stride 2, down or up, then GroupNorm and SiLU: neither depends on the batch. Row 14 is a bare image."""
+    """3x3 convolution of stride 2, down or up, then GroupNorm and SiLU. Row 14 is a plain image."""
     before, after = config.width(config.before(row)), config.width(row)
     step: nn.Module
     if config.goes_down(row):
         step = nn.Conv2d(before, after, 3, stride=2, padding=1)
     else:
-        # The output padding alone makes stride 2 double exactly.
+        # With output padding, stride 2 doubles the size exactly.
         step = nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1)
     return nn.Sequential(step) if row == LAST_ROW else nn.Sequential(step, group_norm(after), nn.SiLU())

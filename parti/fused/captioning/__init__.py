@@ -1,1 +1,1 @@
-"""Partially autoregressive captions from the fused trunk."""
+"""Partially autoregressive captioning with the fused trunk."""

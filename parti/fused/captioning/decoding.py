@@ -1,14 +1,14 @@
 """Captions of images by a trained captioner: draft, one parallel pass, rounds of refinement (papers.md E.4).
 
-1. Show, Attend and Tell drafts a caption, word by word: row 3's own caption.
-2. The trunk reads the whole draft at once, with the image; the LSTM head of the exit row reads its text row off. So
-   only small LSTMs go word by word: the model is partially autoregressive.
-3. Round r of R: the least probable tokens are hidden, the trunk reads what is left, and the head tells the hidden ones
-   again. Each round hides fewer, and a caption that a round left unchanged is done (mask-predict, Ghazvininejad et al.,
-   1904.09324, section 3).
+1. Show, Attend and Tell drafts a caption, word by word: the caption of row 3.
+2. The trunk reads the whole draft at once, with the image; the LSTM head of the exit row decodes its text row. Only
+   small LSTMs run word by word, so the model is partially autoregressive.
+3. Round r of R: the least probable tokens are masked, the trunk reads the rest, and the head predicts the masked ones
+   again. Each round masks fewer, and a caption that a round leaves unchanged is done (mask-predict, Ghazvininejad et
+   al., 1904.09324, section 3).
 
-Departure from papers.md E.4: the share of round r, 1 - r / (R + 1), is one of the caption's own tokens, its end
-included, not of all 30 positions: what is hidden behind the end tells nothing.
+Departure from papers.md E.4: the masked share of round r, 1 - r / (R + 1), is relative to the caption's own tokens, its
+end included, not to all 30 positions: masking padding would have no effect.
 
 Legend: B captions, T text positions, P image positions.
 """
@@ -26,25 +26,25 @@ from parti.fused.captioning.word_loop import DecodedWords, KnownWords
 from vqgan.config.schema import Config
 
 Row = Literal[3, 7, 11, 14]
-"""A row of the drawing that tells words."""
+"""A row of the diagram that has a word head."""
 ROWS: tuple[Row, ...] = (3, 7, 11, 14)
 MOST_ROUNDS = 4
 
 
 class DecodingConfig(Config):
-    """How captions are told."""
+    """How captions are decoded."""
 
     exit_row: Row = 14
-    """The row whose head tells the caption: rows behind it are not computed. 3: the draft itself."""
+    """The row whose head decodes the caption; later rows are not computed. 3: the draft itself."""
     rounds: int = Field(1, ge=0, le=MOST_ROUNDS)
-    """Most rounds of refinement. Nothing refines a draft of exit_row 3."""
+    """Largest number of refinement rounds. A draft (exit_row 3) is not refined."""
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """0: the most probable token each time; else tokens are drawn from the distribution at this temperature."""
+    """0: greedy decoding; otherwise tokens are sampled at this temperature."""
 
 
 @runtime_checkable
-class Reading(Protocol):
-    """A batch of images that a captioner is about to tell (`parti.fused.captioning.captioner.ImageContext`)."""
+class CaptionContext(Protocol):
+    """A batch of encoded images from which captions are decoded (`parti.fused.captioning.captioner.ImageContext`)."""
 
     def draft(self, noise: Float[Tensor, "B T"] | None, temperature: float) -> DecodedWords: ...
 
@@ -55,12 +55,13 @@ class Reading(Protocol):
         row: Row,
         noise: Float[Tensor, "B T"] | None,
         temperature: float,
-        given: KnownWords | None,
+        known: KnownWords | None,
     ) -> DecodedWords: ...
 
 
 class Decoded(NamedTuple):
-    """`stages[r]` are the captions after r rounds; the last are the result. A caption that is done stays the same."""
+    """`stages[r]` holds the captions after r rounds; the last stage is the result. A finished caption does not
+    change."""
 
     stages: tuple[DecodedWords, ...]
 
@@ -71,10 +72,12 @@ class Decoded(NamedTuple):
 
 @torch.no_grad()
 def decode(
-    context: Reading, tokens: CaptionTokens, config: DecodingConfig, noise: Float[Tensor, "S B T"] | None = None
+    context: CaptionContext, tokens: CaptionTokens, config: DecodingConfig, noise: Float[Tensor, "S B T"] | None = None
 ) -> Decoded:
-    """Captions of all images of a view. Temperature 0 needs no `noise`; else it has 2 + rounds parts
-    (`decoding_noise`)."""
+    """Decodes the captions of all images of `context`.
+
+    Temperature 0 needs no `noise`; otherwise it has 2 + rounds parts (`decoding_noise`).
+    """
     parts = iter([None] * (2 + config.rounds) if noise is None or not config.temperature else noise)
     temperature = config.temperature or 1.0
     drafted = context.draft(next(parts), temperature)
@@ -108,14 +111,14 @@ def decode(
 
 
 def least_probable(written: DecodedWords, words: Bool[Tensor, "B T"], share: float) -> Bool[Tensor, "B T"]:
-    """Of each caption's `words` this share, rounded down: those of the least probability, of equals the first."""
+    """Returns the mask of the least probable `share` of each caption's `words`, rounded down; ties go to the first."""
     order = written.probabilities.masked_fill(~words, torch.inf).argsort(dim=1, stable=True)
     rank = order.argsort(1)
-    # In tenths of thousandths: 5 * (1 - 4 / 5) is one word, not the 0.9999 of binary fractions.
+    # Tolerance 1e-4: 5 * (1 - 4 / 5) is one word, although floating point gives 0.9999.
     return rank < (words.sum(1, keepdim=True) * share + 1e-4).floor()
 
 
 def decoding_noise(seeds: Sequence[int], length: int, rounds: int) -> Float[Tensor, "S B T"]:
-    """Noise for `decode`: a caption's own seed says what is drawn for it, whatever its batch."""
-    draws = [torch.rand(2 + rounds, length, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.stack(draws, dim=1)
+    """Returns the noise for `decode`; a caption's noise depends on its own seed alone, not on its batch."""
+    noise = [torch.rand(2 + rounds, length, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(noise, dim=1)

@@ -1,4 +1,4 @@
-"""Captions of a batch as ids, with the noise that their drafts are made from."""
+"""Encodes the captions of a training batch as ids, with the noise that their drafts are sampled with."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from vqgan.data.batch import Batch
 
 
 class ReadCaptions(NamedTuple):
-    """Ids (B, T), and the share of the captions that were cut at the model's length."""
+    """Ids (B, T), and the fraction of the captions that were truncated at the model's length."""
 
     ids: Int64[Tensor, "B T"]
     noise: DraftNoise
@@ -22,9 +22,9 @@ class ReadCaptions(NamedTuple):
 def read_captions(
     tokens: CaptionTokens, batch: Batch, seed: int, step: int, batch_size: int, start: int
 ) -> ReadCaptions:
-    """Of a batch that begins at row `start` of the `batch_size` rows of a step.
+    """Encodes a batch that begins at row `start` of the `batch_size` rows of a step.
 
-    The noise is a function of (seed, step, row), so it does not depend on how the rows are divided between processes.
+    The noise is a function of (seed, step, row), so it does not depend on how the rows are split between processes.
     """
     device = batch.images.device
     ids, cut = tokens.encode(batch.texts())

@@ -1,5 +1,4 @@
-"""What a captioner is worth on validation pairs: while it trains, and when `tools/evaluate.py captioner` measures
-it."""
+"""Evaluates a captioner on validation pairs, during training and in `tools/evaluate.py captioner`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -20,7 +19,7 @@ from vqgan.metrics.sums import MetricSums
 from vqgan.training.parallel.distributed import all_gather_object
 
 _STEP = 0
-"""Validation captions have the drafts of this step, at every evaluation."""
+"""Every evaluation drafts its captions with the noise of this step."""
 
 
 @torch.no_grad()
@@ -32,11 +31,11 @@ def evaluate_captioner(
     seed: int,
     check_image: Judge | None = None,
 ) -> dict[str, float]:
-    """Nats per word behind each row, and what the captions are worth.
+    """Returns the nats per word after each row, and how good the captions are.
 
-    `exact_row_K`: share of the images whose caption, told behind row K without refinement, describes them;
-    `exact_round_R`: behind row 14 after R rounds. Words are compared after the last round. `batches` are this
-    process's share; the metrics are those of all processes. Raises ValueError where no process has an image.
+    `exact_row_K`: fraction of the images that their caption, decoded after row K without refinement, describes;
+    `exact_round_R`: the same after row 14 and R rounds. Text metrics are computed after the last round. `batches` are
+    those of this process; the metrics are those of all processes. Raises ValueError if no process has an image.
     """
     captioner.eval()
     sums = MetricSums(accelerator)
@@ -46,14 +45,14 @@ def evaluate_captioner(
         device = batch.images.device
         sums.add("images", torch.tensor(float(len(batch)), device=device))
         captions = read_captions(captioner.tokens, batch, seed, _STEP, len(batch), 0)
-        asked = captioner.tokens.predicted(captions.ids)
-        sums.add("words", asked.sum())
-        lesson = captioner(batch.images, captions.ids, captions.noise)
-        for row, logits in zip(ROWS, lesson.logits, strict=True):
-            sums.add(f"nats_row_{row}", word_nats(logits, captions.ids, asked))
+        targets = captioner.tokens.predicted(captions.ids)
+        sums.add("words", targets.sum())
+        output = captioner(batch.images, captions.ids, captions.noise)
+        for row, logits in zip(ROWS, output.logits, strict=True):
+            sums.add(f"nats_row_{row}", word_nats(logits, captions.ids, targets))
         predicted = predicted_captions(captioner, batch.images, rounds)
-        for name, right in checked_captions(check_image, batch.images, predicted).items():
-            sums.add(name, torch.tensor(float(sum(right)), device=device))
+        for name, correct in checked_captions(check_image, batch.images, predicted).items():
+            sums.add(name, torch.tensor(float(sum(correct)), device=device))
         pairs += [pair for pair in zip(predicted[last_metric(rounds)], batch.texts(), strict=True) if pair[1]]
     totals = {name: total.item() for name, total in sums.totals().items()}
     images, words = totals.pop("images"), totals.pop("words", 0.0)
@@ -67,7 +66,7 @@ def evaluate_captioner(
 
 
 def predicted_captions(captioner: Captioner, images: Float[Tensor, "B 3 H W"], rounds: int) -> dict[str, list[str]]:
-    """The captions of each row, and of each round behind the last row, by the name of their metric."""
+    """Returns the captions of each row, and of each round after the last row, by the name of their metric."""
     context = captioner.context(images)
     predicted = {}
     for row in ROWS:
@@ -81,21 +80,21 @@ def predicted_captions(captioner: Captioner, images: Float[Tensor, "B 3 H W"], r
 def checked_captions(
     check_image: Judge | None, images: Float[Tensor, "B 3 H W"], predicted: Mapping[str, Sequence[str]]
 ) -> dict[str, list[bool]]:
-    """Which captions describe their images; nothing where nobody can tell."""
+    """Returns which captions describe their images; empty without a checker for the data set."""
     if check_image is None:
         return {}
-    judged: dict[str, list[bool]] = {name: [] for name in predicted}
+    checked: dict[str, list[bool]] = {name: [] for name in predicted}
     for number, image in enumerate(to_pil(images)):
-        # Rows and rounds mostly agree, and to read an image takes longer than to tell it.
+        # Rows and rounds mostly agree, and checking a caption takes longer than decoding it.
         verdicts = {
             caption: describes(check_image, image, caption)
             for caption in {captions[number] for captions in predicted.values()}
         }
         for name, captions in predicted.items():
-            judged[name].append(verdicts[captions[number]])
-    return judged
+            checked[name].append(verdicts[captions[number]])
+    return checked
 
 
 def last_metric(rounds: int) -> str:
-    """The metric of the captions after all rounds."""
+    """Returns the name of the metric of the captions after all rounds."""
     return f"exact_round_{rounds}" if rounds else f"exact_row_{ROWS[-1]}"

@@ -1,4 +1,4 @@
-"""Captions of image files, and sheets of where the model looked. `tools/caption.py` calls it."""
+"""Captions image files, and writes sheets of attention heatmaps. `tools/caption.py` calls it."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -28,43 +28,43 @@ class CaptionConfig(Config):
     model: str
     """Run folder or model folder of a captioner, or a Hub name (owner/name)."""
     images: tuple[str, ...] = Field(strict=False, min_length=1)
-    """Image files; of each the largest centered square is taken, at the model's size."""
+    """Image files; each is center-cropped to a square and resized to the model's size."""
     refine: int = Field(1, ge=0, le=MOST_ROUNDS)
-    """Most rounds of refinement, 0 to 4; they stop when nothing changes."""
+    """Largest number of refinement rounds, 0 to 4; they stop when nothing changes."""
     exit: Row = 14
-    """Row whose head tells the caption; smaller is faster: 7, 11 or 14, and 3 is the draft, which nothing refines."""
+    """Row whose head decodes the caption: 7, 11 or 14, smaller is faster; 3 is the draft, which is not refined."""
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """0: the most probable words; else words are drawn at this temperature."""
+    """0: greedy decoding; otherwise words are sampled at this temperature."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """With a temperature: seed of the first image's words; the following images count up."""
+    """Seed of the first image when a temperature is set; image i uses seed + i."""
     heatmaps: str | None = None
-    """Folder for sheets that show where the model looked for each word."""
+    """Folder for sheets of the attention heatmap of each word."""
     device: str | None = None
-    """Where the network runs, such as cuda:0."""
+    """Device of the network, such as cuda:0."""
 
     @model_validator(mode="after")
     def _check_last_seed(self) -> "CaptionConfig":
         if self.seed + len(self.images) > 2**63:
             raise ValueError(
-                f"seed {self.seed} and those that follow it for {len(self.images)} images end behind {2**63 - 1}; give "
-                f"a seed of at most {2**63 - len(self.images)}"
+                f"seeds from {self.seed} on exceed {2**63 - 1} for {len(self.images)} images; give a seed of at most "
+                f"{2**63 - len(self.images)}"
             )
         return self
 
 
 class Caption(NamedTuple):
-    """An image file and what the model says of it."""
+    """An image file and its caption."""
 
     file: str
     text: str
 
 
 def caption_files(config: CaptionConfig) -> Iterator[Caption]:
-    """The caption of each file, in their order; with `heatmaps` also HEATMAPS/NAME.png, or NAME-2.png and so on where
-    files of several folders are called the same.
+    """Yields the caption of each file, in order. With `heatmaps` it also writes HEATMAPS/NAME.png, or NAME-2.png and
+    so on for files of the same name from several folders.
 
-    Raises ConfigError for a file that is no image and where nothing can be written, ModelFolderError for a folder
-    without a captioner.
+    Raises ConfigError for a file that is not an image and for an output folder that cannot be written to,
+    ModelFolderError for a folder without a captioner.
     """
     device = usable_device(config.device, "--device")
     captioner = Captioner.from_pretrained(config.model).to(device)
@@ -79,7 +79,7 @@ def caption_files(config: CaptionConfig) -> Iterator[Caption]:
         with torch.no_grad():
             context = captioner.context(images.to(device))
             ids = decode(context, tokens, decoding, noise.to(device)).captions.ids
-            # At position t the model looked for the token at t + 1.
+            # The attention at position t is for the token at t + 1.
             attention_maps = context.read(ids).attention_maps[:, :-1].cpu().numpy()
         for row, (number, text) in enumerate(zip(numbers, tokens.texts(ids), strict=True)):
             if config.heatmaps is not None:
@@ -102,7 +102,7 @@ def _prefixes(ids: Tensor, pad: int) -> Tensor:
 
 
 def _sheet_names(files: Sequence[str]) -> list[str]:
-    """A name for the sheet of each file, no two the same."""
+    """Returns a unique sheet name for each file."""
     taken: set[str] = set()
     names = []
     for file in files:

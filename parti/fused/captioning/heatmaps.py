@@ -1,6 +1,6 @@
-"""Where Show, Attend and Tell looked for each word of a caption, drawn over the image (1502.03044, figure 3).
+"""Attention heatmaps of Show, Attend and Tell for each word of a caption, over the image (1502.03044, figure 3).
 
-A word of several tokens looked where they did on average. Heat is relative to the word's own strongest position.
+The attention of a word of several tokens is their mean. Heat is relative to the maximum of the word's own map.
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from PIL import Image
 from vqgan.contact_sheet import contact_sheet
 
 _SIDE = 176
-"""Least side of an image on the sheet, in pixels: heat is smooth, not as coarse as the row that is looked at."""
+"""Smallest side of an image on the sheet, in pixels, so that heat is smooth and not as coarse as the attention map."""
 _HEAT = (255, 60, 0)
 _STRONGEST = 0.8
-"""How much of the image the strongest heat covers."""
+"""Opacity of the strongest heat."""
 
 
 def words_with_attention(
     prefixes: Sequence[str], attention_maps: Float[np.ndarray, "T P"]
 ) -> list[tuple[str, Float[np.ndarray, "P"]]]:
-    """The words of a caption and where each was looked for.
+    """Returns the words of a caption, each with its attention map.
 
-    `prefixes[t]` is the text of the caption's first t + 1 tokens, `attention_maps[t]` where its token t was looked for.
-    A token belongs to the last word that the text has with it.
+    `prefixes[t]` is the text of the caption's first t + 1 tokens, `attention_maps[t]` the attention for token t. A
+    token belongs to the last word of the text that ends with it.
     """
     of_word: dict[int, list[int]] = {}
     for token, prefix in enumerate(prefixes):
@@ -35,7 +35,7 @@ def words_with_attention(
 
 
 def heatmap_sheet(image: Image.Image, caption: str, words: Sequence[tuple[str, Float[np.ndarray, "P"]]]) -> Image.Image:
-    """The image with its caption, and once for each word with the heat of where it was looked for."""
+    """Returns a sheet with the image and its caption, followed by the image with the heatmap of each word."""
     scale = -(-_SIDE // max(image.size))
     large = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     shown = [large, *(_heated(large, attention_maps) for _, attention_maps in words)]

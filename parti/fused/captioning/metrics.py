@@ -1,12 +1,12 @@
-"""How good captions are: whether they describe their image, and how much they share with people's captions.
+"""Caption metrics: whether a caption describes its image, and its similarity to reference captions.
 
-`describes` asks a judge of the data set (`vqgan.metrics.caption_checkers`) whether the image shows what the caption
-says: of two objects either may be named first, so it is no comparison with the data set's own caption.
+`describes` asks the data set's checker (`vqgan.metrics.caption_checkers`) whether the image shows what the caption
+says. It does not compare texts: either of two objects may be named first.
 
 BLEU (Papineni et al. 2002) and CIDEr-D (Vedantam et al., 1411.5726) are those of COCO's evaluation code
-(pycocoevalcap). METEOR (Banerjee and Lavie 2005) is nltk's without WordNet: words match when they or their stems are
-the same, synonyms do not, so it is called meteor_like. COCO divides captions into words with a Java program; here words
-are lower-cased runs of letters and digits. Both libraries are in the extra `captions`.
+(pycocoevalcap). METEOR (Banerjee and Lavie 2005) is nltk's without WordNet: words match if they or their stems are
+equal, synonyms do not, so it is called meteor_like. COCO tokenizes captions with a Java program; here words are
+lower-cased runs of letters and digits. Both libraries are in the extra `captions`.
 """
 
 import re
@@ -21,7 +21,7 @@ _LIBRARIES = ("pycocoevalcap", "nltk")
 
 
 def describes(check_image: Judge, image: Image.Image, caption: str) -> bool:
-    """Whether `image` shows what `caption` says; a caption that the judge cannot read says nothing true."""
+    """Returns whether `image` shows what `caption` says; false for a caption that the checker cannot parse."""
     try:
         return check_image(image, caption)
     except ValueError:
@@ -29,15 +29,16 @@ def describes(check_image: Judge, image: Image.Image, caption: str) -> bool:
 
 
 def can_compare_texts() -> bool:
-    """Whether the libraries of `compare_texts` are installed."""
+    """Returns whether the libraries of `compare_texts` are installed."""
     return all(find_spec(library) is not None for library in _LIBRARIES)
 
 
 def compare_texts(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """BLEU-1 and BLEU-4 of the corpus in [0, 1], mean CIDEr-D in [0, 10], mean METEOR without synonyms in [0, 1].
+    """Returns BLEU-1 and BLEU-4 of the corpus in [0, 1], mean CIDEr-D in [0, 10], mean METEOR without synonyms in
+    [0, 1].
 
-    `references` are the true captions of each image, one or more. CIDEr weighs words by how few images' references
-    have them: it means little for a handful of images. Raises ValueError unless every caption has a reference.
+    `references` are the true captions of each image, one or more. CIDEr weights words by inverse document frequency,
+    so it means little for a handful of images. Raises ValueError unless every caption has a reference.
     """
     if len(captions) != len(references) or not captions or not all(references):
         raise ValueError(
@@ -64,12 +65,12 @@ def compare_texts(captions: Sequence[str], references: Sequence[Sequence[str]]) 
 
 
 def words(text: str) -> list[str]:
-    """A caption's words, without punctuation."""
+    """Returns a caption's words, without punctuation."""
     return re.findall(r"\w+(?:'\w+)*", text.lower())
 
 
 class _NoSynonyms:
-    """Stands for WordNet, which nltk would have to download."""
+    """Replaces WordNet, which nltk would have to download."""
 
     def synsets(self, _word: str) -> list[object]:
         return []

@@ -1,7 +1,7 @@
-"""What a caption's ids are here: the start token, words, the end token, padding; T positions in all.
+"""Caption ids: the start token, words, the end token, padding; T positions in all.
 
-Any vocabulary of `parti.text` serves. A BERT frames captions by [CLS] and [SEP]; where a vocabulary frames an empty
-text by a single token (a learned one has the null token), that token does both.
+Any vocabulary of `parti.text` works. A BERT wraps captions in [CLS] and [SEP]; if a vocabulary encodes an empty text as
+a single token (the null token of a learned one), that token is both start and end.
 
 Legend: B captions, T text positions, V vocabulary.
 """
@@ -21,18 +21,21 @@ _FRAME = 2
 
 
 class EncodedCaption(NamedTuple):
-    """Captions as ids, and which of them were longer than fits."""
+    """Captions as ids, and which of them were truncated."""
 
     ids: Int64[Tensor, "B T"]
     cut: list[bool]
 
 
 class CaptionTokens:
-    """Captions to ids and back. Raises ConfigError where T leaves no place for a word."""
+    """Encodes captions to ids and back. Raises ConfigError if T leaves no room for a word."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         if tokenizer.length <= _FRAME:
-            raise ConfigError(f"text.length is {tokenizer.length}, and a caption's frame takes {_FRAME}; use more")
+            raise ConfigError(
+                f"text.length is {tokenizer.length}, but start and end take {_FRAME} tokens; set it to {_FRAME + 1} "
+                "at least"
+            )
         self.tokenizer = tokenizer
         self.space: TextSpace = text_space(tokenizer)
         self.length, self.pad, self.mask = self.space.length, self.space.pad_id, self.space.mask_id
@@ -42,29 +45,29 @@ class CaptionTokens:
         visible_words[[self.pad, self.mask, self.start]] = False
         visible_words[self.end] = True
         self.visible_words: Bool[Tensor, "V"] = visible_words
-        """Ids that a caption may go on with: words and the end."""
+        """Ids that may follow in a caption: words and the end token."""
 
     def encode(self, captions: Sequence[str]) -> EncodedCaption:
-        """The ids of captions; longer ones are cut, and end where they were cut."""
+        """Returns the ids of captions; longer ones are truncated and get the end token there."""
         rows, cut = [], []
         encoded = self.tokenizer.tokenize(captions)
         for ids, was_cut in zip(encoded.ids.tolist(), encoded.cut, strict=True):
             words = [number for number in ids if number not in (self.pad, self.start, self.end)]
-            kept = words[: self.length - _FRAME]
-            rows.append([self.start, *kept, self.end] + [self.pad] * (self.length - _FRAME - len(kept)))
-            cut.append(was_cut or len(kept) < len(words))
+            fitting = words[: self.length - _FRAME]
+            rows.append([self.start, *fitting, self.end] + [self.pad] * (self.length - _FRAME - len(fitting)))
+            cut.append(was_cut or len(fitting) < len(words))
         return EncodedCaption(torch.tensor(rows).view(len(captions), self.length), cut)
 
     def texts(self, ids: Int64[Tensor, "B T"]) -> list[str]:
-        """The captions that ids spell."""
+        """Decodes ids to captions."""
         return self.tokenizer.decode(ids)
 
     def real(self, ids: Int64[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-        """Which positions hold a caption, its start and its end: all but the padding."""
+        """Returns the positions that are not padding: a caption with its start and its end."""
         return ids != self.pad
 
     def predicted(self, ids: Int64[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-        """Which positions somebody had to tell: words and the end."""
+        """Returns the positions that a model predicts: words and the end."""
         predicted = self.real(ids)
         predicted[:, 0] = False
         return predicted

@@ -1,10 +1,10 @@
-"""Words one after the other: the loop that drafts captions, and that reads them off a text row.
+"""The autoregressive loop over words that drafts captions and decodes them from a text row.
 
-A caption (`caption_tokens`) is written from left to right, a word at a time, by anything that has a state
-and gives logits: Show, Attend and Tell, or an LSTM head. Slots that are given keep their token, as long as the caption
-has not ended before.
+A caption (`parti.fused.captioning.tokens`) is generated from left to right by anything that has a state and gives
+logits: Show, Attend and Tell, or an LSTM head. Known words keep their token, unless the caption has ended before them.
 
-Each draw uses a number in [0, 1) of the caller's: what is drawn for an image does not depend on the rest of its batch.
+Each sample uses a number in [0, 1) from the caller, so the caption of an image does not depend on the rest of its
+batch.
 
 Legend: B captions, T text positions, V vocabulary, D text width.
 """
@@ -21,66 +21,69 @@ from parti.fused.captioning.tokens import CaptionTokens
 from parti.sampling.filters import temper
 
 Step = Callable[[int, Float[Tensor, "B D"], LSTMState], LSTMState]
-"""(position t, embedding of the token at t, state) -> the state that tells the token at t + 1."""
+"""(position t, embedding of the token at t, state) -> the state that predicts the token at t + 1."""
 
 
 class DecodedWords(NamedTuple):
-    """Captions, and the probability of each token that was told; 1 elsewhere."""
+    """Captions, and the probability of each predicted token; 1 elsewhere."""
 
     ids: Int64[Tensor, "B T"]
     probabilities: Float[Tensor, "B T"]
 
 
 class KnownWords(NamedTuple):
-    """Captions of before, and in which slots their tokens stay, with their probabilities."""
+    """Captions of the previous round, and the mask of the tokens that stay, with their probabilities."""
 
-    written: DecodedWords
-    kept: Bool[Tensor, "B T"]
+    previous: DecodedWords
+    mask: Bool[Tensor, "B T"]
 
 
-def write(
+def generate_words(
     tokens: CaptionTokens,
-    mind: LSTMState,
+    state: LSTMState,
     step: Step,
     embed: Callable[[Int64[Tensor, "B"], int], Float[Tensor, "B D"]],
     logits: Callable[[Float[Tensor, "B D"]], Float[Tensor, "B V"]],
     *,
     noise: Float[Tensor, "B T"] | None = None,
     temperature: float = 1.0,
-    given: KnownWords | None = None,
+    known: KnownWords | None = None,
 ) -> DecodedWords:
-    """Captions from the state `mind` on. `noise` in [0, 1) draws each token, None takes the most probable one.
+    """Generates captions from the initial `state`: sampled with `noise` in [0, 1), or greedily without it.
 
     A caption that has not ended before the last position ends there.
     """
-    count, device = len(mind.h), mind.h.device
+    count, device = len(state.h), state.h.device
     visible_words = tokens.visible_words.to(device)
     ids = torch.full((count, tokens.length), tokens.pad, device=device)
     ids[:, 0] = tokens.start
     probabilities = torch.ones(count, tokens.length, device=device)
     ended = torch.zeros(count, dtype=torch.bool, device=device)
     for t in range(1, tokens.length):
-        mind = step(t - 1, embed(ids[:, t - 1], t - 1), mind)
-        scores = logits(mind.h).masked_fill(~visible_words, -torch.inf)
+        state = step(t - 1, embed(ids[:, t - 1], t - 1), state)
+        scores = logits(state.h).masked_fill(~visible_words, -torch.inf)
         predicted = (
             scores.argmax(-1) if noise is None else sample_from(temper(scores, temperature).softmax(-1), noise[:, t])
         )
         if t == tokens.length - 1:
             predicted = torch.full_like(predicted, tokens.end)
-        # The probability is the model's own, whatever the temperature: what is told again is what it doubts.
-        sure = scores.softmax(-1).gather(1, predicted[:, None])[:, 0]
-        if given is not None:
-            kept = given.kept[:, t]
-            predicted = torch.where(kept, given.written.ids[:, t], predicted)
-            sure = torch.where(kept, given.written.probabilities[:, t], sure)
+        # The probability at temperature 1, whatever the temperature: refinement masks what the model is unsure of.
+        confidence = scores.softmax(-1).gather(1, predicted[:, None])[:, 0]
+        if known is not None:
+            mask = known.mask[:, t]
+            predicted = torch.where(mask, known.previous.ids[:, t], predicted)
+            confidence = torch.where(mask, known.previous.probabilities[:, t], confidence)
         ids[:, t] = torch.where(ended, tokens.pad, predicted)
-        probabilities[:, t] = torch.where(ended, 1.0, sure)
+        probabilities[:, t] = torch.where(ended, 1.0, confidence)
         ended |= predicted == tokens.end
     return DecodedWords(ids, probabilities)
 
 
 def sample_from(probabilities: Float[Tensor, "B V"], noise: Float[Tensor, "B"]) -> Int64[Tensor, "B"]:
-    """The id at which the cumulated probability passes `noise` in [0, 1); never one without probability."""
-    cumulated = probabilities.double().cumsum(-1)
+    """Samples by the inverse CDF: the first id whose cumulative probability exceeds `noise` in [0, 1).
+
+    Never returns an id of probability zero.
+    """
+    cumulative = probabilities.double().cumsum(-1)
     # The sum is not exactly one.
-    return (cumulated > noise.double()[:, None] * cumulated[:, -1:]).int().argmax(-1)
+    return (cumulative > noise.double()[:, None] * cumulative[:, -1:]).int().argmax(-1)

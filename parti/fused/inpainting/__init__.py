@@ -1,1 +1,1 @@
-"""Filling holes by the caption and words by the image: the pretraining task of the fused trunk."""
+"""Inpainting: holes filled from the caption, masked words from the image; the pretraining task of the fused trunk."""

@@ -1,11 +1,11 @@
-"""What is taken from an image and its caption, to be completed: holes, hidden words, or mostly one of the two.
+"""Corruption of training pairs: holes in the image and masked words of the caption.
 
 Half of the pairs lose some of both. A quarter lose most of the image and keep their caption, a quarter keep their
-image and lose at least half of the caption: what is missing there can only come from the other side.
+image and lose at least half of the caption, so that the missing part can only come from the other side.
 
-Words are hidden as in BERT (arXiv 1810.04805, section 3.1: 15%, of these 80% hidden, 10% another word, 10% as they
-are), or, as often, a whole span or the end of the caption is: completion. Each row's corruption is a function of
-(seed, step, row), so it does not depend on how a batch is divided.
+Words are masked as in BERT (arXiv 1810.04805, section 3.1: 15%, of these 80% masked, 10% another word, 10% unchanged),
+or, as often, a span or the end of the caption is masked: completion. Each row's corruption is a function of
+(seed, step, row), so it does not depend on how a batch is split.
 
 Legend: B batch, H W pixels, T text positions.
 """
@@ -36,26 +36,26 @@ class CorruptionConfig(
         "long_span",
     ),
 ):
-    """How much is taken, and how often from which side."""
+    """How much is removed, and how often from which side."""
 
     mostly_image: float = Field(0.25, ge=0, le=1)
-    """Share of the pairs that lose `large_hole` of the image and nothing of the caption."""
+    """Fraction of the pairs that lose `large_hole` of the image and nothing of the caption."""
     mostly_caption: float = Field(0.25, ge=0, le=1)
-    """Share of the pairs that lose nothing of the image and `long_span` of the caption. All others lose both."""
+    """Fraction of the pairs that lose `long_span` of the caption and nothing of the image. All others lose both."""
     smallest_hole: float = Field(0.25, gt=0, lt=1)
-    """Least share of an image that a moderate hole takes."""
+    """Smallest fraction of an image that a moderate hole covers."""
     largest_hole: float = Field(0.5, gt=0, lt=1)
-    """Its largest share."""
+    """Largest fraction of an image that a moderate hole covers."""
     large_hole: float = Field(0.75, gt=0, lt=1)
-    """The share of a large one."""
+    """Fraction of an image that a large hole covers."""
     words: MaskingConfig = MaskingConfig()
-    """Words that are hidden here and there."""
+    """Masking of single words."""
     completion: float = Field(0.5, ge=0, le=1)
-    """Share of the captions that lose a span or their end instead, where both sides lose."""
+    """Fraction of the captions that lose a span or their end instead of single words, where both sides lose."""
     shortest_span: float = Field(0.3, gt=0, le=1)
-    """Least share of a caption's words in such a span; the largest is the whole caption."""
+    """Smallest fraction of a caption's words in such a span; the largest is the whole caption."""
     long_span: float = Field(0.5, gt=0, le=1)
-    """Least share of a caption's words in the span where the caption alone loses."""
+    """Smallest fraction of a caption's words in the span of a pair that keeps its image."""
 
     @model_validator(mode="after")
     def _check_shares(self) -> "CorruptionConfig":
@@ -72,13 +72,13 @@ class CorruptionConfig(
 
 
 class CorruptedPair(NamedTuple):
-    """holes: true where the image (B, 3, H, W) is to be filled; text: which words are hidden, and asked for."""
+    """holes: true where the image (B, 3, H, W) is to be filled; text: which words are masked or to be predicted."""
 
     holes: Bool[Tensor, "B 1 H W"]
     text: MaskedText
 
     def to(self, device: torch.device) -> "CorruptedPair":
-        """The same on `device`."""
+        """Copies both to `device`."""
         return CorruptedPair(self.holes.to(device), self.text.to(device))
 
 
@@ -92,7 +92,7 @@ def corrupt(
     step: int,
     start: int,
 ) -> CorruptedPair:
-    """What images of `side` pixels and captions `ids` lose; the rows begin at row `start` of this step's batch."""
+    """Returns the corruption of images of `side` pixels and captions `ids`; the first is row `start` of the step."""
     where = words.where(ids)
     rows, length = ids.shape
     holes = np.zeros((rows, 1, side, side), np.bool_)
@@ -101,7 +101,7 @@ def corrupt(
     order, fate = np.zeros((2, rows, length), np.float32)
     others = np.zeros((rows, length), np.int64)
 
-    # 1. What each row draws.
+    # 1. Sample the corruption of each row.
     for row in range(rows):
         rng = np.random.default_rng((seed, step, start + row))
         kind = rng.random()
@@ -120,7 +120,7 @@ def corrupt(
             share = rng.uniform(config.smallest_hole, max(config.smallest_hole, config.largest_hole - OVERSHOOT))
             holes[row, 0] = random_hole(side, share, rng)
 
-    # 2. What becomes of the words.
+    # 2. Apply it to the words.
     span, generated = torch.from_numpy(spans), torch.from_numpy(fate)
     single = choose(where, config.words.chosen, torch.from_numpy(order)) & torch.from_numpy(here_and_there)
     hidden = single & (generated < config.words.hidden)
@@ -130,18 +130,18 @@ def corrupt(
 
 
 def mask_images(images: Float[Tensor, "B 3 H W"], holes: Bool[Tensor, "B 1 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Images with holes of mid gray, 0 of [-1, 1]: row 0 is drawn with three channels, none for the holes."""
-    # Channels last, as the network's weights are.
+    """Fills holes with mid gray, 0 of [-1, 1]: row 0 of the diagram has three channels, none for a mask."""
+    # Channels last, like the network's weights.
     return images.masked_fill(holes, 0.0).contiguous(memory_format=torch.channels_last)
 
 
 def mask_words(text: MaskedText, mask_id: int) -> Int64[Tensor, "B T"]:
-    """The ids that the network reads."""
+    """Returns the ids that the network reads, masked words replaced by `mask_id`."""
     return text.ids.masked_fill(text.hidden, mask_id)
 
 
 def _span(words: Bool[np.ndarray, "T"], least: float, rng: np.random.Generator) -> Bool[np.ndarray, "T"]:
-    """`least` to all of a text's words, at least one; as often up to the end of the text as anywhere in it."""
+    """Samples a span of `least` to all of a text's words, at least one; half of them reach to the end of the text."""
     positions = np.flatnonzero(words)
     count = min(len(positions), max(1, round(rng.uniform(least, 1.0) * len(positions))))
     latest = len(positions) - count

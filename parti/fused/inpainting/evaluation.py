@@ -1,5 +1,5 @@
-"""Each side of validation pairs filled in with and without the other: while a network trains, and when
-`tools/evaluate.py inpainter` measures it."""
+"""Evaluates an inpainter: fills in each side of validation pairs with and without the other, during training and in
+`tools/evaluate.py inpainter`."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ from vqgan.data.batch import Batch
 from vqgan.metrics.sums import MetricSums
 
 VAL_STEP = 0
-"""Validation pairs lose what they would at this step, at every evaluation."""
+"""Every evaluation corrupts its pairs with the random numbers of this step."""
 
 
 @torch.no_grad()
@@ -27,13 +27,13 @@ def evaluate_inpainter(
     seed: int,
     shapes: bool,
 ) -> dict[str, float]:
-    """What each side is filled with, beside the other side and without it.
+    """Returns how well each side is filled in, with the other side and without it.
 
     hole_l1: mean absolute difference in large holes, images in [0, 1], with the image's caption and with that of
     another image. word_accuracy: long spans, with the image and with a gray one. With `shapes` also hole_color (a
-    cut-out object has its color again), color_words (told, each hidden alone) and both_color_words (hidden at once).
-    `batches` are this process's share; the metrics are those of all processes. Raises ValueError where no process has
-    an image.
+    removed object gets its color back), color_words (predicted, one masked at a time) and both_color_words (both
+    masked). `batches` are those of this process; the metrics are those of all processes. Raises ValueError if no
+    process has an image.
     """
     sums = MetricSums(accelerator)
     for batch in batches:
@@ -50,7 +50,7 @@ def evaluate_inpainter(
 def corrupt_batch(
     inpainter: Inpainter, batch: Batch, config: CorruptionConfig, seed: int, step: int, start: int
 ) -> CorruptedPair:
-    """What a batch that begins at row `start` of a step loses, on the batch's device."""
+    """Returns the corruption of a batch that begins at row `start` of a step, on the batch's device."""
     ids = inpainter.tokenizer.encode(batch.texts())
     lost = corrupt(ids, inpainter.image_size, inpainter.words, config, seed=seed, step=step, start=start)
     return lost.to(batch.images.device)
@@ -88,5 +88,5 @@ def _add_shapes(inpainter: Inpainter, batch: Batch, sums: MetricSums) -> None:
 
 
 def _only(config: CorruptionConfig, mostly_image: float = 0.0, mostly_caption: float = 0.0) -> CorruptionConfig:
-    """`config` with one kind of loss alone."""
+    """Returns `config` with only one kind of corruption."""
     return config.model_copy(update={"mostly_image": mostly_image, "mostly_caption": mostly_caption})

@@ -1,4 +1,4 @@
-"""Completing one image and its caption from files into files. `tools/inpaint.py` calls it."""
+"""Completes an image file and its caption, and writes the results to a folder. `tools/inpaint.py` calls it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -25,20 +25,20 @@ _MARKS = ("[", "]")
 
 
 class InpaintConfig(Config):
-    """What to complete, and where the result goes."""
+    """What to complete, and where to write the result."""
 
     model: str
     """Run folder or model folder of a fused inpainting model."""
     image: str
-    """Image file; its largest centered square is taken, at the model's size."""
+    """Image file; it is center-cropped to a square and resized to the model's size."""
     mask: str | None = None
-    """Image file as large as the image: what is lighter than half gray is drawn anew."""
+    """Image file of the same size: pixels lighter than half gray are filled in."""
     caption: str = ""
-    """Its caption; each [MASK] in it is one word to be told."""
+    """The caption; each [MASK] in it is one word to predict."""
     device: str | None = None
-    """Where the network runs, such as cuda:0."""
+    """Device of the network, such as cuda:0."""
     out: str = Field("out", min_length=1)
-    """Folder of the results."""
+    """Output folder."""
 
     @model_validator(mode="after")
     def _check_something_is_missing(self) -> "InpaintConfig":
@@ -55,10 +55,10 @@ class Completion(NamedTuple):
 
 
 def inpaint(config: InpaintConfig) -> Completion:
-    """Write OUT/completed.png and OUT/sheet.png (given, mask, completed); returns what was completed.
+    """Completes the image and caption of `config`; writes OUT/completed.png and OUT/sheet.png (input, mask, completed).
 
-    Raises ConfigError for an image or mask that does not serve and where nothing can be written, ModelFolderError for
-    a folder without such a model.
+    Raises ConfigError for an unusable image or mask and for an output folder that cannot be written to,
+    ModelFolderError for a folder without such a model.
     """
     device = usable_device(config.device, "--device")
     inpainter = Inpainter.from_pretrained(config.model, device)
@@ -75,13 +75,13 @@ def inpaint(config: InpaintConfig) -> Completion:
             )
         holes = light_parts(mask, inpainter.image_size)[None, None]
         if not holes.any() and BLANK not in config.caption:
-            raise ConfigError(f"mask {config.mask} is black all over, so nothing is missing; make some of it white")
+            raise ConfigError(f"mask {config.mask} is all black, so nothing is missing; make some of it white")
 
     ids, masked_captions = inpainter.masked_captions.read([config.caption])
     if int(masked_captions.sum()) < config.caption.count(BLANK):
         raise ConfigError(
-            f"the caption has more than the {inpainter.tokenizer.length} tokens of the model: its last {BLANK} is "
-            "lost; shorten it"
+            f"the caption is longer than the model's {inpainter.tokenizer.length} tokens, so its last {BLANK} is cut "
+            "off; shorten it"
         )
     filled = inpainter.fill(images.to(device), holes.to(device), ids.to(device), masked_captions.to(device))
     caption = inpainter.masked_captions.write(config.caption, filled.ids.cpu()[masked_captions], _MARKS)
@@ -100,7 +100,7 @@ def inpaint(config: InpaintConfig) -> Completion:
 
 
 def light_parts(mask: Image.Image, side: int) -> Bool[Tensor, "side side"]:
-    """Pixels of the mask's largest centered square, at `side` pixels, that are light anywhere."""
+    """Center-crops the mask and resizes it to `side` pixels; a pixel is true if any part of it is light."""
     square = min(mask.size)
     left, top = (mask.width - square) // 2, (mask.height - square) // 2
     light = np.array(mask.convert("L").crop((left, top, left + square, top + square))) >= _LIGHT

@@ -1,4 +1,4 @@
-"""Holes in images: rectangles, and the strokes of a brush, up to a wanted share of the image."""
+"""Random holes in images: rectangles and brush strokes that cover a given fraction of the image."""
 
 import math
 
@@ -7,25 +7,26 @@ from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
 _RECTANGLES = (1, 4)
-"""Fewest and most rectangles."""
+"""Smallest and largest number of rectangles."""
 _ASPECT = 2.0
-"""Largest factor between a rectangle's sides."""
+"""Largest aspect ratio of a rectangle."""
 _RECTANGLE_PART = (0.4, 0.95)
-"""Least and largest part of the hole that the rectangles would take if they did not overlap; strokes take the rest."""
+"""Smallest and largest fraction of the hole that rectangles cover if they do not overlap; strokes cover the rest."""
 _BRUSH = (0.05, 0.12)
-"""Thinnest and thickest brush, in shares of the image's side."""
+"""Thinnest and thickest brush, as fractions of the image's side."""
 _STEP = 0.12
-"""Length of each straight piece of a stroke, in the same unit."""
+"""Length of each straight segment of a stroke, in the same unit."""
 _TURN = 0.8
-"""Largest turn between two pieces, in radians."""
+"""Largest turn between two segments, in radians."""
 _STROKE = 5
-"""Pieces of a stroke before the brush is lifted."""
+"""Segments of a stroke."""
 OVERSHOOT = 0.03
-"""Largest share by which a hole is larger than wanted: the last piece of a stroke, in pixels."""
+"""Largest fraction of the image by which a hole exceeds the requested one: the last segment of a stroke."""
 
 
 def random_hole(side: int, share: float, rng: np.random.Generator) -> Bool[np.ndarray, "side side"]:
-    """A hole (true) of at least `share` of `side` x `side` pixels, and little more (`OVERSHOOT`)."""
+    """Returns a mask (true in the hole) that covers at least `share` of `side` x `side` pixels, and at most
+    `OVERSHOOT` more."""
     hole = Image.new("L", (side, side))
     canvas = ImageDraw.Draw(hole)
     wanted = share * side * side

@@ -1,4 +1,4 @@
-"""A trained network of the pretraining task with its vocabulary: one folder that completes images and captions."""
+"""Inpainter: a trained network of the pretraining task with its vocabulary, which completes images and captions."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -18,18 +18,18 @@ from vqgan.config.schema import validate
 from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 KIND = "fused_inpainting"
-"""What config.json of such a folder says."""
+"""`kind` in the config.json of such a folder."""
 
 
 class Inpainted(NamedTuple):
-    """Images (B, 3, H, W) in [-1, 1] without holes, ids (B, T) without hidden tokens."""
+    """Completed images (B, 3, H, W) in [-1, 1] and ids (B, T)."""
 
     images: Float[Tensor, "B 3 H W"]
     ids: Int64[Tensor, "B T"]
 
 
 class Inpainter:
-    """Fills holes by the caption and words by the image, in one pass."""
+    """Fills holes from the caption and masked words from the image, in one pass."""
 
     def __init__(self, network: InpaintingNetwork, tokenizer: TextTokenizer) -> None:
         self.network = network
@@ -50,11 +50,11 @@ class Inpainter:
         ids: Int64[Tensor, "B T"],
         masked_captions: Bool[Tensor, "B T"],
     ) -> Inpainted:
-        """Images with what belongs into `holes`, ids with the likeliest word of the vocabulary where `masked_captions`
-        is."""
+        """Fills `holes` of the images, and predicts the most probable word of the vocabulary where `masked_captions`
+        is true."""
         self.network.eval()
         completed = self.network(mask_images(images, holes), ids, masked_captions)
-        # Padding and the hidden token are no words.
+        # Padding and the mask token are not words.
         logits = completed.logits.clone()
         logits[:, [self.tokenizer.pad_id, self.tokenizer.vocab_size]] = -torch.inf
         predicted = ids.clone()
@@ -62,7 +62,7 @@ class Inpainter:
         return Inpainted(composite(completed.images, images, holes), predicted)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, model.safetensors and text_tokenizer.json."""
+        """Writes config.json, model.safetensors and text_tokenizer.json."""
         trunk = self.network.trunk.config.model_dump(mode="json")
         trunk["text"]["bert"] = None  # its weights are in the folder
         save_model_folder(Path(folder), {"kind": KIND, "trunk": trunk}, self.network.state_dict())
@@ -70,10 +70,10 @@ class Inpainter:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | None = None) -> "Inpainter":
-        """Read a model folder, or the run folder that has one in `model/`; frozen.
+        """Loads a model folder, or a run folder with one in `model/`; the weights are frozen.
 
-        Raises ModelFolderError when the folder holds no such model or a damaged one, ConfigError when its config.json
-        holds what the config does not admit.
+        Raises ModelFolderError if the folder holds no such model or a damaged one, ConfigError if its config.json is
+        invalid.
         """
         folder = find_model_folder(folder)
         values = read_model_config(folder)

@@ -1,7 +1,7 @@
-"""How far a completed image is from what was there: inside of the holes and outside (Liu, 1804.07723, equation 1).
+"""L1 distance of a completed image from the original, inside the holes and outside (Liu, 1804.07723, equation 1).
 
-As there, both are divided by the number of all values of the batch, so an image without a hole adds nothing to the
-first. Images are in [-1, 1], distances on the [0, 1] scale.
+As in the paper, both are divided by the number of all values of the batch, so an image without a hole adds nothing to
+the first. Images are in [-1, 1], distances on the [0, 1] scale.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class InpaintingDistances(NamedTuple):
-    """Mean over all values of the absolute difference inside of the holes, and outside."""
+    """Absolute differences inside the holes and outside, each averaged over all values of the batch."""
 
     hole: Float[Tensor, ""]
     valid: Float[Tensor, ""]
@@ -20,6 +20,6 @@ class InpaintingDistances(NamedTuple):
 def inpainting_distances(
     generated: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"], holes: Bool[Tensor, "B 1 H W"]
 ) -> InpaintingDistances:
-    """Of what was drawn to the whole images `images`."""
+    """Returns the distances of `generated` from the original `images`."""
     difference = (generated.float() - images.float()).abs() / 2
     return InpaintingDistances((difference * holes).mean(), (difference * ~holes).mean())

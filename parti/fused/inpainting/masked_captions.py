@@ -1,7 +1,7 @@
-"""Captions with blanks: "a small [MASK] circle", each blank one token to be told.
+"""Captions with blanks: "a small [MASK] circle", each blank one token to predict.
 
-A blank stands between spaces. What is left and right of it is divided into tokens by itself, which gives the tokens of
-the whole caption: words never share one.
+A blank stands between spaces. The text before and after it is tokenized separately, which gives the same tokens as the
+whole caption, because no token spans two words.
 """
 
 from collections.abc import Sequence
@@ -19,32 +19,32 @@ BLANK = "[MASK]"
 
 
 class MaskedCaption(NamedTuple):
-    """Ids (B, T) with hidden tokens, and where these are."""
+    """Ids (B, T) with mask tokens, and their positions."""
 
     ids: Int64[Tensor, "B T"]
     masked_captions: Bool[Tensor, "B T"]
 
 
 class MaskedCaptionReader:
-    """Reads captions with blanks, and writes them with the words that were told."""
+    """Encodes captions with blanks, and fills predicted words into them."""
 
     def __init__(self, tokenizer: TextTokenizer, space: TextSpace) -> None:
         self._tokenizer = tokenizer
         self._space = space
         self._words = Words(tokenizer)
-        # What a vocabulary puts before and behind every text, a BERT its [CLS] and [SEP].
+        # What a vocabulary puts before and after every text, such as a BERT's [CLS] and [SEP].
         framed = tokenizer.encode(["a"])
         inside = self._words.where(framed)[0].nonzero()[:, 0]
         present = int(space.seen(framed).sum())
         self._lead, self._tail = framed[0, : int(inside[0])], framed[0, int(inside[-1]) + 1 : present]
 
     def pieces(self, text: str) -> Int64[Tensor, "N"]:
-        """The tokens of a text alone."""
+        """Returns the tokens of a text, without the tokens that wrap it."""
         ids = self._tokenizer.encode([text])
         return ids[self._words.where(ids)]
 
     def read(self, captions: Sequence[str]) -> MaskedCaption:
-        """A caption that is too long for T tokens loses its end. One without text and blanks is the null caption."""
+        """Encodes captions; one that is too long for T tokens is truncated, an empty one is the null caption."""
         ids = self._tokenizer.null_ids.repeat(len(captions), 1)
         for row, caption in zip(ids, captions, strict=True):
             if not caption.strip():
@@ -61,8 +61,8 @@ class MaskedCaptionReader:
         return MaskedCaption(ids, ids == self._space.mask_id)
 
     def write(self, caption: str, predicted: Int64[Tensor, "N"], marks: tuple[str, str] = ("", "")) -> str:
-        """The caption with the tokens `predicted` in its blanks, each between `marks`; a blank that was cut off
-        stays."""
+        """Returns the caption with the tokens `predicted` in its blanks, each between `marks`; a blank that was
+        truncated stays."""
         words = iter(self._tokenizer.decode(predicted[:, None])) if len(predicted) else iter(())
         before, *after = caption.split(BLANK)
         filled = [before]
@@ -72,7 +72,7 @@ class MaskedCaptionReader:
         return " ".join("".join(filled).split())
 
     def mark(self, ids: Int64[Tensor, "T"], chosen: Bool[Tensor, "T"], marks: tuple[str, str]) -> str:
-        """The text of `ids`, its `chosen` tokens between `marks`, those that follow each other together."""
+        """Decodes `ids` with its `chosen` tokens between `marks`; consecutive ones share a pair of marks."""
         text = self._words.where(ids[None])[0] | chosen
         runs: list[tuple[bool, list[int]]] = []
         for token, is_text, is_chosen in zip(ids.tolist(), text.tolist(), chosen.tolist(), strict=True):

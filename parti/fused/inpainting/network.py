@@ -1,4 +1,4 @@
-"""The network of the pretraining task: the trunk, an image at its end, and a head that tells hidden words.
+"""The network of the pretraining task: the trunk with an image output, and a head that predicts masked words.
 
 Legend: B batch, H W pixels, T text positions, M chosen tokens, V vocabulary, D text width.
 """
@@ -16,14 +16,14 @@ from parti.fused.trunk import Trunk
 
 
 class InpaintingOutput(NamedTuple):
-    """Whole images in (-1, 1), of which the holes count, and logits (fp32) of the chosen tokens, row by row."""
+    """Completed images in (-1, 1), and logits (fp32) of the chosen tokens, row by row."""
 
     images: Float[Tensor, "B 3 H W"]
     logits: Float[Tensor, "M V"]
 
 
 class InpaintingNetwork(nn.Module):
-    """Images with holes and captions with hidden words to what was there."""
+    """Restores images with holes and captions with masked words."""
 
     def __init__(self, config: TrunkConfig, tokens: TextSpace) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class InpaintingNetwork(nn.Module):
     def forward(
         self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"], chosen: Bool[Tensor, "B T"]
     ) -> InpaintingOutput:
-        """`chosen`: the positions whose words are asked for."""
+        """Returns images, and logits at the `chosen` positions."""
         generated, states = self.trunk(images, ids)
         # fp32: the loss exponentiates logits, and bf16 rounds an image to steps of up to one of its 256 levels.
         with torch.autocast(images.device.type, enabled=False):
@@ -42,13 +42,13 @@ class InpaintingNetwork(nn.Module):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """Of the image: where an adaptive adversarial weight compares gradients."""
+        """Last layer of the image side, where an adaptive adversarial weight compares gradients."""
         weight, _ = self.trunk.parts.image[str(LAST_ROW)].parameters()
         return weight
 
 
 class WordHead(nn.Module):
-    """BERT's: one more layer, then the embeddings themselves, which so learn from both ends."""
+    """BERT's masked-language-model head: one more layer, then a projection tied to the word embeddings."""
 
     def __init__(self, width: int, vocab_size: int) -> None:
         super().__init__()
@@ -62,5 +62,5 @@ class WordHead(nn.Module):
 def composite(
     generated: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"], holes: Bool[Tensor, "B 1 H W"]
 ) -> Float[Tensor, "B 3 H W"]:
-    """`generated` in the holes, `images` everywhere else."""
+    """Returns `generated` in the holes and `images` everywhere else."""
     return torch.where(holes, generated, images)

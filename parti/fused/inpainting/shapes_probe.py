@@ -1,7 +1,7 @@
-"""Does an inpainting model use the other side? Asked with `shapes`, whose images and captions say the same things.
+"""Probes whether an inpainting model uses the other side, on `shapes`, whose captions fully describe the images.
 
-Two questions: the color of an object that is cut out, which the caption alone can tell, and the color words of a
-caption, which the image alone can tell. Each is put again with that other side taken away or exchanged.
+Two probes: the color of a removed object, which only the caption gives, and the masked color words of a caption, which
+only the image gives. Each is repeated with that other side removed or exchanged.
 """
 
 import re
@@ -22,21 +22,21 @@ from vqgan.data.sources.shapes import COLORS, parse_caption
 from vqgan.metrics.shapes_checker import Box, describe
 
 _EDGE = 0.06
-"""How far the hole reaches beyond the object's box, in shares of the side: no pixel of the object is left."""
+"""Margin of the hole around the object's box, as a fraction of the side, so that no pixel of the object is left."""
 _COLOR_WORD = re.compile(rf"\b({'|'.join(COLORS)})\b")
 _NAMES = (*COLORS, "white")
 _TONES = np.array([*COLORS.values(), (255, 255, 255)], np.float32)
 
 
 class ProbeAccuracy(NamedTuple):
-    """How many were right, and how many were asked."""
+    """Number of correct answers, and of all."""
 
-    right: Tensor
-    asked: Tensor
+    correct: Tensor
+    total: Tensor
 
 
 class MaskedObject(NamedTuple):
-    """An image's object that is cut out: its color's name and its box."""
+    """The removed object of an image: the name of its color, and its box."""
 
     color: str
     box: Box
@@ -45,44 +45,45 @@ class MaskedObject(NamedTuple):
 def hole_colors(
     inpainter: Inpainter, batch: Batch, captions: Sequence[str], objects: Sequence[MaskedObject | None]
 ) -> ProbeAccuracy:
-    """How many of the `objects` get their color back where the images are filled by these `captions`."""
+    """Counts the `objects` that get their color back when the images are filled in with these `captions`."""
     side = batch.images.shape[-1]
     holes = torch.stack([_hole(thing, side) for thing in objects])[:, None].to(batch.images.device)
     ids = inpainter.tokenizer.encode(captions).to(batch.images.device)
     filled = to_pil(inpainter.fill(batch.images, holes, ids, torch.zeros_like(ids, dtype=torch.bool)).images)
     pairs = [(image, thing) for image, thing in zip(filled, objects, strict=True) if thing is not None]
-    right = sum(color_at(image, thing.box) == thing.color for image, thing in pairs)
-    return ProbeAccuracy(torch.tensor(float(right)), torch.tensor(float(len(pairs))))
+    correct = sum(color_at(image, thing.box) == thing.color for image, thing in pairs)
+    return ProbeAccuracy(torch.tensor(float(correct)), torch.tensor(float(len(pairs))))
 
 
 def color_words(
     inpainter: Inpainter, batch: Batch, images: Float[Tensor, "B 3 H W"], *, alone: bool = True
 ) -> ProbeAccuracy:
-    """How many color words of the batch's captions are told beside `images`: each hidden `alone`, or both at once.
+    """Counts the correctly predicted color words of the batch's captions given `images`: masked one at a time
+    (`alone`), or both at once.
 
-    Alone, the other color word says which of the image's two colors is not meant. At once, a word has to be told
-    by the size, shape and place of its object.
+    One at a time, the other color word excludes one of the image's two colors. Both at once, a word has to be
+    predicted from the size, shape and place of its object.
     """
     captions = batch.texts()
     whole = inpainter.tokenizer.encode(captions).to(images.device)
     nothing = torch.zeros_like(images[:, :1], dtype=torch.bool)
-    right, asked = torch.zeros((), device=images.device), torch.zeros((), device=images.device)
+    correct, total = torch.zeros((), device=images.device), torch.zeros((), device=images.device)
     for hidden in ([0], [1]) if alone else ([0, 1],):
         ids, masked_captions = (
             part.to(images.device) for part in inpainter.masked_captions.read([_hide(c, hidden) for c in captions])
         )
         predicted = inpainter.fill(images, nothing, ids, masked_captions).ids
-        right, asked = right + (predicted == whole)[masked_captions].sum(), asked + masked_captions.sum()
-    return ProbeAccuracy(right, asked)
+        correct, total = correct + (predicted == whole)[masked_captions].sum(), total + masked_captions.sum()
+    return ProbeAccuracy(correct, total)
 
 
 def visible_words(reader: MaskedCaptionReader) -> bool:
-    """Whether every color is one token of the vocabulary, as a blank is."""
+    """Returns whether every color is a single token of the vocabulary, like a blank."""
     return all(len(reader.pieces(color)) == 1 for color in COLORS)
 
 
 def first_objects(batch: Batch) -> list[MaskedObject | None]:
-    """The object that each caption names first, where its image shows it; None where two objects fit."""
+    """Returns the object that each caption names first; None unless exactly one object of the image fits."""
     objects: list[MaskedObject | None] = []
     for image, caption in zip(to_pil(batch.images), batch.texts(), strict=True):
         named = parse_caption(caption).first
@@ -92,7 +93,7 @@ def first_objects(batch: Batch) -> list[MaskedObject | None]:
 
 
 def color_at(image: Image.Image, box: Box) -> str:
-    """The palette's color, or white, that is nearest to the middle of a box."""
+    """Returns the palette color, or white, that is nearest to the middle of a box."""
     side = image.width
     reach = max(0.5, box.side * side / 8)
     x, y = box.x * side, box.y * side
@@ -104,7 +105,7 @@ def color_at(image: Image.Image, box: Box) -> str:
 
 
 def _hide(caption: str, numbers: Sequence[int]) -> str:
-    """The caption with blanks for the color words of these numbers."""
+    """Replaces the color words of these numbers by blanks."""
     words = iter(range(len(_COLOR_WORD.findall(caption))))
     return _COLOR_WORD.sub(lambda word: BLANK if next(words) in numbers else word[0], caption)
 

@@ -1,1 +1,1 @@
-"""Progressive text to image from the fused trunk."""
+"""Progressive text-to-image generation with the fused trunk."""

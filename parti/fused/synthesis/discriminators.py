@@ -1,9 +1,9 @@
-"""The discriminators' side as one network: a reader of captions and one discriminator a scale.
+"""All discriminators as one network: a caption encoder and one discriminator for each scale.
 
-papers.md E.5 takes the sentence from row 11 of the generator. Departure: by then the fusions have put the image, and
-its noise, into the text; a discriminator would find its image in its sentence and know it for drawn. So this side reads
-captions by BertLayers of its own (the generator's first three rows are as many), which learn with it, and may start
-from the same BERT. A sentence is the mean over a caption's tokens: a learned vocabulary has no [CLS].
+papers.md E.5 takes the sentence from row 11 of the generator. Departure: by then the fusions have mixed the image, and
+its noise, into the text, so a discriminator could recognize a generated image by its sentence. So the discriminators
+encode captions with BertLayers of their own (as many as the generator's first three rows), which train with them and
+may start from the same BERT. A sentence is the mean over a caption's tokens: a learned vocabulary has no [CLS].
 
 Legend: B images, T text positions, D text width, S sentence width.
 """
@@ -23,23 +23,22 @@ from parti.fused.text_side import TextEmbeddings, TextLayer, TextSideConfig, Tex
 from vqgan.config.schema import Config
 
 _FIRST_SCALE, _LARGEST_SCALE = 10.0, 100.0
-"""Of the cosines that captions and images are matched by; CLIP has 14 and 100."""
+"""Initial and largest factor of the cosine similarities of captions and images; CLIP has 14 and 100."""
 
 
 class DiscriminatorsConfig(Config, fixed=("sentence_layers",)):
-    """Reader and discriminators."""
+    """Caption encoder and discriminators."""
 
     scale: ScaleDiscriminatorConfig = ScaleDiscriminatorConfig()
-    """Each of the three discriminators."""
+    """The discriminator of each scale."""
     sentence_layers: int = Field(3, gt=0)
-    """BertLayers that read the caption, of the generator's text sizes."""
+    """BertLayers of the caption encoder, with the sizes of the generator's text side."""
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What a discriminator says of its images: logits (B,), and where they lie beside sentences, unit vectors (B, S).
+    """Output of one discriminator: logits (B,) and image embeddings as unit vectors (B, S).
 
-    `wrong` are conditional logits with the caption of the image before. It and `embedding` are None where nobody
-    asked.
+    `wrong` are conditional logits with the caption of the previous image. It and `embedding` are None unless requested.
     """
 
     unconditional: Tensor
@@ -49,16 +48,16 @@ class DiscriminatorOutput(NamedTuple):
 
 
 class DiscriminatorOutputs(NamedTuple):
-    """Of every scale, and the sentences (B, S) as unit vectors."""
+    """Outputs of every scale, and the sentences (B, S) as unit vectors."""
 
     scales: list[DiscriminatorOutput]
     sentence: Tensor
 
 
 class Discriminators(nn.Module):
-    """`matching`: whether images also get a place among the sentences.
+    """Caption encoder and discriminators; with `matching` they also embed images in the space of the sentences.
 
-    Raises ConfigError where the reader is to start from a BERT that cannot be had or does not fit.
+    Raises ConfigError if the BERT of the caption encoder cannot be loaded or does not fit.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Discriminators(nn.Module):
         self.reader = SentenceReader(text, tokens, config.sentence_layers, config.scale.sentence_width)
         scales = [ScaleDiscriminator(config.scale, side) for side in sides]
         self.scales = nn.ModuleList(scales)
-        # Where nobody asks there is nothing: data-parallel training wants every weight in the loss.
+        # Built only if used: data-parallel training needs every weight in the loss.
         self.embed: nn.ModuleList | None = None
         if matching:
             width = config.scale.sentence_width
@@ -83,7 +82,7 @@ class Discriminators(nn.Module):
     def forward(
         self, image_list: Sequence[Tensor], ids: Int64[Tensor, "B T"], wrong: bool = False
     ) -> DiscriminatorOutputs:
-        """Of images (B, 3, side, side) in [-1, 1] at every scale, and their captions; logits in fp32."""
+        """Computes logits in fp32 for images (B, 3, side, side) in [-1, 1] at every scale, and their captions."""
         sentence = self.reader(ids)
         outputs = []
         for number, (network, images) in enumerate(zip(self.networks, image_list, strict=True)):
@@ -101,22 +100,22 @@ class Discriminators(nn.Module):
 
     @property
     def networks(self) -> list[ScaleDiscriminator]:
-        """One a scale, from the smallest to the largest."""
+        """One discriminator for each scale, from the smallest to the largest."""
         return cast(list[ScaleDiscriminator], list(self.scales))
 
     def matching_scale(self) -> Float[Tensor, ""]:
-        """What the cosines are multiplied by."""
+        """Returns the factor of the cosine similarities."""
         return self.log_scale.exp()
 
     @torch.no_grad()
     def limit_matching_scale(self) -> None:
-        """To CLIP's 100: more made its training unstable."""
+        """Clamps the factor to CLIP's 100, above which its training was unstable."""
         if self.embed is not None:
             self.log_scale.clamp_(max=math.log(_LARGEST_SCALE))
 
 
 class SentenceReader(nn.Module):
-    """Ids to one vector a caption."""
+    """Encodes ids to one vector for each caption."""
 
     def __init__(self, text: TextSideConfig, tokens: TextSpace, layers: int, sentence_width: int) -> None:
         super().__init__()

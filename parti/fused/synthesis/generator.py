@@ -1,9 +1,9 @@
 """The generator of progressive text-to-image: captions and noise through the trunk to images at three scales.
 
-Row 3 is a learned constant that has read the text (the drawing's arrow goes one way there); rows 4 to 11 are the
-trunk's, with noise added at the deepest; row 12 is fused as well, and its text is what the finer rows read, one way.
-Images come out of rows 12, 13 and 14, at a quarter, half and all of the sides, by a 1x1 convolution and tanh each.
-At the drawn sizes 197.6 million parameters.
+Row 3 is a learned constant that attends to the text (one direction in the diagram); rows 4 to 11 are the trunk's, with
+noise added at the deepest; row 12 is fused as well, and the finer rows attend to its text, one direction. Images come
+from rows 12, 13 and 14, at a quarter, half and all of the side, by a 1x1 convolution and tanh each. At the diagram's
+sizes it has 197.6 million parameters.
 
 Legend: B batch, C image channels, H W the row's grid, T text positions, D text width, Z channels of the noise.
 """
@@ -24,20 +24,20 @@ from parti.fused.trunk import RowParts, RowState
 from vqgan.config.schema import Config
 
 FIRST_ROW = 3
-"""Where the constant stands. Above it there is text alone."""
+"""Row of the learned constant. The rows before it have text only."""
 IMAGE_ROWS = (12, 13, 14)
-"""Rows whose images are drawn, from the smallest to the largest."""
+"""Rows that output an image, from the smallest to the largest."""
 
 
 class SynthesisConfig(Config, fixed=("finest_channels",)):
-    """The generator; the defaults are drawn."""
+    """The generator; the defaults are those of the diagram."""
 
     trunk: TrunkConfig = TrunkConfig()
-    """The rows. image_size is that of the largest image; the others have a half and a quarter of its sides."""
+    """The trunk. image_size is that of the largest image; the others have a half and a quarter of its side."""
     finest_channels: int = Field(32, gt=0)
-    """Image channels of row 14, which is a bare image in the trunk."""
+    """Image channels of row 14, which is a plain image in the trunk."""
     noise: NoiseConfig = NoiseConfig()
-    """What tells images of one caption apart."""
+    """The noise that distinguishes images of one caption."""
 
     @model_validator(mode="after")
     def _check_there_is_a_row_for_the_noise(self) -> "SynthesisConfig":
@@ -55,15 +55,15 @@ class SynthesisConfig(Config, fixed=("finest_channels",)):
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """Of one image's noise."""
+        """Shape of one image's noise."""
         side = self.trunk.side(self.trunk.deepest_row)
         return (self.noise.channels, side, side)
 
 
 class SynthesisGenerator(nn.Module):
-    """Ids and noise to images in (-1, 1).
+    """Generates images in (-1, 1) from ids and noise.
 
-    Raises ConfigError where the text side is to start from a BERT that cannot be had or does not fit.
+    Raises ConfigError if the BERT of the text side cannot be loaded or does not fit.
     """
 
     def __init__(self, config: SynthesisConfig, tokens: TextSpace) -> None:
@@ -75,7 +75,7 @@ class SynthesisGenerator(nn.Module):
             return TextToImageFusion(channels, text.width, text.heads, trunk.normalization)
 
         self.parts = RowParts(trunk, tokens, range(4, 13), range(1, 12), range(4, 13))
-        # Among the others, where a start from another task's weights looks for it.
+        # Among the trunk's fusions, where initialization from another task's weights looks for it.
         self.parts.fusions[str(FIRST_ROW)] = one_way(trunk.width(FIRST_ROW))
         self.constant = LearnedConstant(trunk.width(FIRST_ROW), trunk.side(FIRST_ROW))
         self.noise = NoiseBranch(config.noise, trunk.width(trunk.deepest_row))
@@ -88,32 +88,32 @@ class SynthesisGenerator(nn.Module):
     def forward(
         self, ids: Int64[Tensor, "B T"], noise: Float[Tensor, "B Z h w"], scales: int = len(IMAGE_ROWS)
     ) -> tuple[Tensor, ...]:
-        """Images (B, 3, side, side) for the first `scales` of `config.sides`, in fp32."""
+        """Returns images (B, 3, side, side) for the first `scales` of `config.sides`, in fp32."""
         images: list[Tensor] = []
         for state in self.run_rows(ids, noise):
             if state.row in IMAGE_ROWS:
                 generated = self.to_rgb[str(state.row)](state.image)
-                images.append(torch.tanh(generated.float()))  # bf16 would leave out most of the 256 levels near white
+                images.append(torch.tanh(generated.float()))  # bf16 cannot represent most of the 256 levels near white
             if len(images) == scales:
                 break
         return tuple(images)
 
     def weights_beyond(self, scales: int) -> list[nn.Parameter]:
-        """Those that the first `scales` images do not depend on."""
+        """Returns the weights that the first `scales` images do not depend on."""
         rows = [str(row) for row in IMAGE_ROWS[scales:]]
-        resting = [self.to_rgb[row] for row in rows] + [self.finer[row] for row in rows if row in self.finer]
+        unused = [self.to_rgb[row] for row in rows] + [self.finer[row] for row in rows if row in self.finer]
         if scales == 1:
-            # What row 12's text takes in of the image: the finer rows alone read it.
+            # The text update of row 12, which only the finer rows read.
             last = cast(Fusion, self.parts.fusions[str(IMAGE_ROWS[0])])
-            resting += [last.image_value, last.text_read, last.text_last]
-        return [parameter for part in resting for parameter in part.parameters()]
+            unused += [last.image_value, last.text_read, last.text_last]
+        return [parameter for part in unused for parameter in part.parameters()]
 
     def run_rows(self, ids: Int64[Tensor, "B T"], noise: Float[Tensor, "B Z h w"]) -> Iterator[RowState]:
-        """Every row with an image in turn, from row 3."""
+        """Yields every row that has an image, from row 3 on."""
         parts, trunk = self.parts, self.config.trunk
         mask = parts.tokens.seen(ids)
 
-        # 1. Text alone, then the constant that reads it.
+        # 1. Text only, then the constant attends to it.
         text = parts.embeddings(ids)
         for row in range(1, FIRST_ROW + 1):
             text = parts.text_step(row, text, mask)
@@ -138,14 +138,14 @@ class SynthesisGenerator(nn.Module):
                 behind[row] = image
             yield RowState(row, image, text)
 
-        # 3. Finer, with the text as it is.
+        # 3. The finer rows; the text stays the same.
         for row in (13, LAST_ROW):
             image = self.finer[str(row)](image, text, mask)
             yield RowState(row, image, text)
 
 
 class LearnedConstant(nn.Module):
-    """What stands in row 3 before any text is read: N(0, 1) at first."""
+    """The learned input of row 3, initialized with N(0, 1)."""
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
@@ -156,11 +156,11 @@ class LearnedConstant(nn.Module):
 
 
 class FinerRow(nn.Module):
-    """Twice the sides, a basic block, what the text says, a basic block."""
+    """Upsampling by 2, a basic block, a fusion with the text, a basic block."""
 
     def __init__(self, channels: int, out_channels: int, fusion: TextToImageFusion) -> None:
         super().__init__()
-        # The output padding alone makes stride 2 double exactly.
+        # With output padding, stride 2 doubles the size exactly.
         step = nn.ConvTranspose2d(channels, out_channels, 3, stride=2, padding=1, output_padding=1)
         self.step = nn.Sequential(step, group_norm(out_channels), nn.SiLU())
         self.before = BasicBlock(out_channels)
@@ -174,7 +174,7 @@ class FinerRow(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """ResNet's (arXiv 1512.03385, figure 2) with the trunk's norm and activation."""
+    """ResNet's basic block (arXiv 1512.03385, figure 2) with the trunk's norm and activation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""What both sides of progressive text-to-image generation minimize, of logits alone (papers.md E.5).
+"""Adversarial losses of progressive text-to-image generation, as functions of logits (papers.md E.5).
 
 As in AttnGAN, `code/miscc/losses.py`, with its sigmoid and cross-entropy as one function of logits. Letters of the
-terms: R real, F drawn (fake), W real with the caption of another image; u unconditional, c conditional.
+terms: R real, F fake (generated), W real with the caption of another image; u unconditional, c conditional.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,22 @@ Scalar = Float[Tensor, ""]
 
 @dataclass(frozen=True)
 class GANLosses:
-    """What a logit costs, one by one: the discriminator where the image is real or not, and the generator."""
+    """Elementwise losses of a logit: the discriminator's on real and on fake images, and the generator's."""
 
     real: Callable[[Tensor], Tensor]
     fake: Callable[[Tensor], Tensor]
     generator: Callable[[Tensor], Tensor]
 
 
-GAMES = {
+GAN_LOSSES = {
     "logistic": GANLosses(lambda x: F.softplus(-x), F.softplus, lambda x: F.softplus(-x)),
     "hinge": GANLosses(lambda x: F.relu(1 - x), lambda x: F.relu(1 + x), lambda x: -x),
 }
-"""By the name that a config uses. logistic is the cross-entropy of AttnGAN, non-saturating for the generator."""
+"""Losses by their name in a config. logistic is AttnGAN's cross-entropy, non-saturating for the generator."""
 
 
 class DiscriminatorTerms(NamedTuple):
-    """Means over a scale's images."""
+    """Terms of a scale's discriminator loss, as means over its images."""
 
     real_unconditional: Scalar
     real_conditional: Scalar
@@ -42,7 +42,7 @@ class DiscriminatorTerms(NamedTuple):
     wrong_conditional: Scalar
 
     def total(self) -> Scalar:
-        """(R_u + R_c) / 2 + (F_u + F_c + W_c) / 3."""
+        """Returns (R_u + R_c) / 2 + (F_u + F_c + W_c) / 3."""
         real = (self.real_unconditional + self.real_conditional) / 2
         return real + (self.fake_unconditional + self.fake_conditional + self.wrong_conditional) / 3
 
@@ -55,11 +55,11 @@ def discriminator_terms(
     wrong_counts: Bool[Tensor, "B"],
     per_wrong: Scalar | None = None,
 ) -> DiscriminatorTerms:
-    """Of (unconditional, conditional) logits, in fp32.
+    """Computes the terms from (unconditional, conditional) logits, in fp32.
 
-    `wrong` are conditional logits of real images with the caption of another; where `wrong_counts` is false both
-    captions are the same, and nothing is wrong. The mean is over those that count, and 0 where none does; in a step of
-    several parts it is their sum times `per_wrong`, as parts have different numbers of them.
+    `wrong` are conditional logits of real images with the caption of another image; `wrong_counts` is false where both
+    captions are equal, and such pairs are left out of the mean, which is 0 if none is left. With gradient accumulation
+    `per_wrong` replaces 1 / count, because micro-batches have different counts.
     """
     if per_wrong is None:
         per_wrong = 1 / wrong_counts.sum().clamp(min=1)
@@ -74,5 +74,5 @@ def discriminator_terms(
 
 
 def generator_loss(adversarial: GANLosses, fake: tuple[Logits, Logits]) -> Scalar:
-    """u + c of one scale; the generator's loss is the sum over the scales."""
+    """Returns u + c of one scale; the generator's loss is the sum over the scales."""
     return adversarial.generator(fake[0].float()).mean() + adversarial.generator(fake[1].float()).mean()

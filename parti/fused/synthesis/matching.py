@@ -1,8 +1,8 @@
-"""Whether a drawn image fits its caption better than those of the others: the contrastive term of synthesis.
+"""Contrastive image-text matching: a generated image should fit its caption better than those of other images.
 
-joint: in the space of the discriminators' own features, which learn it on real images at the same time (XMC-GAN,
-arXiv 2101.04702, section 4). clip: in that of a frozen CLIP, such as a run of tools/train_reranker.py (as AttnGAN has
-its DAMSM, arXiv 1711.10485). Either way the loss is CLIP's own.
+joint: with the discriminators' own features, which learn the matching on real images at the same time (XMC-GAN,
+arXiv 2101.04702, section 4). clip: with a frozen CLIP, such as a run of tools/train_reranker.py (as AttnGAN with its
+DAMSM, arXiv 1711.10485). Both use CLIP's loss.
 """
 
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ from vqgan.fingerprints import FrozenPart
 
 
 class JointMatchingConfig(Config, fixed=("kind",), may_change=("weight",)):
-    """By the discriminators' features."""
+    """Matching with the discriminators' features."""
 
     kind: Literal["joint"] = "joint"
-    """Learnt with the discriminators, at every scale."""
+    """Learned with the discriminators, at every scale."""
     weight: float = Field(1.0, gt=0)
-    """Weight for both players."""
+    """Weight in the losses of generator and discriminators."""
 
 
 class ClipMatchingConfig(Config, fixed=("kind",), may_change=("folder", "weight")):
-    """By a frozen CLIP."""
+    """Matching with a frozen CLIP."""
 
     kind: Literal["clip"] = "clip"
-    """A dual encoder that is there already; it judges the largest images."""
+    """A trained dual encoder, which scores the largest images."""
     folder: str
     """Run folder of tools/train_reranker.py, or any CLIP (folder or Hub name)."""
     weight: float = Field(5.0, gt=0)
@@ -45,12 +45,12 @@ MatchingConfig = Annotated[JointMatchingConfig | ClipMatchingConfig, Field(discr
 
 
 def clip_matcher(config: MatchingConfig | None, device: torch.device) -> "ClipMatcher | None":
-    """What judges, where a frozen CLIP does. Raises ModelFolderError where there is none."""
+    """Loads the frozen CLIP of a config; None for another kind. Raises ModelFolderError if there is none."""
     return ClipMatcher(config.folder, device) if isinstance(config, ClipMatchingConfig) else None
 
 
 class ClipMatcher:
-    """A frozen CLIP. Raises ModelFolderError where there is none."""
+    """A frozen CLIP that matches images and captions. Raises ModelFolderError if there is none."""
 
     def __init__(self, folder: str, device: torch.device) -> None:
         self._scorer = Scorer.from_pretrained(folder).to(device)
@@ -67,18 +67,18 @@ class ClipMatcher:
     def __call__(
         self, image_list: Float[Tensor, "B 3 H W"], captions: Sequence[str], accelerator: Accelerator
     ) -> Contrast:
-        """Of images in [-1, 1]; differentiable in them."""
+        """Computes the contrastive loss of images in [-1, 1]; differentiable with respect to the images."""
         model, tokens = self._scorer.model, self._scorer.tokens(captions)
         found = model(pixel_values=self.pixels(image_list), **tokens)
         images, texts = (F.normalize(part.float(), dim=-1) for part in (found.image_embeds, found.text_embeds))
         return contrastive_loss(images, texts, tokens["input_ids"], model.logit_scale.exp().detach(), accelerator)
 
     def as_frozen_part(self) -> FrozenPart:
-        """The CLIP as it was read."""
+        """Returns the CLIP as a frozen part of the run."""
         return self._scorer.as_frozen_part()
 
     def pixels(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
-        """What the CLIP's own preparation makes of them, without its rounding to 256 levels."""
+        """Applies the CLIP's own preprocessing, without its rounding to 256 levels."""
         if images.shape[-1] != self._resized:
             size = (self._resized, self._resized)
             images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)

@@ -1,7 +1,7 @@
-"""What makes two images of one caption differ: a small map of noise that enters at the deepest row.
+"""Noise by which two images of one caption differ: a small map that is added at the deepest row.
 
 papers.md E.5: z ~ N(0, 1) of 32 x 2 x 2 goes through two 3x3 convolutions to the row's own shape and is added to it.
-(The drawing gives both as 2x2x512: a sum keeps the row's width, where putting both side by side would double it.)
+(The diagram gives both as 2x2x512: a sum keeps the row's width, concatenation would double it.)
 
 Legend: B images, Z channels of the noise, C of the row, h w the row's grid.
 """
@@ -19,7 +19,7 @@ from vqgan.config.schema import Config
 
 
 class NoiseConfig(Config, fixed=("channels", "hidden_channels")):
-    """The noise and its branch; the defaults are drawn."""
+    """The noise and its branch; the defaults are those of the diagram."""
 
     channels: int = Field(32, gt=0)
     """Channels of the noise; its sides are those of the deepest row."""
@@ -28,7 +28,7 @@ class NoiseConfig(Config, fixed=("channels", "hidden_channels")):
 
 
 class NoiseBranch(nn.Module):
-    """From noise to what is added to the row: 3x3, GroupNorm, SiLU, 3x3."""
+    """Maps noise to the shape of the row: 3x3, GroupNorm, SiLU, 3x3."""
 
     def __init__(self, config: NoiseConfig, row_channels: int) -> None:
         super().__init__()
@@ -44,6 +44,6 @@ class NoiseBranch(nn.Module):
 
 
 def seeded_noise(keys: Sequence[tuple[int, ...]], shape: tuple[int, int, int]) -> Float[Tensor, "B Z h w"]:
-    """One N(0, 1) map a key, a function of that key alone, whatever the device and the batch."""
+    """Returns one N(0, 1) map for each key; it depends on the key alone, not on device or batch."""
     maps = [np.random.default_rng(key).standard_normal(shape, dtype=np.float32) for key in keys]
     return torch.from_numpy(np.stack(maps))

@@ -1,4 +1,4 @@
-"""ProgressiveTextToImage: from a prompt to images at three scales in one pass, out of one folder.
+"""ProgressiveTextToImage: generates images at three scales from a prompt, in one pass and from one folder.
 
 model = ProgressiveTextToImage.from_pretrained("runs/fused-synthesis-shapes")
 images = model("a small red circle above a large blue square", num_images=4, seed=0).images
@@ -25,11 +25,11 @@ from vqgan.data.images.transforms import to_pil
 from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
 
 KIND = "fused_synthesis"
-"""What config.json of such a folder says."""
+"""`kind` in the config.json of such a folder."""
 
 
 class ProgressiveTextToImage:
-    """A generator with its vocabulary. It has no settings: an image is a function of model, prompt and seed."""
+    """A generator with its tokenizer. It has no sampling settings: an image depends on model, prompt and seed only."""
 
     def __init__(self, generator: SynthesisGenerator, text_tokenizer: TextTokenizer) -> None:
         self.generator = generator
@@ -50,14 +50,16 @@ class ProgressiveTextToImage:
         batch_size: int = 64,
         progress: bool = False,
     ) -> TextToImageOutput:
-        """Draw `num_images` images of each prompt; sample j has seed `seed` + j.
+        """Generates `num_images` images for each prompt; image j has the seed `seed` + j.
 
-        With `all_scales` an image shows all its scales side by side. A prompt whose end the model does not read
-        gives a warning. Raises ValueError for a blank prompt or no image.
+        With `all_scales` an image shows all scales side by side. A prompt that is longer than the model's text gives
+        a warning. Raises ValueError for a blank prompt or if no image is requested.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if num_images < 1 or not prompts:
-            raise ValueError(f"nothing to draw: {len(prompts)} prompts with num_images {num_images}; give 1 or more")
+            raise ValueError(
+                f"nothing to generate: {len(prompts)} prompts with num_images {num_images}; give 1 or more"
+            )
         for line in about_cut_prompts(prompts, self.text_tokenizer):
             warnings.warn(line, stacklevel=2)
         wanted = [(prompt, seed + sample) for prompt in prompts for sample in range(num_images)]
@@ -72,7 +74,7 @@ class ProgressiveTextToImage:
         batch_size: int = 64,
         progress: bool = False,
     ) -> Iterator[GeneratedImage]:
-        """The images of (prompt, seed) pairs in their order, each as soon as its batch is done.
+        """Yields the images of (prompt, seed) pairs in order, each as soon as its batch is done.
 
         Raises ValueError for a blank prompt, a seed outside [0, 2**63) or an empty batch.
         """
@@ -94,7 +96,7 @@ class ProgressiveTextToImage:
 
     @torch.no_grad()
     def generate(self, wanted: Sequence[tuple[str, int]]) -> list[Float[Tensor, "B 3 _ _"]]:
-        """Images in [-1, 1] of (prompt, seed) pairs at every scale, as one batch."""
+        """Generates images in [-1, 1] of (prompt, seed) pairs at every scale, as one batch."""
         self.generator.eval()
         device = self.generator.constant.weight.device
         ids = self.text_tokenizer.encode([prompt for prompt, _ in wanted]).to(device)
@@ -102,12 +104,12 @@ class ProgressiveTextToImage:
         return list(self.generator(ids, noise))
 
     def to(self, device: str | torch.device) -> "ProgressiveTextToImage":
-        """Move the generator."""
+        """Moves the generator to a device."""
         self.generator.to(device)
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, model.safetensors and text_tokenizer.json."""
+        """Writes config.json, model.safetensors and text_tokenizer.json."""
         model = self.generator.config.model_dump(mode="json")
         model["trunk"]["text"]["bert"] = None  # its weights are in the folder
         save_model_folder(Path(folder), {"kind": KIND, "model": model}, self.generator.state_dict())
@@ -115,10 +117,10 @@ class ProgressiveTextToImage:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "ProgressiveTextToImage":
-        """Read a model folder, the run folder that has one in `model/`, or a Hub name (owner/name[@revision]).
+        """Loads a model folder, a run folder with one in `model/`, or a Hub name (owner/name[@revision]).
 
-        Raises ModelFolderError when the folder holds no such model or a damaged one, ConfigError when its config.json
-        holds what the config does not admit.
+        Raises ModelFolderError if the folder holds no such model or a damaged one, ConfigError if its config.json is
+        invalid.
         """
         folder = find_model_folder(folder)
         config = cls.config_of(folder)
@@ -130,7 +132,8 @@ class ProgressiveTextToImage:
 
     @staticmethod
     def config_of(folder: Path) -> SynthesisConfig:
-        """The network's settings in a model folder, without its weights. Raises what `from_pretrained` raises."""
+        """Reads the network's config from a model folder, without its weights. Raises the errors of
+        `from_pretrained`."""
         values = read_model_config(folder)
         if values.get("kind") != KIND:
             raise ModelFolderError(

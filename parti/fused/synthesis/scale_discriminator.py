@@ -1,7 +1,8 @@
 """Discriminators of StackGAN++ and AttnGAN, one a scale (arXiv 1710.10916; 1711.10485, `code/model.py`; papers.md E.5).
 
-Each looks at an image once and answers twice: is it real, and is it real *and* what this sentence says. At ndf 64 and
-a sentence of 256: 6.3, 19.4 and 71.9 million weights for 64, 128 and 256 pixels.
+Each has two heads on one feature map: an unconditional one (is the image real?) and a conditional one (is it real *and*
+does it match the sentence?). At ndf 64 and a sentence of 256: 6.3, 19.4 and 71.9 million weights for 64, 128 and 256
+pixels.
 
 Legend: B images, C channels, S sentence width.
 """
@@ -16,26 +17,26 @@ from torch import Tensor, nn
 from vqgan.config.schema import Config
 
 _SLOPE = 0.2
-"""Of the leaky ReLUs."""
+"""Negative slope of the leaky ReLUs."""
 _GRID = 4
-"""Side of the map that the heads read."""
+"""Side of the feature map that the heads read."""
 _WIDEST_HEAD = 8
-"""Most channels of that map, in units of `base_channels`."""
+"""Largest number of channels of that map, in units of `base_channels`."""
 
 
 class ScaleDiscriminatorConfig(Config, fixed=("base_channels", "sentence_width", "normalize")):
     """Width of the discriminators; the same for every scale."""
 
     base_channels: int = Field(64, gt=0)
-    """Channels after the first convolution (ndf): each further one doubles them. AttnGAN 64, and 96 on COCO."""
+    """Channels after the first convolution (ndf); each further one doubles them. AttnGAN has 64, and 96 on COCO."""
     sentence_width: int = Field(256, gt=0)
     """Width of the sentence that the conditional head reads."""
     normalize: bool = True
-    """Batch norm after all convolutions but the first, as drawn. false: none, which R1 and small batches prefer."""
+    """Batch norm after all convolutions but the first, as in the diagram. false: none, for R1 and small batches."""
 
 
 class ScaleDiscriminator(nn.Module):
-    """For images of `image_size` pixels, a power of two of at least 8."""
+    """Discriminator of images of `image_size` pixels, a power of two of at least 8."""
 
     def __init__(self, config: ScaleDiscriminatorConfig, image_size: int) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class ScaleDiscriminator(nn.Module):
             width //= 2
         self.image_size = image_size
         self.feature_count = width * _GRID**2
-        """Numbers that the heads read of an image."""
+        """Number of features of an image."""
         self.features = nn.Sequential(*layers)
         self.joint = _convolution(width + config.sentence_width, width, kernel=3, norm=norm)
         self.conditional_head = nn.Conv2d(width, 1, _GRID)
@@ -61,21 +62,21 @@ class ScaleDiscriminator(nn.Module):
         self.apply(_initialize)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C 4 4"]:
-        """What both heads read, of images in [-1, 1]."""
+        """Returns the features of images in [-1, 1] that both heads read."""
         return self.features(images)
 
     def unconditional(self, features: Float[Tensor, "B C 4 4"]) -> Float[Tensor, "B"]:
-        """Logits, larger for more real."""
+        """Returns logits, larger for more real."""
         return self.unconditional_head(features).flatten()
 
     def conditional(self, features: Float[Tensor, "B C 4 4"], sentence: Float[Tensor, "B S"]) -> Float[Tensor, "B"]:
-        """Logits, larger for more real and more like the sentence."""
+        """Returns logits, larger for more real and better matching the sentence."""
         tiled = sentence[:, :, None, None].expand(-1, -1, *features.shape[2:]).to(features.dtype)
         return self.conditional_head(self.joint(torch.cat([features, tiled], dim=1))).flatten()
 
 
 def _convolution(channels: int, out_channels: int, *, kernel: int, norm: bool) -> nn.Sequential:
-    """Convolution (of 4: half the image), batch norm where asked for, leaky ReLU."""
+    """Builds a convolution (stride 2 for kernel 4), optional batch norm, and leaky ReLU."""
     stride = 2 if kernel == 4 else 1
     layers: list[nn.Module] = [nn.Conv2d(channels, out_channels, kernel, stride=stride, padding=1, bias=False)]
     if norm:
@@ -84,7 +85,7 @@ def _convolution(channels: int, out_channels: int, *, kernel: int, norm: bool) -
 
 
 def _initialize(module: nn.Module) -> None:
-    """AttnGAN's: orthogonal convolutions, batch norm scales N(1, 0.02), biases 0."""
+    """Initializes as AttnGAN: orthogonal convolutions, batch norm scales N(1, 0.02), biases 0."""
     if isinstance(module, nn.Conv2d):
         nn.init.orthogonal_(module.weight)
     elif isinstance(module, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Images at several scales at once (StackGAN++, arXiv 1710.10916): real ones to compare with, drawn ones to show."""
+"""Images at several scales (StackGAN++, arXiv 1710.10916): real ones for training, generated ones for display."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from vqgan.data.images.transforms import to_pil
 
 
 def at_scales(images: Float[Tensor, "B 3 H W"], sides: Sequence[int]) -> list[Float[Tensor, "B 3 _ _"]]:
-    """The same images at each of `sides` pixels: means over squares of pixels, which leave no aliasing (papers.md H).
+    """Returns the images at each of `sides` pixels, by area averaging, which does not alias (papers.md H).
 
-    Raises ValueError for a side that does not divide the images'.
+    Raises ValueError for a side that does not divide that of the images.
     """
     found = []
     for side in sides:
@@ -25,7 +25,8 @@ def at_scales(images: Float[Tensor, "B 3 H W"], sides: Sequence[int]) -> list[Fl
 
 
 def side_by_side(scales: Sequence[Float[Tensor, "B 3 _ _"]]) -> list[Image.Image]:
-    """Each image once at every scale, from left to right, all enlarged to the largest without smoothing."""
+    """Returns one sheet for each image: all its scales from left to right, enlarged to the largest (nearest
+    neighbor)."""
     side = max(images.shape[-1] for images in scales)
     columns = [[image.resize((side, side), Image.Resampling.NEAREST) for image in to_pil(part)] for part in scales]
     rows = []

@@ -20,7 +20,7 @@ from torch import Tensor
 from parti.fused.synthesis.diagnostics import diagnose_synthesis
 from parti.fused.synthesis.discriminators import DiscriminatorOutputs, Discriminators
 from parti.fused.synthesis.generator import SynthesisGenerator
-from parti.fused.synthesis.losses import GAMES, discriminator_terms, generator_loss
+from parti.fused.synthesis.losses import GAN_LOSSES, discriminator_terms, generator_loss
 from parti.fused.synthesis.matching import JointMatchingConfig, MatchingConfig, clip_matcher
 from parti.fused.synthesis.noise import seeded_noise
 from parti.fused.synthesis.pipeline import ProgressiveTextToImage
@@ -180,7 +180,7 @@ class SynthesisTask:
         self.discriminator_optimizer = Optimizer(config.discriminator_optimizer, discriminators, steps)
         self.losses = ImageLosses(config.distance, device, config.precision)
         self.clip = clip_matcher(config.matching, device)
-        self._game = GAMES[config.adversarial.loss]
+        self._game = GAN_LOSSES[config.adversarial.loss]
         self._steps = steps
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:

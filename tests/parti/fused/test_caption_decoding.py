@@ -20,7 +20,7 @@ from parti.fused.captioning.decoding import (
 )
 from parti.fused.captioning.show_attend_tell import LSTMState
 from parti.fused.captioning.tokens import CaptionTokens
-from parti.fused.captioning.word_loop import DecodedWords, KnownWords, sample_from, write
+from parti.fused.captioning.word_loop import DecodedWords, KnownWords, generate_words, sample_from
 from parti.text import PretrainedTokenizerConfig, TextTokenizerConfig
 from parti.text.pretrained_tokenizer import load_pretrained_tokenizer
 from parti.text.tokenizer import TextTokenizer
@@ -75,7 +75,7 @@ def test_a_caption_that_is_too_long_is_cut_and_ends() -> None:
 
 def test_a_frame_must_have_room_for_a_word() -> None:
     tokenizer = TextTokenizer.train(CAPTIONS, TextTokenizerConfig(vocab_size=300, length=2))
-    with pytest.raises(ConfigError, match=r"text.length is 2, and a caption's frame takes 2; use more"):
+    with pytest.raises(ConfigError, match=r"text.length is 2, but start and end take 2 tokens; set it to 3"):
         CaptionTokens(tokenizer)
 
 
@@ -101,21 +101,21 @@ def scripted(rows: list[list[int]], chances: float = 0.9) -> Any:
 
 
 def test_words_are_told_until_the_end() -> None:
-    written = write(TOKENS, *scripted([[A, RED, END, BLUE], [A, RED, BLUE, CAT, A, RED, BLUE, CAT]]))
+    written = generate_words(TOKENS, *scripted([[A, RED, END, BLUE], [A, RED, BLUE, CAT, A, RED, BLUE, CAT]]))
     assert written.ids.tolist() == [
         [TOKENS.start, A, RED, END, PAD, PAD, PAD, PAD],
         [TOKENS.start, A, RED, BLUE, CAT, A, RED, END],
     ]
-    sure = written.probabilities
-    assert (sure[0, 4:] == 1).all()
-    assert (sure[:, 0] == 1).all()
-    torch.testing.assert_close(sure[0, 1:4], torch.full((3,), sure[0, 1].item()))
-    assert 0.8 < sure[0, 1] < 1
-    assert sure[1, 7] < 0.1, "nobody wanted to end there"
+    confidence = written.probabilities
+    assert (confidence[0, 4:] == 1).all()
+    assert (confidence[:, 0] == 1).all()
+    torch.testing.assert_close(confidence[0, 1:4], torch.full((3,), confidence[0, 1].item()))
+    assert 0.8 < confidence[0, 1] < 1
+    assert confidence[1, 7] < 0.1, "nobody wanted to end there"
 
 
 def test_what_is_no_word_is_never_told() -> None:
-    written = write(TOKENS, *scripted([[PAD, MASK, PAD, END]]))
+    written = generate_words(TOKENS, *scripted([[PAD, MASK, PAD, END]]))
     assert written.ids[0, 1:4].tolist() == [CAT, CAT, CAT]
 
 
@@ -126,7 +126,7 @@ def test_given_slots_stay_unless_the_caption_has_ended() -> None:
     )
     kept = torch.tensor([[1, 1, 0, 1, 1, 0, 0, 0], [1, 1, 0, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]]).bool()
     wanted = [[BLUE] * 7, [END] * 7, [BLUE, BLUE, BLUE, BLUE, RED, END]]
-    written = write(TOKENS, *scripted(wanted), given=KnownWords(before, kept))
+    written = generate_words(TOKENS, *scripted(wanted), known=KnownWords(before, kept))
     assert written.ids.tolist() == [
         [TOKENS.start, A, BLUE, CAT, END, PAD, PAD, PAD],
         [TOKENS.start, A, END, PAD, PAD, PAD, PAD, PAD],
@@ -145,7 +145,7 @@ def test_draws_have_the_models_shares_and_the_temperature() -> None:
     torch.testing.assert_close(shares, probabilities, atol=4 * math.sqrt(0.25 / 4000), rtol=0)
     many = [[A, END]] * 2000
     noise = torch.rand(2000, 8, generator=torch.Generator().manual_seed(1))
-    plain, hot = (write(TOKENS, *scripted(many, 0.6), noise=noise, temperature=t) for t in (1.0, 3.0))
+    plain, hot = (generate_words(TOKENS, *scripted(many, 0.6), noise=noise, temperature=t) for t in (1.0, 3.0))
     expected = plain.probabilities[plain.ids[:, 1] == A][0, 1].item()
     share = (plain.ids[:, 1] == A).float().mean().item()
     assert share == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 2000))
@@ -163,7 +163,7 @@ class Notes:
         self.predicted = [torch.tensor(rows) for rows in predicted]
         self.sure = torch.tensor(sure)
         self.seen: list[Tensor] = []
-        self.given: list[KnownWords | None] = []
+        self.known: list[KnownWords | None] = []
 
     def draft(self, noise: Tensor | None, temperature: float) -> DecodedWords:  # noqa: ARG002
         return DecodedWords(self.predicted[0], self.sure)
@@ -175,11 +175,11 @@ class Notes:
         row: Row,  # noqa: ARG002
         noise: Tensor | None,  # noqa: ARG002
         temperature: float,  # noqa: ARG002
-        given: KnownWords | None,
+        known: KnownWords | None,
     ) -> DecodedWords:
         assert torch.equal(real, seen != PAD)
         self.seen.append(seen)
-        self.given.append(given)
+        self.known.append(known)
         return DecodedWords(self.predicted[min(len(self.seen), len(self.predicted) - 1)], self.sure)
 
 
@@ -196,10 +196,10 @@ def test_rounds_hide_the_least_probable_words_fewer_each_time() -> None:
     assert hidden == [[], [2, 3, 4, 5], [2, 3, 4], [2, 4], [2]]
     assert len(decoded.stages) == 5
     assert [stage.ids[0].tolist() for stage in decoded.stages] == [FIRST, OTHER, FIRST, OTHER, FIRST]
-    for seen, given in zip(context.seen[1:], context.given[1:], strict=True):
-        assert given is not None
-        assert torch.equal(given.kept, (seen != MASK) & (seen != PAD))
-    assert context.given[0] is None
+    for seen, known in zip(context.seen[1:], context.known[1:], strict=True):
+        assert known is not None
+        assert torch.equal(known.mask, (seen != MASK) & (seen != PAD))
+    assert context.known[0] is None
 
 
 def test_a_caption_that_a_round_leaves_unchanged_is_done_whatever_its_batch_does() -> None:
@@ -222,8 +222,8 @@ def test_the_share_that_is_hidden_is_counted_exactly() -> None:
                 assert hidden.sum() == count * (rounds + 1 - number) // (rounds + 1)
                 assert not (hidden & ~words).any()
                 if 0 < hidden.sum() < count:
-                    sure = written.probabilities
-                    assert sure[hidden].max() <= sure[words & ~hidden].min()
+                    confidence = written.probabilities
+                    assert confidence[hidden].max() <= confidence[words & ~hidden].min()
 
 
 def test_a_draft_is_not_refined() -> None:

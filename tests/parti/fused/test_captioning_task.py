@@ -310,8 +310,8 @@ def test_configs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             "data": good["data"] | {"transform": {"image_size": 64}}
         },
         "text.dropout 0.1: a captioner tells whole words": {"text": good["text"] | {"dropout": 0.1}},
-        "start 'elsewhere' was trained on the ids of its own vocabulary": {"start": "elsewhere"},
-        "model.text.bert 'bert' was trained on the ids of its own tokenizer": {
+        "start 'elsewhere' was trained with its own vocabulary": {"start": "elsewhere"},
+        "model.text.bert 'bert' was trained with its own tokenizer": {
             "model": good["model"] | {"text": good["model"]["text"] | {"bert": "bert"}}
         },
     }

@@ -24,7 +24,7 @@ def model() -> ShowAttendTell:
 
 def test_it_is_the_papers_formulas() -> None:
     predicted, row, before = model(), random(COUNT, CHANNELS, 3, 3), random(COUNT, LENGTH, WIDTH, seed=1)
-    found = predicted(before, predicted.look(row))
+    found = predicted(before, predicted.encode(row))
     for caption in range(COUNT):
         a = [row[caption, :, y, x] + predicted.positions[3 * y + x] for y in range(3) for x in range(3)]
         mean = torch.stack(a).mean(0)
@@ -60,7 +60,7 @@ def test_sizes_as_generated() -> None:
 
 def test_a_word_is_told_by_the_words_before_it() -> None:
     predicted, head = model(), LSTMHead(WIDTH)
-    image = predicted.look(random(COUNT, CHANNELS, 3, 3))
+    image = predicted.encode(random(COUNT, CHANNELS, 3, 3))
     before, row = random(COUNT, LENGTH, WIDTH, seed=1), random(COUNT, LENGTH, WIDTH, seed=2)
     for t in range(LENGTH):
         changed = before.clone()
@@ -75,7 +75,7 @@ def test_a_word_is_told_by_the_words_before_it() -> None:
 
 def test_where_it_looks_depends_on_the_words() -> None:
     predicted = model()
-    image = predicted.look(random(COUNT, CHANNELS, 3, 3))
+    image = predicted.encode(random(COUNT, CHANNELS, 3, 3))
     attention_maps = predicted(5 * random(COUNT, LENGTH, WIDTH, seed=1), image).attention_maps
     torch.testing.assert_close(attention_maps.sum(-1), torch.ones(COUNT, LENGTH))
     assert (attention_maps[:, 1:] - attention_maps[:, :-1]).abs().amax(-1).min() > 1e-3
@@ -95,9 +95,9 @@ def test_steps_of_a_head_are_its_whole_pass() -> None:
 def test_recurrences_and_logits_are_fp32_whatever_the_autocast() -> None:
     predicted, head, project = model(), LSTMHead(WIDTH), WordProjection(WIDTH, 11)
     row, before = random(COUNT, CHANNELS, 3, 3), random(COUNT, LENGTH, WIDTH, seed=1)
-    plain = predicted(before, predicted.look(row))
+    plain = predicted(before, predicted.encode(row))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = predicted(before.bfloat16(), predicted.look(row.bfloat16()))
+        mixed = predicted(before.bfloat16(), predicted.encode(row.bfloat16()))
         states = head(mixed.states, before.bfloat16())
         logits = project(states.bfloat16(), random(11, WIDTH))
     assert mixed.states.dtype == mixed.attention_maps.dtype == states.dtype == logits.dtype == torch.float32
@@ -121,7 +121,7 @@ def test_the_projection_is_the_embeddings() -> None:
 
 def test_the_first_state_and_the_attention_learn_from_the_image() -> None:
     predicted, row = model(), random(COUNT, CHANNELS, 3, 3).requires_grad_()
-    found = predicted(random(COUNT, LENGTH, WIDTH, seed=1), predicted.look(row))
+    found = predicted(random(COUNT, LENGTH, WIDTH, seed=1), predicted.encode(row))
     (found.states.square().sum() + found.attention_maps.square().sum()).backward()
     assert row.grad is not None
     assert row.grad.abs().min() > 0

@@ -334,8 +334,8 @@ def test_a_healthy_run_has_no_finding_and_a_sick_one_says_what_helps() -> None:
     for change, words in (
         ({"loss_discriminator_16": 0.01}, "wins at 16 pixels.*r1_gamma"),
         ({"real_accuracy": 0.6, "fake_accuracy": 0.42}, "at chance.*discriminator_optimizer"),
-        ({"caption_accuracy": 0.51}, "do not read captions.*task.matching"),
-        ({"divergence": 0.2}, "encoder says next to nothing.*task.divergence_weight"),
+        ({"caption_accuracy": 0.51}, "ignore captions.*task.matching"),
+        ({"divergence": 0.2}, "encoder encodes almost nothing.*task.divergence_weight"),
         ({"loss": float("nan")}, "not finite: loss"),
         ({"skipped_share": 0.5}, "50.0% of the steps had no finite gradient"),
     ):

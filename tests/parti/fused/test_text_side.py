@@ -121,7 +121,7 @@ def test_a_learned_vocabulary_gets_a_hidden_token() -> None:
     [
         ({"width": 48}, 12, r"has width 24; set these beside the key bert"),
         ({"heads": 4, "mlp_width": 64}, 12, r"has heads 2, mlp_width 32; set these"),
-        ({}, 40, r"reads 32 positions, text.length is 40; set it to that at most"),
+        ({}, 40, r"has 32 positions, text.length is 40; set text.length to at most 32"),
     ],
 )
 def test_other_sizes_are_refused(bert: str, changes: dict[str, int], length: int, message: str) -> None:
