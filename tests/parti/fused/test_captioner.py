@@ -218,6 +218,6 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_trunk_without_row_11_is_refused() -> None:
-    with pytest.raises(ConfigError, match="deepest_row 3 leaves out row 11, which has a word head; set it to at least 4"):
+    with pytest.raises(ConfigError, match="leaves out row 11, which has a word head; set it to at least 4"):
         validate(CaptionerConfig, MODEL | {"deepest_row": 3}, "test")
     Captioner(validate(CaptionerConfig, MODEL, "test"), tiny_text_tokenizer())
