@@ -10,7 +10,7 @@ Other image sizes than that of training: `decode(codes, grid=tokenizer.grid_of(h
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from vqgan.config.schema import Config, validate
 from vqgan.data.images.inputs import ImagesInput, OutputType, as_output, load_images
 from vqgan.fingerprints import FrozenPart, settings_fingerprint, weights_fingerprint
-from vqgan.hub.huggingface import push_model
-from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
+from vqgan.hub.model_folder import ModelFolder, load_model
+from vqgan.hub.pretrained import PushToHubMixin
 from vqgan.model_card import image_tokenizer_card
 from vqgan.models import AUTOENCODERS, AnyAutoencoderConfig, Autoencoder, build_autoencoder
 from vqgan.models.autoencoder import Grid
@@ -71,11 +71,14 @@ def codes_fingerprint(autoencoder: Autoencoder) -> CodesFingerprint:
     )
 
 
-class ImageTokenizer(nn.Module):
+class ImageTokenizer(PushToHubMixin, nn.Module):
     """A frozen autoencoder as a translator between images and codes; always fp32, whatever the autocast.
 
     Half precision would change which code is nearest.
     """
+
+    kinds = tuple(AUTOENCODERS)
+    folder_holds = (f"image tokenizer ({', '.join(AUTOENCODERS)})", "give the model folder of a stage-1 run")
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
@@ -221,46 +224,28 @@ class ImageTokenizer(nn.Module):
             f"{self.vocab_size:,}, {weights:,} weights on {self.device})"
         )
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json`, `model.safetensors` and their checksums."""
-        config = self.autoencoder.config.model_dump(mode="json")
-        save_model_folder(Path(folder), config, self.autoencoder.state_dict())
+    def _stored(self) -> tuple[dict[str, Any], nn.Module]:
+        return self.autoencoder.config.model_dump(mode="json"), self.autoencoder
 
-    def push_to_hub(
-        self,
-        name: str,
-        *,
-        private: bool = False,
-        token: str | None = None,
-        commit_message: str = "Upload image tokenizer",
-    ) -> str:
-        """Upload the model folder and a card to the Hugging Face Hub as `name` (owner/name); returns the address.
-
-        `private` matters for a new model; a card that is there stays. Raises what huggingface_hub raises.
-        """
-
-        def card(full_name: str) -> str:
-            return image_tokenizer_card(full_name, self.autoencoder, self.vocab_size, self.grid)
-
-        return push_model(name, self.save_pretrained, card, private=private, token=token, commit_message=commit_message)
+    def model_card(self, name: str) -> str:
+        """Returns README.md of the tokenizer on the Hub: kind, sizes and how to use it."""
+        return image_tokenizer_card(name, self.autoencoder, self.vocab_size, self.grid)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "ImageTokenizer":
+    def from_pretrained(
+        cls, folder: str | Path | ModelFolder, *, device: str | torch.device = "cpu"
+    ) -> "ImageTokenizer":
         """Reads a model folder (`save_pretrained`), the one in a run folder, or a Hub name (owner/name[@revision]).
 
         Weights are float32 on any device. Raises ModelFolderError when there is no image tokenizer, ConfigError for a
         config that is none of ours.
         """
-        folder = find_model_folder(folder)
-        values = read_model_config(folder)
-        kind = values.get("kind")
-        if kind not in AUTOENCODERS:
-            raise ModelFolderError(
-                f"{folder} holds a {kind!r}, not an image tokenizer ({', '.join(AUTOENCODERS)}); "
-                "give the model folder of a stage-1 run"
-            )
-        config = validate(_Stored, {"model": values}, str(folder)).model
-        return cls(load_model(lambda: build_autoencoder(config), folder)).to(device)
+        return super().from_pretrained(folder).to(device)
+
+    @classmethod
+    def _load(cls, folder: ModelFolder) -> "ImageTokenizer":
+        config = validate(_Stored, {"model": folder.config}, str(folder)).model
+        return cls(load_model(lambda: build_autoencoder(config), folder.path))
 
     def _code_grid(self, places: Grid) -> Grid:
         # A residual quantizer's codes of one place stand side by side: the grid is that much wider.

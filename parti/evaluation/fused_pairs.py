@@ -123,7 +123,7 @@ def measure_captioner(config: CaptionerEvaluationConfig, progress: bool = False)
 def measure_inpainter(config: InpainterEvaluationConfig, progress: bool = False) -> MetricsReport:
     """All metrics. Raises ConfigError, DataError or ModelFolderError, one line."""
     folder, device = _prepared(config)
-    inpainter = Inpainter.from_pretrained(folder, device)
+    inpainter = Inpainter.from_pretrained(folder).to(device)
     pairs = _pairs(config, folder, inpainter.image_size)
     batches = _batches(pairs, device, progress)
     shapes = isinstance(config.data.source, ShapesConfig)

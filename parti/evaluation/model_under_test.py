@@ -56,7 +56,7 @@ def defaults_of(folder: Path) -> tuple[dict[str, Any], int]:
     No weights are read. Raises ModelFolderError or ConfigError."""
     if pipeline_of(folder) is TextToImage:
         return recommended_sampling(folder).model_dump(mode="json"), image_size_of(folder / IMAGE_TOKENIZER)
-    return {}, ProgressiveTextToImage.config_of(folder).sides[-1]
+    return {}, ProgressiveTextToImage.config_of(ProgressiveTextToImage.open_folder(folder)).sides[-1]
 
 
 def open_model_under_test(

@@ -10,8 +10,7 @@ Departure from WDSR: a fresh upsampler is bicubic interpolation. The skip's filt
 Letters: B batch, h w pixels of the small image, H W of the large one, C channels.
 """
 
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +22,8 @@ from torch import Tensor, nn
 
 from vqgan.config.schema import Config, validate
 from vqgan.data.images.transforms import to_pil
-from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
+from vqgan.hub.model_folder import ModelFolder, load_model
+from vqgan.hub.pretrained import PretrainedMixin
 
 
 class UpsamplerConfig(Config, fixed=("kind", "scale", "blocks", "channels", "expansion")):
@@ -41,8 +41,11 @@ class UpsamplerConfig(Config, fixed=("kind", "scale", "blocks", "channels", "exp
     """Width inside a block, where the activation is, as a multiple of `channels`."""
 
 
-class Upsampler(nn.Module):
-    """Images of any size to images with sides `scale` times as long."""
+class Upsampler(PretrainedMixin, nn.Module):
+    """Images of any size to images with sides `scale` times as long. `from_pretrained` gives a frozen one."""
+
+    kinds = ("upsampler",)
+    folder_holds = ("upsampler", "give the folder of a run of tools/train_upsampler.py")
 
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__()
@@ -72,24 +75,13 @@ class Upsampler(nn.Module):
         (enlarged,) = to_pil(self.upsample(pixels.permute(2, 0, 1)[None].float().div(127.5).sub(1)))
         return enlarged
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        save_model_folder(Path(folder), self.config.model_dump(mode="json"), self.state_dict())
+    def _stored(self) -> tuple[dict[str, Any], nn.Module]:
+        return self.config.model_dump(mode="json"), self
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Upsampler":
-        """Read a model folder, or the run folder that has one in `model/`; frozen.
-
-        Raises ModelFolderError when the folder holds no upsampler or a damaged one, ConfigError when its config.json
-        holds what the config does not admit.
-        """
-        folder = find_model_folder(folder)
-        values = read_model_config(folder)
-        if values.get("kind") != "upsampler":
-            raise ModelFolderError(f"{folder} holds no upsampler; give the folder of a run of tools/train_upsampler.py")
-        config = validate(UpsamplerConfig, values, str(folder))
-        upsampler = load_model(lambda: cls(config), folder)
-        return upsampler.eval().requires_grad_(False)
+    def _load(cls, folder: ModelFolder) -> "Upsampler":
+        config = validate(UpsamplerConfig, folder.config, str(folder))
+        return load_model(lambda: cls(config), folder.path).eval().requires_grad_(False)
 
 
 def bicubic(images: Float[Tensor, "B 3 h w"], scale: int) -> Float[Tensor, "B 3 H W"]:

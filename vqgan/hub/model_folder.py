@@ -5,6 +5,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,36 @@ folders."""
 
 class ModelFolderError(UserError, ValueError):
     """A folder that does not hold the expected model."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder that was found, with its parsed config.json."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of model that config.json names, by itself or in its `model` section; None where it names none."""
+        model = self.config.get("model")
+        kind = self.config.get("kind", model.get("kind") if isinstance(model, dict) else None)
+        return kind if isinstance(kind, str) else None
+
+    def __str__(self) -> str:
+        """Returns the path."""
+        return str(self.path)
+
+
+def open_model_folder(folder: "str | Path | ModelFolder") -> ModelFolder:
+    """Finds a model folder and reads its config.json; one that is open already is returned as it is.
+
+    Raises what `find_model_folder` and `read_model_config` raise.
+    """
+    if isinstance(folder, ModelFolder):
+        return folder
+    path = find_model_folder(folder)
+    return ModelFolder(path, read_model_config(path))
 
 
 def find_model_folder(folder: str | Path) -> Path:

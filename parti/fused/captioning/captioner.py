@@ -22,7 +22,7 @@ Legend: B captions, T text positions, C image channels, H W pixels, P image posi
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -39,7 +39,8 @@ from parti.fused.text_side import refuse_outside
 from parti.fused.trunk import FUSED_ROWS, RowParts, RowState
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config.schema import validate
-from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
+from vqgan.hub.model_folder import ModelFolder, load_model
+from vqgan.hub.pretrained import PretrainedMixin
 
 _ATTENTION_ROW = 3
 _LAST_IMAGE_ROW = 11
@@ -93,11 +94,14 @@ class WordHeads(nn.Module):
         self.words = nn.ModuleDict({str(row): WordProjection(width, vocab_size) for row in ROWS})
 
 
-class Captioner(nn.Module):
+class Captioner(PretrainedMixin, nn.Module):
     """The captioning network; see the module's docstring.
 
     Raises ConfigError if the BERT of the trunk cannot be loaded or does not fit.
     """
+
+    kinds = ("fused_captioning",)
+    folder_holds = ("captioner", "give the folder of a run with objective: fused_captioning")
 
     def __init__(self, config: CaptionerConfig, tokenizer: TextTokenizer) -> None:
         super().__init__()
@@ -158,30 +162,22 @@ class Captioner(nn.Module):
             return 7
         return 11 if row == 11 else 14 if row == LAST_ROW else None
 
+    def _stored(self) -> tuple[dict[str, Any], nn.Module]:
+        values = self.config.model_dump(mode="json")
+        values["text"]["bert"] = None  # its weights are in the folder
+        return values, self
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json, model.safetensors and text_tokenizer.json."""
-        values = self.config.model_dump(mode="json")
-        values["text"]["bert"] = None  # its weights are in this folder
-        save_model_folder(Path(folder), values, self.state_dict())
+        super().save_pretrained(folder)
         self.tokens.tokenizer.save_pretrained(Path(folder))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Captioner":
-        """Loads a model folder, a run folder with one in `model/`, or owner/name on the Hugging Face Hub.
-
-        Raises ModelFolderError if there is none.
-        """
-        found = find_model_folder(folder)
-        values = read_model_config(found)
-        if values.get("kind") != "fused_captioning":
-            raise ModelFolderError(
-                f"{found} holds no captioner (kind {values.get('kind')!r}); give the folder of a run with "
-                "objective: fused_captioning"
-            )
-        config, tokenizer = validate(CaptionerConfig, values, str(found)), TextTokenizer.from_pretrained(found)
-        refuse_outside(config.text, found)
-        captioner = load_model(lambda: cls(config, tokenizer), found)
-        return captioner.eval()
+    def _load(cls, folder: ModelFolder) -> "Captioner":
+        config = validate(CaptionerConfig, folder.config, str(folder))
+        tokenizer = TextTokenizer.from_pretrained(folder.path)
+        refuse_outside(config.text, folder.path)
+        return load_model(lambda: cls(config, tokenizer), folder.path).eval()
 
 
 class ImageContext:

@@ -61,7 +61,7 @@ def inpaint(config: InpaintConfig) -> Completion:
     ModelFolderError for a folder without such a model.
     """
     device = usable_device(config.device, "--device")
-    inpainter = Inpainter.from_pretrained(config.model, device)
+    inpainter = Inpainter.from_pretrained(config.model).to(device)
     image = _read("image", config.image)
     transform = ImageTransform(TransformConfig(image_size=inpainter.image_size))
     images = transform(image, None)[None]

@@ -1,7 +1,7 @@
 """Inpainter: a trained network of the pretraining task with its vocabulary, which completes images and captions."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -15,7 +15,8 @@ from parti.fused.text_side import refuse_outside, text_space
 from parti.text.masked_tokens import Words
 from parti.text.tokenizer import TextTokenizer
 from vqgan.config.schema import validate
-from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
+from vqgan.hub.model_folder import ModelFolder, load_model
+from vqgan.hub.pretrained import PretrainedMixin
 
 KIND = "fused_inpainting"
 """`kind` in the config.json of such a folder."""
@@ -28,8 +29,11 @@ class Inpainted(NamedTuple):
     ids: Int64[Tensor, "B T"]
 
 
-class Inpainter:
-    """Fills holes from the caption and masked words from the image, in one pass."""
+class Inpainter(PretrainedMixin):
+    """Fills holes from the caption and masked words from the image, in one pass; frozen by `from_pretrained`."""
+
+    kinds = (KIND,)
+    folder_holds = ("inpainting model", "give the folder of a run of configs/parti/fused_inpainting*.yaml")
 
     def __init__(self, network: InpaintingNetwork, tokenizer: TextTokenizer) -> None:
         self.network = network
@@ -61,30 +65,25 @@ class Inpainter:
         predicted[masked_captions] = logits.argmax(-1)
         return Inpainted(composite(completed.images, images, holes), predicted)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes config.json, model.safetensors and text_tokenizer.json."""
+    def _stored(self) -> tuple[dict[str, Any], nn.Module]:
         trunk = self.network.trunk.config.model_dump(mode="json")
         trunk["text"]["bert"] = None  # its weights are in the folder
-        save_model_folder(Path(folder), {"kind": KIND, "trunk": trunk}, self.network.state_dict())
+        return {"kind": KIND, "trunk": trunk}, self.network
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json, model.safetensors and text_tokenizer.json."""
+        super().save_pretrained(folder)
         self.tokenizer.save_pretrained(Path(folder))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: torch.device | None = None) -> "Inpainter":
-        """Loads a model folder, or a run folder with one in `model/`; the weights are frozen.
+    def _load(cls, folder: ModelFolder) -> "Inpainter":
+        tokenizer = TextTokenizer.from_pretrained(folder.path)
+        config = validate(TrunkConfig, folder.config.get("trunk") or {}, str(folder))
+        refuse_outside(config.text, folder.path)
+        network = load_model(lambda: InpaintingNetwork(config, text_space(tokenizer)), folder.path)
+        return cls(network.eval().requires_grad_(False), tokenizer)
 
-        Raises ModelFolderError if the folder holds no such model or a damaged one, ConfigError if its config.json is
-        invalid.
-        """
-        folder = find_model_folder(folder)
-        values = read_model_config(folder)
-        if values.get("kind") != KIND:
-            raise ModelFolderError(
-                f"{folder} holds no inpainting model; give the folder of a run of configs/parti/fused_inpainting*.yaml"
-            )
-        tokenizer = TextTokenizer.from_pretrained(folder)
-        config = validate(TrunkConfig, values.get("trunk") or {}, str(folder))
-        refuse_outside(config.text, folder)
-        network = load_model(lambda: InpaintingNetwork(config, text_space(tokenizer)), folder)
-        frozen: nn.Module = network.eval().requires_grad_(False)
-        frozen.to(device or torch.device("cpu"))
-        return cls(network, tokenizer)
+    def to(self, device: torch.device) -> "Inpainter":
+        """Moves the network."""
+        self.network.to(device)
+        return self

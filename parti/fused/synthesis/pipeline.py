@@ -7,10 +7,11 @@ images = model("a small red circle above a large blue square", num_images=4, see
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
@@ -22,14 +23,21 @@ from parti.text.tokenizer import TextTokenizer
 from parti.text.truncation import about_cut_prompts
 from vqgan.config.schema import validate
 from vqgan.data.images.transforms import to_pil
-from vqgan.hub.model_folder import ModelFolderError, find_model_folder, load_model, read_model_config, save_model_folder
+from vqgan.hub.model_folder import ModelFolder, load_model
+from vqgan.hub.pretrained import PretrainedMixin
 
 KIND = "fused_synthesis"
 """`kind` in the config.json of such a folder."""
 
 
-class ProgressiveTextToImage:
+class ProgressiveTextToImage(PretrainedMixin):
     """A generator with its tokenizer. It has no sampling settings: an image depends on model, prompt and seed only."""
+
+    kinds = (KIND,)
+    folder_holds = (
+        "progressive text-to-image model",
+        "give the folder of a run of configs/parti/fused_synthesis*.yaml",
+    )
 
     def __init__(self, generator: SynthesisGenerator, text_tokenizer: TextTokenizer) -> None:
         self.generator = generator
@@ -108,36 +116,25 @@ class ProgressiveTextToImage:
         self.generator.to(device)
         return self
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes config.json, model.safetensors and text_tokenizer.json."""
+    def _stored(self) -> tuple[dict[str, Any], nn.Module]:
         model = self.generator.config.model_dump(mode="json")
         model["trunk"]["text"]["bert"] = None  # its weights are in the folder
-        save_model_folder(Path(folder), {"kind": KIND, "model": model}, self.generator.state_dict())
+        return {"kind": KIND, "model": model}, self.generator
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json, model.safetensors and text_tokenizer.json."""
+        super().save_pretrained(folder)
         self.text_tokenizer.save_pretrained(Path(folder))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "ProgressiveTextToImage":
-        """Loads a model folder, a run folder with one in `model/`, or a Hub name (owner/name[@revision]).
-
-        Raises ModelFolderError if the folder holds no such model or a damaged one, ConfigError if its config.json is
-        invalid.
-        """
-        folder = find_model_folder(folder)
+    def _load(cls, folder: ModelFolder) -> "ProgressiveTextToImage":
         config = cls.config_of(folder)
-        tokenizer = TextTokenizer.from_pretrained(folder)
-        refuse_outside(config.trunk.text, folder)
-        generator = load_model(lambda: SynthesisGenerator(config, text_space(tokenizer)), folder)
-        generator.eval()
-        return cls(generator, tokenizer)
+        tokenizer = TextTokenizer.from_pretrained(folder.path)
+        refuse_outside(config.trunk.text, folder.path)
+        generator = load_model(lambda: SynthesisGenerator(config, text_space(tokenizer)), folder.path)
+        return cls(generator.eval(), tokenizer)
 
     @staticmethod
-    def config_of(folder: Path) -> SynthesisConfig:
-        """Reads the network's config from a model folder, without its weights. Raises the errors of
-        `from_pretrained`."""
-        values = read_model_config(folder)
-        if values.get("kind") != KIND:
-            raise ModelFolderError(
-                f"{folder} holds no progressive text-to-image model; give the folder of a run of "
-                "configs/parti/fused_synthesis*.yaml"
-            )
-        return validate(SynthesisConfig, values.get("model") or {}, str(folder))
+    def config_of(folder: ModelFolder) -> SynthesisConfig:
+        """The network's settings in a model folder, without its weights. Raises what `from_pretrained` raises."""
+        return validate(SynthesisConfig, folder.config.get("model") or {}, str(folder))

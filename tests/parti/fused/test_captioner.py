@@ -211,7 +211,7 @@ def test_a_folder_comes_back_without_its_bert(tmp_path: Path) -> None:
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     save_model_folder(tmp_path / "other", {"kind": "upsampler"}, {"x": torch.zeros(1)})
-    cases = {"nowhere": "config.json is missing", "other": r"holds no captioner \(kind 'upsampler'\)"}
+    cases = {"nowhere": "config.json is missing", "other": r"of kind 'upsampler', holds no captioner"}
     for name, message in cases.items():
         with pytest.raises(ModelFolderError, match=message):
             Captioner.from_pretrained(tmp_path / name)
