@@ -152,7 +152,7 @@ def watched(task: AutoencoderTask, profiler: Profiler) -> Iterator[None]:
         network(task.autoencoder.encoder, "encoder")
         network(task.autoencoder.quantizer, "quantizer")
         network(task.autoencoder.decoder, "decoder")
-        part(task, "_autoencoder_losses", "other losses")
+        part(task, "_losses", "other losses")
         part(task, "_observe", "codebook maintenance and metrics")
         part(task.maintenance, "step", "moving unused codes")
         part(task.optimizer, "step", "autoencoder's optimizer")

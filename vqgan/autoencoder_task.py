@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from jaxtyping import Float, Int64
 from PIL import Image
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqgan.codebook_maintenance import CodebookMaintenance, CodebookMaintenanceConfig, codebooks
 from vqgan.config.schedule import in_steps
@@ -20,7 +20,7 @@ from vqgan.contact_sheet import comparison_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.images.transforms import to_pil
 from vqgan.diagnostics import diagnose_tokenizer
-from vqgan.discriminator_trainer import AdversarialConfig, DiscriminatorTrainer
+from vqgan.discriminator_trainer import AdversarialConfig, AdversarialObjective
 from vqgan.evaluation import evaluate_tokenizer_and_count
 from vqgan.fingerprints import FrozenPart
 from vqgan.image_losses import ImageLosses, ImageLossesConfig
@@ -30,18 +30,12 @@ from vqgan.metrics.caption_checkers import Judge
 from vqgan.metrics.codebook import entropy, norm_spread, perplexity, usage
 from vqgan.models import Autoencoder
 from vqgan.models.autoencoder import AutoencoderOutput
-from vqgan.training.optim.ema import EMA, EMAConfig
-from vqgan.training.optim.optimizer import Optimizer, OptimizerConfig
-from vqgan.training.optim.precision import Precision, autocast
+from vqgan.training.learner import Learner, LearnerConfig, LossAndMetrics
 from vqgan.training.parallel.distributed import all_gather_rows
-from vqgan.training.parallel.gradient_accumulation import accumulate, add_share
-from vqgan.training.prepare_model import prepare
 from vqgan.training.task import Stateful
 
 
-class AutoencoderTaskConfig(
-    ImageLossesConfig, may_change=("logit_laplace_weight", "codebook_weight", "precision", "compile_layers")
-):
+class AutoencoderTaskConfig(ImageLossesConfig, LearnerConfig, may_change=("logit_laplace_weight", "codebook_weight")):
     """Weights of the losses, and how the autoencoder learns."""
 
     logit_laplace_weight: float = Field(0.0, ge=0)
@@ -52,22 +46,15 @@ class AutoencoderTaskConfig(
     """The adversarial term."""
     codebook_maintenance: CodebookMaintenanceConfig = CodebookMaintenanceConfig()
     """How the codebook starts and stays alive."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """The autoencoder's optimizer."""
-    ema: EMAConfig = EMAConfig()
-    """The averaged weights that are evaluated and shipped."""
-    precision: Precision = "bf16"
-    """Arithmetic of the networks in training; losses, look-ups and weights are fp32 in any case. fp16, for GPUs without
-    bf16, scales the loss of each player."""
-    compile_layers: bool = False
-    """Compile the encoder and the decoder (torch.compile): minutes at the start, then faster steps on a GPU."""
 
 
-class AutoencoderTask:
+class AutoencoderTask(AdversarialObjective[Batch]):
     """Trains an autoencoder, against a discriminator if the adversarial weight is positive.
 
     An autoencoder whose codes are frozen (`Autoencoder.freeze_codes`) trains its decoder alone.
     """
+
+    network_name = "autoencoder"
 
     def __init__(
         self,
@@ -78,76 +65,50 @@ class AutoencoderTask:
         seed: int,
         check_image: Judge | None = None,
     ) -> None:
+        super().__init__(Learner(config, autoencoder, accelerator, steps), config.adversarial, autoencoder.image_size)
         self.config = config
-        self.accelerator = accelerator
         self.steps = steps
         self._judge = check_image
         self._codes_per_batch = 0
         self._code_counts: Int64[Tensor, "V"] | None = None
         self.autoencoder = autoencoder
-        self.ema = EMA(config.ema, autoencoder)
-        self._parallel_autoencoder = prepare(
-            accelerator,
-            autoencoder,
-            self.ema,
-            _both_sides,
-            config.precision,
-            config.compile_layers,
-        )
         self.maintenance = CodebookMaintenance(config.codebook_maintenance, autoencoder.quantizer, seed)
-        self.optimizer = Optimizer(config.optimizer, autoencoder, steps, fp16=config.precision == "fp16")
-
         self.losses = ImageLosses(config, accelerator.device, config.precision)
-        self.discriminator_trainer: DiscriminatorTrainer | None = None
-        if config.adversarial.weight:
-            self.discriminator_trainer = DiscriminatorTrainer(
-                config.adversarial, autoencoder.image_size, accelerator, steps, config.precision
-            )
+        self._unquantized = False
+        self._latents: list[Tensor] = []
+        self._codes: list[Tensor] = []
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        metrics: dict[str, Tensor] = {}
-        quantizer = self.autoencoder.quantizer
-        quantizer.at_step(step, self.steps)
+        self.autoencoder.quantizer.at_step(step, self.steps)
         replaced = self.maintenance.step(step, self.steps, self.ema.module.quantizer)
-        if replaced:
-            metrics["codes_replaced"] = torch.tensor(float(replaced))
-        unquantized = self.maintenance.in_warmup(step, self.steps)
-        discriminator_trainer = (
-            self.discriminator_trainer
-            if self.discriminator_trainer is not None and self.discriminator_trainer.factor(step) > 0
-            else None
-        )
-        parts = [batch.images for batch in batches]
-        share = 1 / len(parts)
+        metrics = super().train_step(batches, step)
+        return metrics | ({"codes_replaced": torch.tensor(float(replaced))} if replaced else {})
 
-        # 1. The autoencoder.
-        latents, codes = [], []
-        with quantizer.moving_once():
-            for _, images in accumulate(self.accelerator, self._parallel_autoencoder, parts):
-                with autocast(self.accelerator.device, self.config.precision):
-                    output: AutoencoderOutput = self._parallel_autoencoder(images, quantize=not unquantized)
-                losses, step_metrics = self._autoencoder_losses(output, images, discriminator_trainer, step)
-                total = torch.stack(list(losses.values())).sum()
-                if unquantized:  # data-parallel training expects every parameter in the graph
-                    total = total + sum(0.0 * parameter.sum() for parameter in quantizer.parameters())
-                self.accelerator.backward(total * (share * self.optimizer.scale))
-                latents.append(output.latents.detach().float())
-                step_metrics |= {"loss": total} | {f"loss_{name}": value for name, value in losses.items()}
-                add_share(metrics, step_metrics, share)
-                if output.quantized is not None:
-                    codes.append(output.quantized.codes)
-                    add_share(metrics, output.quantized.stats, share)
-        if unquantized:
-            for parameter in quantizer.parameters():
+    def backward(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        self._unquantized = self.maintenance.in_warmup(step, self.steps)
+        self._latents, self._codes = [], []
+        with self.autoencoder.quantizer.moving_once():
+            return super().backward(batches, step)
+
+    def loss(self, part: Batch, step: int) -> LossAndMetrics:
+        output: AutoencoderOutput = self.learner(part.images, quantize=not self._unquantized)
+        terms, metrics = self._losses(output, part.images, step)
+        loss = torch.stack([terms[name] for name in terms]).sum()
+        if self._unquantized:  # data-parallel training expects every parameter in the graph
+            loss = loss + sum(0.0 * parameter.sum() for parameter in self.autoencoder.quantizer.parameters())
+        self._latents.append(output.latents.detach().float())
+        if output.quantized is not None:
+            self._codes.append(output.quantized.codes)
+            metrics |= output.quantized.stats
+        return loss, {"loss": loss, **terms, **metrics}
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        if self._unquantized:
+            for parameter in self.autoencoder.quantizer.parameters():
                 parameter.grad = None  # zeros would age its moments
-        metrics |= self.optimizer.step(step)
+        metrics = super().update(step)
         if not metrics["skipped"]:
-            metrics |= self._observe(torch.cat(latents), torch.cat(codes) if codes else None)
-            self.ema.update(self.autoencoder, step)
-
-        # 2. The discriminator, on these images and those that the autoencoder has just drawn.
-        if discriminator_trainer is not None:
-            metrics |= discriminator_trainer.update(parts, step)
+            metrics |= self._observe(torch.cat(self._latents), torch.cat(self._codes) if self._codes else None)
         return metrics
 
     def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
@@ -182,13 +143,7 @@ class AutoencoderTask:
         return comparison_sheet(list(zip(to_pil(batch.images), to_pil(reconstructions), strict=True)))
 
     def stateful(self) -> dict[str, Stateful]:
-        parts: dict[str, Stateful] = {
-            "autoencoder": self.autoencoder,
-            "ema": self.ema,
-            "optimizer": self.optimizer,
-            "codebook_maintenance": self.maintenance,
-        }
-        return parts | (self.discriminator_trainer.stateful() if self.discriminator_trainer is not None else {})
+        return super().stateful() | {"codebook_maintenance": self.maintenance}
 
     def frozen_parts(self) -> dict[str, FrozenPart]:
         codes = dict.fromkeys(CodesFingerprint._fields, "learned in this run")
@@ -203,28 +158,21 @@ class AutoencoderTask:
     def _tokenizer(self) -> ImageTokenizer:
         return ImageTokenizer(self.ema.module)
 
-    def _autoencoder_losses(
-        self,
-        output: AutoencoderOutput,
-        images: Tensor,
-        discriminator_trainer: DiscriminatorTrainer | None,
-        step: int,
+    def _losses(
+        self, output: AutoencoderOutput, images: Tensor, step: int
     ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Tensor]]:
-        """The weighted terms whose sum the autoencoder minimizes, and metrics beside them."""
-        metrics: dict[str, Tensor] = {}
-        config = self.config
-        decoded = output.decoded
-        terms = self.losses(decoded.images, images)
+        """The weighted terms whose sum is minimized, and metrics beside them."""
+        config, decoded = self.config, output.decoded
+        terms = {f"loss_{name}": term for name, term in self.losses(decoded.images, images).items()}
         if config.logit_laplace_weight and decoded.mean is not None and decoded.log_scale is not None:
             likelihood = logit_laplace(decoded.mean, decoded.log_scale, images)
-            terms["logit_laplace"] = config.logit_laplace_weight * likelihood
-        if discriminator_trainer is not None:
-            so_far = torch.stack(list(terms.values())).sum()  # what the adaptive weight compares with
-            terms["adversarial"], metrics["adversarial_weight"] = discriminator_trainer.generator_loss(
-                decoded.images, so_far, self.autoencoder.decoder.last_layer, step, self.optimizer.scale
-            )
+            terms["loss_logit_laplace"] = config.logit_laplace_weight * likelihood
+        so_far = torch.stack(list(terms.values())).sum()
+        adversarial = dict(self.generator_loss(decoded.images, so_far, self.autoencoder.decoder.last_layer, step))
+        metrics = {"adversarial_weight": adversarial.pop("adversarial_weight")} if adversarial else {}
+        terms |= adversarial
         if output.quantized is not None and not self.autoencoder.codes_are_frozen:
-            terms["codebook"] = config.codebook_weight * output.quantized.loss
+            terms["loss_codebook"] = config.codebook_weight * output.quantized.loss
         return terms, metrics
 
     @torch.no_grad()
@@ -251,7 +199,3 @@ class AutoencoderTask:
                 "dead_codes": self.maintenance.dead_codes(),
             }
         return metrics
-
-
-def _both_sides(autoencoder: Autoencoder) -> list[nn.Module]:
-    return [autoencoder.encoder, autoencoder.decoder]

@@ -8,7 +8,7 @@ is often wrong is soon not read.
 import math
 from collections.abc import Mapping
 
-from vqgan.training.monitor.diagnostics_log import about_skipped_steps
+from vqgan.training.monitor.findings import not_finite
 
 _COLLAPSED_USAGE = 0.1
 """Share of the codes that a batch could hit; healthy runs hit more than half, collapsed ones a handful."""
@@ -74,15 +74,11 @@ def diagnose_tokenizer(
 
 
 def _lost_numbers(metrics: Mapping[str, float]) -> list[str]:
-    findings = []
     remedy = (
         f"lower {_LEARNING} (with a discriminator also task.adversarial.optimizer.learning_rate), set "
         "task.optimizer.clip_norm, task.precision to fp32, or lower task.adversarial.r1_gamma where r1_penalty grows"
     )
-    lost = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if lost:
-        findings.append(f"not finite: {', '.join(lost)}; {remedy}.")
-    return findings + about_skipped_steps(metrics, remedy)
+    return not_finite(metrics, remedy)
 
 
 def _gradient(metrics: Mapping[str, float], clip_norm: float | None) -> list[str]:

@@ -5,9 +5,8 @@ discriminator does not change, so one pass over the generated images serves both
 (Mescheder, 1801.04406; lazily as in StyleGAN2, 1912.04958, appendix B) and LeCam (Tseng, 2104.03310).
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,12 +16,16 @@ from torch import Tensor, nn
 
 from vqgan.config.schedule import Span, ramp
 from vqgan.config.schema import Config
+from vqgan.data.batch import Batch
 from vqgan.losses.adversarial import ADVERSARIAL_LOSSES, adaptive_weight, lecam_penalty, r1_penalty
 from vqgan.models.discriminator import DiscriminatorConfig, StyleGAN2DiscriminatorConfig, build_discriminator
-from vqgan.training.optim.optimizer import Optimizer, OptimizerConfig
-from vqgan.training.optim.precision import Precision, autocast
-from vqgan.training.parallel.gradient_accumulation import accumulate, add_share
+from vqgan.training.learner import Learner, Opponent
+from vqgan.training.objective import Objective
+from vqgan.training.optim.optimizer import OptimizerConfig
+from vqgan.training.optim.precision import Precision
 from vqgan.training.task import Stateful
+
+PartT = TypeVar("PartT")
 
 
 class AdversarialConfig(
@@ -69,7 +72,7 @@ class AdversarialConfig(
 
 
 class DiscriminatorTrainer:
-    """A discriminator in training. `autocast` gives the precision of its forward passes."""
+    """A discriminator in training; `precision` is that of its forward passes."""
 
     def __init__(
         self,
@@ -81,13 +84,11 @@ class DiscriminatorTrainer:
     ) -> None:
         self.config = config
         self.steps = steps
-        self._accelerator = accelerator
-        self._precision = precision
         discriminator = build_discriminator(config.discriminator, image_size).to(accelerator.device)
         # Channels last: convolutions take half the time on a CPU.
         self.discriminator: nn.Module = discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = Optimizer(config.optimizer, discriminator, steps, fp16=precision == "fp16")
-        self._parallel = accelerator.prepare_model(discriminator)
+        self._learner = Opponent(config.optimizer, precision, discriminator, accelerator, steps)
+        self.optimizer = self._learner.optimizer
         self._losses = ADVERSARIAL_LOSSES[config.loss]
         self._fake_logits: list[Tensor] = []
         self._averages = _LogitAverages(config.lecam_decay, accelerator)
@@ -110,7 +111,7 @@ class DiscriminatorTrainer:
         """
         images = reconstructions.detach().float().requires_grad_()
         # Not the data-parallel wrapper: no gradient of a weight is exchanged before `update`.
-        with self._autocast():
+        with self._learner.autocast():
             logits = self.discriminator(self._shown(images)).float()
         self._fake_logits.append(logits)
         loss = self._losses.generator(logits)
@@ -125,14 +126,10 @@ class DiscriminatorTrainer:
 
     def update(self, real: Sequence[Tensor], step: int) -> dict[str, Tensor]:
         """One step on micro-batches of images (B, 3, H, W) and on what `generator_loss` was shown for each."""
-        metrics: dict[str, Tensor] = {}
-        share = 1 / len(real)
-        for part, images in accumulate(self._accelerator, self._parallel, real):
-            loss, step_metrics = self._loss(self._shown(images), self._fake_logits[part], step)
-            self._accelerator.backward(loss * (share * self.optimizer.scale))
-            add_share(metrics, step_metrics, share)
+        parts = list(zip(map(self._shown, real), self._fake_logits, strict=True))
+        metrics = self._learner.backward(parts, lambda part: self._loss(*part, step))
         self._fake_logits.clear()
-        return metrics | {f"discriminator_{name}": value for name, value in self.optimizer.step(step).items()}
+        return metrics | {f"discriminator_{name}": value for name, value in self._learner.update(step).items()}
 
     def stateful(self) -> dict[str, Stateful]:
         """What a resumed run needs."""
@@ -144,8 +141,7 @@ class DiscriminatorTrainer:
 
     def _loss(self, real: Tensor, fake_logits: Tensor, step: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         config = self.config
-        with self._autocast():
-            real_logits = self._parallel(real).float()
+        real_logits = self._learner(real).float()
         loss = self._losses.discriminator(real_logits, fake_logits)
         metrics = {
             "loss_discriminator": loss.detach(),
@@ -157,7 +153,7 @@ class DiscriminatorTrainer:
             metrics["lecam_penalty"] = penalty.detach()
             loss = loss + config.lecam_weight * penalty
         if config.r1_gamma and step % config.r1_every == 0:
-            penalty = r1_penalty(self._parallel, real)
+            penalty = r1_penalty(self._learner.parallel, real)
             metrics["r1_penalty"] = penalty.detach()
             loss = loss + config.r1_gamma / 2 * config.r1_every * penalty
         return loss, metrics
@@ -165,8 +161,49 @@ class DiscriminatorTrainer:
     def _shown(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "b 3 H W"]:
         return leading_fraction(self.config.batch_fraction, images)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return autocast(self._accelerator.device, self._precision)
+
+class AdversarialObjective(Objective[PartT], Generic[PartT]):
+    """The task of a network whose images a discriminator may judge: of `loss` and `judged_images` the rest follows.
+
+    `discriminator_trainer` is None where the adversarial weight is 0.
+    """
+
+    def __init__(self, learner: Learner[Any], config: AdversarialConfig, image_size: int) -> None:
+        super().__init__(learner)
+        self.discriminator_trainer: DiscriminatorTrainer | None = None
+        if config.weight:
+            self.discriminator_trainer = DiscriminatorTrainer(
+                config, image_size, learner.accelerator, learner.steps, learner.precision
+            )
+
+    def opponent(self, step: int) -> DiscriminatorTrainer | None:
+        """The discriminator, from the step on in which both players start."""
+        trainer = self.discriminator_trainer
+        return trainer if trainer is not None and trainer.factor(step) > 0 else None
+
+    def generator_loss(
+        self, images: Float[Tensor, "B 3 H W"], so_far: Float[Tensor, ""], last_layer: nn.Parameter, step: int
+    ) -> Mapping[str, Float[Tensor, ""]]:
+        """The weighted adversarial loss and its weight, by their names; empty before it starts.
+
+        `so_far` is the sum of the other losses, which an adaptive weight compares with at `last_layer`.
+        """
+        if (opponent := self.opponent(step)) is None:
+            return {}
+        loss, weight = opponent.generator_loss(images, so_far, last_layer, step, self.learner.scale)
+        return {"loss_adversarial": loss, "adversarial_weight": weight}
+
+    def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        # 1. The network.
+        metrics = super().train_step(batches, step)
+        # 2. The discriminator, on these images and those that the network has just made of them.
+        if (opponent := self.opponent(step)) is not None:
+            metrics |= opponent.update([batch.images for batch in batches], step)
+        return metrics
+
+    def stateful(self) -> dict[str, Stateful]:
+        trainer = self.discriminator_trainer
+        return super().stateful() | ({} if trainer is None else trainer.stateful())
 
 
 class _LogitAverages:

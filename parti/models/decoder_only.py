@@ -85,6 +85,7 @@ class DecoderOnly(Generator):
     """See the module's docstring. The text loss leaves out padding: `cross_entropy(..., ignore_index=text_pad_id)`."""
 
     config: DecoderOnlyConfig
+    learns_text = True
 
     def __init__(self, config: DecoderOnlyConfig, tokens: TokenSpace) -> None:
         super().__init__()

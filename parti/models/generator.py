@@ -5,7 +5,7 @@ Legend: B batch, T text positions, N image codes, V image vocabulary, W text voc
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -73,6 +73,8 @@ class Generator(nn.Module, ABC):
     """Which image states the image states of each layer read."""
     kernel: int
     """Odd side of convolutional masks, in codes."""
+    learns_text: ClassVar[bool] = False
+    """Whether its logits are of the text too."""
 
     @abstractmethod
     def forward(self, text_ids: Int64[Tensor, "B T"], codes: Int64[Tensor, "B N"]) -> Logits:

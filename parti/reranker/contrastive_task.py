@@ -1,9 +1,9 @@
 """What the training of a reranker minimizes: CLIP's contrastive loss over the pairs of a step."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,42 +12,32 @@ from PIL import Image
 from torch import Tensor
 
 from parti.losses.contrastive import contrastive_loss, retrieval_accuracy
+from parti.reranker.dual_encoder import repeated_layers
 from parti.reranker.scorer import Scorer
-from vqgan.config.schema import Config
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.images.transforms import to_pil
-from vqgan.fingerprints import FrozenPart
-from vqgan.training.monitor.diagnostics_log import about_skipped_steps
-from vqgan.training.optim.ema import EMA, EMAConfig
-from vqgan.training.optim.optimizer import Optimizer, OptimizerConfig
+from vqgan.training.learner import Learner, LearnerConfig, LossAndMetrics
+from vqgan.training.monitor.findings import no_better_than_guessing, not_finite
+from vqgan.training.objective import Objective
 from vqgan.training.parallel.distributed import all_gather_object
-from vqgan.training.parallel.gradient_accumulation import accumulate, add_share
-from vqgan.training.task import Stateful
 
 _LARGEST_SCALE = 100.0
 """Of the logits; CLIP, section 2.5: more made training unstable."""
-_LEARNS_BY = 0.1
-"""Share of the run after which a model that learns at all tells pairs apart better than by guessing."""
 
 
-class ContrastiveTaskConfig(Config, may_change=("precision",)):
+class ContrastiveTaskConfig(LearnerConfig):
     """How a dual encoder learns."""
 
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """Its optimizer."""
-    ema: EMAConfig = EMAConfig()
-    """The averaged weights that are evaluated and shipped."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Arithmetic of the network in training; embeddings are compared in fp32, and weights are fp32, in any case."""
 
-
-class ContrastiveTask:
+class ContrastiveTask(Objective[Batch]):
     """Trains a dual encoder (`parti.reranker.dual_encoder`) on images and captions.
 
     The pairs of all processes are compared with each other, those of different micro-batches are not: accumulation
     saves memory, and gives fewer negatives. `pairs` is the number of those that are compared.
     """
+
+    network_name = "model"
 
     def __init__(
         self,
@@ -58,54 +48,29 @@ class ContrastiveTask:
         steps: int,
         pairs: int,
     ) -> None:
-        self.config = config
-        self.accelerator = accelerator
+        learner = Learner(
+            config, model.train(), accelerator, steps, layers=repeated_layers, constrain=self._limit_logit_scale
+        )
+        super().__init__(learner)
         self.pairs = pairs
         self._processor = processor
-        self.model = model.to(accelerator.device).train()
-        self._parallel_model = accelerator.prepare_model(model)
-        # After the preparation, which gives every process the first one's weights.
-        self.ema = EMA(config.ema, model)
-        self.optimizer = Optimizer(config.optimizer, model, steps)
+        self.model = model
 
-    def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        metrics: dict[str, Tensor] = {}
-        reader = Scorer(self.model, self._processor)
-        for _, batch in accumulate(self.accelerator, self._parallel_model, batches):
-            captions = batch.texts()
-            tokens = reader.tokens(captions)
-            with self._autocast():
-                found = self._parallel_model(pixel_values=batch.images, **tokens)
-            images, texts = _unit(found.image_embeds), _unit(found.text_embeds)
-            scale = self.model.logit_scale.exp()
-            contrast = contrastive_loss(images, texts, tokens["input_ids"], scale, self.accelerator)
-            self.accelerator.backward(contrast.loss / len(batches))
-            cut = sum(reader.is_cut(captions)) / len(captions)
-            step_metrics = {"loss": contrast.loss, "batch_accuracy": contrast.accuracy, "logit_scale": scale}
-            add_share(
-                metrics, step_metrics | {"cut_captions": torch.tensor(cut, device=scale.device)}, 1 / len(batches)
-            )
-        metrics |= self.optimizer.step(step)
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(max=math.log(_LARGEST_SCALE))
-        self.ema.update(self.model, step)
-        return metrics
+    def loss(self, part: Batch, step: int) -> LossAndMetrics:
+        del step
+        scorer, captions = Scorer(self.model, self._processor), part.texts()
+        tokens = scorer.tokens(captions)
+        found = self.learner(pixel_values=part.images, **tokens)
+        scale = self.model.logit_scale.exp()
+        images, texts = _unit(found.image_embeds), _unit(found.text_embeds)
+        contrast = contrastive_loss(images, texts, tokens["input_ids"], scale, self.accelerator)
+        cut = torch.tensor(sum(scorer.is_cut(captions)) / len(captions), device=scale.device)
+        metrics = {"loss": contrast.loss, "batch_accuracy": contrast.accuracy, "logit_scale": scale}
+        return contrast.loss, metrics | {"cut_captions": cut}
 
     def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
         """Lost numbers, and a loss that is no better than guessing."""
-        remedy = "lower task.optimizer.learning_rate, set task.optimizer.clip_norm, or set task.precision to fp32"
-        findings = []
-        loss, guess = metrics.get("loss"), math.log(self.pairs)
-        if loss is not None and not math.isfinite(loss):
-            findings.append(f"the loss is not finite; {remedy}.")
-        findings += about_skipped_steps(metrics, remedy)
-        if loss is not None and loss >= guess and metrics.get("run_share", 0.0) >= _LEARNS_BY:
-            findings.append(
-                f"nothing is learned: the loss {loss:.3f} is no better than guessing among {self.pairs} pairs, "
-                f"{guess:.3f}; try task.optimizer.learning_rate lower, then higher, with a longer "
-                "task.optimizer.schedule.warmup."
-            )
-        return findings
+        return not_finite(metrics) + no_better_than_guessing(metrics, "loss", self.pairs, "pairs")
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -132,12 +97,6 @@ class ContrastiveTask:
         marks = [one == other for one, other in zip(chosen, captions, strict=True)]
         return contact_sheet(to_pil(batch.images), chosen, marks=marks)
 
-    def stateful(self) -> dict[str, Stateful]:
-        return {"model": self.model, "ema": self.ema, "optimizer": self.optimizer}
-
-    def frozen_parts(self) -> dict[str, FrozenPart]:
-        return {}
-
     def save_model(self, folder: Path) -> None:
         """Averaged weights and processor: a folder that `Scorer`, and transformers itself, reads."""
         self._scorer().save_pretrained(folder)
@@ -145,8 +104,8 @@ class ContrastiveTask:
     def _scorer(self) -> Scorer:
         return Scorer(self.ema.module.eval(), self._processor)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+    def _limit_logit_scale(self) -> None:
+        self.model.logit_scale.clamp_(max=math.log(_LARGEST_SCALE))
 
 
 def _unit(embeddings: Tensor) -> Tensor:

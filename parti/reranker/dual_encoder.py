@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
+from torch import nn
 
 from parti.text.tokenizer import PAD_ID, TEXT_TOKENIZER_FILE, TextTokenizer
 from vqgan.config.schema import Config
@@ -113,6 +114,11 @@ def build_dual_encoder(config: DualEncoderConfig, processor: Any) -> Any:
     width = config.embedding_width
     vision["projection_dim"] = text["projection_dim"] = width
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
+
+
+def repeated_layers(model: Any) -> list[nn.Module]:
+    """The transformer layers of both towers of a CLIPModel."""
+    return [*model.vision_model.encoder.layers, *model.text_model.encoder.layers]
 
 
 def _tower(config: TowerConfig) -> dict[str, Any]:

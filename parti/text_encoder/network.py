@@ -118,6 +118,10 @@ class TextEncoderPretraining(nn.Module):
             self.log_scale.exp(),
         )
 
+    def repeated_layers(self) -> list[nn.Module]:
+        """The layers of the text side and of the image side."""
+        return [*self.text_encoder.repeated_layers(), *self.image_encoder.transformer.blocks]
+
     def _tell(self, states: Float[Tensor, "M D"]) -> Float[Tensor, "M W"]:
         # fp32, as the decoder's logits.
         with torch.autocast(states.device.type, enabled=False):

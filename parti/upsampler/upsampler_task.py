@@ -5,10 +5,8 @@ goes through the frozen tokenizer, and the upsampler has to give the large one b
 weights are those of the tokenizer itself: l2, perceptual, adversarial.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,30 +20,21 @@ from parti.upsampler.upsampler import Upsampler, bicubic
 from vqgan.contact_sheet import comparison_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.images.transforms import to_pil
-from vqgan.discriminator_trainer import AdversarialConfig, DiscriminatorTrainer
+from vqgan.discriminator_trainer import AdversarialConfig, AdversarialObjective
 from vqgan.fingerprints import FrozenPart
 from vqgan.image_losses import ImageLosses, ImageLossesConfig
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.fidelity import psnr, ssim
 from vqgan.metrics.sums import MetricSums
-from vqgan.training.monitor.diagnostics_log import about_skipped_steps
-from vqgan.training.optim.ema import EMA, EMAConfig
-from vqgan.training.optim.optimizer import Optimizer, OptimizerConfig
-from vqgan.training.parallel.gradient_accumulation import accumulate, add_share
-from vqgan.training.task import Stateful
+from vqgan.training.learner import Learner, LearnerConfig, LossAndMetrics
+from vqgan.training.monitor.findings import not_finite
 
 
-class UpsamplerTaskConfig(ImageLossesConfig, may_change=("precision",)):
+class UpsamplerTaskConfig(ImageLossesConfig, LearnerConfig):
     """Weights of the losses, and how the upsampler learns."""
 
     adversarial: AdversarialConfig = AdversarialConfig()
     """The adversarial term."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """The upsampler's optimizer."""
-    ema: EMAConfig = EMAConfig()
-    """The averaged weights that are evaluated and shipped."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Arithmetic of the networks in training; losses, weights and the image tokenizer are fp32 in any case."""
 
     @model_validator(mode="after")
     def _check_originals_count(self) -> "UpsamplerTaskConfig":
@@ -57,8 +46,10 @@ class UpsamplerTaskConfig(ImageLossesConfig, may_change=("precision",)):
         return self
 
 
-class UpsamplerTask:
+class UpsamplerTask(AdversarialObjective[Batch]):
     """Trains an upsampler behind a frozen tokenizer, against a discriminator if the adversarial weight is positive."""
+
+    network_name = "upsampler"
 
     def __init__(
         self,
@@ -68,58 +59,22 @@ class UpsamplerTask:
         accelerator: Accelerator,
         steps: int,
     ) -> None:
-        self.config = config
-        self.accelerator = accelerator
-        device = accelerator.device
-        self.image_tokenizer = image_tokenizer.to(device)
         # Channels last: convolutions take less time on a CPU.
-        self.upsampler: Upsampler = upsampler.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._parallel_upsampler = accelerator.prepare_model(self.upsampler)
-        # After the preparation, which gives every process the first one's weights.
-        self.ema = EMA(config.ema, self.upsampler)
-        self.optimizer = Optimizer(config.optimizer, self.upsampler, steps)
-        self.losses = ImageLosses(config, device, config.precision)
-        self.discriminator_trainer: DiscriminatorTrainer | None = None
-        if config.adversarial.weight:
-            image_size = image_tokenizer.image_size * upsampler.config.scale
-            self.discriminator_trainer = DiscriminatorTrainer(
-                config.adversarial, image_size, accelerator, steps, config.precision
-            )
+        self.upsampler: Upsampler = upsampler.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learner = Learner(config, self.upsampler, accelerator, steps)
+        super().__init__(learner, config.adversarial, image_tokenizer.image_size * upsampler.config.scale)
+        self.config = config
+        self.image_tokenizer = image_tokenizer.to(accelerator.device)
+        self.losses = ImageLosses(config, accelerator.device, config.precision)
 
-    def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        metrics: dict[str, Tensor] = {}
-        discriminator_trainer = (
-            self.discriminator_trainer
-            if self.discriminator_trainer is not None and self.discriminator_trainer.factor(step) > 0
-            else None
-        )
-        parts = [batch.images for batch in batches]
-        share = 1 / len(parts)
-
-        # 1. The upsampler.
-        for _, images in accumulate(self.accelerator, self._parallel_upsampler, parts):
-            reconstructions = self.reconstruct(images)
-            with self._autocast():
-                enlarged = self._parallel_upsampler(reconstructions)
-            terms = self.losses(enlarged, images)
-            total = torch.stack(list(terms.values())).sum()
-            step_metrics: dict[str, Tensor] = {}
-            if discriminator_trainer is not None:
-                terms["adversarial"], step_metrics["adversarial_weight"] = discriminator_trainer.generator_loss(
-                    enlarged, total, self.upsampler.last_layer, step
-                )
-                total = total + terms["adversarial"]
-            self.accelerator.backward(total * share)
-            step_metrics |= {"loss": total} | {f"loss_{name}": value for name, value in terms.items()}
-            add_share(metrics, step_metrics, share)
-        metrics |= self.optimizer.step(step)
-        if not metrics["skipped"]:
-            self.ema.update(self.upsampler, step)
-
-        # 2. The discriminator, on these images and those that the upsampler has just drawn.
-        if discriminator_trainer is not None:
-            metrics |= discriminator_trainer.update(parts, step)
-        return metrics
+    def loss(self, part: Batch, step: int) -> LossAndMetrics:
+        enlarged = self.learner(self.reconstruct(part.images))
+        terms = {f"loss_{name}": term for name, term in self.losses(enlarged, part.images).items()}
+        loss = torch.stack(list(terms.values())).sum()
+        adversarial = self.generator_loss(enlarged, loss, self.upsampler.last_layer, step)
+        if adversarial:
+            loss = loss + adversarial["loss_adversarial"]
+        return loss, {"loss": loss, **terms, **adversarial}
 
     @torch.no_grad()
     def reconstruct(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
@@ -133,11 +88,7 @@ class UpsamplerTask:
             "lower task.optimizer.learning_rate (with a discriminator also task.adversarial.optimizer.learning_rate), "
             "set task.optimizer.clip_norm, or set task.precision to fp32"
         )
-        findings = []
-        if lost := [name for name, value in metrics.items() if not math.isfinite(value)]:
-            findings.append(f"not finite: {', '.join(lost)}; {remedy}.")
-        findings += about_skipped_steps(metrics, remedy)
-        return findings
+        return not_finite(metrics, remedy)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -169,10 +120,6 @@ class UpsamplerTask:
         pairs = list(zip(plain, to_pil(self.ema.module.upsample(reconstructions)), strict=True))
         return comparison_sheet(pairs, ("bicubic", "upsampled"))
 
-    def stateful(self) -> dict[str, Stateful]:
-        parts: dict[str, Stateful] = {"upsampler": self.upsampler, "ema": self.ema, "optimizer": self.optimizer}
-        return parts | (self.discriminator_trainer.stateful() if self.discriminator_trainer is not None else {})
-
     def frozen_parts(self) -> dict[str, FrozenPart]:
         image = self.image_tokenizer
         parts = image.codes_fingerprint()._asdict() | {"decoder": image.decoder_fingerprint()}
@@ -181,6 +128,3 @@ class UpsamplerTask:
     def save_model(self, folder: Path) -> None:
         """The averaged upsampler as a model folder."""
         self.ema.module.save_pretrained(folder)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

@@ -206,7 +206,7 @@ def test_diagnosis_names_lost_numbers_and_a_loss_that_is_no_better_than_guessing
     assert task.diagnose(healthy) == task.diagnose({}) == []
     assert task.diagnose({"loss": guess + 1, "run_share": 0.05}) == [], "it has just begun"
     cases = {
-        "the loss is not finite": healthy | {"loss": math.nan},
+        "not finite: loss;": healthy | {"loss": math.nan},
         "6.0% of the steps had no finite gradient": healthy | {"skipped_share": 0.06},
         "no better than guessing among 16 pairs": healthy | {"loss": guess + 0.01},
     }

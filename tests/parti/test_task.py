@@ -177,9 +177,9 @@ def test_diagnosis_names_lost_numbers_and_a_loss_that_is_no_better_than_guessing
     assert task.diagnose({}) == []
     assert task.diagnose({"loss": guess + 1, "run_share": 0.05}) == [], "it has just begun"
     cases = {
-        "the loss is not finite": healthy | {"loss": math.nan},
+        "not finite: loss;": healthy | {"loss": math.nan},
         "6.0% of the steps had no finite gradient": healthy | {"skipped_share": 0.06},
-        f"the loss {guess + 0.01:.3f} is no better": healthy | {"loss": guess + 0.01},
+        f"loss {guess + 0.01:.3f} is no better than guessing among": healthy | {"loss": guess + 0.01},
     }
     known = {f"task.{field.name}" for field in describe_fields(NextTokenTaskConfig)}
     for words, metrics in cases.items():

@@ -259,7 +259,7 @@ def test_diagnosis_names_lost_numbers_and_losses_that_are_no_better_than_guessin
     assert task.diagnose(healthy) == task.diagnose({}) == []
     assert task.diagnose(healthy | {"loss_masked": 9.0, "run_share": 0.05}) == [], "it has just begun"
     cases = {
-        "the loss is not finite": healthy | {"loss": math.nan},
+        "not finite: loss;": healthy | {"loss": math.nan},
         "6.0% of the steps had no finite gradient": healthy | {"skipped_share": 0.06},
         "loss_masked 9.000 is no better than guessing": healthy | {"loss_masked": 9.0},
         "no better than guessing among 8 pairs": healthy | {"loss_contrastive": math.log(8) + 0.01},

@@ -12,7 +12,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
@@ -52,8 +52,10 @@ class Config(BaseModel):
 
     def __init_subclass__(cls, *, fixed: Sequence[str] = (), may_change: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.fields_fixed = cls.fields_fixed.difference(may_change).union(fixed)
-        cls.fields_that_may_change = cls.fields_that_may_change.difference(fixed).union(may_change)
+        bases = [base for base in cls.__bases__ if issubclass(base, Config)]
+        cls.fields_fixed = _union(base.fields_fixed for base in bases).difference(may_change).union(fixed)
+        inherited = _union(base.fields_that_may_change for base in bases)
+        cls.fields_that_may_change = inherited.difference(fixed).union(may_change)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -65,6 +67,10 @@ class Config(BaseModel):
                 raise TypeError(
                     f"{cls.__qualname__}.{name} has no docstring: it is the help text; write one line below the field"
                 )
+
+
+def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
+    return frozenset().union(*sets)
 
 
 @dataclass(frozen=True)

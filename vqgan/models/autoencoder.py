@@ -127,6 +127,10 @@ class Autoencoder(nn.Module):
             part.requires_grad_(False)
             part.eval()
 
+    def repeated_layers(self) -> list[nn.Module]:
+        """What is compiled, or divided between processes: encoder and decoder, each as one."""
+        return [self.encoder, self.decoder]
+
     @property
     def codes_are_frozen(self) -> bool:
         """Whether `freeze_codes` was called."""

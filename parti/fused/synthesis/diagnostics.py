@@ -6,7 +6,7 @@ Pure: the metrics of one log line in, findings out; a missing metric gives no fi
 import math
 from collections.abc import Mapping
 
-from vqgan.training.monitor.diagnostics_log import about_skipped_steps
+from vqgan.training.monitor.findings import not_finite
 
 _ZERO_LOSS = 0.05
 """Loss of a scale's discriminator below which it gives hardly any gradient; at chance it is 2 ln 2 = 1.39."""
@@ -25,10 +25,7 @@ def diagnose_synthesis(metrics: Mapping[str, float], sides: tuple[int, ...], adv
     `sides` are the image sizes in pixels; `adversarial_steps` counts the steps since the discriminators started.
     """
     remedy = f"lower task.optimizer.learning_rate or {_RATES}, set a clip_norm there, or set task.precision to fp32"
-    findings = []
-    if lost := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        findings.append(f"not finite: {', '.join(lost)}; {remedy}.")
-    findings += about_skipped_steps(metrics, remedy)
+    findings = not_finite(metrics, remedy)
     if adversarial_steps < _SETTLES:
         return findings
     losses = {side: metrics[name] for side in sides if (name := f"loss_discriminator_{side}") in metrics}

@@ -38,10 +38,10 @@ from vqgan.image_losses import ImageLosses, ImageLossesConfig, PerceptualTermCon
 from vqgan.losses.adversarial import r1_penalty
 from vqgan.metrics.caption_checkers import Judge
 from vqgan.metrics.sums import MetricSums
-from vqgan.training.optim.ema import EMA, EMAConfig
-from vqgan.training.optim.low_rate_group import LowRateGroup
-from vqgan.training.optim.optimizer import Optimizer, OptimizerConfig
-from vqgan.training.parallel.gradient_accumulation import accumulate, add_share, weight_of_each
+from vqgan.training.learner import Learner, LearnerConfig, LossAndMetrics, LowRate, Opponent
+from vqgan.training.objective import Objective
+from vqgan.training.optim.optimizer import OptimizerConfig
+from vqgan.training.parallel.gradient_accumulation import rows_of
 from vqgan.training.task import Stateful
 
 _ADAM = OptimizerConfig(
@@ -71,17 +71,10 @@ class AdversarialConfig(Config, fixed=("loss",), may_change=("weight", "start", 
 
 
 class SynthesisTaskConfig(
-    Config,
+    LearnerConfig,
     may_change=(
-        *(
-            "matching",
-            "scale_starts",
-            "posterior_start",
-            "posterior_fraction",
-            "divergence_weight",
-            "reconstruction_end",
-        ),
-        *("bert_lr_ratio", "precision", "sampled_prompts"),
+        *("matching", "scale_starts", "posterior_start", "posterior_fraction", "divergence_weight"),
+        *("reconstruction_end", "bert_lr_ratio", "sampled_prompts"),
     ),
 ):
     """The game, what is played beside it, and how both players learn."""
@@ -112,10 +105,6 @@ class SynthesisTaskConfig(
     """Learning rate of the generator's embeddings and BertLayers, as a share of that of all else of it."""
     discriminator_optimizer: OptimizerConfig = _ADAM
     """The discriminators' optimizer."""
-    ema: EMAConfig = EMAConfig()
-    """The averaged generator that is evaluated, previewed and shipped."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Arithmetic of the networks in training; logits, losses, images and weights are fp32 in any case."""
     sampled_prompts: int = Field(128, gt=0)
     """Validation captions drawn in each evaluation."""
 
@@ -144,7 +133,7 @@ class _Part(NamedTuple):
         return (self.ids != self.ids.roll(1, 0)).any(1)
 
 
-class SynthesisTask:
+class SynthesisTask(Objective[_Part]):
     """Trains a generator against the discriminators of its scales."""
 
     def __init__(
@@ -159,83 +148,68 @@ class SynthesisTask:
         seed: int,
         check_image: Judge | None = None,
     ) -> None:
+        painter = GeneratorWithEncoder(generator, encoder).train()
+        low_rate = LowRate([generator.parts.embeddings, generator.parts.text], config.bert_lr_ratio)
+        super().__init__(Learner(config, painter, accelerator, steps, averaged=generator, low_rate=low_rate))
+        self._opponent = Opponent(
+            config.discriminator_optimizer,
+            config.precision,
+            discriminators.train(),
+            accelerator,
+            steps,
+            constrain=discriminators.limit_matching_scale,
+        )
         self.config = config
-        self.accelerator = accelerator
         self.tokenizer = tokenizer
         self._seed = seed
         self._judge = check_image
-        device = accelerator.device
-        self.generator = generator.to(device).train()
+        self.generator = generator
         self.encoder = encoder
-        painter = GeneratorWithEncoder(generator, encoder).to(device).train()
-        self._parallel_painter = accelerator.prepare_model(painter)
-        self.discriminators = discriminators.to(device).train()
-        self._parallel_discriminators = accelerator.prepare_model(discriminators)
-        # After the preparation, which gives every process the first one's weights.
-        self.ema = EMA(config.ema, generator)
-        parts = generator.parts
-        self.optimizer = LowRateGroup(
-            config.optimizer, painter, [parts.embeddings, parts.text], config.bert_lr_ratio, steps
-        )
-        self.discriminator_optimizer = Optimizer(config.discriminator_optimizer, discriminators, steps)
-        self.losses = ImageLosses(config.distance, device, config.precision)
-        self.clip = clip_matcher(config.matching, device)
+        self.discriminators = discriminators
+        self.discriminator_optimizer = self._opponent.optimizer
+        self.losses = ImageLosses(config.distance, accelerator.device, config.precision)
+        self.clip = clip_matcher(config.matching, accelerator.device)
         self._game = GAN_LOSSES[config.adversarial.loss]
         self._steps = steps
+        self._outputs: list[DiscriminatorOutputs] = []
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        metrics: dict[str, Tensor] = {}
-        parts = self._parts(batches, step)
-        share = 1 / len(parts)
-        playing = ramp(step, self._steps, self.config.adversarial.start, self.config.adversarial.warmup) > 0
-        scales = self._scales(step)
-        outputs: list[DiscriminatorOutputs] = []
-
         # 1. The generator. What the discriminators say of its images serves them again below.
-        for _, part in accumulate(self.accelerator, self._parallel_painter, parts):
-            size = len(part.ids)
-            explained = self._posterior(size, step, playing)
-            compared = explained or size
-            with self._autocast():
-                generated, divergence = self._parallel_painter(part.ids, part.noise, part.real[-1][:explained], scales)
-            images = [image.detach().requires_grad_() for image in generated]
-            terms = self._distances([image[:compared] for image in images], part, step)
-            if playing:
-                with self._autocast():
-                    outputs.append(self.discriminators(images, part.ids))
-                terms |= self._adversarial_losses(images, part, outputs[-1], step)
-            loss = torch.stack(list(terms.values())).sum()
-            # To the images alone, not into the discriminators' weights, and from there into the generator's.
-            gradients = torch.autograd.grad(loss, images, retain_graph=True)
-            penalty = self.config.divergence_weight * scales * divergence
-            self.accelerator.backward((_with_gradients(generated, gradients) + penalty) * share)
-            if explained:
-                terms["divergence"] = penalty
-                add_share(metrics, {"divergence": divergence}, share)
-            add_share(
-                metrics, {"loss": loss + penalty} | {f"loss_{name}": value for name, value in terms.items()}, share
-            )
-        metrics |= self.optimizer.step(step)
-        if not metrics["skipped"]:
-            self.ema.update(self.generator, step)
+        parts = self.parts(batches, step)
+        metrics = self.learner.backward(parts, lambda part: self.loss(part, step)) | self.learner.update(step)
+        if not self._playing(step):
+            return metrics
 
         # 2. The discriminators, on real images and on those that the generator has just drawn.
-        if not playing:
-            return metrics
         # Every wrong caption of the step counts alike: parts have different numbers of them.
-        per_wrong = weight_of_each(self.accelerator, [part.wrong.sum() for part in parts]) * len(parts)
-        for number, part in accumulate(self.accelerator, self._parallel_discriminators, parts):
-            with self._autocast():
-                real = self._parallel_discriminators(part.real, part.ids, wrong=True)
-            losses, step_metrics = self._discriminator_losses(real, outputs[number], part, per_wrong, step)
-            loss = torch.stack(list(losses.values())).sum()
-            self.accelerator.backward(loss * share)
-            step_metrics |= {f"loss_discriminator_{name}": value for name, value in losses.items()}
-            add_share(metrics, {"loss_discriminator": loss} | step_metrics, share)
-        outputs.clear()
-        skipped_or_not = self.discriminator_optimizer.step(step)
-        self.discriminators.limit_matching_scale()
-        return metrics | {f"discriminator_{name}": value for name, value in skipped_or_not.items()}
+        per_wrong = self.learner.weight_of_each([part.wrong.sum() for part in parts])
+        judged = list(zip(parts, self._outputs, strict=True))
+        metrics |= self._opponent.backward(judged, lambda one: self._discriminator_loss(*one, per_wrong, step))
+        self._outputs.clear()
+        return metrics | {f"discriminator_{name}": value for name, value in self._opponent.update(step).items()}
+
+    def loss(self, part: _Part, step: int) -> LossAndMetrics:
+        """The generator's, as a value whose gradient at its images is the losses'."""
+        playing, scales, size = self._playing(step), self._scales(step), len(part.ids)
+        explained = self._posterior(size, step, playing)
+        compared = explained or size
+        generated, divergence = self.learner(part.ids, part.noise, part.real[-1][:explained], scales)
+        images = [image.detach().requires_grad_() for image in generated]
+        terms = self._distances([image[:compared] for image in images], part, step)
+        if playing:
+            # Not the data-parallel wrapper: no gradient of a discriminator's weight is exchanged before its own step.
+            with self._opponent.autocast():
+                self._outputs.append(self.discriminators(images, part.ids))
+            terms |= self._adversarial_losses(images, part, self._outputs[-1], step)
+        loss = torch.stack(list(terms.values())).sum()
+        # To the images alone, not into the discriminators' weights, and from there into the generator's.
+        scale = self.learner.scale
+        gradients = [one / scale for one in torch.autograd.grad(loss * scale, images, retain_graph=True)]
+        penalty = self.config.divergence_weight * scales * divergence
+        metrics = {"loss": loss + penalty} | {f"loss_{name}": value for name, value in terms.items()}
+        if explained:
+            metrics |= {"loss_divergence": penalty, "divergence": divergence}
+        return _with_gradients(generated, gradients) + penalty, metrics
 
     def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
         """What is going wrong, in plain words, by the metrics of a stretch of training."""
@@ -300,18 +274,19 @@ class SynthesisTask:
     def _pipeline(self) -> ProgressiveTextToImage:
         return ProgressiveTextToImage(self.ema.module, self.tokenizer)
 
-    def _parts(self, batches: Sequence[Batch], step: int) -> list[_Part]:
+    def parts(self, batches: Sequence[Batch], step: int) -> list[_Part]:
         """Noise depends on the image's place in the run, not on how it is divided."""
         config = self.generator.config
-        rank, processes, local = self.accelerator.process_index, self.accelerator.num_processes, len(batches[0])
         parts = []
-        for number, batch in enumerate(batches):
-            start = (number * processes + rank) * local
+        for batch, (start, _) in zip(batches, rows_of(self.accelerator, batches), strict=True):
             keys = [(self._seed, step, start + index) for index in range(len(batch))]
             ids = self.tokenizer.encode(batch.texts()).to(batch.images.device)
             noise = seeded_noise(keys, config.noise_shape).to(batch.images.device)
             parts.append(_Part(batch.texts(), ids, noise, at_scales(batch.images, config.sides)))
         return parts
+
+    def _playing(self, step: int) -> bool:
+        return ramp(step, self._steps, self.config.adversarial.start, self.config.adversarial.warmup) > 0
 
     def _scales(self, step: int) -> int:
         """How many are drawn in training."""
@@ -361,11 +336,12 @@ class SynthesisTask:
         ]
         return Contrast(torch.stack([one.loss for one in found]).sum(), found[-1].accuracy)
 
-    def _discriminator_losses(
-        self, real: DiscriminatorOutputs, generated: DiscriminatorOutputs, part: _Part, per_wrong: Tensor, step: int
-    ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Tensor]]:
-        """The weighted terms, and metrics of the largest scale."""
+    def _discriminator_loss(
+        self, part: _Part, generated: DiscriminatorOutputs, per_wrong: Tensor, step: int
+    ) -> LossAndMetrics:
+        """The sum of the weighted terms, and metrics of the largest scale."""
         config = self.config
+        real: DiscriminatorOutputs = self._opponent(part.real, part.ids, wrong=True)
         losses = {}
         for side, seen, faked in zip(self.generator.config.sides, real.scales, generated.scales, strict=True):
             assert seen.wrong is not None
@@ -387,7 +363,9 @@ class SynthesisTask:
             penalty = self._r1(part)
             losses["r1"] = config.adversarial.r1_gamma / 2 * config.adversarial.r1_every * penalty
             metrics["r1_penalty"] = penalty
-        return losses, metrics
+        loss = torch.stack(list(losses.values())).sum()
+        metrics |= {f"loss_discriminator_{name}": value for name, value in losses.items()}
+        return loss, metrics | {"loss_discriminator": loss}
 
     def _r1(self, part: _Part) -> Float[Tensor, ""]:
         """Of both logits together, at real images of the largest scale with their captions."""
@@ -399,9 +377,6 @@ class SynthesisTask:
             return network.unconditional(features) + network.conditional(features, sentence)
 
         return r1_penalty(logits, part.real[-1])
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
 
 def _with_gradients(generated: Sequence[Tensor], gradients: Sequence[Tensor]) -> Float[Tensor, ""]:

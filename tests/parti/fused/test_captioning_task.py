@@ -250,7 +250,7 @@ def test_diagnosis_names_lost_numbers_and_a_loss_that_is_no_better_than_guessing
     assert task.diagnose(healthy) == task.diagnose({}) == []
     assert task.diagnose(healthy | {"loss_row_14": 9.0, "run_share": 0.05}) == [], "it has just begun"
     cases = {
-        "the loss is not finite": healthy | {"loss": math.nan},
+        "not finite: loss;": healthy | {"loss": math.nan},
         "6.0% of the steps had no finite gradient": healthy | {"skipped_share": 0.06},
         f"loss_row_14 9.000 is no better than guessing among {words} tokens": healthy | {"loss_row_14": 9.0},
     }

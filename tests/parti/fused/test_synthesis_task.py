@@ -252,7 +252,7 @@ def test_scales_encoder_and_game_join_one_after_the_other(tmp_path: Path) -> Non
     """Smallest images at first, from step 2 the next and the encoder, from step 4 the largest and the game."""
     task = tiny_task(tmp_path, **GROWING | {"loop.steps": 8, "task.posterior_fraction": 0.25})
     seen: list[tuple[int, int]] = []
-    painter = task._parallel_painter
+    painter = task.learner.parallel
     painter.register_forward_hook(lambda _module, given, _found: seen.append((len(given[2]), given[3])))
     encoder = weights(task.encoder)  # type: ignore[arg-type]
     finest = weights(task.generator.finer["14"])

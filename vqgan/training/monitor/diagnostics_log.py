@@ -30,11 +30,3 @@ class Diagnostics:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self._lines = dict(state)
-
-
-def about_skipped_steps(metrics: Mapping[str, float], remedy: str) -> list[str]:
-    """What a task says of steps without a finite gradient since the line before; `remedy` names its own settings."""
-    share = metrics.get("skipped_share", 0.0)
-    if share <= 0:
-        return []
-    return [f"{share:.1%} of the steps had no finite gradient and were skipped; if it goes on, {remedy}."]

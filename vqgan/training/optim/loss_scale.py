@@ -10,22 +10,40 @@ leave out the update of the other.
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 INITIAL = 2.0**16
 LOWEST, HIGHEST = 1.0, 2.0**24
 UPDATES_BETWEEN_DOUBLINGS = 2000
 
 
 class LossScale:
-    """`value` is what the loss is multiplied by, and what the gradients are to be divided by."""
+    """`value` is what the loss is multiplied by, and what its gradients are to be divided by; 1 without `fp16`."""
 
-    def __init__(self) -> None:
-        self.value = INITIAL
+    def __init__(self, fp16: bool = True) -> None:
+        self.fp16 = fp16
+        self.value = INITIAL if fp16 else 1.0
         self._finite_in_a_row = 0
 
     @property
     def is_lowest(self) -> bool:
         """Whether an overflow can no longer be due to the scale."""
         return self.value <= LOWEST
+
+    def unscale(self, gradients: list[Tensor]) -> None:
+        """Divide gradients of the scaled loss, in place."""
+        if self.fp16:
+            torch._foreach_mul_(gradients, 1 / self.value)
+
+    def settle(self, is_finite: bool) -> dict[str, Tensor]:
+        """`adapt`, and what there is to log of it: the scale that was, and whether it may be what `overflowed`."""
+        if not self.fp16:
+            return {}
+        overflowed = not is_finite and not self.is_lowest
+        metrics = {"loss_scale": torch.tensor(self.value), "overflowed": torch.tensor(float(overflowed))}
+        self.adapt(is_finite)
+        return metrics
 
     def adapt(self, is_finite: bool) -> None:
         """An update is over: were all gradients finite?"""

@@ -1,5 +1,6 @@
 """Optimizers over parameter groups that are formed by what a parameter is, not by its name."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -53,14 +54,14 @@ class Optimizer:
     def __init__(self, config: OptimizerConfig, module: nn.Module, steps: int, *, fp16: bool = False) -> None:
         self.config = config
         self.learning_rate = LearningRate(config.schedule, steps)
-        self._loss_scale = LossScale() if fp16 else None
+        self._loss_scale = LossScale(fp16)
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._optimizer = _build(config, module)
 
     @property
     def scale(self) -> float:
         """What the loss of this step is multiplied by; `step` divides its gradients again."""
-        return 1.0 if self._loss_scale is None else self._loss_scale.value
+        return self._loss_scale.value
 
     def step(self, step: int) -> dict[str, torch.Tensor]:
         """Apply the gradients at the learning rate of `step`, clear them, and return gradient norm and rate.
@@ -70,17 +71,23 @@ class Optimizer:
         them, and an average with one value that is not finite is not finite: all processes decide alike. With `fp16`
         `overflowed` is 1 as well where the cause may be the scale, which is lower from then on.
         """
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        if self._loss_scale is not None:
-            torch._foreach_mul_(gradients, 1 / self._loss_scale.value)
-        norm = whole(nn.utils.get_total_norm(gradients))
+        self._loss_scale.unscale(gradients_of(self._parameters))
+        norm = self.gradient_norm()
         # The one wait for the device in a step: on a GPU the host cannot queue work ahead of it. Accepted, as a step
         # that must not happen has to be known before the next one is queued.
         is_finite = bool(norm.isfinite())
-        scaling = self._adapt_scale(is_finite)
+        scaling = self._loss_scale.settle(is_finite)
         if not is_finite:
             self._optimizer.zero_grad(set_to_none=True)
             return {"skipped": torch.tensor(1.0)} | scaling
+        return self.apply(step, norm) | scaling
+
+    def gradient_norm(self) -> torch.Tensor:
+        """Of all gradients together, over all processes that have a part of them."""
+        return whole(nn.utils.get_total_norm(gradients_of(self._parameters)))
+
+    def apply(self, step: int, norm: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The update of `step`, given gradients that are known to be finite, and their norm."""
         rate = self.config.learning_rate * self.learning_rate.factor(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -88,16 +95,7 @@ class Optimizer:
             nn.utils.clip_grads_with_norm_(self._parameters, self.config.clip_norm, norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        metrics = {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate), "skipped": torch.tensor(0.0)}
-        return metrics | scaling
-
-    def _adapt_scale(self, is_finite: bool) -> dict[str, torch.Tensor]:
-        if self._loss_scale is None:
-            return {}
-        overflowed = not is_finite and not self._loss_scale.is_lowest
-        metrics = {"loss_scale": torch.tensor(self._loss_scale.value), "overflowed": torch.tensor(float(overflowed))}
-        self._loss_scale.adapt(is_finite)
-        return metrics
+        return {"gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate), "skipped": torch.tensor(0.0)}
 
     def state_dict(self) -> dict[str, Any]:
         state = {
@@ -105,7 +103,7 @@ class Optimizer:
             "optimizer": self._optimizer.state_dict(),
             "learning_rate": self.learning_rate.state_dict(),
         }
-        return state if self._loss_scale is None else state | {"loss_scale": self._loss_scale.state_dict()}
+        return state | {"loss_scale": self._loss_scale.state_dict()} if self._loss_scale.fp16 else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Moments from `state`, settings from this config. Raises ValueError for the state of another optimizer."""
@@ -116,7 +114,7 @@ class Optimizer:
             {name: value for name, value in group.items() if name != "params"} for group in self._optimizer.param_groups
         ]
         self._optimizer.load_state_dict(self._divided(state["optimizer"]))
-        if self._loss_scale is not None and "loss_scale" in state:
+        if self._loss_scale.fp16 and "loss_scale" in state:
             self._loss_scale.load_state_dict(state["loss_scale"])
         for group, own in zip(self._optimizer.param_groups, settings, strict=True):
             group.update(own)
@@ -135,6 +133,11 @@ class Optimizer:
             for index, of_one in state["state"].items()
         }
         return state | {"state": moments}
+
+
+def gradients_of(parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
+    """Those that are there."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
