@@ -93,7 +93,7 @@ def test_the_shared_pass_gives_the_gradients_of_a_pass_of_its_own(tmp_path: Path
     task = tiny_task(
         tmp_path, **{"model.trunk.text.dropout": 0.0, "task.matching": None, "task.adversarial.r1_gamma": 0.0}
     )
-    (part,) = task._parts([eight()], 0)
+    (part,) = task.parts([eight()], 0)
     generated = task.generator(part.ids, part.noise)
     terms = task._distances(generated, part, 0) | task._adversarial_losses(
         generated, part, task.discriminators(generated, part.ids), 0
@@ -118,7 +118,7 @@ def test_the_distance_teaches_alone_then_game_and_matching_come_and_it_goes(tmp_
         "loop.steps": 8,
     }
     task = tiny_task(tmp_path, **changes)
-    (part,) = task._parts([eight()], 0)
+    (part,) = task.parts([eight()], 0)
     opinions = task.discriminators(part.real, part.ids)
     images = [torch.zeros_like(real) for real in part.real]
     distances = [task._distances(images, part, step)["l1"].item() for step in range(8)]
@@ -138,10 +138,10 @@ def test_the_distance_teaches_alone_then_game_and_matching_come_and_it_goes(tmp_
 
 def test_micro_batches_see_the_noise_of_the_whole_batch(tmp_path: Path) -> None:
     task = tiny_task(tmp_path)
-    (whole,) = task._parts([eight()], 3)
-    parts = task._parts(halves(eight()), 3)
+    (whole,) = task.parts([eight()], 3)
+    parts = task.parts(halves(eight()), 3)
     assert torch.equal(whole.noise, torch.cat([part.noise for part in parts]))
-    (later,) = task._parts([eight()], 4)
+    (later,) = task.parts([eight()], 4)
     assert not torch.equal(whole.noise, later.noise)
 
 
@@ -197,7 +197,7 @@ def test_a_batch_of_eight_is_learnt_by_heart(tmp_path: Path) -> None:
     for step in range(60):
         task.train_step([batch], step)
     generated = task._pipeline().generate([(caption, 100 + number) for number, caption in enumerate(batch.texts())])
-    for images, real in zip(generated, task._parts([batch], 0)[0].real, strict=True):
+    for images, real in zip(generated, task.parts([batch], 0)[0].real, strict=True):
         distances = (images[:, None] - real[None]).abs().mean(dim=(2, 3, 4))
         assert distances.argmin(1).tolist() == list(range(8))
         assert distances.diagonal().mean() < 0.3
@@ -271,7 +271,7 @@ def test_the_distance_is_of_images_generated_with_the_noise_of_their_real_ones(t
     changes = {"task.posterior_fraction": 0.25, "encoder": ENCODER, "model.trunk.text.dropout": 0.0}
     task = tiny_task(tmp_path, **changes)
     assert task.encoder is not None
-    (part,) = task._parts([eight()], 0)
+    (part,) = task.parts([eight()], 0)
     with torch.no_grad():
         mean, log_variance = task.encoder(part.real[-1][:2])
         generated = task.generator(part.ids[:2], mean + (log_variance / 2).exp() * part.noise[:2])
