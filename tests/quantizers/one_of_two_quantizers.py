@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from vqgan.quantizers import NearestEMAConfig, NearestEMAQuantizer
+from vqgan.quantizers import LookupFreeConfig, LookupFreeQuantizer, NearestEMAConfig, NearestEMAQuantizer
 from vqgan.system.collectives import all_reduce_sum, broadcast_from_rank_zero
 
 
@@ -21,6 +21,10 @@ def main(folder: Path, rank: int) -> None:
         batch = torch.randn(4, 10, 4, generator=torch.Generator().manual_seed(step))
         model(batch[2 * rank : 2 * rank + 2])
     found = {"sum": all_reduce_sum(mine), "first": broadcast_from_rank_zero(mine), "mine": mine}
+    bits = LookupFreeQuantizer(LookupFreeConfig(bits=4))
+    own = torch.randn(4, 10, 4, generator=torch.Generator().manual_seed(3))[2 * rank : 2 * rank + 2]
+    for name, training in (("entropy of all", True), ("entropy of mine", False)):
+        found[name] = bits.train(training)(own).stats["code_entropy"]
     torch.save(found | model.state_dict(), folder / f"found-{rank}.pt")
     distributed.destroy_process_group()
 

@@ -116,6 +116,20 @@ def test_autocast_changes_nothing(model: Quantizer) -> None:
     assert {value.dtype for value in (plain.latents, plain.loss, embedded, unquantized)} == {torch.float32}
 
 
+def test_lowered_latents_are_quantized_as_the_same_numbers_in_fp32(model: Quantizer) -> None:
+    low = latents(model).bfloat16()
+    result, expected = model(low), model(low.float())
+    for one, other in zip(result[:3], expected[:3], strict=True):
+        assert torch.equal(one, other)
+    assert all(torch.equal(result.stats[key], value) for key, value in expected.stats.items())
+    assert torch.equal(model.encode(low), expected.codes)
+    assert torch.equal(model.unquantized(low), model.unquantized(low.float()))
+    for one, other in zip(
+        model.look_ups(low, expected.codes), model.look_ups(low.float(), expected.codes), strict=True
+    ):
+        assert torch.equal(one.latents.float(), other.latents)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_latents_that_are_not_numbers_get_codes_that_exist_and_harm_no_others(model: Quantizer, training: bool) -> None:
     x = latents(model)

@@ -81,6 +81,33 @@ def test_latents_that_are_not_numbers_leave_no_trace() -> None:
         torch.testing.assert_close(model.state_dict()[name], value)
 
 
+def test_micro_batches_of_one_step_meet_the_same_codes_and_count_as_one_batch() -> None:
+    model, other = quantizer(), quantizer()
+    start = model.codebook.clone()
+    with model.moving_once():
+        for part in (*latents(0).split(1), latents(1)):
+            model(part)
+            assert torch.equal(model.codebook, start), "moved at the end of the step alone"
+    other(torch.cat([latents(0), latents(1)]))
+    assert not torch.equal(model.codebook, start)
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value)
+    before = model.codebook.clone()
+    with model.moving_once():
+        pass
+    assert torch.equal(model.codebook, before), "a step without a batch moves nothing"
+
+
+def test_a_step_that_fails_moves_nothing_and_leaves_no_trace() -> None:
+    model, other = quantizer(), quantizer()
+    with pytest.raises(ZeroDivisionError), model.moving_once():
+        model(latents(0)).loss / (1 // 0)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in other.state_dict().items())
+    for each in (model, other):
+        each(latents(1))
+    assert torch.equal(model.codebook, other.codebook)
+
+
 def test_a_placed_code_stays_where_it_was_put() -> None:
     model = quantizer(decay=0.99)
     model(latents(0))

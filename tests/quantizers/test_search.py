@@ -66,7 +66,8 @@ def test_codes_are_those_of_a_brute_force_search(codes: int, dim: int) -> None:
 
 @pytest.mark.usefixtures("product")
 @pytest.mark.parametrize(
-    ("elements", "code_tile", "block"), [(1 << 20, 8192, 128), (64, 16, 8), (40, 20, 1), (7, 3, 3), (1, 1, 1)]
+    ("elements", "code_tile", "block"),
+    [(1 << 20, 8192, 128), (64, 16, 8), (40, 20, 1), (7, 3, 3), (1, 1, 1), (5, 16, 8)],
 )
 def test_the_lowest_index_wins_a_tie_in_any_tiling(
     monkeypatch: pytest.MonkeyPatch, elements: int, code_tile: int, block: int

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from vqgan.quantizers import NearestEMAConfig, NearestEMAQuantizer
+from vqgan.quantizers import LookupFreeConfig, LookupFreeQuantizer, NearestEMAConfig, NearestEMAQuantizer
 
 _SCRIPT = Path(__file__).with_name("one_of_two_quantizers.py")
 
@@ -27,6 +27,14 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     assert first["sum"].tolist() == second["sum"].tolist() == [3, 20]
     assert first["first"].tolist() == second["first"].tolist() == [1, 10]
     assert second["mine"].tolist() == [2, 10], "a collective returns its value and leaves its argument"
+
+    bits = LookupFreeQuantizer(LookupFreeConfig(bits=4))
+    every = torch.randn(4, 10, 4, generator=torch.Generator().manual_seed(3))
+    together, apart = (bits(part).stats["code_entropy"] for part in (every, every[:2]))
+    torch.testing.assert_close(first["entropy of all"], together)
+    torch.testing.assert_close(second["entropy of all"], together)
+    torch.testing.assert_close(first["entropy of mine"], apart, msg="evaluation asks nobody")
+    assert not torch.allclose(together, apart)
 
     torch.manual_seed(0)
     alone = NearestEMAQuantizer(NearestEMAConfig(codebook_size=12, code_dim=4))

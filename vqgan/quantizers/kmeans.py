@@ -28,7 +28,7 @@ def kmeans(
         codes = nearest_codes(vectors, centers)
         counts = torch.bincount(codes, minlength=clusters)
         sums = torch.zeros_like(centers).index_add_(0, codes, vectors)
-        centers = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centers)
+        centers = torch.where(counts[:, None] > 0, sums / counts[:, None], centers)
     return centers
 
 

@@ -57,24 +57,22 @@ class NearestQuantizer(Quantizer):
         return F.normalize(latents, dim=-1) if self.config.l2_normalize else latents
 
     def forward(self, latents: Float[Tensor, "B N D"]) -> Quantized:
-        # fp32 whatever the autocast: rounding in bf16 changes which code is nearest.
-        with torch.autocast(latents.device.type, enabled=False):
-            latents = self.normalize(latents)
-            codebook = self.normalize(self.codebook)
-            codes = _look_up(latents, codebook)
-            chosen = F.embedding(codes, codebook)
-            codebook_loss = F.mse_loss(chosen, latents.detach())
-            commitment_loss = F.mse_loss(latents, chosen.detach())
-            return Quantized(
-                latents=straight_through(chosen, latents),
-                codes=codes,
-                loss=codebook_loss + self.config.commitment_weight * commitment_loss,
-                stats={"quantization_error": commitment_loss.detach()},
-            )
+        # fp32 whatever the autocast, which lowers none of this; the search for codes guards itself.
+        latents = self.normalize(latents)
+        codebook = self.normalize(self.codebook)
+        codes = _look_up(latents, codebook)
+        chosen = F.embedding(codes, codebook)
+        codebook_loss = F.mse_loss(chosen, latents.detach())
+        commitment_loss = F.mse_loss(latents, chosen.detach())
+        return Quantized(
+            latents=straight_through(chosen, latents),
+            codes=codes,
+            loss=codebook_loss + self.config.commitment_weight * commitment_loss,
+            stats={"quantization_error": commitment_loss.detach()},
+        )
 
     def encode(self, latents: Float[Tensor, "B N D"]) -> Int64[Tensor, "B N"]:
-        with torch.autocast(latents.device.type, enabled=False):
-            return _look_up(self.normalize(latents), self.normalize(self.codebook))
+        return _look_up(self.normalize(latents), self.normalize(self.codebook))
 
     def embed(self, codes: Int64[Tensor, "*rest"]) -> Float[Tensor, "*rest D"]:
         # The whole book is normalized first, as in `forward`: the same arithmetic gives the same bits.
@@ -93,4 +91,4 @@ class NearestQuantizer(Quantizer):
 
 
 def _look_up(latents: Float[Tensor, "B N D"], codebook: Float[Tensor, "V D"]) -> Int64[Tensor, "B N"]:
-    return nearest_codes(latents.detach().flatten(0, 1), codebook.detach()).view(latents.shape[:2])
+    return nearest_codes(latents.flatten(0, 1), codebook).view(latents.shape[:2])

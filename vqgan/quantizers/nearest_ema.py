@@ -53,20 +53,19 @@ class NearestEMAQuantizer(NearestQuantizer):
         self._waiting: list[Tensor] | None = None
 
     def forward(self, latents: Float[Tensor, "B N D"]) -> Quantized:
-        # fp32 whatever the autocast: rounding in bf16 changes which code is nearest.
-        with torch.autocast(latents.device.type, enabled=False):
-            latents = self.normalize(latents)
-            codes = self.encode(latents)
-            chosen = self.embed(codes)
-            if self.training:
-                self._follow(latents.flatten(0, 1), codes.flatten())
-            commitment_loss = F.mse_loss(latents, chosen)
-            return Quantized(
-                latents=straight_through(chosen, latents),
-                codes=codes,
-                loss=self.config.commitment_weight * commitment_loss,
-                stats={"quantization_error": commitment_loss.detach()},
-            )
+        # fp32 whatever the autocast, which lowers none of this; the search for codes guards itself.
+        latents = self.normalize(latents)
+        codes = self.encode(latents)
+        chosen = self.embed(codes)
+        if self.training:
+            self._follow(latents.flatten(0, 1), codes.flatten())
+        commitment_loss = F.mse_loss(latents, chosen)
+        return Quantized(
+            latents=straight_through(chosen, latents),
+            codes=codes,
+            loss=self.config.commitment_weight * commitment_loss,
+            stats={"quantization_error": commitment_loss.detach()},
+        )
 
     @contextmanager
     def moving_once(self) -> Iterator[None]:

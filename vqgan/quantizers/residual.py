@@ -58,36 +58,34 @@ class ResidualQuantizer(Quantizer):
         self.books = nn.ModuleList(NearestQuantizer(level) for _ in range(1 if config.shared else config.depth))
 
     def forward(self, latents: Float[Tensor, "B N D"]) -> Quantized:
-        # fp32 whatever the autocast: rounding in bf16 changes which code is nearest.
-        with torch.autocast(latents.device.type, enabled=False):
-            latents = latents.float()
-            residual = latents.detach()
-            so_far = torch.zeros_like(residual)
-            codes, codebook_losses, commitment_losses = [], [], []
-            for book in self._levels():
-                codes.append(book.encode(residual))
-                chosen = book.embed(codes[-1])
-                codebook_losses.append(F.mse_loss(chosen, residual))
-                so_far = so_far + chosen.detach()
-                residual = residual - chosen.detach()
-                commitment_losses.append(F.mse_loss(latents, so_far))
-            commitment_loss = torch.stack(commitment_losses).mean()
-            return Quantized(
-                latents=straight_through(so_far, latents),
-                codes=torch.stack(codes, dim=-1).flatten(1),
-                loss=torch.stack(codebook_losses).mean() + self.config.commitment_weight * commitment_loss,
-                stats={"quantization_error": commitment_losses[-1].detach()},
-            )
+        # fp32 whatever the autocast, which lowers none of this; the search for codes guards itself.
+        latents = latents.float()
+        residual = latents.detach()
+        so_far = torch.zeros_like(residual)
+        codes, codebook_losses, commitment_losses = [], [], []
+        for book in self._levels():
+            codes.append(book.encode(residual))
+            chosen = book.embed(codes[-1])
+            codebook_losses.append(F.mse_loss(chosen, residual))
+            so_far = so_far + chosen.detach()
+            residual = residual - chosen.detach()
+            commitment_losses.append(F.mse_loss(latents, so_far))
+        commitment_loss = torch.stack(commitment_losses).mean()
+        return Quantized(
+            latents=straight_through(so_far, latents),
+            codes=torch.stack(codes, dim=-1).flatten(1),
+            loss=torch.stack(codebook_losses).mean() + self.config.commitment_weight * commitment_loss,
+            stats={"quantization_error": commitment_losses[-1].detach()},
+        )
 
     @torch.no_grad()
     def encode(self, latents: Float[Tensor, "B N D"]) -> Int64[Tensor, "B M"]:
-        with torch.autocast(latents.device.type, enabled=False):
-            residual = latents.float()
-            codes = []
-            for book in self._levels():
-                codes.append(book.encode(residual))
-                residual = residual - book.embed(codes[-1])
-            return torch.stack(codes, dim=-1).flatten(1)
+        residual = latents.float()
+        codes = []
+        for book in self._levels():
+            codes.append(book.encode(residual))
+            residual = residual - book.embed(codes[-1])
+        return torch.stack(codes, dim=-1).flatten(1)
 
     def embed(self, codes: Int64[Tensor, "B M"]) -> Float[Tensor, "B N D"]:
         levels = self._by_level(codes)
