@@ -7,9 +7,9 @@ BIN := .venv/bin
 WORKERS ?= 2
 
 # What `make test` runs with two threads again: networks, losses, quantizers and tasks; `make test-all` all that is marked.
-TWO_THREADS := tests/losses tests/models tests/quantizers tests/training tests/test_tasks.py tests/test_image_losses.py \
-	tests/parti/test_task.py tests/parti/test_decoder_only.py tests/parti/test_encoder_decoder.py tests/parti/test_generate.py \
-	tests/parti/test_prepared.py tests/parti/test_gradient_scales.py
+TWO_THREADS := tests/vqgan/losses tests/vqgan/models tests/vqgan/quantizers tests/vqgan/training \
+	tests/vqgan/test_autoencoder_task.py tests/vqgan/test_image_losses.py tests/parti/next_token tests/parti/models \
+	tests/parti/sampling tests/parti/layers
 
 .PHONY: demo test test-all check format docs clean
 

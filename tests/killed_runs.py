@@ -27,7 +27,7 @@ from vqgan.config.schema import Config, dump_config
 from vqgan.system import atomic_files as durable
 from vqgan.training.run_folder import RunFolder
 
-_TESTS = Path(__file__).parent
+_ROOT = Path(__file__).parents[1]
 TIMINGS = ("seconds", "images_per_second")
 _SAFE_THREADS = {"jemalloc_bg_thd"}
 """pyarrow's allocator: it has handlers of its own for forks."""
@@ -95,12 +95,10 @@ def command_server() -> Iterator[Commands]:
         "OMP_NUM_THREADS": "1",
         "RAYON_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": os.pathsep.join(
-            map(str, (_TESTS.parent, _TESTS, _TESTS / "training", _TESTS / "parti" / "fused"))
-        ),
+        "PYTHONPATH": str(_ROOT),
     }
     server = subprocess.Popen(
-        [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", __spec__.name], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert server.stdin is not None
     try:
@@ -289,8 +287,8 @@ def _kinds() -> dict[str, tuple[Any, Any]]:
 
 def _warm_up() -> None:
     """One run of every kind: what is imported late is imported, what is built once is built."""
-    from tiny_runs import stage_1, stage_2, untrained_tokenizer
-    from tiny_synthesis import tiny_run
+    from tests.parti.fused.synthesis.tiny_synthesis import tiny_run
+    from tests.tiny_runs import stage_1, stage_2, untrained_tokenizer
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name, open(os.devnull, "w") as nothing:  # noqa: PTH123

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import CAPTIONS, tiny_text_tokenizer
 from torch import Tensor, nn
 
 from parti.fused.captioning.captioner import Captioner, CaptionerConfig, DraftNoise
 from parti.fused.captioning.captioning_task import CaptioningTask
 from parti.fused.captioning.train_captioning import TrainCaptioningConfig, build_task
 from parti.text.tokenizer import TextTokenizer
+from tests.tiny import CAPTIONS, tiny_text_tokenizer
 from vqgan.config.schema import validate
 from vqgan.data.batch import Batch
 from vqgan.metrics.caption_checkers import Judge

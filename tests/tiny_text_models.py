@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import CAPTIONS
 from tokenizers import pre_tokenizers
 from transformers import (
     BertConfig,
@@ -20,6 +19,8 @@ from transformers import (
     T5ForConditionalGeneration,
     T5Tokenizer,
 )
+
+from tests.tiny import CAPTIONS
 
 _WORDS = sorted({word for caption in CAPTIONS for word in caption.split() if len(word) > 1})
 _LETTERS = list(string.ascii_lowercase)

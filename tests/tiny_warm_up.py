@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import pairs, tiny_text_tokenizer
 
 from parti.text_encoder.pretraining_task import TextPretrainingTask
 from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig, build_task
+from tests.tiny import pairs, tiny_text_tokenizer
 from vqgan.config.schema import validate
 from vqgan.data.batch import Batch
 from vqgan.training.parallel.distributed import build_accelerator

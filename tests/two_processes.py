@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_HERE = Path(__file__).parent
+_ROOT = Path(__file__).parents[1]
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What `accelerate launch` hands on of configs/accelerate/fsdp2.yaml."""
 
@@ -46,7 +46,7 @@ def run_in_processes(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "PYTHONWARNINGS": "default",
-        "PYTHONPATH": os.pathsep.join(map(str, (_HERE.parent, _HERE))),
+        "PYTHONPATH": str(_ROOT),
     }
     with said.open("a") as file:
         processes = [

@@ -9,7 +9,8 @@ from types import ModuleType
 
 import pytest
 import torch
-from training.tiny_runs import untrained_tokenizer
+
+from tests.tiny_runs import untrained_tokenizer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = ["--images=16", "--rounds=2", "--steps=1", "--", "--data.transform.image_size=32", "--data.batch_size=8"]

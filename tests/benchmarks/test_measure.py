@@ -5,9 +5,9 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from fake_clock import FakeClock
 
 from benchmarks.measure import Timing, peak_extra_memory, side_by_side
+from tests.fake_clock import FakeClock
 
 MIB = 1 << 20
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from fake_clock import FakeClock
 
 import vqgan.discriminator_trainer
+from tests.fake_clock import FakeClock
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CONFIG = """

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import CAPTIONS, tiny_image_tokenizer, tiny_text_to_image
 from torch import Tensor
 
 from parti.completion import Completion, keep_top, known_where_black
 from parti.sampling.generate import SamplingConfig
+from tests.tiny import CAPTIONS, tiny_image_tokenizer, tiny_text_to_image
 from vqgan.data.images.transforms import ImageTransform, TransformConfig, to_pil
 from vqgan.data.source import UnusableSample
 

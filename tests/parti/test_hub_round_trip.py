@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from fake_hub import FakeHub
 from PIL import Image
-from tiny import tiny_text_to_image
 
 import parti
 from parti import TextToImage
 from parti.sampling.generate import SamplingConfig
+from tests.fake_hub import FakeHub
+from tests.tiny import tiny_text_to_image
 from vqgan.hub.model_folder import ModelFolderError
 
 main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "sample.py"))["main"]

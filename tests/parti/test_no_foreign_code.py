@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_scorer import save_clip
-from tiny import GENERATOR, tiny_image_tokenizer
-from tiny_text_models import WRITERS
 
 from parti.fused.text_side import TextEmbeddings, TextLayer, TextSideConfig, start_from_bert, text_space
 from parti.models import EncoderDecoder
@@ -23,6 +20,9 @@ from parti.text import PretrainedTokenizerConfig
 from parti.text.encoders import PretrainedTextEncoder, PretrainedTextEncoderConfig
 from parti.text.pretrained_tokenizer import load_pretrained_tokenizer
 from parti.text.transformers_folder import UnsafeFolderError, check_settings
+from tests.parti.reranker.test_scorer import save_clip
+from tests.tiny import GENERATOR, tiny_image_tokenizer
+from tests.tiny_text_models import WRITERS
 from vqgan.config.schema import ConfigError
 from vqgan.data.source import DataError
 from vqgan.data.sources.huggingface import DatasetConfig, HubDataset

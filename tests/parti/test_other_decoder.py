@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from code_cache.tiny_caches import settings
-from training.tiny_runs import stage_1, stage_2, untrained_tokenizer
 
 import parti.next_token.train_next_token
 import vqgan.train_tokenizer
@@ -16,6 +14,8 @@ from parti.code_cache.encode import encode
 from parti.completion import keep_top
 from parti.evaluation.generator import load_evaluation, measure_generator
 from parti.pipeline import TextToImage
+from tests.parti.code_cache.tiny_caches import settings
+from tests.tiny_runs import stage_1, stage_2, untrained_tokenizer
 from tools.sample import main as sample
 from vqgan.config.schema import ConfigError
 from vqgan.hub.model_folder import ModelFolderError

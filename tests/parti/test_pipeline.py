@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import CAPTIONS, tiny_image_tokenizer, tiny_text_to_image
 
 from parti.pipeline import GeneratedImage, TextToImage, recommended_sampling
 from parti.sampling.generate import SamplingConfig
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
+from tests.tiny import CAPTIONS, tiny_image_tokenizer, tiny_text_to_image
 from vqgan.config.schema import ConfigError
 from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
 from vqgan.system.checksums import add_checksums

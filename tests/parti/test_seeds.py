@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_text_to_image
 
 from parti.fused.captioning.files import CaptionConfig
 from parti.next_token.train_next_token import TrainPartiConfig
 from parti.pairs import dropped_captions
 from parti.sample_files import SampleConfig, read_prompts, resolve, write_samples
+from tests.tiny import tiny_text_to_image
 from vqgan.config.schema import ConfigError, validate
 from vqgan.training.parallel.seeding import SEEDS, seed_everything
 

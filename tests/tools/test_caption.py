@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_captions import tiny_captioner
 
 from parti.fused.captioning.captioner import Captioner
 from parti.fused.captioning.decoding import DecodingConfig, decode, decoding_noise
 from parti.fused.captioning.files import CaptionConfig
 from parti.fused.captioning.heatmaps import heatmap_sheet, words_with_attention
+from tests.tiny_captions import tiny_captioner
 from vqgan.data.images.transforms import ImageTransform, TransformConfig
 from vqgan.data.source import printable
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.tiny_shards import shades, write_shard
 from PIL import Image
 
 from parti.data_check import check as check_module
@@ -18,6 +17,7 @@ from parti.data_check.check import DataReport, SplitReport
 from parti.data_check.report import report_text
 from parti.data_check.settings import CheckConfig, load_settings
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
+from tests.vqgan.data.tiny_shards import shades, write_shard
 from vqgan.data.source import DataError, UnusableSample
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from training.tiny_runs import stage_1, untrained_tokenizer
 
+from tests.tiny_runs import stage_1, untrained_tokenizer
 from vqgan.config.schema import dump_config
 from vqgan.system.checksums import file_sha256
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tools.test_evaluate import error_of, main
-from training.tiny_runs import stage_2, untrained_tokenizer
 
 from parti.models import GENERATORS
 from parti.pairs import token_space
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
+from tests.tiny_runs import stage_2, untrained_tokenizer
+from tests.tools.test_evaluate import error_of, main
 from vqgan.config.schema import dump_config
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.system.checksums import file_sha256

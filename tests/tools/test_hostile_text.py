@@ -15,8 +15,8 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
-from tools.test_any_terminal import TOOLS, main_of
 
+from tests.tools.test_any_terminal import TOOLS, main_of
 from vqgan.cli.command_line import print_error, print_out
 from vqgan.config.schema import ConfigError
 from vqgan.data.source import UnusableSample, printable

@@ -12,13 +12,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tiny import tiny_image_tokenizer, tiny_text_to_image
 
 from parti.completion import Completion, keep_top
 from parti.pipeline import TextToImage
 from parti.reranker.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
 from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
+from tests.tiny import tiny_image_tokenizer, tiny_text_to_image
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.images.decode import decode_image
 

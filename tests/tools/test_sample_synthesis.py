@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_image_tokenizer, tiny_text_to_image, tiny_text_tokenizer
 
 from parti.fused.rows import TrunkConfig
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
 from parti.fused.synthesis.noise import NoiseConfig
 from parti.fused.synthesis.pipeline import ProgressiveTextToImage
 from parti.fused.text_side import TextSideConfig, text_space
+from tests.tiny import tiny_image_tokenizer, tiny_text_to_image, tiny_text_tokenizer
 from vqgan.hub.model_folder import save_model_folder
 
 TEXT = TextSideConfig(width=8, heads=2, mlp_width=16, dropout=0.0)

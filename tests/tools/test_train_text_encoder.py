@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny import tiny_image_tokenizer
 
 from parti.pipeline import TextToImage
 from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig
+from tests.tiny import tiny_image_tokenizer
 from vqgan.config.schema import describe_fields, load_config
 
 ROOT = Path(__file__).parents[2]

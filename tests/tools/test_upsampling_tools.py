@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_image_tokenizer, tiny_text_to_image
 
 from parti.upsampler.train_upsampler import TrainUpsamplerConfig
 from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
+from tests.tiny import tiny_image_tokenizer, tiny_text_to_image
 from vqgan.config.schema import describe_fields, load_config
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_encode import folder_of_images
-from tiny_caches import SHAPES, TEXT, contents, settings
-from training.tiny_runs import stage_2, untrained_tokenizer
 
 import parti.next_token.train_next_token
 from parti.code_cache.batch import NO_IMAGE, CodedBatch, CodedSample, read_codes
@@ -22,6 +19,9 @@ from parti.fused.captioning.train_captioning import TrainCaptioningConfig
 from parti.pairs import PairTokenizer
 from parti.pipeline import TextToImage
 from parti.text.tokenizer import TextTokenizer
+from tests.parti.code_cache.test_encode import folder_of_images
+from tests.parti.code_cache.tiny_caches import SHAPES, TEXT, contents, settings
+from tests.tiny_runs import stage_2, untrained_tokenizer
 from vqgan.config.schema import ConfigError, load_config, validate
 from vqgan.data.loader import BatchShard, DataConfig, DataPipeline
 from vqgan.data.source import DataError

@@ -16,15 +16,15 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
-from tiny_caches import SHAPES, contents, settings
-from training.tiny_runs import untrained_tokenizer
-from two_processes import free_port
 
 from parti.code_cache.data import CodeCache, CodedPipeline, PairDataConfig
 from parti.code_cache.encode import encode
 from parti.code_cache.manifest import ITEM_ORDER, read_record
 from parti.code_cache.shard import Shard, smallest_type
 from parti.text.tokenizer import TextTokenizer
+from tests.parti.code_cache.tiny_caches import SHAPES, contents, settings
+from tests.tiny_runs import untrained_tokenizer
+from tests.two_processes import free_port
 from vqgan.config.schema import ConfigError
 from vqgan.data.images.transforms import ImageTransform, TransformConfig
 from vqgan.data.source import DataError, UnusableSample

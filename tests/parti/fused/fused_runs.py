@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from tiny_synthesis import tiny_run
-from tiny_trunk import TRUNK
-
 from parti.fused.inpainting import train_inpainting as inpainting_train
 from parti.fused.inpainting.train_inpainting import TrainInpaintingConfig
 from parti.fused.synthesis import train_synthesis as synthesis_train
 from parti.fused.synthesis.synthesis_task import SynthesisTask
+from tests.parti.fused.synthesis.tiny_synthesis import tiny_run
+from tests.parti.fused.tiny_trunk import TRUNK
 from vqgan.config.schema import validate
 
 DISCRIMINATOR = {"kind": "stylegan2", "channels": [8, 8, 8], "stddev_group": 2}

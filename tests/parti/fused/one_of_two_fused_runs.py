@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import torch
-from fused_runs import inpainting, synthesis
+
+from tests.parti.fused.fused_runs import inpainting, synthesis
 
 
 def main(folder: Path) -> None:

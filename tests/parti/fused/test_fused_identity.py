@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from fused_runs import DISCRIMINATOR
-from tiny_synthesis import tiny_run
-from tiny_text_models import write_clip
-from tiny_trunk import TRUNK
 
 from parti.fused.inpainting import train_inpainting as inpainting_train
 from parti.fused.synthesis import train_synthesis as synthesis_train
+from tests.parti.fused.fused_runs import DISCRIMINATOR
+from tests.parti.fused.synthesis.tiny_synthesis import tiny_run
+from tests.parti.fused.tiny_trunk import TRUNK
+from tests.tiny_text_models import write_clip
 from vqgan.config.schema import validate
 from vqgan.training.checkpoints.store import CheckpointError
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from fused_runs import inpainting
-from two_processes import run_in_processes
 
+from tests.parti.fused.fused_runs import inpainting
+from tests.two_processes import run_in_processes
 from vqgan.training.run_folder import RunFolder
 
 _TIMINGS = ("seconds", "images_per_second")

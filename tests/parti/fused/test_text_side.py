@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CAPTIONS, tiny_text_tokenizer
-from tiny_text_models import write_bert, write_t5
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertModel
 
@@ -15,6 +13,8 @@ from parti.fused.text_side import TextEmbeddings, TextLayer, TextSideConfig, Tex
 from parti.fused.trunk import RowParts, Trunk
 from parti.text.pretrained_tokenizer import PretrainedTokenizerConfig, load_pretrained_tokenizer
 from parti.text.tokenizer import TextTokenizer
+from tests.tiny import CAPTIONS, tiny_text_tokenizer
+from tests.tiny_text_models import write_bert, write_t5
 from vqgan.config.schema import ConfigError
 
 pytestmark = pytest.mark.threads

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_trunk import TEXT, TOKENS, TRUNK
 from torch import nn
 
 from parti.fused.fusion import TextToImageFusion
 from parti.fused.rows import TrunkConfig
 from parti.fused.transfer import start_from
 from parti.fused.trunk import RowParts, Trunk
+from tests.parti.fused.tiny_trunk import TEXT, TOKENS, TRUNK
 from vqgan.config.schema import ConfigError
 from vqgan.hub.model_folder import ModelFolderError, save_model_folder
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny_trunk import TEXT, TOKENS, TRUNK, random_images, texts, with_opinions
 from torch import nn
 
 from parti.fused.fusion import group_norm
 from parti.fused.rows import TrunkConfig
 from parti.fused.text_side import TextSpace
 from parti.fused.trunk import Trunk
+from tests.parti.fused.tiny_trunk import TEXT, TOKENS, TRUNK, random_images, texts, with_opinions
 from vqgan.config.schema import ConfigError, validate
 
 pytestmark = pytest.mark.threads

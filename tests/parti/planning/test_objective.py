@@ -1,7 +1,6 @@
 """Plans of the objectives beside the next token: memory against what the same steps take on this CPU."""
 
 import functools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ from parti.planning.objective import blank_pairs, build_play, rehearse_objective
 from parti.planning.objective_plan import config_type
 from parti.planning.stand_ins import blank_vocabulary, text_sizes
 from parti.text import SavedTokenizerConfig, UnigramConfig
+from tests.measured import most_memory
 from vqgan.config.schema import ConfigError, load_config
 from vqgan.hub.model_folder import ModelFolderError
 from vqgan.train_tokenizer import TrainVQGANConfig
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "planning"))
-from measured import most_memory
 
 SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 CONFIGS = Path(__file__).parents[3] / "configs"
