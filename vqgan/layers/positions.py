@@ -1,6 +1,5 @@
 """Learned positions on another grid than the one that they were learned for."""
 
-import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -16,8 +15,7 @@ def positions_on(
     """
     if grid == learned:
         return positions
-    # fp32 whatever the autocast: bicubic weights are negative in places, and half precision shows it.
-    with torch.autocast(positions.device.type, enabled=False):
-        image = rearrange(positions.float(), "(h w) d -> 1 d h w", h=learned[0])
-        resized = functional.interpolate(image, grid, mode="bicubic", align_corners=False, antialias=True)
+    # fp32, which autocast leaves alone here: bicubic weights are negative in places, and half precision shows it.
+    image = rearrange(positions.float(), "(h w) d -> 1 d h w", h=learned[0])
+    resized = functional.interpolate(image, grid, mode="bicubic", align_corners=False, antialias=True)
     return rearrange(resized, "1 d h w -> (h w) d")
