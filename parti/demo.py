@@ -149,9 +149,7 @@ def evaluate(demo: Demo) -> DemoResult:
 
     prompts = val_captions(demo.parti.data, demo.prompts)
     wanted = [(prompt, seed) for seed, prompt in enumerate(prompts)]
-    prompt_evaluation = evaluate_prompts(
-        [generated.image for generated in model.stream(wanted, model.sampling)], prompts
-    )
+    prompt_evaluation = evaluate_prompts([generated.image for generated in model.stream(wanted)], prompts)
     metrics |= {
         "reconstructions_checked": sum(map(len, batches)),
         "codebook_size": tokenizer.vocab_size,

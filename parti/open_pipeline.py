@@ -1,45 +1,65 @@
-"""Which pipeline draws from a model folder: a literal table by what its config.json says it holds."""
+"""Which pipeline generates images from a model folder: a literal table by the kind of model in its config.json."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from parti.fused.synthesis.pipeline import KIND as SYNTHESIS
+from parti.base_pipeline import Pipeline
 from parti.fused.synthesis.pipeline import ProgressiveTextToImage
 from parti.models import GENERATORS
 from parti.pipeline import TextToImage
-from vqgan.config.schema import ConfigError
-from vqgan.hub.model_folder import ModelFolderError, find_model_folder, read_model_config
+from parti.sampling.generate import SamplingConfig
+from vqgan.hub.model_folder import ModelFolder, ModelFolderError, open_model_folder
 
-Pipeline = TextToImage | ProgressiveTextToImage
-
-PIPELINES: dict[str, type[Pipeline]] = {**dict.fromkeys(GENERATORS, TextToImage), SYNTHESIS: ProgressiveTextToImage}
+PIPELINES: dict[str, type[Pipeline]] = {
+    **dict.fromkeys(GENERATORS, TextToImage),
+    **dict.fromkeys(ProgressiveTextToImage.kinds, ProgressiveTextToImage),
+}
 """By the kind of model."""
 
 
-def pipeline_of(folder: str | Path) -> type[Pipeline]:
-    """The pipeline for a model folder, the run folder that has one in `model/`, or a Hub name.
+@dataclass(frozen=True)
+class StoredPipeline:
+    """A text-to-image model that lies in a folder, found and its config.json read, weights unread."""
 
-    Raises ModelFolderError where there is none, or one that draws no images of prompts.
+    folder: ModelFolder
+    pipeline: type[Pipeline]
+
+    @property
+    def sampling(self) -> SamplingConfig | None:
+        """The settings that the model recommends; None for a model without settings. Raises ConfigError."""
+        return self.pipeline.sampling_in(self.folder)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels. Raises ModelFolderError or ConfigError."""
+        return self.pipeline.image_size_in(self.folder)
+
+    def check_supported(self, options: Mapping[str, str]) -> None:
+        """Raises ConfigError for the first of `options`, by what the user calls it, that the model has no use for."""
+        self.pipeline.check_supported(options, f"the model in {self.folder}")
+
+    def load(self, image_tokenizer: str | Path | None = None) -> Pipeline:
+        """Reads the weights. Arguments and errors are those of `Pipeline.from_pretrained`."""
+        return self.pipeline.from_pretrained(self.folder, image_tokenizer=image_tokenizer)
+
+
+def find_pipeline(folder: str | Path) -> StoredPipeline:
+    """Finds a model folder, the run folder with one in `model/`, or a Hub name, and reads its config.json.
+
+    Raises ModelFolderError where there is none, or one that generates no images of prompts.
     """
-    folder = find_model_folder(folder)
-    values = read_model_config(folder)
-    model = values.get("model")
-    kind = values.get("kind", model.get("kind") if isinstance(model, dict) else None)
-    if kind not in PIPELINES:
-        found = f", of kind {kind!r}," if kind else ""
-        raise ModelFolderError(f"{folder}{found} holds no text-to-image model; give the folder of a stage-2 run")
-    return PIPELINES[kind]
+    found = open_model_folder(folder)
+    if found.kind not in PIPELINES:
+        kind = f", of kind {found.kind!r}," if found.kind else ""
+        raise ModelFolderError(f"{found}{kind} holds no text-to-image model; give the folder of a stage-2 run")
+    pipeline = PIPELINES[found.kind]
+    return StoredPipeline(pipeline.open_folder(found), pipeline)
 
 
-def open_pipeline(folder: str | Path, image_tokenizer: str | None = None) -> Pipeline:
-    """The model in a folder, drawing with another image tokenizer of the same codes where one is given.
+def open_pipeline(folder: str | Path, image_tokenizer: str | Path | None = None) -> Pipeline:
+    """Reads the model in a folder, with another image tokenizer of the same codes where one is given.
 
-    Raises what `pipeline_of` and the pipelines raise, ConfigError for an image tokenizer where no codes are drawn.
+    Raises what `find_pipeline` and `Pipeline.from_pretrained` raise.
     """
-    if pipeline_of(folder) is TextToImage:
-        return TextToImage.from_pretrained(folder, image_tokenizer=image_tokenizer)
-    if image_tokenizer is not None:
-        raise ConfigError(
-            f"image_tokenizer: the model in {folder} draws images without codes, so {image_tokenizer} has nothing to "
-            "decode; leave it out"
-        )
-    return ProgressiveTextToImage.from_pretrained(folder)
+    return find_pipeline(folder).load(image_tokenizer)

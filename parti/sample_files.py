@@ -10,7 +10,7 @@ the last call alone.
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from parti.base_pipeline import GeneratedImage, OnRows, Pipeline, SampleOptions
 from parti.completion import Completion, keep_top, known_where_black
-from parti.fused.synthesis.pipeline import ProgressiveTextToImage
-from parti.open_pipeline import Pipeline, open_pipeline, pipeline_of
-from parti.pipeline import GeneratedImage, OnRows, recommended_sampling
-from parti.reranker.rerank import candidate_seeds, keep_best
+from parti.open_pipeline import StoredPipeline, find_pipeline
+from parti.reranker.rerank import sample_best
 from parti.reranker.scorer import Scorer
 from parti.sampling.generate import LARGEST_SEED, SamplingConfig
 from parti.text.truncation import about_cut_prompts
@@ -43,6 +42,10 @@ _GRID_IMAGES = 256
 _PAUSE, _REST = 0.5, 4
 """Between two sheets of unfinished images: least seconds, and times as long as one takes, so that watching does not
 hold up drawing much."""
+_Captioned = tuple[Image.Image, str]
+"""An image of the sheet."""
+_Sample = tuple[Image.Image, dict[str, Any]]
+"""An image with what its record says of it alone."""
 
 
 class SampleConfig(Config):
@@ -131,8 +134,10 @@ def resolve(
     device: str | None,
     sampling: dict[str, int | float | str | None],
     **given: Any,
-) -> SampleConfig:
-    """Options as they were typed -> complete settings; None and what is not given take their defaults.
+) -> tuple[SampleConfig, StoredPipeline]:
+    """Options as they were typed -> complete settings, and the model that they are for, whose weights are unread.
+
+    None and what is not given take their defaults.
 
     `sampling` overrides what the model folder recommends. Raises ConfigError or ModelFolderError: one line.
     """
@@ -147,25 +152,20 @@ def resolve(
     values = {name: value for name, value in given.items() if value is not None}
     # Codes are drawn in float64, which not every device has.
     values |= {"prompts": prompts, "device": str(usable_device(device, "--device", torch.float64))}
-    if pipeline_of(given["model"]) is ProgressiveTextToImage:
-        _check_options_mean_something(sampling, values)
-        values["sampling"] = None
-    elif values.get("all_scales"):
-        raise ConfigError(f"--all-scales: {given['model']} draws images of one size; leave the option out")
-    else:
-        values["sampling"] = recommended_sampling(given["model"]).overridden(**sampling).model_dump()
-    return validate(SampleConfig, values, "command line")
+    stored = find_pipeline(given["model"])
+    stored.check_supported(_options_given(sampling, values))
+    recommended = stored.sampling
+    values["sampling"] = recommended and recommended.overridden(**sampling).model_dump()
+    return validate(SampleConfig, values, "command line"), stored
 
 
-def _check_options_mean_something(sampling: dict[str, int | float | str | None], values: dict[str, Any]) -> None:
-    """Raises ConfigError for an option about codes, of a model that draws whole images in one pass."""
-    settings = [name for name, value in sampling.items() if value is not None]
-    settings += [name for name in ("image_tokenizer", "image", "keep_top", "mask", "watch") if values.get(name)]
-    if settings:
-        raise ConfigError(
-            f"--{settings[0].replace('_', '-')} says how codes are drawn, one after the other; {values['model']} draws "
-            "whole images in one pass, so leave the option out"
-        )
+def _options_given(sampling: Mapping[str, object], values: Mapping[str, Any]) -> dict[str, str]:
+    """Options of the command line that not every model supports -> the name that `Pipeline.unsupported` has for it."""
+    named = {name: "sampling" for name, value in sampling.items() if value is not None}
+    pipelines_own = {"image": "completion", "keep_top": "completion", "mask": "completion", "watch": "on_rows"}
+    pipelines_own |= {"image_tokenizer": "image_tokenizer", "all_scales": "all_scales"}
+    named |= {name: own for name, own in pipelines_own.items() if values.get(name)}
+    return {f"--{name.replace('_', '-')}": own for name, own in named.items()}
 
 
 def read_prompts(path: str) -> list[str]:
@@ -184,96 +184,112 @@ def read_prompts(path: str) -> list[str]:
     return prompts
 
 
-def write_samples(config: SampleConfig, progress: bool = False) -> list[dict[str, Any]]:
-    """Draw, and write each image as soon as it is there. Returns what samples.json holds.
+def write_samples(config: SampleConfig, stored: StoredPipeline, progress: bool = False) -> list[dict[str, Any]]:
+    """Samples, and writes each image as soon as it is there. Returns what samples.json holds.
 
     A prompt that is longer than the model reads gives a line on standard error.
-    Raises ModelFolderError for a folder without a stage-2 model, a reranker or an upsampler, ConfigError for an image
+    Raises ModelFolderError for a damaged model or a folder without a reranker or an upsampler, ConfigError for an image
     or mask that does not serve, and when `config.out` cannot be written.
     """
-    model = open_pipeline(config.model, config.image_tokenizer).to(config.device)
-    scorer = None
-    if config.reranker is not None:
-        scorer = Scorer.from_pretrained(config.reranker).to(config.device)
-    upsampler = None
-    if config.upsample is not None:
-        upsampler = Upsampler.from_pretrained(config.upsample).to(config.device)
-    completion = None
-    if config.image is not None and not isinstance(model, ProgressiveTextToImage):
-        completion = Completion(_read_image("image", config.image), _what_stays(config, model.image_tokenizer.grid))
+    model = stored.load(config.image_tokenizer).to(config.device)
+    scorer = Scorer.from_pretrained(config.reranker).to(config.device) if config.reranker is not None else None
+    upsampler = Upsampler.from_pretrained(config.upsample).to(config.device) if config.upsample is not None else None
+    completion = _completion(config, model)
     for line in about_cut_prompts(config.prompts, model.text_tokenizer):
         sys.stderr.write(printable(f"note: {line}") + "\n")
-    folder = Path(config.out)
-    records: list[dict[str, Any]] = []
-    shown: list[tuple[Image.Image, str]] = []
-    given = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if completion is not None and not isinstance(model, ProgressiveTextToImage):
-            pil_image = completion.shown(model.image_tokenizer, model.generator.device)
-            pil_image.save(folder / "given.png")
-            given = pil_image, f"given: {completion.share:.0%} of the codes"
+    with _writing_to(config.out) as folder:
+        given = _write_given(completion, model, folder)
         with _watching(folder, config.watch) as on_rows:
-            for index, (generated, score) in enumerate(_images(model, scorer, config, completion, on_rows, progress)):
-                image = generated.image
-                record: dict[str, Any] = {"file": f"{index // config.n:04d}-{index % config.n:02d}.png"}
-                record |= {"prompt": generated.prompt, "seed": generated.seed}
-                if config.image_tokenizer is not None:
-                    record["image_tokenizer"] = config.image_tokenizer
-                if config.sampling is not None:
-                    record["settings"] = config.sampling.model_dump(mode="json")
-                if completion is not None:
-                    record["completion"] = config.model_dump(include={"image", "keep_top", "mask"}, exclude_none=True)
-                    record["completion"]["kept"] = completion.share
-                if score is not None:
-                    record["rerank"] = {"model": config.reranker, "candidates": config.rerank, "score": score}
-                if upsampler is not None:
-                    image = upsampler.enlarge(image)
-                    record["upsample"] = {"model": config.upsample, "scale": upsampler.config.scale}
-                image.save(folder / record["file"])
-                records.append(record)
-                if len(shown) < _GRID_IMAGES:
-                    shown.append((image, generated.prompt))
+            options = SampleOptions(config.sampling, completion, on_rows, config.all_scales)
+            samples = _samples(model, scorer, config, options, progress)
+            records, shown = _write_images(samples, upsampler, _record_of_all(config, completion, upsampler), folder)
         _sheet(shown, config.n, given).save(folder / "grid.png")
         text = json.dumps(records, indent=2, ensure_ascii=False) + "\n"
         (folder / "samples.json").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write to {config.out!r}: {error.strerror or error}") from None
     return records
 
 
-def _images(
-    model: Pipeline,
-    scorer: Scorer | None,
-    config: SampleConfig,
-    completion: Completion | None,
-    on_rows: OnRows | None,
-    progress: bool,
-) -> Iterator[tuple[GeneratedImage, float | None]]:
-    """Each image; with a reranker the best candidate, which has a score and a seed of its own."""
+def _completion(config: SampleConfig, model: Pipeline) -> Completion | None:
+    if config.image is None or model.image_tokenizer is None:
+        return None
+    return Completion(_read_image("image", config.image), _what_stays(config, model.image_tokenizer.grid))
+
+
+@contextmanager
+def _writing_to(out: str) -> Iterator[Path]:
+    """Makes the folder. Raises ConfigError for an OSError within."""
+    try:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out!r}: {error.strerror or error}") from None
+
+
+def _write_given(completion: Completion | None, model: Pipeline, folder: Path) -> _Captioned | None:
+    """Writes given.png where an image is completed. Returns it with a caption."""
+    if completion is None or model.image_tokenizer is None:
+        return None
+    image = completion.shown(model.image_tokenizer, model.image_tokenizer.device)
+    image.save(folder / "given.png")
+    return image, f"given: {completion.share:.0%} of the codes"
+
+
+def _samples(
+    model: Pipeline, scorer: Scorer | None, config: SampleConfig, options: SampleOptions, progress: bool
+) -> Iterator[_Sample]:
+    """Each image with what its record says of it alone; with a reranker the best candidate, which has a seed of its
+    own."""
     # Candidate j of image i has seed + i * rerank + j.
-    wanted = [(prompt, config.seed + i * config.rerank) for prompt in config.prompts for i in range(config.n)]
-    asked = wanted if scorer is None else candidate_seeds(wanted, config.rerank)
-    if isinstance(model, ProgressiveTextToImage):
-        candidates = model.stream(asked, all_scales=config.all_scales, batch_size=config.batch_size, progress=progress)
-    else:
-        candidates = model.stream(
-            asked,
-            config.sampling or model.sampling,
-            completion=completion,
-            on_rows=on_rows,
-            batch_size=config.batch_size,
-            progress=progress,
-        )
+    requests = [(prompt, config.seed + i * config.rerank) for prompt in config.prompts for i in range(config.n)]
+    best: Iterator[tuple[GeneratedImage, float | None]]
     if scorer is None:
-        for generated in candidates:
-            yield generated, None
-        return
-    for kept in keep_best(candidates, scorer, config.rerank):
-        yield kept.generated, kept.score
+        stream = model.stream(requests, options, batch_size=config.batch_size, progress=progress)
+        best = ((generated, None) for generated in stream)
+    else:
+        kept = sample_best(
+            model, scorer, requests, config.rerank, options, batch_size=config.batch_size, progress=progress
+        )
+        best = ((one.generated, one.score) for one in kept)
+    for index, (generated, score) in enumerate(best):
+        file = f"{index // config.n:04d}-{index % config.n:02d}.png"
+        record: dict[str, Any] = {"file": file, "prompt": generated.prompt, "seed": generated.seed}
+        if score is not None:
+            record["rerank"] = {"model": config.reranker, "candidates": config.rerank, "score": score}
+        yield generated.image, record
 
 
-def _sheet(shown: Sequence[tuple[Image.Image, str]], n: int, given: tuple[Image.Image, str] | None) -> Image.Image:
+def _record_of_all(config: SampleConfig, completion: Completion | None, upsampler: Upsampler | None) -> dict[str, Any]:
+    """What samples.json says of every image alike."""
+    record: dict[str, Any] = {}
+    if config.image_tokenizer is not None:
+        record["image_tokenizer"] = config.image_tokenizer
+    if config.sampling is not None:
+        record["settings"] = config.sampling.model_dump(mode="json")
+    if completion is not None:
+        what_stays = config.model_dump(include={"image", "keep_top", "mask"}, exclude_none=True)
+        record["completion"] = {**what_stays, "kept": completion.share}
+    if upsampler is not None:
+        record["upsample"] = {"model": config.upsample, "scale": upsampler.config.scale}
+    return record
+
+
+def _write_images(
+    samples: Iterable[_Sample], upsampler: Upsampler | None, of_all: Mapping[str, Any], folder: Path
+) -> tuple[list[dict[str, Any]], list[_Captioned]]:
+    """Writes each image, enlarged where there is an upsampler. Returns all records, and what the sheet shows."""
+    records: list[dict[str, Any]] = []
+    shown: list[_Captioned] = []
+    for sample, record in samples:
+        image = sample if upsampler is None else upsampler.enlarge(sample)
+        image.save(folder / record["file"])
+        records.append({**record, **of_all})
+        if len(shown) < _GRID_IMAGES:
+            shown.append((image, record["prompt"]))
+    return records, shown
+
+
+def _sheet(shown: Sequence[_Captioned], n: int, given: _Captioned | None) -> Image.Image:
     """Images with captions; what is given of an image stands before the `n` of each prompt."""
     cells, row = list(shown), n
     if given is not None:

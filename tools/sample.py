@@ -35,11 +35,11 @@ def main(argv: list[str]) -> int:
             print_out(build_parser().format_help().rstrip())
             return 0
         print_config = options.pop("print_config")
-        config = resolve(**options)
+        config, model = resolve(**options)
         if print_config:
             print_out(dump_config(config).rstrip())
             return 0
-        records = write_samples(config, progress=True)
+        records = write_samples(config, model, progress=True)
         print_out(f"{len(records)} images in {config.out}, all on one sheet in {config.out}/grid.png")
         return 0
     except UserError as error:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from vqgan.config.schema import Config, ConfigError, load_config
 from vqgan.data.batch import Batch
 from vqgan.data.images.transforms import to_pil
-from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder, read_model_config
+from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder, open_model_folder
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
 from vqgan.losses.perceptual import weights_file as perceptual_weights_file
@@ -128,19 +128,10 @@ def load_evaluation(overrides: Sequence[str]) -> TokenizerEvaluationConfig:
     defaults: dict[str, Any] = {}
     if model is not None:
         folder, run_config = find_model(model)
-        defaults["data"] = with_image_size(data_of_run(run_config), image_size_of(folder))
+        defaults["data"] = with_image_size(
+            data_of_run(run_config), ImageTokenizer.image_size_in(open_model_folder(folder))
+        )
     return load_config(TokenizerEvaluationConfig, None, overrides, defaults)
-
-
-def image_size_of(folder: Path) -> int:
-    """The size of the images that the tokenizer in `folder` reads; its weights are not read for it.
-
-    Raises ModelFolderError or ConfigError where it holds no tokenizer.
-    """
-    size = read_model_config(folder).get("image_size")
-    if not isinstance(size, int):
-        size = ImageTokenizer.from_pretrained(folder).image_size  # whose error says what the folder is
-    return size
 
 
 @torch.no_grad()

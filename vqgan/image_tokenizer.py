@@ -243,6 +243,16 @@ class ImageTokenizer(PushToHubMixin, nn.Module):
         return super().from_pretrained(folder).to(device)
 
     @classmethod
+    def image_size_in(cls, folder: ModelFolder) -> int:
+        """Returns the side of the training images of the tokenizer in `folder`, mostly without reading its weights.
+
+        Raises ModelFolderError or ConfigError where it holds no tokenizer.
+        """
+        size = folder.config.get("image_size")
+        # Else from_pretrained, whose error says what the folder is.
+        return size if isinstance(size, int) else cls.from_pretrained(folder).image_size
+
+    @classmethod
     def _load(cls, folder: ModelFolder) -> "ImageTokenizer":
         config = validate(_Stored, {"model": folder.config}, str(folder)).model
         return cls(load_model(lambda: build_autoencoder(config), folder.path))

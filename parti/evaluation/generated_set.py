@@ -13,9 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from parti.evaluation.model_under_test import Draw
 from parti.evaluation.prompt_accuracy import other_captions
-from parti.evaluation.sample_in_parts import sample_in_parts
+from parti.evaluation.sample_in_parts import Generate, sample_in_parts
 from vqgan.metrics.caption_checkers import Judge
 from vqgan.metrics.inception import GeneratedInceptionMeter
 from vqgan.metrics.protocol import Metric
@@ -100,7 +99,7 @@ def wanted_images(captions: Sequence[str], count: int, seed: int) -> list[tuple[
 
 
 def sample_and_measure(
-    generate: Draw,
+    generate: Generate,
     wanted: Sequence[tuple[str, int]],
     meters: Sequence[SampleMetric],
     batch_size: int,

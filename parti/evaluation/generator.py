@@ -25,7 +25,7 @@ from parti.evaluation.generated_set import (
     sampling_protocol,
     wanted_images,
 )
-from parti.evaluation.model_under_test import ModelUnderTest, defaults_of, open_model_under_test
+from parti.evaluation.model_under_test import ModelUnderTest, load_model_under_test
 from parti.evaluation.partiprompts import (
     PartiPrompt,
     generate_partiprompts,
@@ -37,10 +37,11 @@ from parti.evaluation.partiprompts import (
     spread,
     write_sheets,
 )
+from parti.open_pipeline import find_pipeline
 from parti.sampling.generate import SamplingConfig
 from vqgan.config.schema import Config, ConfigError, load_config
 from vqgan.data.sources.open_source import SourceConfig
-from vqgan.hub.model_folder import ModelFolderError, find_model_folder
+from vqgan.hub.model_folder import ModelFolderError
 from vqgan.metrics.caption_checkers import caption_checker
 from vqgan.metrics.fidelity import to_uint8
 from vqgan.metrics.inception import GENERATED_METRICS, GeneratedInceptionMeter, InceptionV3
@@ -126,11 +127,12 @@ def load_evaluation(overrides: Sequence[str]) -> GeneratorEvaluationConfig:
     defaults: dict[str, Any] = {}
     if model is not None:
         folder, run_config = find_model(model)
-        sampling, image_size = defaults_of(folder)
-        defaults = {"sampling": sampling} if sampling else {}
+        stored = find_pipeline(folder)
+        if stored.sampling is not None:
+            defaults["sampling"] = stored.sampling.model_dump(mode="json")
         data = data_of_run(run_config)
         if data or any(word.startswith("--data.") for word in overrides):
-            defaults["data"] = with_image_size(data, image_size)
+            defaults["data"] = with_image_size(data, stored.image_size)
     return load_config(GeneratorEvaluationConfig, None, overrides, defaults)
 
 
@@ -140,10 +142,10 @@ def measure_generator(config: GeneratorEvaluationConfig, progress: bool = False)
 
     Raises ConfigError, DataError or ModelFolderError, one line.
     """
-    folder = find_model_folder(config.model)
+    stored = find_pipeline(config.model)
     make_room(config.out)
     device = usable_device(config.device, "device:", torch.float64)  # codes are drawn in float64
-    model_under_test = open_model_under_test(folder, config.sampling, device, config.image_tokenizer)
+    model_under_test = load_model_under_test(stored, config.sampling, device, config.image_tokenizer)
     _check_size(config, model_under_test)
     # Read before the long work begins: a wrong path is to be known at once.
     rows = read_partiprompts(config.partiprompts) if config.partiprompts is not None else []
@@ -181,16 +183,17 @@ def _on_pairs(
             missing += AbsentMeter(GENERATED_METRICS, "torch-fidelity's InceptionV3", str(error)).metrics()
 
     pairs = ReferenceSet(data, config.split, config.limit, require_captions=True)
+    likelihood = model_under_test.likelihood_meter()
     captions: list[str] = []
     with tqdm(total=pairs.expected, unit="pair", desc="pairs", disable=not progress) as bar:
         for batch in pairs.batches():
-            if model_under_test.likelihood is not None:
-                model_under_test.likelihood.add(batch.to(device))
+            if likelihood is not None:
+                likelihood.add(batch.to(device))
             captions += batch.texts()
             if inception is not None and config.reference is None:
                 inception.add_real(to_uint8(batch.images).to(device))
             bar.update(len(batch))
-    nats = list(model_under_test.likelihood.metrics()) if model_under_test.likelihood is not None else []
+    nats = list(likelihood.metrics()) if likelihood is not None else []
     if not all(math.isfinite(metric.value or 0.0) for metric in nats):
         raise ModelFolderError(f"{config.model} gives logits that are no finite numbers: its weights are damaged")
     yield from _with(nats, pairs.protocol())
@@ -231,8 +234,8 @@ def _on_partiprompts(
     records = generate_partiprompts(model_under_test, images, folder, config.batch_size, progress)
     write_sheets(images, folder)
     scores = score_partiprompts(images, backbones, folder, records, config.batch_size, progress)
-    generated = {"sampling": dict(model_under_test.sampling), "first_seed": config.seed}
-    cut = sum(model_under_test.text_tokenizer.is_cut([image.source.prompt for image in images]))
+    generated = {"sampling": model_under_test.sampling, "first_seed": config.seed}
+    cut = sum(model_under_test.pipeline.text_tokenizer.is_cut([image.source.prompt for image in images]))
     protocol = partiprompts_protocol(path, images, len(rows)) | {"generated": generated | {"cut_prompts": cut}}
     return partiprompts_metrics(images, backbones, scores, protocol)
 
@@ -243,7 +246,7 @@ def partiprompts_folder(config: GeneratorEvaluationConfig) -> Path:
 
 
 def _check_size(config: GeneratorEvaluationConfig, model_under_test: ModelUnderTest) -> None:
-    size = model_under_test.image_size
+    size = model_under_test.pipeline.image_size
     if config.data is not None and config.data.transform.image_size != size:
         raise ConfigError(
             f"data.transform.image_size is {config.data.transform.image_size}, the model in {config.model} draws "

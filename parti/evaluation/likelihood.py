@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parti.base_pipeline import Pipeline
 from parti.pairs import PairTokenizer
-from parti.pipeline import TextToImage
 from vqgan.data.batch import Batch
 from vqgan.metrics.protocol import Metric
 
@@ -21,8 +21,10 @@ class LikelihoodMeter:
     """Mean cross-entropy of the codes given their caption and the codes before them; of the text too, where the model
     learns it. Neither caption dropout nor guidance: the model as it is."""
 
-    def __init__(self, model: TextToImage) -> None:
-        self._generator = model.generator
+    def __init__(self, model: Pipeline) -> None:
+        if model.next_token_generator is None or model.image_tokenizer is None:
+            raise ValueError(f"{type(model).__name__} predicts no code from those before it; it has no likelihood")
+        self._generator = model.next_token_generator
         self._tokenizers = PairTokenizer(model.text_tokenizer, model.image_tokenizer)
         self._nats: list[Tensor] = []  # (B,) float64: mean over the codes of each image
         self._text_nats = 0.0

@@ -118,7 +118,7 @@ def generate_partiprompts(
     samples.json is written after every batch: an interrupted run goes on where it stopped. Raises ConfigError where
     nothing can be written.
     """
-    same = {"settings": dict(model_under_test.sampling), **model_under_test.identity}
+    same = {"settings": model_under_test.sampling, **model_under_test.identity}
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         records = _read_records(folder)

@@ -1,15 +1,17 @@
 """Draw many images and hand them on part by part, so that not all of them lie in memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-from parti.evaluation.model_under_test import Draw
-from parti.pipeline import GeneratedImage
+from parti.base_pipeline import GeneratedImage, Requests
+
+Generate = Callable[[Requests, int], Iterator[GeneratedImage]]
+"""Yields the images of (prompt, seed) pairs in their order, so many at once."""
 
 
 def sample_in_parts(
-    generate: Draw, wanted: Sequence[tuple[str, int]], batch_size: int, progress: bool = False
+    generate: Generate, wanted: Requests, batch_size: int, progress: bool = False
 ) -> Iterator[list[GeneratedImage]]:
     """The images of (prompt, seed) pairs, `batch_size` at a time.
 

@@ -11,10 +11,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from parti.completion import Completion
-from parti.pipeline import GeneratedImage, OnRows, TextToImage
+from parti.base_pipeline import GeneratedImage, Pipeline, Requests, SampleOptions
 from parti.reranker.scorer import Scorer
-from parti.sampling.generate import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -43,26 +41,22 @@ def candidate_seeds(wanted: Sequence[tuple[str, int]], candidates: int) -> list[
 
 
 def sample_best(
-    model: TextToImage,
+    model: Pipeline,
     scorer: Scorer,
-    wanted: Sequence[tuple[str, int]],
+    requests: Requests,
     candidates: int,
-    settings: SamplingConfig,
+    options: SampleOptions = SampleOptions(),  # noqa: B008 - frozen
     *,
-    completion: Completion | None = None,
-    on_rows: OnRows | None = None,
     batch_size: int = 64,
     progress: bool = False,
 ) -> Iterator[Kept]:
-    """The best of `candidates` images for each (prompt, seed) pair, in their order; see `candidate_seeds`.
+    """Yields the best of `candidates` images for each (prompt, seed) pair, in their order; see `candidate_seeds`.
 
-    `completion` and `on_rows`, which gets candidates, are those of `TextToImage.stream`.
-    Images of one prompt whose seeds are less than `candidates` apart share candidates. Raises what `stream` raises.
+    `options` are those of `Pipeline.stream`; their `on_rows` gets candidates. Images of one prompt whose seeds are less
+    than `candidates` apart share candidates. Raises what `stream` raises.
     """
-    asked = candidate_seeds(wanted, candidates)
-    generated = model.stream(
-        asked, settings, completion=completion, on_rows=on_rows, batch_size=batch_size, progress=progress
-    )
+    asked = candidate_seeds(requests, candidates)
+    generated = model.stream(asked, options, batch_size=batch_size, progress=progress)
     return keep_best(generated, scorer, candidates)
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parti.pipeline import GeneratedImage, TextToImage, recommended_sampling
+from parti.base_pipeline import GeneratedImage
+from parti.open_pipeline import find_pipeline
+from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig
 from parti.text.tokenizer import TEXT_TOKENIZER_FILE, TextTokenizer, TextTokenizerConfig
 from tests.tiny import CAPTIONS, tiny_image_tokenizer, tiny_text_to_image
@@ -61,7 +63,7 @@ def test_a_run_folder_stands_for_its_model(folder: Path) -> None:
     assert same(
         TextToImage.from_pretrained(run)("a cat").images, TextToImage.from_pretrained(str(folder))("a cat").images
     )
-    assert recommended_sampling(run) == RECOMMENDED
+    assert find_pipeline(run).sampling == RECOMMENDED
 
 
 def test_images_do_not_depend_on_the_batch_size() -> None:
@@ -101,7 +103,7 @@ def test_guidance_schedules_are_settings_like_others(folder: Path) -> None:
     assert same(model(CAPTIONS, guidance_scale=1.0, guidance_schedule="linear").images, plain)
     scheduled = SamplingConfig(guidance_scale=2.0, guidance_schedule="linear", precision="bf16")
     tiny_text_to_image(scheduled).save_pretrained(folder)
-    assert recommended_sampling(folder) == scheduled
+    assert find_pipeline(folder).sampling == scheduled
 
 
 def test_on_rows_shows_each_batch_as_far_as_it_is_generated() -> None:
@@ -136,14 +138,14 @@ def test_a_folder_without_recommended_settings_gets_plain_ones(folder: Path) -> 
     del values["sampling"]
     (folder / CONFIG_FILE).write_text(json.dumps(values), encoding="utf-8")
     add_checksums(folder, [CONFIG_FILE])
-    assert recommended_sampling(folder) == TextToImage.from_pretrained(folder).sampling == SamplingConfig()
+    assert find_pipeline(folder).sampling == TextToImage.from_pretrained(folder).sampling == SamplingConfig()
 
 
 def test_wrong_calls_are_errors() -> None:
     model = tiny_text_to_image()
     with pytest.raises(ValueError, match="a prompt is blank"):
         model(["a cat", " "])
-    with pytest.raises(ValueError, match="nothing to draw: 0 prompts"):
+    with pytest.raises(ValueError, match="nothing to generate: 0 prompts"):
         model([])
     with pytest.raises(ValueError, match="num_images 0"):
         model("a cat", num_images=0)
@@ -162,14 +164,14 @@ def test_wrong_calls_are_errors() -> None:
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    for read in (TextToImage.from_pretrained, recommended_sampling):
+    for read in (TextToImage.from_pretrained, find_pipeline):
         with pytest.raises(ModelFolderError, match=f"no model in .*nowhere: {CONFIG_FILE} is missing"):
             read(tmp_path / "nowhere")
 
 
 def test_a_stage_1_folder_is_recognised(tmp_path: Path) -> None:
     tiny_image_tokenizer().save_pretrained(tmp_path)
-    for read in (TextToImage.from_pretrained, recommended_sampling):
+    for read in (TextToImage.from_pretrained, find_pipeline):
         with pytest.raises(ModelFolderError, match="holds no text-to-image model; give the folder of a stage-2 run"):
             read(tmp_path)
 
@@ -200,11 +202,11 @@ def test_a_config_that_is_no_config(folder: Path, text: str) -> None:
 
 def test_a_config_of_another_kind_or_with_wrong_values(folder: Path) -> None:
     edit_config(folder, model={"kind": "diffusion"})
-    with pytest.raises(ModelFolderError, match="unknown model kind 'diffusion'; known: encoder_decoder"):
+    with pytest.raises(ModelFolderError, match="of kind 'diffusion', holds no text-to-image model"):
         TextToImage.from_pretrained(folder)
     edit_config(folder, model={"kind": "encoder_decoder"}, sampling={"topk": 3})
     with pytest.raises(ConfigError, match="tiny: sampling: unknown key topk; did you mean top_k"):
-        recommended_sampling(folder)
+        assert find_pipeline(folder).sampling
 
 
 def test_weights_of_another_size(folder: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from parti.fused.captioning.files import CaptionConfig
 from parti.next_token.train_next_token import TrainPartiConfig
+from parti.open_pipeline import StoredPipeline
 from parti.pairs import dropped_captions
 from parti.sample_files import SampleConfig, read_prompts, resolve, write_samples
 from tests.tiny import tiny_text_to_image
@@ -23,13 +24,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sampled(model: Path, out: Path, **options: int) -> SampleConfig:
+def sampled(model: Path, out: Path, **options: int) -> tuple[SampleConfig, StoredPipeline]:
     return resolve(["a red cat"], None, "cpu", {}, model=str(model), out=str(out), **options)
 
 
 @pytest.mark.parametrize(("seed", "n"), [(LARGEST, 1), (LARGEST - 1, 2), (0, 1)])
 def test_the_last_seeds_draw(seed: int, n: int, model: Path, tmp_path: Path) -> None:
-    records = write_samples(sampled(model, tmp_path, seed=seed, n=n))
+    records = write_samples(*sampled(model, tmp_path, seed=seed, n=n))
     assert [record["seed"] for record in records] == [seed + number for number in range(n)]
 
 

@@ -125,7 +125,7 @@ def test_a_model_that_draws_in_one_pass_is_measured_like_any_generator(
 def test_each_mistake_is_one_line(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "metrics.json")]
     wrong = {
-        "draws in one pass, without settings; leave sampling out": [
+        "generates whole images in one pass, without codes and without settings for sampling them; leave it out": [
             *("generator", "--model", str(runs["generator"]), "--sampling.top_k", "3")
         ],
         "holds no captioner": ["captioner", "--model", str(runs["inpainter"])],

@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+from parti.base_pipeline import SampleOptions
 from parti.completion import Completion, keep_top
 from parti.pipeline import TextToImage
 from parti.reranker.scorer import Scorer
@@ -79,7 +80,9 @@ def test_writes_images_a_sheet_and_what_they_were_generated_from(
     # What samples.json says gives the image again.
     pipeline = TextToImage.from_pretrained(model)
     for record in records:
-        (again,) = pipeline.stream([(record["prompt"], record["seed"])], SamplingConfig(**record["settings"]))
+        (again,) = pipeline.stream(
+            [(record["prompt"], record["seed"])], SampleOptions(SamplingConfig(**record["settings"]))
+        )
         with Image.open(out / record["file"]) as image:
             assert image.mode == "RGB"
             assert np.array_equal(image, again.image)

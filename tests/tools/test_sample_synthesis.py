@@ -77,11 +77,11 @@ def test_all_scales_stand_side_by_side(model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--top-k", "3"], "--top-k says how codes are drawn"),
-        (["--guidance-scale", "2"], "--guidance-scale says how codes are drawn"),
-        (["--precision", "bf16"], "--precision says how codes are drawn"),
-        (["--watch"], "--watch says how codes are drawn"),
-        (["--image", "x.png", "--keep-top", "0.5"], "--image says how codes are drawn"),
+        (["--top-k", "3"], "--top-k: the model in "),
+        (["--guidance-scale", "2"], "--guidance-scale: the model in "),
+        (["--precision", "bf16"], "--precision: the model in "),
+        (["--watch"], "--watch: the model in "),
+        (["--image", "x.png", "--keep-top", "0.5"], "--image: the model in "),
         (["--all-scales", "--upsample", "somewhere"], "upsample wants one image, and all_scales makes it three"),
         (["--all-scales", "--rerank", "2", "--reranker", "x"], "rerank wants one image"),
     ],
@@ -99,7 +99,7 @@ def test_options_that_mean_nothing_here_are_one_line(
 def test_a_model_of_codes_has_no_scales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_text_to_image().save_pretrained(tmp_path / "codes")
     assert main(words(str(tmp_path / "codes"), tmp_path / "out", "--all-scales")) == 2
-    assert "draws images of one size" in capsys.readouterr().err
+    assert "generates images of one size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["fused_inpainting", "image tokenizer"])

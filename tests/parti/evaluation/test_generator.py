@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from parti.base_pipeline import SampleOptions
 from parti.evaluation import generator as evaluation
 from parti.evaluation.clip_score import ClipScoreMeter, open_backbone
 from parti.evaluation.generated_set import FIDMeter, PromptAccuracyMeter, levels, wanted_images
@@ -267,7 +268,7 @@ def test_every_metric_of_a_set_with_its_protocol(
     texts = [text for batch in batches for text in batch.texts()]
     assert sorted(texts) == sorted(captions)
     wanted = wanted_images(texts, 13, 5)
-    made = levels([generated.image for generated in pipeline.stream(wanted, SamplingConfig())])
+    made = levels([generated.image for generated in pipeline.stream(wanted, SampleOptions(SamplingConfig()))])
     real = torch.cat([((batch.images + 1) * 127.5).round() for batch in batches])
     distance = frechet_distance(TinyInception()(made)[0], TinyInception()(real)[0])
     assert metrics["fid"]["value"] == pytest.approx(distance, rel=1e-4)

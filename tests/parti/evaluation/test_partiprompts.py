@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from parti.base_pipeline import GeneratedImage, Requests, SampleOptions
 from parti.evaluation import partiprompts as module
 from parti.evaluation.clip_score import Backbone
 from parti.evaluation.generator import GeneratorEvaluationConfig, measure_generator
@@ -25,7 +26,7 @@ from parti.evaluation.partiprompts import (
     spread,
     write_sheets,
 )
-from parti.pipeline import GeneratedImage, TextToImage
+from parti.pipeline import TextToImage
 from parti.reranker.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
 from tests.tiny import tiny_text_to_image
@@ -41,6 +42,7 @@ ROWS = [
 ]
 WEIGHTS = {"weights_sha256": "a", "image_tokenizer_sha256": "b"}
 PLAIN = SamplingConfig()
+PLAIN_OPTIONS = SampleOptions()
 
 
 def write_tsv(folder: Path, rows: Sequence[Sequence[str]] = ROWS) -> Path:
@@ -61,13 +63,13 @@ class Counting(TextToImage):
 
     def stream(
         self,
-        wanted: Sequence[tuple[str, int]],
-        settings: SamplingConfig,
+        requests: Requests,
+        options: SampleOptions = PLAIN_OPTIONS,
         *,
         batch_size: int = 64,
         progress: bool = False,
     ) -> Iterator[GeneratedImage]:
-        for one in super().stream(wanted, settings, batch_size=batch_size, progress=progress):
+        for one in super().stream(requests, options, batch_size=batch_size, progress=progress):
             if len(self.generated) == self.patience:
                 raise KeyboardInterrupt
             self.generated.append((one.prompt, one.seed))
@@ -88,18 +90,7 @@ class Brightness(Scorer):
 def model_under_test(
     model: Counting, sampling: SamplingConfig = PLAIN, weights: Mapping[str, str] = WEIGHTS
 ) -> ModelUnderTest:
-    def generate(wanted: Sequence[tuple[str, int]], batch_size: int) -> Iterator[GeneratedImage]:
-        return model.stream(wanted, sampling, batch_size=batch_size)
-
-    return ModelUnderTest(
-        generate=generate,
-        sampling=sampling.model_dump(mode="json"),
-        text_tokenizer=model.text_tokenizer,
-        image_size=16,
-        about={},
-        identity=weights,
-        head="",
-    )
+    return ModelUnderTest(model, sampling, about={}, identity=weights)
 
 
 BRIGHT = Backbone("bright", Brightness())

@@ -98,7 +98,7 @@ def test_candidates_have_the_seeds_that_follow_their_images() -> None:
 def test_the_best_candidate_is_kept_and_its_seed_gives_it_again(batch_size: int) -> None:
     model = tiny_text_to_image()
     wanted = [(CAPTIONS[0], 0), (CAPTIONS[0], 4), (CAPTIONS[1], 7)]
-    kept = list(sample_best(model, Darkness(), wanted, 4, model.sampling, batch_size=batch_size))
+    kept = list(sample_best(model, Darkness(), wanted, 4, batch_size=batch_size))
     assert len(kept) == 3
     for one, (prompt, seed) in zip(kept, wanted, strict=True):
         candidates = model(prompt, num_images=4, seed=seed).generated
@@ -112,15 +112,15 @@ def test_the_best_candidate_is_kept_and_its_seed_gives_it_again(batch_size: int)
 
 def test_one_candidate_is_plain_sampling() -> None:
     model = tiny_text_to_image()
-    (kept,) = sample_best(model, Darkness(), [(CAPTIONS[0], 3)], 1, model.sampling)
+    (kept,) = sample_best(model, Darkness(), [(CAPTIONS[0], 3)], 1)
     assert np.array_equal(kept.generated.image, model(CAPTIONS[0], seed=3).images[0])
 
 
 def test_sample_files_say_which_seed_won_and_with_what_score(trained: Path, tmp_path: Path) -> None:
     tiny_text_to_image().save_pretrained(tmp_path / "model")
     options = {"model": str(tmp_path / "model"), "n": 2, "seed": 5, "rerank": 3, "reranker": str(trained)}
-    config = resolve(CAPTIONS[:2], None, "cpu", {}, out=str(tmp_path / "out"), **options)
-    write_samples(config)
+    resolved = resolve(CAPTIONS[:2], None, "cpu", {}, out=str(tmp_path / "out"), **options)
+    write_samples(*resolved)
     records = json.loads((tmp_path / "out" / "samples.json").read_text(encoding="utf-8"))
     model, scorer = TextToImage.from_pretrained(tmp_path / "model"), Scorer.from_pretrained(trained)
     assert [record["prompt"] for record in records] == [prompt for prompt in CAPTIONS[:2] for _ in range(2)]
