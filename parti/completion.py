@@ -1,7 +1,7 @@
-"""What is given of an image whose rest is to be drawn: codes, of which a mask on the code grid keeps some.
+"""Image completion: known codes of an image, and a mask on the code grid that says which of them to keep.
 
-Codes are drawn in raster order and see only those before them: a kept top half is continued, a kept bottom half is
-copied but not foreseen (see `parti.sampling.generate`).
+Codes are sampled in raster order and attend only to those before them: a known top half is continued, a known bottom
+half is copied, but the codes above it do not take it into account (see `parti.sampling.generate`).
 
 Legend: N codes on a grid (h, w).
 """
@@ -22,9 +22,9 @@ from vqgan.image_tokenizer import ImageTokenizer
 
 @dataclass(frozen=True)
 class Completion:
-    """An image, whose largest centered square is taken, and which of its codes stay: true on the grid (h, w).
+    """An image, center-cropped to a square, and the mask (h, w) of the codes to keep.
 
-    What stays are codes: there the result shows the image tokenizer's reconstruction, not the image's own pixels.
+    Codes are kept, not pixels: the known part of the result is the image tokenizer's reconstruction.
     """
 
     image: Image.Image
@@ -32,13 +32,13 @@ class Completion:
 
     @property
     def share(self) -> float:
-        """Share of the codes that stays."""
+        """Fraction of the codes that are kept."""
         return self.keep.float().mean().item()
 
     def given(self, tokenizer: ImageTokenizer, images: int, device: torch.device) -> KnownCodes:
-        """The image's codes and what stays of them, for each of `images` rows.
+        """Returns the image's codes and the mask of the known ones, for each of `images` rows.
 
-        Raises ValueError where `keep` is not on the tokenizer's grid, or keeps everything or nothing, UnusableSample
+        Raises ValueError if `keep` is not on the tokenizer's grid, or keeps everything or nothing, UnusableSample
         for an image without a sensible meaning.
         """
         if tuple(self.keep.shape) != tokenizer.grid:
@@ -56,7 +56,7 @@ class Completion:
         )
 
     def shown(self, tokenizer: ImageTokenizer, device: torch.device) -> Image.Image:
-        """What is given, as its codes show it: gray where the rest is to be drawn. Raises what `given` raises."""
+        """Returns the known part, decoded from its codes, and gray elsewhere. Raises the errors of `given`."""
         image = tokenizer.decode(self.given(tokenizer, 1, device).codes)
         rows, columns = (
             torch.arange(side, device=device) * cells // side
@@ -67,7 +67,7 @@ class Completion:
 
 
 def keep_top(grid: tuple[int, int], share: float) -> Bool[Tensor, "h w"]:
-    """The upper `share` of the rows stays, in whole rows of codes: at least one, and not the last.
+    """Returns the mask that keeps the upper `share` of the rows: at least one row, and not the last.
 
     Raises ValueError outside (0, 1).
     """
@@ -78,10 +78,10 @@ def keep_top(grid: tuple[int, int], share: float) -> Bool[Tensor, "h w"]:
 
 
 def known_where_black(mask: Image.Image, grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
-    """Codes all of whose pixels are black in `mask` stay; where it is lighter than half gray anywhere they are drawn.
+    """Returns the mask that keeps codes whose pixels are all black in `mask`; codes with any lighter pixel are sampled.
 
-    The mask's largest centered square is taken, as of the image; its size need not be the image's. What is
-    transparent is light.
+    The threshold is half gray. The mask is center-cropped to a square like the image and may have another size;
+    transparent pixels count as light.
     """
     side = min(mask.size)
     left, top = (mask.width - side) // 2, (mask.height - side) // 2
@@ -92,5 +92,5 @@ def known_where_black(mask: Image.Image, grid: tuple[int, int]) -> Bool[Tensor, 
 
 
 def _pixels(cell: int, cells: int, side: int) -> slice:
-    """Of `side` pixels those that one of `cells` equal parts of the side touches."""
+    """Returns the range of the `side` pixels that each of `cells` equal parts of the side touches."""
     return slice(cell * side // cells, -(-(cell + 1) * side // cells))

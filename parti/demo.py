@@ -1,7 +1,7 @@
-"""The demonstration: train both stages on `shapes`, judge images of validation prompts, and show it all on one page.
+"""The demonstration: train both stages on `shapes`, check images of validation prompts, and show all on one page.
 
 The folder gets the runs `vqgan/` and `parti/`, `report.html`, `reconstructions.png`, `samples.png`, `metrics.json`.
-Running again resumes: a stage that is complete is not trained again.
+Running it again resumes: a complete stage is not trained again.
 """
 
 import json
@@ -36,14 +36,14 @@ from vqgan.training.parallel.distributed import build_accelerator
 from vqgan.training.run_folder import RunFolder
 
 SHOWN_SAMPLES, SHOWN_RECONSTRUCTIONS = 48, 16
-"""Images on the page and on the sheets: the first ones."""
+"""Number of images on the page and on the sheets."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What is trained, how much is judged, and where everything goes."""
+    """Configs of both stages, number of evaluated images, and output folder."""
 
     out: Path
     vqgan: TrainVQGANConfig
@@ -53,18 +53,18 @@ class Demo:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the evaluation gave."""
+    """Results of the evaluation."""
 
     metrics: dict[str, float]
     reconstructions: list[tuple[Image.Image, CheckedImage]]
-    """The first validation images, each with its reconstruction."""
+    """The first validation images with their reconstructions."""
     samples: list[CheckedImage]
     """One image of every prompt."""
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """How long a stage took; of a resumed one only the steps are known, from the run's own record."""
+    """Duration of a stage; for a resumed one only the time of its steps is known, from the run's record."""
 
     seconds: float
     resumed: bool
@@ -73,7 +73,7 @@ class StageTime:
 def load_demo(
     out: str | Path, seed: int, vqgan_config: str, parti_config: str, prompts: int, overrides: Sequence[str] = ()
 ) -> Demo:
-    """Both configurations, read and checked before anything is trained.
+    """Returns both configurations, read and checked before anything is trained.
 
     `overrides` are dotted options with the stage in front: `--vqgan.loop.steps 100 --parti.data.batch_size=32`.
     Raises ConfigError: one line.
@@ -97,9 +97,10 @@ def load_demo(
 
 
 def run_demo(demo: Demo, started: float, say: Say) -> dict[str, float] | None:
-    """Train what is missing, judge, write the files. What metrics.json holds; None when training was interrupted.
+    """Trains what is missing, evaluates, and writes the files. Returns the contents of metrics.json; None if
+    interrupted.
 
-    `started` is when the command began (time.monotonic()). Raises what training raises: one line for the user.
+    `started` is the start of the command (time.monotonic()). Raises the errors of training, one line for the user.
     """
     times = train_stages(demo, started, say)
     if times is None:
@@ -117,7 +118,7 @@ def run_demo(demo: Demo, started: float, say: Say) -> dict[str, float] | None:
 
 
 def train_stages(demo: Demo, started: float, say: Say) -> tuple[StageTime, StageTime] | None:
-    """Train both stages as far as they are not; None when interrupted. The first one's time counts from `started`."""
+    """Trains the unfinished stages; returns None if interrupted. The time of the first one counts from `started`."""
 
     def timed(config: TrainVQGANConfig | TrainPartiConfig, train: Callable[[], bool], begin: float) -> StageTime | None:
         run = RunFolder(config.run_dir)
@@ -136,7 +137,7 @@ def train_stages(demo: Demo, started: float, say: Say) -> tuple[StageTime, Stage
 
 
 def evaluate(demo: Demo) -> DemoResult:
-    """The shipped model, and the image tokenizer inside of it, on validation captions and images."""
+    """Evaluates the saved model and its image tokenizer on validation captions and images."""
     accelerator = build_accelerator()
     model = TextToImage.from_pretrained(demo.parti.run_dir).to(accelerator.device)
     tokenizer = model.image_tokenizer
@@ -161,9 +162,9 @@ def evaluate(demo: Demo) -> DemoResult:
 
 
 def val_captions(config: DataConfig, count: int) -> list[str]:
-    """The first `count` captions of the validation split that differ, or as many as there are."""
+    """Returns the first `count` distinct captions of the validation split, or all if there are fewer."""
     source = open_source(config.source, "val", config.transform.image_size, require_captions=True)
-    assert isinstance(source, Shapes)  # load_demo lets nothing else through
+    assert isinstance(source, Shapes)  # load_demo accepts nothing else
     captions: dict[str, None] = {}
     for index in range(len(source)):
         if len(captions) == count:
@@ -173,7 +174,7 @@ def val_captions(config: DataConfig, count: int) -> list[str]:
 
 
 def write_files(demo: Demo, findings: DemoResult, metrics: Mapping[str, float]) -> None:
-    """Both sheets, the page and metrics.json."""
+    """Writes both sheets, the page and metrics.json."""
     pairs, samples = findings.reconstructions, findings.samples[:SHOWN_SAMPLES]
     demo.out.mkdir(parents=True, exist_ok=True)
     sheet = comparison_sheet([(original, reconstruction.image) for original, reconstruction in pairs], columns=4)
@@ -198,7 +199,7 @@ def write_files(demo: Demo, findings: DemoResult, metrics: Mapping[str, float]) 
 
 
 def machine() -> dict[str, str]:
-    """What it runs on, as far as a reader of the times wants to know."""
+    """Describes the machine, for readers of the times."""
     facts = {"CPU cores": f"{_cores()} ({platform.machine()})", "threads": str(torch.get_num_threads())}
     if torch.cuda.is_available():
         facts["GPU"] = torch.cuda.get_device_name()
@@ -206,12 +207,12 @@ def machine() -> dict[str, str]:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """Returns the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _divide(overrides: Sequence[str]) -> dict[str, list[str]]:
-    """The options of each stage, without the stage. Raises ConfigError for one of neither."""
+    """Returns the options of each stage without their prefix. Raises ConfigError for an option of neither."""
     of_stage: dict[str, list[str]] = {"vqgan": [], "parti": []}
     words = iter(overrides)
     for word in words:
@@ -228,7 +229,7 @@ def _divide(overrides: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _check_same_run(config: Config, run: RunFolder) -> None:
-    """Raises ConfigError where the folder holds a run of other settings: its images would go by false names."""
+    """Raises ConfigError if the folder holds a run of other settings, whose results would be mislabeled."""
     path = run.path / "config.yaml"
     if not path.is_file():
         return

@@ -37,7 +37,7 @@ OBJECTIVES = {
 
 
 def choose_objective(argv: list[str]) -> Objective:
-    """The one that the config file among the words names, or the option `--objective`.
+    """Returns the one that the config file among the words names, or the option `--objective`.
 
     Raises ConfigError for an unknown one, or for a file that cannot be read.
     """

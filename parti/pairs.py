@@ -1,4 +1,4 @@
-"""From batches of images (or their codes) and captions to the token pairs that stage 2 learns from."""
+"""Tokenizes batches of images (or their codes) and captions to the token pairs that stage 2 trains on."""
 
 import random
 from dataclasses import dataclass
@@ -16,8 +16,7 @@ from vqgan.image_tokenizer import ImageTokenizer
 
 @dataclass(frozen=True)
 class TokenPair:
-    """Text ids (B, T) and image codes (B, N), row by row of one batch; `truncated_fraction` of the captions were too
-    long."""
+    """Text ids (B, T) and image codes (B, N) of one batch; `truncated_fraction` of the captions were truncated."""
 
     text_ids: Int64[Tensor, "B T"]
     codes: Int64[Tensor, "B N"]
@@ -25,7 +24,7 @@ class TokenPair:
 
 
 def token_space(text: TextTokenizer, image: ImageTokenizer) -> TokenSpace:
-    """The sizes that a generator between these two has."""
+    """Returns the sizes of a generator between these two tokenizers."""
     return TokenSpace(
         text_vocab_size=text.vocab_size,
         text_length=text.length,
@@ -38,7 +37,7 @@ def token_space(text: TextTokenizer, image: ImageTokenizer) -> TokenSpace:
 class PairTokenizer:
     """Both tokenizers of a run. `bpe_dropout` is the probability of BPE dropout in training.
 
-    With `ids_are_ours` the text ids in batches from a code cache are of this text tokenizer, and taken as they are.
+    With `ids_are_ours` the text ids in batches of a code cache are those of this text tokenizer and used as they are.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class PairTokenizer:
     def __call__(
         self, batch: Batch, drop: Bool[Tensor, "B"] | None = None, draw: tuple[int, int, int] | None = None
     ) -> TokenPair:
-        """Tokens of a batch; where `drop` is true the caption becomes the empty one (for guidance).
+        """Tokenizes a batch; captions are dropped (replaced by the null caption) where `drop` is true, for guidance.
 
         In training `draw` is (seed, step, the batch's first row in the global batch): what BPE dropout depends on.
         """
@@ -77,9 +76,10 @@ class PairTokenizer:
 def dropped_captions(
     probability: float, batch_size: int, seed: int, step: int, start: int, count: int
 ) -> Bool[Tensor, "B"]:
-    """Which of `count` rows, from row `start` of the global batch of this step, lose their caption.
+    """Caption dropout: returns which of `count` rows, from row `start` of the global batch of this step, drop their
+    caption.
 
-    A function of (seed, step, row), so it does not depend on how the batch is divided between processes.
+    A function of (seed, step, row), so it does not depend on how the batch is split between processes.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     return (torch.rand(batch_size, generator=generator) < probability)[start : start + count]

@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def summary(metrics: dict[str, float], out: Path, run: str) -> str:
-    """The metrics, where to look, and what to try next."""
+    """Returns the metrics, where to look, and what to try next."""
     time_of = {name: "{}:{:02}".format(*divmod(round(metrics[f"seconds_{name}"]), 60)) for name in TIMES}
     resumed = "; resumed: training steps alone" if metrics["resumed"] else ""
     sample = [_python(), "tools/sample.py", "--model", run, "--prompt", NEXT_PROMPT, "--out", str(out / "next")]

@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
 
 
 def chosen(argv: Sequence[str]) -> Evaluation:
-    """What the first word names. Raises ConfigError for another, with the nearest valid one."""
+    """Returns what the first word names. Raises ConfigError for another, with the nearest valid one."""
     if argv and argv[0] in EVALUATIONS:
         return EVALUATIONS[argv[0]]
     given = f"received {argv[0]!r}" if argv else "nothing was given"

@@ -84,7 +84,8 @@ def build_parser() -> OptionParser:
 
 
 def parse(argv: list[str]) -> dict[str, Any]:
-    """The options as arguments of `resolve`, with `help` and `print_config`. Raises ConfigError for a wrong word."""
+    """Returns the options as arguments of `resolve`, with `help` and `print_config`. Raises ConfigError for a wrong
+    word."""
     parser = build_parser()
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:

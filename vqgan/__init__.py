@@ -12,7 +12,8 @@ __all__ = ["ImageTokenizer", "load_tokenizer"]
 
 
 def load_tokenizer(folder: str | Path) -> "ImageTokenizer":
-    """The image tokenizer of a model folder, run folder or Hub name, trained here or imported from another project.
+    """Returns the image tokenizer of a model folder, run folder or Hub name, trained here or imported from another
+    project.
 
     Raises ModelFolderError when there is none.
     """

@@ -67,7 +67,7 @@ class CodebookMaintenance:
         self._last_hit = [torch.full((quantizer.codebook_size,), -1, device=device) for _ in range(max(1, len(books)))]
 
     def in_warmup(self, step: int, steps: int) -> bool:
-        """Whether this step trains without quantization."""
+        """Returns whether this step trains without quantization."""
         return step < in_steps(self.config.unquantized, steps)
 
     @torch.no_grad()
@@ -110,7 +110,7 @@ class CodebookMaintenance:
         return 0
 
     def dead_codes(self) -> Float[Tensor, ""]:
-        """Share of the codes of all codebooks that nothing has hit for `dead_after` steps.
+        """Returns the share of the codes of all codebooks that nothing has hit for `dead_after` steps.
 
         In the first `dead_after` steps, or of quantization: that nothing has hit yet.
         """
@@ -168,7 +168,8 @@ class CodebookMaintenance:
         return moved
 
     def _asked(self, index: int, generator: torch.Generator) -> tuple[Float[Tensor, "K D"], Float[Tensor, "K"]]:
-        """What a codebook is asked about the remembered latents, as it compares them, and how far its answers are."""
+        """Returns what a codebook is asked about the remembered latents, as it compares them, and how far its answers
+        are."""
         latents = self._recent[self._filled][None]
         look_up = self.quantizer.look_ups(latents, self.quantizer.encode(latents))[index]
         assert look_up.codes is not None
@@ -186,7 +187,7 @@ class CodebookMaintenance:
 
 
 def codebooks(quantizer: Quantizer) -> list[NearestQuantizer]:
-    """The learned codebooks of a quantizer."""
+    """Returns the learned codebooks of a quantizer."""
     return [look_up.quantizer for look_up in quantizer.look_ups(torch.zeros(1, 1, quantizer.latent_dim), None)]
 
 

@@ -47,7 +47,7 @@ def contact_sheet(
     scale: int | None = None,
     marks: Sequence[bool | None] | None = None,
 ) -> Image.Image:
-    """A grid of images, row by row, each with its caption beneath.
+    """Returns a grid of images, row by row, each with its caption beneath.
 
     `scale` enlarges every image by that whole number; None chooses the one that shows the largest image at about
     176 pixels. `marks` gives verdicts: True a green frame with a tick, False a red one with a cross, None neither.
@@ -99,7 +99,7 @@ def comparison_sheet(
     columns: int = 3,
     scale: int | None = None,
 ) -> Image.Image:
-    """Pairs of images side by side, `columns` pairs to a row, under a head line with the two `labels`.
+    """Returns pairs of images side by side, `columns` pairs to a row, under a head line with the two `labels`.
 
     `scale` is as in `contact_sheet`. Raises ValueError where there is no pair.
     """
@@ -141,7 +141,7 @@ def _columns(columns: int, count: int) -> int:
 
 
 def _enlarged(images: Sequence[Image.Image], scale: int | None) -> list[Image.Image]:
-    """The images in RGB, each `scale` times as large; all by the same factor, so that they compare."""
+    """Returns the images in RGB, each `scale` times as large; all by the same factor, so that they compare."""
     if scale is None:
         scale = max(1, round(_SHOWN / max((side for image in images for side in image.size), default=1)))
     if scale < 1:
@@ -175,7 +175,7 @@ def _frame(
 
 
 def _badge(right: bool) -> Image.Image:
-    """A round tick or cross with a white rim, drawn large and made small for smooth edges."""
+    """Returns a round tick or cross with a white rim, drawn large and made small for smooth edges."""
     fine = 8
     size = (_BADGE + 4) * fine
     badge = Image.new("RGBA", (size, size), (*_PAPER, 0))
@@ -211,7 +211,7 @@ def _text_height(lines: int) -> int:
 
 
 def _wrap(text: str, font: Font, width: int) -> list[str]:
-    """Lines no wider than `width`, broken between words, and inside of a word that is itself too wide."""
+    """Returns lines no wider than `width`, broken between words, and inside of a word that is itself too wide."""
     width -= 2  # glyphs may reach a little over their advance
     lines: list[str] = []
     for word in text.split():

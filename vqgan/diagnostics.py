@@ -57,7 +57,7 @@ def diagnose_tokenizer(
     discriminator_steps: int | None = None,
     quantizer: str = "nearest",
 ) -> list[str]:
-    """Findings from a log line's metrics (means since the line before, and `step`); empty for a healthy run.
+    """Returns findings from a log line's metrics (means since the line before, and `step`); empty for a healthy run.
 
     codebook_size: number of codes V. codes_per_batch: codes in one step's batch, over all processes. clip_norm: the
     autoencoder's. discriminator_steps: steps since the discriminator joined, where known. quantizer: its `kind`, since

@@ -94,7 +94,7 @@ class DiscriminatorTrainer:
         self._averages = _LogitAverages(config.lecam_decay, accelerator)
 
     def factor(self, step: int) -> float:
-        """What multiplies the generator's weight at `step`; 0 while neither player plays."""
+        """Returns what multiplies the generator's weight at `step`; 0 while neither player plays."""
         return ramp(step, self.steps, self.config.start, self.config.warmup)
 
     def generator_loss(
@@ -105,7 +105,7 @@ class DiscriminatorTrainer:
         step: int,
         scale: float = 1.0,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The generator's weighted loss and its weight, which is adaptive if the config says so.
+        """Returns the generator's weighted loss and its weight, which is adaptive if the config says so.
 
         `scale` is that of the generator's loss in fp16: gradients within are small in the same way.
         """
@@ -132,7 +132,7 @@ class DiscriminatorTrainer:
         return metrics | {f"discriminator_{name}": value for name, value in self._learner.update(step).items()}
 
     def stateful(self) -> dict[str, Stateful]:
-        """What a resumed run needs."""
+        """Returns what a resumed run needs."""
         return {
             "discriminator": self.discriminator,
             "discriminator_optimizer": self.optimizer,
@@ -216,7 +216,7 @@ class _LogitAverages:
 
     @torch.no_grad()
     def update(self, real: Tensor, fake: Tensor) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The averages with this batch. One that is not finite leaves them as they are."""
+        """Returns the averages with this batch. One that is not finite leaves them as they are."""
         new = torch.stack([real.mean(), fake.mean()])
         if self._accelerator.num_processes > 1:
             new = torch.as_tensor(self._accelerator.reduce(new, reduction="mean"))
@@ -234,5 +234,5 @@ class _LogitAverages:
 
 
 def leading_fraction(share: float, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "b 3 H W"]:
-    """The first `share` of a batch, at least one image, laid out for convolutions (channels last)."""
+    """Returns the first `share` of a batch, at least one image, laid out for convolutions (channels last)."""
     return images[: max(1, round(share * len(images)))].contiguous(memory_format=torch.channels_last)

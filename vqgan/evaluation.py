@@ -44,7 +44,7 @@ LPIPS_SMALLEST_IMAGE = 32
 def evaluate_tokenizer(
     tokenizer: ImageTokenizer, batches: Iterable[Batch], accelerator: Accelerator, check_image: Judge | None = None
 ) -> dict[str, float]:
-    """The metrics of `evaluate_tokenizer_and_count`."""
+    """Returns the metrics of `evaluate_tokenizer_and_count`."""
     return evaluate_tokenizer_and_count(tokenizer, batches, accelerator, check_image)[0]
 
 
@@ -52,8 +52,8 @@ def evaluate_tokenizer(
 def evaluate_tokenizer_and_count(
     tokenizer: ImageTokenizer, batches: Iterable[Batch], accelerator: Accelerator, check_image: Judge | None = None
 ) -> tuple[dict[str, float], Int64[Tensor, "V"]]:
-    """Mean PSNR in dB, codebook usage and perplexity; with a judge the share of reconstructions that are still right;
-    and how often each code was hit.
+    """Returns the mean PSNR in dB, codebook usage and perplexity; with a judge the share of reconstructions that are
+    still right; and how often each code was hit.
 
     `batches` are this process's share, on the tokenizer's device; the metrics are those of all processes, over the
     whole set. SSIM is left to `measure_tokenizer`: it takes about as long as the tokenizer itself.
@@ -120,7 +120,8 @@ class TokenizerEvaluationConfig(Config):
 
 
 def load_evaluation(overrides: Sequence[str]) -> TokenizerEvaluationConfig:
-    """Settings from command line words. What is not given of `data` is that of the run that the model comes from.
+    """Returns settings from command line words. What is not given of `data` is that of the run that the model comes
+    from.
 
     The image size follows the tokenizer. Raises ConfigError or ModelFolderError, one line.
     """
@@ -270,12 +271,12 @@ class PerceptualMeter:
 
 
 def lpips_name(config: PerceptualConfig) -> str:
-    """The metric's name: LPIPS values of two backbones do not compare."""
+    """Returns the metric's name: LPIPS values of two backbones do not compare."""
     return f"lpips_{config.backbone}"
 
 
 def lpips_method(config: PerceptualConfig) -> str:
-    """The metric's method."""
+    """Returns the metric's method."""
     return f"mean LPIPS distance ({config.backbone}), images in [-1, 1], no resize"
 
 

@@ -30,7 +30,7 @@ class FrozenPart:
 
     @classmethod
     def of(cls, network: nn.Module) -> "FrozenPart":
-        """A network that training depends on."""
+        """Wraps a network that training depends on."""
         return cls({"weights": network_fingerprint(network)})
 
 

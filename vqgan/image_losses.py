@@ -51,13 +51,13 @@ class ImageLosses:
             self.perceptual = perceptual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def frozen_parts(self, key: str) -> dict[str, FrozenPart]:
-        """The perceptual network, if there is one; `key` is that of these losses in the run's config."""
+        """Returns the perceptual network, if there is one; `key` is that of these losses in the run's config."""
         return {} if self.perceptual is None else {f"{key}.perceptual": FrozenPart.of(self.perceptual)}
 
     def __call__(
         self, generated: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]
     ) -> dict[str, Float[Tensor, ""]]:
-        """The weighted terms by name (l1, l2, perceptual), of images in [-1, 1]."""
+        """Returns the weighted terms by name (l1, l2, perceptual), of images in [-1, 1]."""
         config = self.config
         terms = {}
         if config.l1_weight:

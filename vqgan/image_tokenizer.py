@@ -52,7 +52,7 @@ class CodesFingerprint(NamedTuple):
 
     @classmethod
     def parse(cls, text: object) -> "CodesFingerprint | None":
-        """What `str` made; None for anything else."""
+        """Returns what `str` made; None for anything else."""
         parts = text.split("-") if isinstance(text, str) else []
         return cls(*parts) if len(parts) == len(cls._fields) else None
 
@@ -85,7 +85,7 @@ class ImageTokenizer(PushToHubMixin, nn.Module):
         self.autoencoder = autoencoder.eval().requires_grad_(False)
 
     def codes_fingerprint(self) -> CodesFingerprint:
-        """What decides the codes; a pass over the encoder's weights."""
+        """Returns what decides the codes; a pass over the encoder's weights."""
         return codes_fingerprint(self.autoencoder)
 
     def codes_as_frozen_part(self) -> FrozenPart:
@@ -167,7 +167,8 @@ class ImageTokenizer(PushToHubMixin, nn.Module):
 
     @torch.no_grad()
     def embed(self, codes: Int64[Tensor, "B N"]) -> Float[Tensor, "B P D"]:
-        """The latents, one for each place of the image, that codes stand for: P = N but for residual quantizers.
+        """Returns the latents, one for each place of the image, that codes stand for: P = N but for residual
+        quantizers.
 
         Raises ValueError for codes outside [0, vocab_size).
         """

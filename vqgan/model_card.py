@@ -11,7 +11,7 @@ LIBRARY = "parti-toolkit"
 
 
 def model_card(head: Mapping[str, Any], title: str, what: str, facts: Mapping[str, str], usage: str) -> str:
-    """A card: the Hub's YAML `head`, a sentence, a table of `facts` and an example of use."""
+    """Returns a card: the Hub's YAML `head`, a sentence, a table of `facts` and an example of use."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return (
         f"---\n{yaml.safe_dump({'library_name': LIBRARY, **head}, sort_keys=False)}---\n\n# {title}\n\n{what}\n\n"
@@ -20,7 +20,7 @@ def model_card(head: Mapping[str, Any], title: str, what: str, facts: Mapping[st
 
 
 def image_tokenizer_card(name: str, autoencoder: Autoencoder, vocab_size: int, grid: tuple[int, int]) -> str:
-    """The card of an image tokenizer that is called `name` on the Hub; `grid` is that of its codes."""
+    """Returns the card of an image tokenizer that is called `name` on the Hub; `grid` is that of its codes."""
     config = autoencoder.config.model_dump(mode="json")
     side, codes = autoencoder.image_size, grid[0] * grid[1]
     return model_card(

@@ -1,1 +1,1 @@
-"""Image codes, captions and text ids, made once and kept: stage 2 then trains without the image tokenizer."""
+"""Cache of image codes, captions and text ids: stage 2 then trains without the image tokenizer."""

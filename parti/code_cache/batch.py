@@ -1,6 +1,6 @@
-"""What stage 2 reads from a code cache, as the loader and the loop know it: samples, items and batches.
+"""Samples, items and batches of a code cache, with the interface that loader and loop expect.
 
-Their images have no pixels: `images` is (B, 3, 0, 0). The codes stand for them.
+They hold codes instead of pixels: `images` is (B, 3, 0, 0).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from vqgan.data.source import Sample, UnusableSample
 
 @dataclass(frozen=True, kw_only=True)
 class CodedSample(Sample):
-    """The codes of each of K crops; the text ids of each caption, and whether it was longer than they are."""
+    """The codes of each of K crops; the text ids of each caption, and whether it was truncated."""
 
     codes: Integer[np.ndarray, "K N"]
     text_ids: Integer[np.ndarray, "C T"] | None
@@ -28,7 +28,7 @@ class CodedSample(Sample):
 
 @dataclass(frozen=True, kw_only=True)
 class CodedItem(Item):
-    """One crop's codes, and the chosen caption's ids where the cache has them."""
+    """The codes of one crop, and the ids of the chosen caption if the cache has them."""
 
     codes: Int64[Tensor, "N"]
     text_ids: Int64[Tensor, "T"] | None
@@ -52,7 +52,7 @@ class CodedItem(Item):
 
 @dataclass(frozen=True, kw_only=True)
 class CodedBatch(Batch):
-    """Codes in the place of images; text ids where the cache has them."""
+    """A batch with codes instead of images, and text ids if the cache has them."""
 
     codes: Int64[Tensor, "B N"]
     text_ids: Int64[Tensor, "B T"] | None
@@ -62,16 +62,17 @@ class CodedBatch(Batch):
         return replace(self, codes=self.codes.pin_memory())
 
     def to(self, device: torch.device) -> "CodedBatch":
-        """The text ids stay: captions are dropped from them first, in the host's memory."""
+        """Copies the batch to a device, except for the text ids: captions are dropped from them first, on the host."""
         codes = self.codes.to(device, non_blocking=True)
         return replace(self, images=self.images.to(device), codes=codes)
 
 
 def read_codes(sample: Sample, rng: np.random.Generator | None, skipped: tuple[UnusableSample, ...]) -> CodedItem:
-    """The item of a sample: with `rng` one of its crops and captions, without it the first."""
+    """Returns the item of a sample: with `rng` one of its crops and captions, without it the first."""
     assert isinstance(sample, CodedSample)
     views = len(sample.codes)
-    # One crop draws nothing, as a transform without chance draws nothing: the caption is then that of the image.
+    # One crop uses no random number, like a deterministic transform, so the caption choice is that of training on
+    # images.
     crop = int(rng.integers(views)) if rng is not None and views > 1 else 0
     caption = choose_caption(sample, rng)
     chosen = sample.captions.index(caption) if caption is not None else 0
@@ -88,4 +89,4 @@ def read_codes(sample: Sample, rng: np.random.Generator | None, skipped: tuple[U
 
 
 NO_IMAGE = Image.new("RGB", (0, 0))
-"""The image of a sample that has codes."""
+"""Placeholder for the image of a sample that has codes."""

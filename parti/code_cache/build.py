@@ -1,4 +1,4 @@
-"""What a cache was made from, written before its first shard and after its last; another making is refused."""
+"""Writes and checks a cache's manifest: before its first shard, after its last, and when a build is resumed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,7 +33,7 @@ from vqgan.system.atomic_files import writing
 
 
 def check_out(folder: Path) -> None:
-    """Raises ConfigError where a file has the name of the cache's folder, or of one above it."""
+    """Raises ConfigError if a file has the name of the cache's folder or of one of its parents."""
     for path in (folder, *folder.parents):
         if path.exists():
             if not path.is_dir():
@@ -42,7 +42,7 @@ def check_out(folder: Path) -> None:
 
 
 def check_same_making(folder: Path, config: EncodeConfig, tokenizer: ImageTokenizer, source: ShardedSource) -> None:
-    """Raises ConfigError where the folder holds a cache that other options, codes or data made."""
+    """Raises ConfigError if the folder holds a cache of other options, codes or data."""
     if not (folder / CACHE_FILE).exists():
         return
     record = read_record(folder)
@@ -103,7 +103,7 @@ def begin_record(folder: Path, config: EncodeConfig, tokenizer: ImageTokenizer, 
 
 
 def complete_record(folder: Path, seen: dict[Split, int], unused: Iterable[Unused]) -> CacheRecord:
-    """Count what the shards hold, now that all are there, and say so in cache.json. `seen`: positions of each split.
+    """Completes cache.json with the contents of the shards, once all are written. `seen`: positions of each split.
 
     `unused` may have grown since the beginning: a stream learns of it while it is read.
     """
@@ -125,12 +125,12 @@ def complete_record(folder: Path, seen: dict[Split, int], unused: Iterable[Unuse
 
 
 def expected_shards(folder: Path, split: Split, positions: int, shard_size: int) -> list[Path]:
-    """Where the shards of so many positions lie."""
+    """Returns the paths of the shards of so many positions."""
     return [shard_path(folder, split, number) for number in range(-(-positions // shard_size))]
 
 
 def _text_record(folder: Path, text: TextConfig, source: ShardedSource) -> TextRecord:
-    """The vocabulary is made once; the file stays."""
+    """Returns the text tokenizer of the cache, which is trained once and then read from its file."""
 
     if not (folder / CACHE_FILE).exists():
         with vocabulary_progress(source.captions) as captions:

@@ -1,6 +1,6 @@
-"""Training from a code cache: a source with the positions of the images' own, and both splits as batches of codes.
+"""Training data from a code cache: a source with the same positions as the images, and both splits as batches.
 
-The order of a run is that of a run from images, unusable ones included: those raise UnusableSample here as there.
+Samples come in the same order as when training on images, unusable ones included: they raise UnusableSample too.
 """
 
 from collections import OrderedDict
@@ -22,19 +22,19 @@ from vqgan.fingerprints import file_fingerprint
 from vqgan.image_tokenizer import ImageTokenizer
 
 _OPEN_SHARDS = 256
-"""Files that stay open: a system allows a process some 1000."""
+"""Largest number of open files: a process may usually open 1024."""
 
 
 class PairDataConfig(DataConfig, may_change=("codes",)):
-    """Where images, or their codes, and captions come from, and how they are batched."""
+    """Source of images (or their codes) and captions, and batching."""
 
     codes: str | None = None
-    """Folder of a code cache (tools/encode_dataset.py), in the place of images; source and transform are then those
-    that the cache was made from."""
+    """Folder of a code cache (tools/encode_dataset.py) to read instead of images; source and transform are then those
+    of the cache."""
 
 
 class CodeCache:
-    """A complete code cache. Raises DataError where there is none, or an unfinished one."""
+    """A complete code cache. Raises DataError if there is none, or an unfinished one."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
@@ -46,9 +46,9 @@ class CodeCache:
             )
 
     def check_tokenizer(self, tokenizer: ImageTokenizer, folder: str) -> None:
-        """Raises ConfigError where the codes are of another image tokenizer than the one from `folder`.
+        """Raises ConfigError if the codes are those of another image tokenizer than the one from `folder`.
 
-        Its decoder need not be that of the one that made them.
+        Its decoder may differ from that of the tokenizer that encoded them.
         """
         if differing := self.record.image_tokenizer.differs_from(tokenizer, folder):
             raise ConfigError(
@@ -58,7 +58,7 @@ class CodeCache:
             )
 
     def resolved(self, config: PairDataConfig) -> PairDataConfig:
-        """`config` with the cache's source and transform. Raises ConfigError where it asks for others.
+        """Returns `config` with the cache's source and transform. Raises ConfigError if it asks for others.
 
         A section left at its default asks for nothing.
         """
@@ -73,13 +73,13 @@ class CodeCache:
         return config.model_copy(update=wanted)
 
     def has_ids_of(self, folder: Path) -> bool:
-        """Whether the text ids are those of the text tokenizer in `folder`."""
+        """Returns whether the text ids are those of the tokenizer in `folder`."""
         text = self.record.text_tokenizer
         return text is not None and text.fingerprint == file_fingerprint(folder / TEXT_TOKENIZER_FILE)
 
 
 class CodedPipeline(DataPipeline):
-    """Both splits of a code cache as batches of codes. Raises DataError where a shard is missing."""
+    """Both splits of a code cache as batches of codes. Raises DataError if a shard is missing."""
 
     def __init__(self, config: PairDataConfig, seed: int, cache: CodeCache) -> None:
         self._cache = cache
@@ -95,7 +95,7 @@ class CodedPipeline(DataPipeline):
         return CachedMixture(parts, [part.weight for part in record.source.sources])
 
     def unused(self) -> tuple[Unused, ...]:
-        """What the encoded data set passed over."""
+        """Returns what was skipped when the data set was encoded."""
         return tuple(Unused(**record.model_dump()) for record in self._cache.record.unused)
 
     def _item_reader(self) -> ReadItem:
@@ -103,7 +103,7 @@ class CodedPipeline(DataPipeline):
 
 
 class CachedMixture(Mixture):
-    """The parts of a mixture's split, shown by its weights as their images are. Their names are in the shards."""
+    """The sources of a mixture's split, mixed by the same weights as their images. Their names are in the shards."""
 
     def __init__(self, parts: Sequence["CachedSplit"], weights: Sequence[float]) -> None:
         self.turns = MixtureSchedule(weights)
@@ -111,7 +111,7 @@ class CachedMixture(Mixture):
 
 
 class CachedSplit:
-    """Positions `first` ... `first + count` - 1 of a split as a source. The shards are mapped into memory, not read."""
+    """Positions `first` ... `first + count` - 1 of a split as a source. The shards are memory-mapped."""
 
     def __init__(self, folder: Path, split: Split, record: CacheRecord, first: int, count: int) -> None:
         self._folder = folder
@@ -140,12 +140,12 @@ class CachedSplit:
         )
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions alone."""
+        """Returns the captions without decoding the codes."""
         position = self._range[index]
         return self._shard(position).captions(position)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """A loader's worker maps the shards itself."""
+        """Leaves the memory maps out of the pickle: each loader worker maps the shards itself."""
         return CachedSplit, (self._folder, self._split, self._record, self._range.start, len(self._range))
 
     def _shard(self, position: int) -> Shard:
@@ -158,7 +158,7 @@ class CachedSplit:
 
 
 def _difference(given: Config, wanted: Config) -> str:
-    """The first setting that differs, in both forms."""
+    """Returns the first setting that differs, in both forms."""
     ours, theirs = given.model_dump(mode="json"), wanted.model_dump(mode="json")
     key = next(key for key in theirs | ours if ours.get(key) != theirs.get(key))
     return f"{key}: {ours.get(key)!r} here, {theirs.get(key)!r} there"

@@ -1,7 +1,8 @@
-"""Making a code cache: a data set through the image tokenizer, in shards. `tools/encode_dataset.py` calls `encode`.
+"""Builds a code cache: encodes a data set with the image tokenizer, in shards. `tools/encode_dataset.py` calls
+`encode`.
 
-A shard is a range of positions in a split and depends on nothing outside of it: the processes take missing shards in
-turns, and what a kill leaves is the shards that are whole. Running again makes the others.
+A shard is a range of positions in a split and independent of the others. Missing shards are distributed over the
+processes; a killed build leaves complete shards only, and running it again encodes the rest.
 """
 
 import sys
@@ -29,11 +30,11 @@ from vqgan.training.stopping import StopRequest
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SKIPPED_SAID = 20
-"""How many skipped images are named on the screen."""
+"""Number of skipped images named on the screen."""
 
 
 def encode(config: EncodeConfig) -> bool:
-    """Make the cache, or what of it is missing; True when complete, False when interrupted.
+    """Builds the cache, or its missing part. Returns True when complete, False when interrupted.
 
     Raises ConfigError, DataError, ModelFolderError or CannotWriteError with one line for the user.
     """
@@ -48,13 +49,13 @@ def encode(config: EncodeConfig) -> bool:
             f"{tokenizer.image_size}; set data.transform.image_size to that"
         )
     source = ShardedSource(config.data)
-    # 1. What is there must be of the same making; every process looks before the first one writes.
+    # 1. An existing cache must have the same options; every process checks before the first one writes.
     check_same_making(folder, config, tokenizer, source)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         begin_record(folder, config, tokenizer, source)
     accelerator.wait_for_everyone()
-    # 2. The missing shards, in turns; every process looks before the first one makes any.
+    # 2. Distribute the missing shards; every process lists them before the first one writes any.
     record = read_record(folder)
     work = _Work(config, record, tokenizer.to(accelerator.device), accelerator)
     accelerator.wait_for_everyone()
@@ -62,7 +63,7 @@ def encode(config: EncodeConfig) -> bool:
 
 
 class _Work:
-    """One process's share."""
+    """The shards of one process."""
 
     def __init__(
         self, config: EncodeConfig, record: CacheRecord, tokenizer: ImageTokenizer, accelerator: Accelerator
@@ -77,14 +78,14 @@ class _Work:
         self._stop = StopRequest()
 
     def do(self, source: ShardedSource) -> bool:
-        """All of it; True when the cache is complete, False when interrupted."""
+        """Encodes all splits. Returns True when the cache is complete, False when interrupted."""
         told = unused_lines(source.unused())
         for line in told:
             self._say(line)
         answer = "encoding: stopping after this batch"
         with self._stop.listening(answer if self._accelerator.is_main_process else None):
             seen = {split: self._encode(source, split) for split in SPLITS}
-            # No exchange between the processes: there is no limit to how long the slowest takes.
+            # No collective here: the slowest process may take any time.
             if self._accelerator.is_main_process:
                 self._wait_for_shards(seen)
             if self._stop.made:
@@ -103,7 +104,8 @@ class _Work:
         return True
 
     def _encode(self, source: ShardedSource, split: Split) -> int:
-        """The share of a split; returns how many positions the split has, if nothing interrupted it."""
+        """Encodes this process's shards of a split. Returns the number of positions of the split; None if
+        interrupted."""
         config, record, tokenizer = self._config, self._record, self._tokenizer
         views = record.views if split == "train" else 1
         types = ShardTypes(
@@ -132,7 +134,7 @@ class _Work:
         return parts.seen
 
     def _rows(self, images: Sequence[Views]) -> list[Row]:
-        """Their codes and text ids."""
+        """Returns the codes and text ids of squares."""
         if not images:
             return []
         squares = torch.cat([image.squares for image in images]).to(self._accelerator.device)
@@ -148,14 +150,14 @@ class _Work:
         return rows
 
     def _wait_for_shards(self, seen: dict[Split, int]) -> None:
-        """Until the other processes have written theirs."""
+        """Waits until the other processes have written their shards."""
         for split, positions in seen.items():
             for path in expected_shards(self._folder, split, positions, self._record.shard_size):
                 while not path.exists() and not self._stop.made:
                     time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _progress(self, split: Split, expected: int | None) -> "tqdm[Any]":
-        """Rate and time left of the first process, whose share is as large as the others'."""
+        """Returns rate and remaining time of the first process; all processes have equally many shards."""
         processes = self._accelerator.num_processes
         return tqdm(
             total=expected,

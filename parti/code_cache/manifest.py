@@ -1,4 +1,4 @@
-"""`cache.json`: what a code cache holds and was made from, for people and for the runs that read it."""
+"""`cache.json`: the contents and the origin of a code cache, for people and for the runs that read it."""
 
 import json
 from collections.abc import Iterable
@@ -20,17 +20,17 @@ from vqgan.system.atomic_files import write_file, writing
 CACHE_FILE = "cache.json"
 SPLITS: tuple[Split, ...] = ("train", "val")
 ITEM_ORDER = 2
-"""Version of the order in which data sets list their items; caches of another are complete or made anew."""
+"""Version of the order in which data sets list their items; an unfinished cache of another order is refused."""
 MAKE_THE_REST = "run the same command again: it makes what is missing"
-"""What is said to do once whatever kept a cache from being written is mended."""
+"""Hint for errors that prevented a cache from being written."""
 
 
 class TokenizerRecord(Config):
-    """The image tokenizer of the codes."""
+    """The image tokenizer that encoded the codes."""
 
     fingerprint: str
-    """Of what decides the codes, not of the decoder (`ImageTokenizer.codes_fingerprint`). Earlier versions have the
-    SHA-256 of its files (`vqgan.stored_tokenizer.files_fingerprint`)."""
+    """Fingerprint of everything that determines the codes, without the decoder (`ImageTokenizer.codes_fingerprint`).
+    Earlier versions have the SHA-256 of its files (`vqgan.stored_tokenizer.files_fingerprint`)."""
     grid: tuple[int, int]
     """Code grid (h, w) of an image."""
     vocab_size: int
@@ -39,9 +39,9 @@ class TokenizerRecord(Config):
     """Side of the images that it reads, in pixels."""
 
     def differs_from(self, tokenizer: ImageTokenizer, folder: str | Path) -> str:
-        """In what the tokenizer, which was read from `folder`, gives other codes, in words; nothing where it does not.
+        """Returns why the tokenizer from `folder` gives other codes, in words; empty if it gives the same.
 
-        One with another decoder gives the same.
+        Tokenizers that differ in the decoder only give the same codes.
         """
         ours = CodesFingerprint.parse(self.fingerprint)
         if ours is not None:
@@ -52,10 +52,10 @@ class TokenizerRecord(Config):
 
 
 class TextRecord(Config):
-    """The text tokenizer of the ids; it lies beside cache.json."""
+    """The text tokenizer of the ids, stored beside cache.json."""
 
     config: dict[str, Any]
-    """The section `text` that it was made by."""
+    """The `text` section of its config."""
     fingerprint: str
     """SHA-256 of text_tokenizer.json."""
     length: int
@@ -65,86 +65,86 @@ class TextRecord(Config):
 
 
 class SkippedRecord(Config):
-    """An image that could not be used."""
+    """An unusable image."""
 
     split: Split
-    """Where it belongs."""
+    """Its split."""
     position: int
-    """Its number in the split."""
+    """Its position in the split."""
     name: str
-    """What it is called."""
+    """Its name."""
     cause: str
-    """Why it could not be used."""
+    """Why it is unusable."""
 
 
 class UnusedRecord(Config):
-    """One kind of thing that lay in the data set's location and was not used; fields as in `vqgan.data.unused`."""
+    """One kind of unused file in the data set's location; fields as in `vqgan.data.unused`."""
 
     count: int
-    """How many there were."""
+    """Their number."""
     what: str
-    """What they are."""
+    """Their kind."""
     reason: str
-    """Why they were not used."""
+    """Why they are unused."""
     examples: tuple[str, ...] = Field((), strict=False)
-    """Names of the first few."""
+    """Names of the first few of them."""
     lost: bool
-    """Whether it may be data that was meant to be used."""
+    """Whether they may be data that should have been used."""
 
 
 class SplitRecord(Config):
-    """One split."""
+    """The counts of one split."""
 
     positions: int | None
-    """Items that the source has, usable or not; null: a stream that has not been read to its end."""
+    """Items of the source, usable or not; null for a stream that has not been read to its end."""
     parts: tuple[int, ...] = Field((), strict=False)
-    """Of a mixture: items of each of its data sets, which lie one after the other."""
+    """For a mixture: items of each of its data sets, which follow each other."""
     images: int = 0
-    """Usable ones, once all shards are there."""
+    """Usable items, once all shards are written."""
     shards: int = 0
-    """Number of shards, once all are there."""
+    """Number of shards, once all are written."""
 
 
 class CacheRecord(Config):
-    """All that cache.json says."""
+    """The contents of cache.json."""
 
     version: Literal[1] = 1
-    """Of this layout."""
+    """Version of this layout."""
     item_order: int = 1
-    """In which order the data set listed its items then; 1 where it is not said."""
+    """Version of the order of the data set's items; 1 if absent."""
     complete: bool = False
-    """Whether all shards are there."""
+    """Whether all shards are written."""
     image_tokenizer: TokenizerRecord
-    """What made the codes."""
+    """The image tokenizer that encoded the codes."""
     text_tokenizer: TextRecord | None
-    """What made the text ids; null: there are none."""
+    """The text tokenizer of the ids; null without ids."""
     source: SourceConfig
     """The data set."""
     transform: TransformConfig
-    """From any image to the square that was encoded."""
+    """The transform from an image to the encoded square."""
     views: int
     """Versions of each training image; validation images have one."""
     seed: int
-    """Of crops and mirroring."""
+    """Seed of crops and mirroring."""
     shard_size: int
-    """Positions of a split in one shard."""
+    """Positions per shard."""
     splits: dict[Split, SplitRecord]
-    """By name."""
+    """The splits by name."""
     skipped: tuple[SkippedRecord, ...] = Field((), strict=False)
-    """What could not be used."""
+    """The unusable images."""
     unused: tuple[UnusedRecord, ...] = Field((), strict=False)
-    """What lay in the data set's location and was not used."""
+    """Unused files in the data set's location."""
 
 
 def write_record(folder: Path, record: CacheRecord) -> None:
-    """Put cache.json in place, whole or not at all."""
+    """Writes cache.json atomically."""
     path = folder / CACHE_FILE
     with writing(path, MAKE_THE_REST):
         write_file(path, (json.dumps(record.model_dump(mode="json"), indent=2) + "\n").encode())
 
 
 def read_record(folder: Path) -> CacheRecord:
-    """The parsed cache.json. Raises DataError where there is none or it is not ours."""
+    """Returns the parsed cache.json. Raises DataError if there is none or it is not ours."""
     path = folder / CACHE_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -164,15 +164,15 @@ def read_record(folder: Path) -> CacheRecord:
 
 
 def unused_records(found: Iterable[Unused]) -> tuple[UnusedRecord, ...]:
-    """What a data set passed over, to be kept."""
+    """Converts the unused files of a data set for cache.json."""
     return tuple(UnusedRecord(**asdict(unused)) for unused in found)
 
 
 def shard_path(folder: Path, split: Split, number: int) -> Path:
-    """Where a shard lies."""
+    """Returns the path of a shard."""
     return folder / f"{split}-{number:05d}.arrow"
 
 
 def shards_there(folder: Path, split: Split) -> set[int]:
-    """Numbers of the shards that are there."""
+    """Returns the numbers of the existing shards."""
     return {int(path.stem.rpartition("-")[2]) for path in folder.glob(f"{split}-*.arrow")}

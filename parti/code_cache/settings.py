@@ -1,4 +1,4 @@
-"""What a code cache is to be made from."""
+"""Settings of a code cache."""
 
 from pydantic import Field, model_validator
 
@@ -11,36 +11,36 @@ from vqgan.training.parallel.seeding import SEEDS
 
 
 class ImagesConfig(Config):
-    """Where images and captions come from, and how they are read."""
+    """Source of images and captions, and how they are read."""
 
     source: SourceConfig = ShapesConfig()
     """The data set."""
     transform: TransformConfig = TransformConfig()
-    """From any image to the tokenizer's square."""
+    """Transform from an image to the tokenizer's square."""
     batch_size: int = Field(64, gt=0)
-    """Squares encoded at once by each process."""
+    """Squares per batch and process."""
     workers: int = Field(0, ge=0)
-    """Loader processes beside each process; 0 loads in the process itself, as does a stream."""
+    """Loader workers per process; 0 loads in the process itself, as does a stream."""
 
 
 class EncodeConfig(Config):
-    """A code cache to make."""
+    """The code cache to build."""
 
     tokenizer: str
     """Stage-1 run folder, its model folder, or a Hub name (owner/name): the image tokenizer."""
     out: str
-    """Folder of the cache. Running again with the same folder and options goes on."""
+    """Folder of the cache. Running again with the same folder and options resumes."""
     data: ImagesConfig = ImagesConfig()
     """Images and captions."""
     text: TextConfig | None = None
-    """The text vocabulary, as in a stage-2 run: its ids are kept too. null: captions alone."""
+    """The text vocabulary, as in a stage-2 run; its ids are cached too. null: captions only."""
     views: int = Field(1, gt=0)
-    """Versions of each training image, each with a random crop and mirroring of its own, among which training draws.
-    1: the image as in evaluation. Validation images always have that one."""
+    """Versions of each training image, each with its own random crop and mirroring; training picks one at random.
+    1: the image as in evaluation. Validation images always have that single version."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of the random crops: a version depends on (seed, position of the image, number of the version)."""
+    """Seed of the random crops: a version depends on (seed, position of the image, number of the version)."""
     shard_size: int = Field(8192, gt=0)
-    """Items of the data set in a shard; a kill loses the shards in progress, one a process."""
+    """Items of the data set per shard; a kill loses the shards in progress, one per process."""
 
     @model_validator(mode="after")
     def _check_crops_differ(self) -> "EncodeConfig":

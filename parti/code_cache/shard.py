@@ -1,8 +1,8 @@
-"""One shard: an Arrow file with a row an image, memory-mapped when it is read.
+"""One shard: an Arrow file with one row for each image, memory-mapped for reading.
 
-Columns: position (number in the source's split), name, captions, codes (crops x N), and where there is a text tokenizer
-text_ids and text_truncated, one entry a caption. What of its range of positions could not be used stands in the
-schema's metadata, so that one file says all about its range, and appears whole or not at all.
+Columns: position (in the source's split), name, captions, codes (crops x N), and with a text tokenizer text_ids and
+text_truncated, one entry for each caption. Unusable items of its range are in the schema's metadata, so that one file
+describes its whole range. It is written atomically.
 """
 
 import io
@@ -26,7 +26,7 @@ _INDEX_TYPES = (np.uint8, np.uint16, np.uint32)
 
 @dataclass(frozen=True)
 class Row:
-    """One image: where it stood, what it is called, and its tokens."""
+    """One image: its position, its name and its tokens."""
 
     position: int
     name: str
@@ -37,13 +37,13 @@ class Row:
 
 
 def smallest_type(vocab_size: int) -> np.dtype:
-    """The smallest unsigned integers that hold [0, vocab_size): one byte to 256, two to 65,536, else four."""
+    """Returns the smallest unsigned integers that hold [0, vocab_size): one byte to 256, two to 65,536, else four."""
     return next(np.dtype(kind) for kind in _INDEX_TYPES if vocab_size - 1 <= np.iinfo(kind).max)
 
 
 @dataclass(frozen=True)
 class ShardTypes:
-    """What all shards of a split have in common: sizes, and the numbers they are kept as; text_length None: no ids."""
+    """Sizes and integer types that all shards of a split share; text_length None: no ids."""
 
     views: int
     codes: int
@@ -53,7 +53,7 @@ class ShardTypes:
 
 
 def write_shard(path: Path, rows: Sequence[Row], skipped: Mapping[int, UnusableSample], types: ShardTypes) -> None:
-    """Put a shard in place, whole or not at all."""
+    """Writes a shard atomically."""
     columns: dict[str, Any] = {
         "position": pa.array([row.position for row in rows], pa.int64()),
         "name": pa.array([row.name for row in rows], pa.string()),
@@ -76,7 +76,7 @@ def write_shard(path: Path, rows: Sequence[Row], skipped: Mapping[int, UnusableS
 
 
 class Shard:
-    """A shard on the disk. Raises DataError where the file is missing or damaged."""
+    """A shard on disk. Raises DataError if the file is missing or damaged."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -97,11 +97,11 @@ class Shard:
         return len(self.positions)
 
     def skipped(self) -> dict[int, UnusableSample]:
-        """What could not be used, by position."""
+        """Returns the unusable items by position."""
         return {position: UnusableSample(*told) for position, told in self._skipped.items()}
 
     def row(self, position: int) -> Row:
-        """The image at a position of the split. Raises UnusableSample where it could not be used."""
+        """Returns the image at a position of the split. Raises UnusableSample if it is unusable."""
         number = self._number(position)
         columns = self._columns
         row = Row(position, columns["name"][number].as_py(), self.captions(position), self._codes[number])
@@ -112,7 +112,7 @@ class Shard:
         return replace(row, text_ids=ids[starts[number] : starts[number + 1]], text_truncated=cut)
 
     def captions(self, position: int) -> tuple[str, ...]:
-        """The captions alone. Raises UnusableSample like `row`."""
+        """Returns the captions without the codes. Raises UnusableSample like `row`."""
         return tuple(self._columns["captions"][self._number(position)].as_py())
 
     def _number(self, position: int) -> int:
@@ -125,7 +125,7 @@ class Shard:
 
 
 def _fixed(values: Sequence[Any], shape: tuple[int, ...], kind: np.dtype) -> pa.Array:
-    """A column of fixed-size lists, nested as `shape` says; the numbers of all rows lie side by side."""
+    """Returns a column of fixed-size lists nested by `shape`, from the contiguous numbers of all rows."""
     stacked = np.stack(values).astype(kind) if values else np.zeros((0, *shape), kind)
     column: Any = pa.array(stacked.reshape(-1))
     for size in reversed(shape):
@@ -134,7 +134,7 @@ def _fixed(values: Sequence[Any], shape: tuple[int, ...], kind: np.dtype) -> pa.
 
 
 def _numbers(lists: Any) -> Integer[np.ndarray, "R ..."]:
-    """Fixed-size lists, nested, as one array on the file's own memory."""
+    """Returns nested fixed-size lists as one array over the file's memory."""
     sizes = []
     while pa.types.is_fixed_size_list(lists.type):
         sizes.append(lists.type.list_size)

@@ -1,7 +1,7 @@
-"""What is encoded, in what order: a data set shard by shard, each shard in batches that do not cross its borders.
+"""Reads the data set to encode, shard by shard, each shard in batches that do not cross its borders.
 
-A shard is a range of positions of a split in the data's own order. Its batches depend on it alone, so its codes do not
-depend on which process makes it or what was made before.
+A shard is a range of positions of a split in the data's own order. Its batches depend on it only, so its codes do not
+depend on the process that encodes it or on earlier shards.
 """
 
 from collections.abc import Callable, Iterator, Set
@@ -39,24 +39,24 @@ class ShardedSource(DataPipeline):
             )
 
     def split(self, split: Split) -> Source | Stream:
-        """One of them; the data sets of a mixture one after the other."""
+        """Returns one split; the data sets of a mixture follow each other."""
         source = self._train if split == "train" else self._val
         return ConcatDataset(source.sources) if isinstance(source, Mixture) else source  # type: ignore[arg-type]
 
     def parts(self, split: Split) -> tuple[int, ...]:
-        """Of a mixture: how many items each data set has."""
+        """Returns the number of items of each data set of a mixture."""
         source = self._train if split == "train" else self._val
         return tuple(map(len, source.sources)) if isinstance(source, Mixture) else ()
 
     def positions(self, split: Split) -> int | None:
-        """How many items it has, usable or not; None for a stream."""
+        """Returns the number of items of a split, usable or not; None for a stream."""
         source = self.split(split)
         return None if isinstance(source, Stream) else len(source)
 
 
 @dataclass(frozen=True)
 class Views:
-    """The squares of one image, one a crop."""
+    """The squares of one image, one for each crop."""
 
     position: int
     name: str
@@ -66,7 +66,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Unusable:
-    """What has no squares, and why."""
+    """An unusable item, and why."""
 
     position: int
     cause: UnusableSample
@@ -74,7 +74,7 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Part:
-    """Some neighbors in a shard; `last` of it or not."""
+    """Consecutive items of a shard; `last` marks its end."""
 
     shard: int
     items: list[Views | Unusable]
@@ -82,7 +82,7 @@ class Part:
 
 
 class CropImage:
-    """The squares of a sample: `views` of them at random, as (seed, position, number) say; one: as in evaluation."""
+    """Squares of a sample: `views` random ones, by (seed, position, number); a single one is as in evaluation."""
 
     def __init__(self, config: TransformConfig, views: int, seed: int) -> None:
         self._transform = ImageTransform(config)
@@ -100,7 +100,7 @@ class CropImage:
 
 
 class ShardReader:
-    """The parts of one process's share of the shards that are missing, shard after shard."""
+    """Reads one process's missing shards, one after the other."""
 
     def __init__(self, source: Source | Stream, crop: CropImage, part_size: int, shard_size: int) -> None:
         self._source = source
@@ -111,7 +111,7 @@ class ShardReader:
         """Positions of the split, of a stream as far as it has been read."""
 
     def read(self, there: Set[int], rank: int, processes: int, workers: int) -> Iterator[Part]:
-        """The parts for process `rank` of `processes`, but not of the shards that are `there`."""
+        """Yields the parts for process `rank` of `processes`, without the shards that are `there`."""
         if isinstance(self._source, Stream):
             return self._stream_parts(self._source, there, rank, processes)
         ranges = self._ranges(self._share(there, rank, processes))
@@ -126,7 +126,7 @@ class ShardReader:
         return (Part(at.start // self._shard_size, items, self._ends_shard(at.stop)) for at, items in parts)
 
     def expected(self, there: Set[int], rank: int, processes: int) -> int | None:
-        """How many positions `read` goes through; None where only reading tells."""
+        """Returns the number of positions that `read` covers; None if it is unknown before reading."""
         if isinstance(self._source, Stream):
             return None
         return sum(map(len, self._ranges(self._share(there, rank, processes))))
@@ -146,7 +146,7 @@ class ShardReader:
         return stop == self.seen or stop % self._shard_size == 0
 
     def _stream_parts(self, stream: Stream, there: Set[int], rank: int, processes: int) -> Iterator[Part]:
-        """Every process passes over the whole stream, and decodes what is its own."""
+        """Reads a stream: every process skips through all of it and decodes only its own shards."""
         items: list[Views | Unusable] = []
         shard, mine = 0, False
         for position, undecoded in enumerate(stream.iterate()):
@@ -165,7 +165,7 @@ class ShardReader:
 
 
 class _Positions(Dataset[Views | Unusable]):
-    """The squares of any position, for a loader's workers."""
+    """Dataset of the squares at any position, for loader workers."""
 
     def __init__(self, source: Source, crop: CropImage) -> None:
         self._source = source

@@ -1,1 +1,1 @@
-"""A data set read as training would read it, before any training: what is wrong with it, by name and cause."""
+"""Checks a data set before training: reads it as training would, and reports problems by name and cause."""

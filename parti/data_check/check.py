@@ -1,4 +1,4 @@
-"""The check itself: one pass over both splits, then what their images and captions have in common."""
+"""The check: one pass over both splits, then comparisons between them."""
 
 import sys
 import time
@@ -24,13 +24,13 @@ from vqgan.data.unused import Unused, unused_in
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 _LINE_EVERY = 10.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between progress lines without a terminal."""
 _SEVERAL_AMONG = 1000
 
 
 @dataclass
 class SplitReport:
-    """What was seen of a split; `total` is its length, where that is known."""
+    """Results for a split; `total` is its length if it is known."""
 
     total: int | None
     expected: int | None
@@ -40,38 +40,38 @@ class SplitReport:
 
     @property
     def seen(self) -> int:
-        """Items looked at."""
+        """Items read."""
         return len(self.stats) + len(self.broken)
 
     @property
     def without_caption(self) -> int:
-        """Usable images that have none."""
+        """Usable images without a caption."""
         return sum(not look.captions for look in self.stats)
 
 
 @dataclass
 class DataReport:
-    """Everything that a check found. Names of images are (split, name)."""
+    """Results of a check. Names of images are (split, name)."""
 
     config: CheckConfig
     splits: dict[Split, SplitReport] = field(default_factory=dict)
     interrupted: bool = False
     unused: tuple[Unused, ...] = ()
-    """What lay in the data set's location and is not used."""
+    """Unused files in the data set's location."""
     duplicates: list[list[tuple[Split, str]]] = field(default_factory=list)
-    """Groups of images that are the same to the pixel."""
+    """Groups of images with identical pixels."""
     shared: list[tuple[str, str]] = field(default_factory=list)
-    """Validation images that are trained on as well, each with its name there."""
+    """Validation images that are also training images, each with its name there."""
     near: list[tuple[tuple[Split, str], tuple[Split, str]]] | None = None
-    """Pairs that differ hardly; None: not looked for."""
+    """Near duplicates; None if they were not searched for."""
     captions: CaptionMetrics | None = None
     tokenizer: TextTokenizer | None = None
-    """The vocabulary that the captions were held against; None: there are none."""
+    """The vocabulary that the captions were tokenized with; None without captions."""
     several: tuple[int, int] | None = None
-    """Of how many training images how many have several captions, of which `captions: auto` makes one."""
+    """Number of training images, and of those with several captions, which `captions: auto` joins to one."""
 
     def problems(self) -> list[str]:
-        """What speaks against training on this, each with its remedy; empty: nothing does."""
+        """Returns the problems of the data, each with a hint; empty if there are none."""
         config, found = self.config, []
         seen = sum(split.seen for split in self.splits.values())
         broken = sum(len(split.broken) for split in self.splits.values())
@@ -119,10 +119,10 @@ class DataReport:
 
 
 def check(config: CheckConfig) -> DataReport:
-    """Look at the data set; Ctrl-C ends the looking, not the report. Raises DataError where nothing can be read."""
+    """Checks the data set; Ctrl-C ends the reading, not the report. Raises DataError if nothing can be read."""
     findings = DataReport(config)
     size = config.data.transform.image_size
-    # What is not learned is opened first: a wrong name should not cost the time of a look at everything.
+    # Pretrained vocabularies are opened first: a wrong name should fail before the whole data set is read.
     tokenizer = None if config.text.kind in LEARNED else build_text_tokenizer(config.text, lambda _: [])
     sources = {
         split: open_source(config.data.source, split, size, require_captions=config.require_captions)
@@ -133,7 +133,7 @@ def check(config: CheckConfig) -> DataReport:
             _scan(config, findings, split, source)
     except KeyboardInterrupt:
         findings.interrupted = True
-    findings.unused = unused_in(*sources.values())  # only now: a stream learns of it while it is read
+    findings.unused = unused_in(*sources.values())  # only now: a stream finds them while it is read
     for found in findings.splits.values():
         found.sizes = size_stats(found.stats, config.data.transform) if found.stats else None
     _find_duplicates(findings)
@@ -156,7 +156,7 @@ def _scan(config: CheckConfig, findings: DataReport, split: Split, source: Sourc
 
 
 def _of_one_pool(source: SourceConfig) -> bool:
-    """Whether both splits are chosen from the same files, of which both streams tell what is lost."""
+    """Returns whether both splits are read from the same files, whose losses both streams report."""
     if isinstance(source, MixtureConfig):
         return all(_of_one_pool(part.source) for part in source.sources)
     return (isinstance(source, ShardsConfig) and not source.val_paths) or (
@@ -167,7 +167,7 @@ def _of_one_pool(source: SourceConfig) -> bool:
 def _with_progress(
     stats: Iterator[ImageStats | UnusableSample], split: Split, expected: int | None
 ) -> Iterator[ImageStats | UnusableSample]:
-    """Rate and time left: a bar on a terminal, a line now and then elsewhere."""
+    """Shows rate and remaining time: a bar on a terminal, a line now and then elsewhere."""
     if sys.stderr.isatty():
         yield from tqdm(stats, desc=split, total=expected, unit=" items", dynamic_ncols=True)
         return
@@ -196,7 +196,7 @@ def _find_duplicates(findings: DataReport) -> None:
 
 
 def _several_captions(config: CheckConfig) -> tuple[int, int] | None:
-    """Looks at the first training captions alone, where the source can read them so and a choice is not made yet."""
+    """Reads the first training captions only, if the source can and `captions` is not set yet."""
     source = config.data.source
     if getattr(source, "captions", None) != "auto":
         return None
@@ -215,7 +215,7 @@ def _several_captions(config: CheckConfig) -> tuple[int, int] | None:
 
 
 def _measure_captions(findings: DataReport, tokenizer: TextTokenizer | None) -> TextTokenizer | None:
-    """Against the run's vocabulary: learned, where it has to be, from the captions that a run would learn it from."""
+    """Tokenizes captions with the run's vocabulary; a learned one is trained on the captions that a run would use."""
     train = findings.splits["train"].stats if "train" in findings.splits else []
     captions = [caption for split in findings.splits.values() for look in split.stats for caption in look.captions]
     if not captions:

@@ -1,8 +1,8 @@
-"""Images that a data set holds more than once, to the pixel or nearly.
+"""Finds exact and near duplicates among the images of a data set.
 
-Exact copies have the same size and pixels. Near copies (saved again as JPEG, resized, slightly brightened) have nearly
-the same thumbnail: candidates are neighbors in the thumbnails' first principal components, in which nobody comes
-nearer than in the thumbnails themselves, so that none is missed; each is then compared in full. Crops are not found.
+Exact duplicates have the same size and pixels. Near duplicates (saved again as JPEG, resized, slightly brightened) have
+nearly the same thumbnail: candidates are neighbors in the thumbnails' first principal components, whose distances are
+lower bounds of those of the thumbnails, so none is missed; each pair is then compared in full. Crops are not found.
 """
 
 from collections import defaultdict
@@ -15,17 +15,17 @@ from scipy.spatial import cKDTree
 from parti.data_check.scan import ImageStats
 
 MOST_IMAGES = 500_000
-"""Near copies are looked for among at most so many images: 0.5 GB of thumbnails."""
+"""Largest number of images that are searched for near duplicates: 0.5 GB of thumbnails."""
 _MOST_CANDIDATES = 20_000_000
 _COMPONENTS = 10
 _ALIKE = 2.0
-"""Largest root of the mean squared difference of two thumbnails that count as near copies, of 255."""
+"""Largest root mean squared difference of the thumbnails of near duplicates, of 255."""
 _ALIKE_ANYWHERE = 8
-"""Largest difference at any of their pixels: a small mark on an otherwise equal image is a difference."""
+"""Largest difference at any pixel: a small mark on an otherwise equal image is a difference."""
 
 
 def exact_duplicates(stats: Sequence[ImageStats]) -> list[list[int]]:
-    """Numbers of looks with the same pixels: lists of two or more."""
+    """Returns the numbers of items with the same pixels: lists of two or more."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for number, look in enumerate(stats):
         groups[look.fingerprint].append(number)
@@ -33,7 +33,8 @@ def exact_duplicates(stats: Sequence[ImageStats]) -> list[list[int]]:
 
 
 def near_duplicates(stats: Sequence[ImageStats]) -> list[tuple[int, int]] | None:
-    """Pairs of looks that differ, but hardly; of exact copies the first stands for all. None: too many to compare."""
+    """Returns pairs of near duplicates; the first of exact duplicates represents them all. None if there are too
+    many."""
     firsts = list({look.fingerprint: number for number, look in reversed(list(enumerate(stats)))}.values())[::-1]
     if len(firsts) > MOST_IMAGES:
         return None
@@ -51,7 +52,7 @@ def near_duplicates(stats: Sequence[ImageStats]) -> list[tuple[int, int]] | None
 
 def _principal_components(thumbnails: UInt8[np.ndarray, "N D"]) -> Float[np.ndarray, "N K"]:
     mean = thumbnails.mean(0)
-    # From a part: any orthonormal directions will do, these divide the images best.
+    # From a subset: any orthonormal directions work, these separate the images best.
     part = thumbnails[:: max(1, len(thumbnails) // 20_000)] - mean
     directions = np.linalg.eigh(part.T @ part)[1][:, -_COMPONENTS:]
     return np.concatenate([(chunk - mean) @ directions for chunk in _chunks(thumbnails)])

@@ -1,4 +1,4 @@
-"""The first batch of a run, drawn as its model sees it."""
+"""Draws the first batch of a run as its model sees it."""
 
 from parti.data_check.check import DataReport
 from parti.data_check.targets import writing_target
@@ -9,9 +9,9 @@ from vqgan.data.loader import BatchShard, DataPipeline
 
 
 def render_first_batch(findings: DataReport, path: str) -> bool:
-    """The first images of a run's first batch, with the captions as its model reads them.
+    """Draws the first images of a run's first batch, with the captions as its model reads them.
 
-    False, and nothing is drawn, after an interrupted check or where no image is usable. Raises CannotWriteError.
+    Returns False, and draws nothing, after an interrupted check or if no image is usable. Raises CannotWriteError.
     """
     config = findings.config
     if findings.interrupted or not findings.splits["train"].stats:

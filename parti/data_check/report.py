@@ -1,4 +1,4 @@
-"""What a check found, as text for a person and as JSON for a program."""
+"""The results of a check as text for a person and as JSON for a program."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from vqgan.data.unused import unused_lines
 
 _PLACES = ("path", "name")
 _NAMES = 4
-"""Names shown of a kind; the JSON report has all."""
+"""Names shown of each kind; the JSON report has all."""
 _CHARACTERS = 200
 """Characters shown of an alphabet."""
 _WIDTH = 110
@@ -29,7 +29,7 @@ _QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
 
 
 def report_text(findings: DataReport) -> str:
-    """Everything on a screen or two: metrics first, what is wrong last."""
+    """Returns the report for the screen: metrics first, problems last."""
     blocks = [_heading(findings), _table(findings)]
     unused = [line for text in unused_lines(findings.unused) for line in _wrapped("", text)]
     blocks += [_broken(findings), "\n".join(unused), _duplicates(findings)]
@@ -39,7 +39,7 @@ def report_text(findings: DataReport) -> str:
 
 
 def report_json(findings: DataReport) -> dict[str, Any]:
-    """Every metric and name."""
+    """Returns all metrics and names."""
 
     def split(found: SplitReport) -> dict[str, Any]:
         return {
@@ -80,7 +80,7 @@ def _heading(findings: DataReport) -> str:
 
 
 def _described(source: SourceConfig) -> str:
-    """Its kind and what is not as by default."""
+    """Returns the kind of a source and its settings that are not at their defaults."""
     if isinstance(source, MixtureConfig):
         parts = [f"{part.weight:g} x {_described(part.source)}" for part in source.sources]
         return f"mixture of {', '.join(parts)}"
@@ -126,7 +126,7 @@ def _broken(findings: DataReport) -> str:
     kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for split, found in findings.splits.items():
         for item in found.broken:
-            # Causes that differ in a path alone are of one kind.
+            # Causes that differ only in a path are of one kind.
             kinds[_QUOTED.sub("...", item.cause)].append((f"{split} {item.name}", item.cause))
     if not kinds:
         return ""
@@ -156,7 +156,7 @@ def _duplicates(findings: DataReport) -> str:
         lines.append(
             f"near copies: {len(findings.near):,} pairs" + (f", {across:,} of them across the splits" if across else "")
         )
-        # Across the splits first: those matter most.
+        # Duplicates across the splits first: they matter most.
         pairs = [
             f"{named(one)} ~ {named(other)}"
             for one, other in sorted(findings.near, key=lambda pair: pair[0][0] == pair[1][0])
@@ -212,7 +212,7 @@ def _more(lines: Sequence[str]) -> str:
 
 
 def _shown(characters: Sequence[str]) -> str:
-    """Characters with a space between; what has no shape of its own by its code point."""
+    """Returns characters separated by spaces; invisible ones by their code point."""
     visible = [
         character if character.isprintable() and character != " " else f"U+{ord(character):04X}"
         for character in characters[:_CHARACTERS]

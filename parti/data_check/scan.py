@@ -1,7 +1,7 @@
-"""What a look at every item of a data set tells: sizes and proportions of the images, broken items, captions.
+"""Scans every item of a data set: sizes and aspect ratios of the images, broken items, captions.
 
-Images are read just as for training, but for the transform. Of each one a fingerprint and a thumbnail are kept, 0.5
-kB, from which `duplicates` are found.
+Images are read as for training, except for the transform. A fingerprint and a thumbnail of each, 0.5 kB, are stored for
+`duplicates`.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ from vqgan.data.stream import Stream
 THUMBNAIL = 12
 """Side of a thumbnail in pixels."""
 PROPORTIONS = ("very tall (under 1:2)", "tall", "nearly square", "wide", "very wide (over 2:1)")
-"""Kinds of width over height; nearly square is from 4:5 to 5:4."""
+"""Classes of aspect ratio; nearly square is from 4:5 to 5:4."""
 _BOUNDS = (1 / 2, 4 / 5, np.nextafter(5 / 4, 2), np.nextafter(2, 3))
 
 
 @dataclass(frozen=True)
 class ImageStats:
-    """What is kept of one usable item: (width, height), a hash of size and pixels, a thumbnail, its captions."""
+    """Statistics of one usable item: (width, height), a hash of size and pixels, a thumbnail, its captions."""
 
     name: str
     size: tuple[int, int]
@@ -41,7 +41,7 @@ class ImageStats:
 
 
 def image_stats(sample: Sample) -> ImageStats:
-    """All that is kept of a sample."""
+    """Computes the statistics of a sample."""
     image = sample.image
     fingerprint = hashlib.blake2b(f"{image.width}x{image.height} ".encode() + image.tobytes(), digest_size=16).digest()
     thumbnail = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
@@ -49,16 +49,17 @@ def image_stats(sample: Sample) -> ImageStats:
 
 
 def expected_items(source: Source | Stream, limit: int) -> int | None:
-    """How many items `scan` gives; None where nobody knows."""
+    """Returns the number of items that `scan` yields; None if unknown."""
     if isinstance(source, Stream):
         return limit or None
     return min(len(source), limit or len(source))
 
 
 def scan(source: Source | Stream, limit: int = 0, workers: int = 0) -> Iterator[ImageStats | UnusableSample]:
-    """A look at every item in the source's own order; at `limit` of them, evenly spread where there is an index.
+    """Yields the statistics of every item in the source's own order, or of `limit` items, evenly spread if it has an
+    index.
 
-    Of a mixture at the first, which are mixed.
+    Of a mixture it takes the first ones, which are mixed.
     """
     if isinstance(source, Stream):
         for item in islice(source.iterate(), limit or None):
@@ -70,7 +71,7 @@ def scan(source: Source | Stream, limit: int = 0, workers: int = 0) -> Iterator[
     count = expected_items(source, limit) or 0
     stretch = count if isinstance(source, Mixture) else len(source)
     numbers = [place * stretch // count for place in range(count)]
-    # A loader draws a seed for its workers: from a generator of its own, to leave the global one alone.
+    # The loader samples a seed for its workers: from a generator of its own, to leave the global one unchanged.
     loader = DataLoader[Any](
         _ImageStatsDataset(source, numbers), batch_size=None, num_workers=workers, generator=torch.Generator()
     )
@@ -78,7 +79,7 @@ def scan(source: Source | Stream, limit: int = 0, workers: int = 0) -> Iterator[
 
 
 class _ImageStatsDataset(Dataset[ImageStats | UnusableSample]):
-    """What is unusable comes as a value: an exception would end the loader."""
+    """Returns unusable items as values: an exception would end the loader."""
 
     def __init__(self, source: Source, numbers: Sequence[int]) -> None:
         self._source = source
@@ -96,21 +97,21 @@ class _ImageStatsDataset(Dataset[ImageStats | UnusableSample]):
 
 @dataclass(frozen=True)
 class SizeStats:
-    """Of the images of a split: shorter sides in pixels, how many are enlarged, and what their proportions are."""
+    """Image statistics of a split: shorter sides in pixels, number of enlarged images, aspect ratios."""
 
     smallest: tuple[int, int]
     median_shorter_side: int
     largest: tuple[int, int]
     enlarged: int
-    """Images with fewer pixels than the model's square asks for."""
+    """Number of images smaller than the model's square."""
     proportions: dict[str, int]
-    """Number of images by kind of proportion."""
+    """Number of images by class of aspect ratio."""
     shown_share: float
-    """Share of an image's area that the crop of evaluation shows, on average."""
+    """Mean fraction of an image's area inside the evaluation crop."""
 
 
 def size_stats(stats: Sequence[ImageStats], transform: TransformConfig) -> SizeStats:
-    """Metrics of one image or more."""
+    """Returns the statistics of one image or more."""
     sizes = np.array([look.size for look in stats])
     shorter, longer = sizes.min(1), sizes.max(1)
     by_area = np.argsort(sizes.prod(1), kind="stable")

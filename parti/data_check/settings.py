@@ -1,4 +1,4 @@
-"""What to check, from the command line: a data set, or the config of the run that would read it."""
+"""Settings of a check from the command line: a data set, or the config of the run that would read it."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from vqgan.train_tokenizer import TrainVQGANConfig
 from vqgan.training.parallel.seeding import SEEDS
 
 _SECTIONS = ("data", "text", "seed")
-"""What a check takes from the config of a run."""
+"""The part of a run's config that a check uses."""
 _WITHOUT_FILES = ("shapes", "openmoji")
 
 
@@ -33,35 +33,35 @@ class CheckConfig(Config):
     data: DataConfig = DataConfig()
     """The data set, as in a training config."""
     text: TextConfig = TextTokenizerConfig()
-    """The vocabulary, whose length captions are held against."""
+    """The vocabulary that captions are tokenized with, and its length."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of the batch in the image: the first of a run with this seed."""
+    """Seed of the batch that is drawn: the first of a run with this seed."""
     require_captions: bool = False
-    """Count images without a caption as broken, as stage 2 does. True with --text, and with the config of such a
+    """Count images without a caption as broken, as stage 2 does. True with --text, and with the config of a stage-2
     run."""
     limit: int = Field(0, ge=0)
-    """Items of each split to look at, evenly spread where there is an index, else from the front; 0 for all."""
+    """Items of each split to read, evenly spread if the source has an index, else the first ones; 0 for all."""
     near_duplicates: bool = True
-    """Look for images that differ hardly (saved again, resized), beside exact copies."""
+    """Search for near duplicates (saved again, resized) besides exact ones."""
     max_broken: float = Field(0.0, ge=0, le=1)
-    """A larger share of broken items is a problem: exit code 1."""
+    """A larger fraction of broken items is a problem: exit code 1."""
     max_unused: float = Field(0.0, ge=0, le=1)
-    """A larger share of what may be meant to be used and is not (linked folders, files of unknown endings that may hold
-    images, ...), of all items, is a problem."""
+    """A larger fraction of possibly intended but unused items (linked folders, files of unknown endings that may hold
+    images, ...) is a problem."""
     max_cut: float = Field(0.1, ge=0, le=1)
-    """A larger share of captions that are cut at the vocabulary's length is a problem."""
+    """A larger fraction of truncated captions is a problem."""
     max_shared: float = Field(0.0, ge=0, le=1)
-    """A larger share of validation images that are also trained on is a problem."""
+    """A larger fraction of validation images that are also training images is a problem."""
     image: str | None = "out/check_data.png"
-    """Where to draw the first images of the first batch, as the model sees them; null: nowhere."""
+    """File for a sheet of the first images of the first batch, as the model sees them; null: none."""
     images: int = Field(24, gt=0)
-    """How many."""
+    """Number of images on that sheet."""
     report: str | None = None
     """JSON file for every metric and name; null: none."""
 
 
 def load_settings(argv: Sequence[str]) -> tuple[CheckConfig, bool]:
-    """The settings that command line words ask for, and whether they are to be printed alone.
+    """Returns the settings from command line words, and whether to print them only.
 
     Raises ConfigError with one line, or DataError for a code cache that is not there.
     """
@@ -80,16 +80,16 @@ def load_settings(argv: Sequence[str]) -> tuple[CheckConfig, bool]:
         values["text"] = _mapping(text) or {"kind": "saved", "folder": text}
         values["require_captions"] = True
     if path is None and data is None and not any(word.startswith("--data.source") for word in words):
-        load_config(CheckConfig, None, words)  # a misspelt --data is told as such
+        load_config(CheckConfig, None, words)  # reports a misspelt --data as such
         raise ConfigError("nothing to check: give --data PATH (a folder, a tar or a Parquet file) or --config FILE")
     return load_config(CheckConfig, None, words, values), print_config
 
 
 def _as_trained(path: Path, words: Sequence[str], *, other_data: bool) -> tuple[dict[str, Any], list[str]]:
-    """A run's config with the options of its training command, and those of `words` that a check takes itself.
+    """Returns a run's config with the options of its training command, and those of `words` that a check takes itself.
 
-    So the command that will train checks what it will read, whatever it says of its model or its length besides. With
-    `other_data` what is said of the source is not of the config's.
+    So a training command with all its options can be checked, whatever it sets for the model or the number of steps.
+    With `other_data` options of the source do not refer to the config's own source.
     """
     values = read_yaml(path)
     run = _run_of(values)
@@ -110,7 +110,7 @@ def _as_trained(path: Path, words: Sequence[str], *, other_data: bool) -> tuple[
 
 
 def _options(words: Sequence[str]) -> list[list[str]]:
-    """Each option with its value."""
+    """Returns each option with its value."""
     found: list[list[str]] = []
     for word in words:
         if word.startswith("--") or not found or len(found[-1]) == 2 or "=" in found[-1][0]:
@@ -121,22 +121,22 @@ def _options(words: Sequence[str]) -> list[list[str]]:
 
 
 def _section(option: Sequence[str]) -> str:
-    """`data` of `--data.batch_size 8`."""
+    """Returns `data` for `--data.batch_size 8`."""
     return re.split(r"[.=]", option[0].removeprefix("--"), maxsplit=1)[0]
 
 
 def _of_run(values: dict[str, Any]) -> dict[str, Any]:
-    """The sections of a run's config that say what it reads, with the defaults of that kind of run."""
+    """Returns the sections of a run's config that say what it reads, with the defaults of that kind of run."""
     sections = {name: values[name] for name in _SECTIONS if name in values}
     data = dict(sections.get("data") or {})
     codes = data.pop("codes", None)
-    if codes is not None:  # then its images are those that the cache was made from
+    if codes is not None:  # then its images are those of the cache
         record = read_record(Path(codes).expanduser())
         data |= {"source": record.source.model_dump(mode="json"), "transform": record.transform.model_dump(mode="json")}
     if "data" in sections:
         sections["data"] = data
     run = _run_of(values)
-    if run is None:  # something is wrong with it: if that is in what a check reads, it will be told
+    if run is None:  # an invalid config; errors in the part that a check reads are reported later
         return sections | {"require_captions": "text" in values or "objective" in values}
     default = run.model_fields.get("text")
     if default is not None and "text" not in sections:
@@ -145,7 +145,7 @@ def _of_run(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_of(values: dict[str, Any]) -> type[Config] | None:
-    """The kind of run that a config is of; None where something is wrong with it."""
+    """Returns the run class of a config; None if the config is invalid."""
     runs: list[type[Config]] = [TrainVQGANConfig, TrainUpsamplerConfig, TrainRerankerConfig, TrainTextEncoderConfig]
     if "objective" in values and values["objective"] in OBJECTIVES:
         runs = [OBJECTIVES[values["objective"]].config_type]
@@ -155,7 +155,7 @@ def _run_of(values: dict[str, Any]) -> type[Config] | None:
 
 
 def _fits(run: type[Config], values: dict[str, Any]) -> bool:
-    """Whether a file is the config of such a run, but for what the command line still has to give."""
+    """Returns whether a file is the config of such a run, apart from what the command line must add."""
     given = {name: "?" for name, field in run.model_fields.items() if field.is_required()} | values
     try:
         validate(run, given, "")
@@ -165,7 +165,7 @@ def _fits(run: type[Config], values: dict[str, Any]) -> bool:
 
 
 def _data(value: str) -> dict[str, Any]:
-    """The `data` section that `--data VALUE` stands for. Raises ConfigError where nothing is found."""
+    """Returns the `data` section for `--data VALUE`. Raises ConfigError if nothing is found."""
     mapping = _mapping(value)
     if mapping is not None:
         return {"source": mapping} if "kind" in mapping else mapping
@@ -174,7 +174,7 @@ def _data(value: str) -> dict[str, Any]:
     path = Path(value).expanduser()
     if path.is_dir():
         return {"source": _folder(path, value)}
-    if value.endswith(".tar"):  # local or behind an address, one or a pattern of many
+    if value.endswith(".tar"):  # a path or an address, one shard or a pattern
         return {"source": {"kind": "shards", "path": value}}
     if path.is_file():
         return {"source": {"kind": "dataset", "name": value}}
@@ -185,7 +185,7 @@ def _data(value: str) -> dict[str, Any]:
 
 
 def _folder(path: Path, value: str) -> dict[str, Any]:
-    """A folder of images, of tar shards, or one that `datasets` opens: saved by it, or of Parquet files and such."""
+    """Returns the source for a folder: images, tar shards, or a folder that `datasets` opens, such as Parquet files."""
     names = [file.name for file in path.iterdir()]
     saved = any(name in ("state.json", "dataset_dict.json") for name in names)
     endings = {Path(name).suffix.lower() for name in names if name.lower() not in METADATA_FILES}
@@ -197,7 +197,7 @@ def _folder(path: Path, value: str) -> dict[str, Any]:
 
 
 def _mapping(value: str) -> dict[str, Any] | None:
-    """A value in YAML, where it is a mapping."""
+    """Returns a YAML value if it is a mapping."""
     if not value.lstrip().startswith("{"):
         return None
     try:
@@ -207,7 +207,7 @@ def _mapping(value: str) -> dict[str, Any] | None:
 
 
 def _taken(words: Sequence[str], name: str) -> tuple[str | None, list[str]]:
-    """The value of an option, and the words without it."""
+    """Returns the value of an option, and the words without it."""
     rest = list(words)
     for index, word in enumerate(words):
         if word.startswith(f"--{name}="):
@@ -222,7 +222,7 @@ def _taken(words: Sequence[str], name: str) -> tuple[str | None, list[str]]:
 
 
 def _underscored(word: str) -> str:
-    """--max-broken is --max_broken; values stay as they are."""
+    """Returns the words with dashes in option names replaced by underscores; values are unchanged."""
     option = re.match(r"--[a-z_.-]+", word)
     if option is None or word == "--print-config":
         return word

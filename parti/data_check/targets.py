@@ -1,4 +1,4 @@
-"""Where a check writes: refused before anything is read, if nothing can be written there."""
+"""Output files of a check: paths that cannot be written to are refused before anything is read."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from vqgan.system.atomic_files import CannotWriteError
 
 
 def check_targets(config: CheckConfig) -> None:
-    """Raises ConfigError where the image or the report cannot be written."""
+    """Raises ConfigError if the image or the report cannot be written."""
     for name, target in (("image", config.image), ("report", config.report)):
         cause = None if target is None else _obstacle(Path(target))
         if cause is not None:
@@ -26,7 +26,7 @@ def check_targets(config: CheckConfig) -> None:
 
 @contextmanager
 def writing_target(name: str, path: str) -> Iterator[None]:
-    """The folder is there, and what goes wrong with the writing is one line. Raises CannotWriteError."""
+    """Creates the folder and turns errors of writing into CannotWriteError."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -36,7 +36,7 @@ def writing_target(name: str, path: str) -> Iterator[None]:
 
 
 def _obstacle(path: Path) -> str | None:
-    """Why a file cannot be written there, as far as can be told without writing it."""
+    """Returns why a file cannot be written to a path, as far as that is known without writing it."""
     if path.is_dir():
         return "it is a folder"
     there = next(place for place in (path, *path.absolute().parents) if place.exists())

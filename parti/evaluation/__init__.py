@@ -1,4 +1,4 @@
-"""How good a text-to-image model is: tools/evaluate.py generator, and the verdicts that the demonstration shows."""
+"""Evaluation of text-to-image models: tools/evaluate.py generator, and the verdicts that the demo shows."""
 
 from parti.evaluation.prompt_accuracy import (
     CheckedImage,

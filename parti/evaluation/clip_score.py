@@ -1,8 +1,8 @@
 """CLIP score of images and prompts, by a named backbone (Hessel et al., arXiv 2104.08718).
 
-The scale is torchmetrics': the mean of 100 cos, and 0 where that is negative; the paper's own is 2.5 max(cos, 0).
-Two backbones' scores do not compare, so each has its metric. A backbone that chose the images must not score them:
-nothing is reranked here.
+The scale is that of torchmetrics: the mean of 100 cos, clamped to 0 from below; the paper's is 2.5 max(cos, 0). Scores
+of two backbones are not comparable, so each has its own metric. A backbone that selected the images must not score
+them: nothing is reranked here.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ METHOD = "max(mean of 100 cos(image, prompt), 0)"
 
 @dataclass(frozen=True)
 class Backbone:
-    """A contrastive model by its name; `scorer` is None exactly where `missing` says what to fetch."""
+    """A contrastive model by its name; if it is not available, `scorer` is None and `missing` says what to fetch."""
 
     name: str
     scorer: Scorer | None
     missing: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Its part of a protocol."""
+    """Its entry of a protocol."""
 
     def scores(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """100 cos of each image and its prompt. Raises ValueError where the backbone is missing."""
+        """Returns 100 cos of each image and its prompt. Raises ValueError if the backbone is missing."""
         if self.scorer is None:
             raise ValueError(f"{self.name} cannot score: {self.missing}")
         return (100 * self.scorer.score_images(images, prompts)).tolist()
 
     def metric(self, scores: Sequence[float], prefix: str = "", details: Mapping[str, Any] | None = None) -> Metric:
-        """The CLIP score over `scores`; null where the backbone is missing."""
+        """Returns the CLIP score over `scores`; null if the backbone is missing."""
         name = f"{prefix}clip_score({self.name})"
         details = {**self.details, **(details or {})}
         if self.scorer is None:
@@ -49,26 +49,26 @@ class Backbone:
 
 
 class ClipScoreMeter:
-    """The CLIP score of a set that comes in parts."""
+    """The CLIP score of a set that is added in parts."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
         self._scores: list[float] = []
 
     def add(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
-        """Take images into account."""
+        """Adds images to the metric."""
         if self._backbone.scorer is not None:
             self._scores += self._backbone.scores(images, prompts)
 
     def metrics(self) -> list[Metric]:
-        """The one metric."""
+        """Returns the CLIP score of all images so far."""
         return [self._backbone.metric(self._scores)]
 
 
 def open_backbone(name: str, device: torch.device) -> Backbone:
-    """A CLIP or SigLIP folder, or a Hub name. One that cannot be had is a backbone that says so.
+    """Opens a CLIP or SigLIP folder or Hub name. A model that is not available gives a backbone with `missing` set.
 
-    Raises ModelFolderError for a folder that is there and holds no such model.
+    Raises ModelFolderError for an existing folder without such a model.
     """
     details: dict[str, Any] = {"backbone": name, "evaluator": package("transformers"), "scale": "max(100 cos, 0)"}
     try:
@@ -83,7 +83,7 @@ def open_backbone(name: str, device: torch.device) -> Backbone:
 
 
 def _weights_sha256(scorer: Scorer) -> str:
-    """Of the weights themselves: one model comes in files of several formats."""
+    """Returns the hash of the weights, not of the files: one model comes in several formats."""
     digest = hashlib.sha256()
     for name, weight in sorted(scorer.model.state_dict().items()):
         digest.update(name.encode())

@@ -92,12 +92,14 @@ _INPAINTER_METHODS = {
 
 
 def load_captioner_evaluation(overrides: Sequence[str]) -> CaptionerEvaluationConfig:
-    """Settings from command line words; what is not given is as in the run. Raises ConfigError, ModelFolderError."""
+    """Returns settings from command line words; what is not given is as in the run. Raises ConfigError,
+    ModelFolderError."""
     return _load(CaptionerEvaluationConfig, overrides, {"rounds": "rounds"})
 
 
 def load_inpainter_evaluation(overrides: Sequence[str]) -> InpainterEvaluationConfig:
-    """Settings from command line words; what is not given is as in the run. Raises ConfigError, ModelFolderError."""
+    """Returns settings from command line words; what is not given is as in the run. Raises ConfigError,
+    ModelFolderError."""
     return _load(InpainterEvaluationConfig, overrides, {"corruption": "corruption"})
 
 

@@ -1,6 +1,6 @@
-"""Images drawn for validation captions: are they right, do they look like real ones, do they fit their captions.
+"""Metrics of images generated for validation captions: correctness, realism, fit to the caption.
 
-Nothing is kept but what the metrics need: thirty thousand images do not lie in memory.
+Images are not stored, only what the metrics need, so that sets of 30,000 images fit in memory.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,18 +26,19 @@ class SampleMetric(Protocol):
     """Measures generated images, part by part."""
 
     def add(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
-        """Take images, each with the prompt that it was drawn for, into account."""
+        """Adds images, each with its prompt, to the metrics."""
         ...
 
     def metrics(self) -> Iterable[Metric]:
-        """The metrics of all images so far."""
+        """Returns the metrics of all images so far."""
         ...
 
 
 class PromptAccuracyMeter:
-    """Share of images that a judge finds right, and the share that passes for another prompt of the list.
+    """Fraction of images that a checker finds correct, and the fraction that also passes for another prompt of the
+    list.
 
-    Parts come in the order of `prompts`.
+    Parts must come in the order of `prompts`.
     """
 
     def __init__(self, check_image: Judge, prompts: Sequence[str], seed: int = 0) -> None:
@@ -52,13 +53,13 @@ class PromptAccuracyMeter:
             self._others, self._no_pairing = iter(()), str(error)
 
     def add(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
-        """Judge each image twice."""
+        """Checks each image against its own prompt and against another one."""
         self._right += map(self._judge, images, prompts)
         others = list(islice(self._others, len(images)))
         self._right_for_others += map(self._judge, images, others)
 
     def metrics(self) -> Iterator[Metric]:
-        """Both metrics of all images so far."""
+        """Yields both metrics of all images so far."""
         method = "share of images that show their prompt in every respect, by a checker of pixels"
         accuracy = sum(self._right) / len(self._right)
         error = (accuracy * (1 - accuracy) / len(self._right)) ** 0.5
@@ -77,24 +78,24 @@ class PromptAccuracyMeter:
 
 
 class FIDMeter:
-    """FID against the real images that `inception` has seen, and the inception score."""
+    """FID against the real images added to `inception`, and the inception score."""
 
     def __init__(self, inception: GeneratedInceptionMeter, device: torch.device) -> None:
         self._inception = inception
         self._device = device
 
     def add(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:  # noqa: ARG002
-        """Take images into account; what they were drawn for does not matter."""
+        """Adds images to the metrics; their prompts are not used."""
         self._inception.add_generated(levels(images).to(self._device))
 
     def metrics(self) -> Iterable[Metric]:
-        """Both metrics of all images so far."""
+        """Returns both metrics of all images so far."""
         return self._inception.metrics()
 
 
 def wanted_images(captions: Sequence[str], count: int, seed: int) -> list[tuple[str, int]]:
-    """(prompt, seed) of `count` images: the captions in their order, again from the first where they do not suffice
-    (LN-COCO's 5,000 give 30,000 images so); image i has seed `seed` + i."""
+    """Returns (prompt, seed) of `count` images: the captions in order, repeated if there are fewer of them (30,000
+    images for the 5,000 captions of LN-COCO); image i has the seed `seed` + i."""
     return [(captions[number % len(captions)], seed + number) for number in range(count)]
 
 
@@ -105,7 +106,7 @@ def sample_and_measure(
     batch_size: int,
     progress: bool = False,
 ) -> Iterator[Metric]:
-    """Draw every wanted image once, and what the meters find."""
+    """Generates every requested image once, and returns the metrics."""
     for part in sample_in_parts(generate, wanted, batch_size, progress):
         images, prompts = [one.image for one in part], [one.prompt for one in part]
         for meter in meters:
@@ -115,7 +116,7 @@ def sample_and_measure(
 
 
 def sampling_protocol(wanted: Sequence[tuple[str, int]], sampling: Mapping[str, Any], distinct: int) -> dict[str, Any]:
-    """How the images of a set were drawn; `distinct` captions were there to draw."""
+    """Returns the protocol of a set of images; `distinct` is the number of captions available."""
     return {
         "generated": {
             "images": len(wanted),
@@ -132,5 +133,5 @@ def sampling_protocol(wanted: Sequence[tuple[str, int]], sampling: Mapping[str, 
 
 
 def levels(images: Sequence[Image.Image]) -> UInt8[Tensor, "B 3 H W"]:
-    """Images as they are in a PNG file."""
+    """Returns images rounded to 8 bits, as in a PNG file."""
     return torch.stack([torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) for image in images])

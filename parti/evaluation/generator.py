@@ -118,8 +118,8 @@ class GeneratorEvaluationConfig(Config):
 
 
 def load_evaluation(overrides: Sequence[str]) -> GeneratorEvaluationConfig:
-    """Settings from command line words. What is not given of `data` is that of the run that the model comes from, what
-    is not given of `sampling` is what the model recommends; the image size follows its tokenizer.
+    """Returns settings from command line words. What is not given of `data` is that of the run that the model comes
+    from, what is not given of `sampling` is what the model recommends; the image size follows its tokenizer.
 
     Raises ConfigError or ModelFolderError, one line.
     """
@@ -228,7 +228,7 @@ def _on_partiprompts(
     backbones: Sequence[Backbone],
     progress: bool,
 ) -> Iterator[Metric]:
-    """The metrics of PartiPrompts; images, samples.json and sheets are in their folder before the first one."""
+    """Returns the metrics of PartiPrompts; images, samples.json and sheets are in their folder before the first one."""
     images = images_of(spread(rows, config.partiprompts_limit), len(rows), config.partiprompts_images, config.seed)
     folder = partiprompts_folder(config)
     records = generate_partiprompts(model_under_test, images, folder, config.batch_size, progress)
@@ -241,7 +241,7 @@ def _on_partiprompts(
 
 
 def partiprompts_folder(config: GeneratorEvaluationConfig) -> Path:
-    """Where PartiPrompts' images go."""
+    """Returns where PartiPrompts' images go."""
     return Path(config.partiprompts_out or Path(config.out).parent / "partiprompts")
 
 
@@ -255,7 +255,7 @@ def _check_size(config: GeneratorEvaluationConfig, model_under_test: ModelUnderT
 
 
 def _with(metrics: Iterable[Metric], protocol: Mapping[str, Any]) -> Iterator[Metric]:
-    """The metrics with what their protocols have in common."""
+    """Yields the metrics with what their protocols have in common."""
     for metric in metrics:
         yield replace(metric, details={**metric.details, **protocol})
 
@@ -266,7 +266,7 @@ def _head(
     shared: Mapping[str, Any],
     metrics: Sequence[Metric],
 ) -> list[str]:
-    """What stands above the table."""
+    """Returns what stands above the table."""
     lines = [model_under_test.head]
     if config.data is not None and metrics:
         pairs = metrics[0].details["reference"]

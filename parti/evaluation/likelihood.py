@@ -1,6 +1,6 @@
 """Nats per image code of validation pairs: the metric that compares stage-2 models on codes of the same tokenizer.
 
-No bits per pixel are derived from it: a tokenizer loses detail, so the likelihood of the codes is none of the image.
+It does not give bits per pixel: a tokenizer loses detail, so the likelihood of the codes is not that of the image.
 """
 
 import math
@@ -18,8 +18,8 @@ from vqgan.metrics.protocol import Metric
 
 
 class LikelihoodMeter:
-    """Mean cross-entropy of the codes given their caption and the codes before them; of the text too, where the model
-    learns it. Neither caption dropout nor guidance: the model as it is."""
+    """Mean cross-entropy of the codes given their caption and the previous codes; also of the text if the model
+    predicts it. Without caption dropout or guidance."""
 
     def __init__(self, model: Pipeline) -> None:
         if model.next_token_generator is None or model.image_tokenizer is None:
@@ -34,7 +34,7 @@ class LikelihoodMeter:
 
     @torch.no_grad()
     def add(self, batch: Batch) -> None:
-        """Take pairs into account; they are on the model's device."""
+        """Adds pairs, which are on the model's device."""
         tokens = self._tokenizers(batch)
         logits = self._generator(tokens.text_ids, tokens.codes)
         nats = F.cross_entropy(logits.image.transpose(1, 2), tokens.codes, reduction="none")  # (B, N)
@@ -48,7 +48,7 @@ class LikelihoodMeter:
             self._text_tokens += int((tokens.text_ids != pad).sum())
 
     def metrics(self) -> Iterator[Metric]:
-        """Metrics of all pairs so far."""
+        """Yields the metrics of all pairs so far."""
         nats = torch.cat(self._nats)
         tokens, pairs = self._generator.tokens, len(nats)
         details: dict[str, Any] = {"pairs": pairs, "cut_captions": self._cut, "averaged": "over codes"}

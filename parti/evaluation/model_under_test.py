@@ -17,13 +17,13 @@ from vqgan.system.checksums import file_sha256
 
 @dataclass(frozen=True)
 class ModelUnderTest:
-    """A model that is being measured."""
+    """A model to evaluate."""
 
     pipeline: Pipeline
     sampling_config: SamplingConfig | None
     """The settings that it samples with; None where it has none."""
     about: Mapping[str, Any]
-    """What was measured, in full."""
+    """Description of the model for the results file."""
     identity: Mapping[str, str]
     """Hashes of all weights that an image depends on."""
 
@@ -38,7 +38,7 @@ class ModelUnderTest:
 
     @property
     def quoted(self) -> dict[str, Any]:
-        """What every metric's protocol says of the model."""
+        """The model's entry in every metric's protocol."""
         return {
             name: value for name, value in self.about.items() if name not in ("config", "text_length", "parameters")
         }
@@ -64,7 +64,7 @@ def load_model_under_test(
 ) -> ModelUnderTest:
     """Reads the weights of a model; `image_tokenizer` decodes instead of its own.
 
-    Raises ModelFolderError, or ConfigError where `sampling`, the image tokenizer and the model do not fit.
+    Raises ModelFolderError, or ConfigError if `sampling`, the image tokenizer and the model do not fit.
     """
     if sampling is not None:
         stored.check_supported({"sampling": "sampling"})

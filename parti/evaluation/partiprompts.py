@@ -1,6 +1,6 @@
 """PartiPrompts (arXiv 2206.10789, section 4 and appendix): images, sheets and scores by category and challenge.
 
-The paper's own evaluation is people who compare two images side by side. A CLIP score is a proxy of it, and says so.
+The paper's evaluation is by people who compare two images side by side. A CLIP score is only a proxy of it.
 The prompts are read from the released TSV file: Prompt, Category, Challenge, Note.
 """
 
@@ -30,7 +30,7 @@ from vqgan.system.checksums import file_sha256
 COLUMNS = ("Prompt", "Category", "Challenge")
 RECORDS_FILE = "samples.json"
 _SHEET_COLUMNS, _SHEET_IMAGES = 8, 120
-"""More on one sheet no viewer shows well; the next ones come on the next sheet."""
+"""Largest number of images on one sheet; further ones go to the next sheet."""
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 _PROXY = "a proxy: the paper's own metrics are votes of people who see two images side by side"
 
@@ -47,7 +47,7 @@ class PartiPrompt:
 
 @dataclass(frozen=True)
 class PartiImage:
-    """An image to draw and the file that it goes to."""
+    """An image to generate, and its file."""
 
     source: PartiPrompt
     file: str
@@ -57,7 +57,7 @@ class PartiImage:
 def read_partiprompts(path: str | Path) -> list[PartiPrompt]:
     """All rows of the file. Raises ConfigError: cannot be read, a column is missing, or a row has no prompt."""
     try:
-        # Quotation marks are text here: the file is no CSV with another separator.
+        # Quotation marks are text here: the file is not a quoted CSV.
         lines = read_bounded(path, MAX_TEXT_BYTES).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except OSError as error:
         raise ConfigError(f"partiprompts: {str(path)!r} cannot be read: {error.strerror or error}") from None
@@ -79,15 +79,15 @@ def read_partiprompts(path: str | Path) -> list[PartiPrompt]:
 
 
 def spread(prompts: Sequence[PartiPrompt], limit: int) -> list[PartiPrompt]:
-    """`limit` prompts, as evenly from the categories as those have prompts, and from all over each; 0 for all.
+    """Returns `limit` prompts, evenly from the categories and from all over each, in the order of the file; 0 for all.
 
-    A larger limit keeps those of a smaller one. Their order is that of the file.
+    The prompts of a larger limit include those of a smaller one.
     """
     if not limit:
         return list(prompts)
     queues = []
     for group in grouped(prompts, lambda prompt: prompt.category).values():
-        # Multiples of the golden ratio, without their whole part, lie evenly however many one takes.
+        # The fractional parts of multiples of the golden ratio are evenly spread for any count.
         order = sorted(range(len(group)), key=lambda place: place * _GOLDEN_RATIO % 1)
         queues.append([group[place] for place in order])
     rounds = zip_longest(*queues)  # each category gives one more, as long as it has one
@@ -96,8 +96,8 @@ def spread(prompts: Sequence[PartiPrompt], limit: int) -> list[PartiPrompt]:
 
 
 def images_of(prompts: Sequence[PartiPrompt], rows: int, images: int, seed: int) -> list[PartiImage]:
-    """What to draw. Names and seeds stand on the number of the row (of `rows`) and of the image alone: another
-    limit, or more images a prompt, leaves them as they are."""
+    """Returns the images to generate. Names and seeds depend only on the number of the row (of `rows`) and of the
+    image: another limit, or more images per prompt, does not change them."""
     return [
         PartiImage(prompt, f"{prompt.number:04d}-{number:02d}.png", seed + number * rows + prompt.number)
         for prompt in prompts
@@ -112,11 +112,11 @@ def generate_partiprompts(
     batch_size: int,
     progress: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Draw what `folder` does not hold yet of the same prompt, seed, settings and weights. Returns every record of
-    samples.json, by file.
+    """Generates the images that `folder` does not hold yet for the same prompt, seed, settings and weights. Returns
+    every record of samples.json, by file.
 
-    samples.json is written after every batch: an interrupted run goes on where it stopped. Raises ConfigError where
-    nothing can be written.
+    samples.json is written after every batch, so an interrupted run resumes. Raises ConfigError if nothing can be
+    written.
     """
     same = {"settings": model_under_test.sampling, **model_under_test.identity}
     with _writing(folder):
@@ -128,7 +128,7 @@ def generate_partiprompts(
             if not _is_same(records.get(image.file, {}), record) or not (folder / image.file).is_file():
                 records.pop(image.file, None)
                 pending.append((image, record))
-        _write_records(folder, records)  # what is drawn anew is no longer what an old record says, whatever happens
+        _write_records(folder, records)  # drop the old records of images that are generated again
     wanted = [(image.source.prompt, image.seed) for image, _ in pending]
     todo = iter(pending)
     for part in sample_in_parts(model_under_test.generate, wanted, batch_size, progress):
@@ -148,7 +148,7 @@ def score_partiprompts(
     batch_size: int,
     progress: bool = False,
 ) -> dict[str, list[float]]:
-    """100 cos of each image by each backbone that is there, which samples.json gets too."""
+    """Computes 100 cos of each image with each available backbone, and adds them to samples.json."""
     scores: dict[str, list[float]] = {backbone.name: [] for backbone in backbones if backbone.scorer is not None}
     if not scores:
         return scores
@@ -174,8 +174,8 @@ def partiprompts_metrics(
     scores: Mapping[str, Sequence[float]],
     details: Mapping[str, Any],
 ) -> Iterator[Metric]:
-    """How many images there are; each backbone's CLIP score over all of them, and over those of each category and
-    challenge. A backbone that is missing has the one metric over all, which says what to fetch."""
+    """Yields the number of images, and each backbone's CLIP score over all images and over each category and challenge.
+    A missing backbone has one metric, which says what to fetch."""
     keys: dict[str, Callable[[PartiImage], str]] = {
         "category": lambda image: image.source.category,
         "challenge": lambda image: image.source.challenge,
@@ -198,9 +198,9 @@ def partiprompts_metrics(
 
 
 def write_sheets(image_list: Sequence[PartiImage], folder: Path) -> list[Path]:
-    """`sheet-CATEGORY.png` with the images of a category, prompts below; several where one would be too large.
+    """Writes `sheet-CATEGORY.png` with the images of a category, prompts below; several if one would be too large.
 
-    Where all images fit on one sheet, `sheet.png` shows them category by category.
+    If all images fit on one sheet, `sheet.png` shows them category by category.
     """
     images = sum(image.source == image_list[0].source for image in image_list)
     columns = images if 2 <= images <= _SHEET_COLUMNS else _SHEET_COLUMNS
@@ -224,7 +224,7 @@ def write_sheets(image_list: Sequence[PartiImage], folder: Path) -> list[Path]:
 
 
 def partiprompts_protocol(path: str | Path, images: Sequence[PartiImage], rows: int) -> dict[str, Any]:
-    """Which prompts a metric is about."""
+    """Returns the selection of prompts that a metric covers."""
     sources = list(dict.fromkeys(image.source for image in images))
     return {
         "prompts": {
@@ -242,7 +242,7 @@ def partiprompts_protocol(path: str | Path, images: Sequence[PartiImage], rows: 
 
 
 def grouped(items: Sequence[Any], key: Callable[[Any], str]) -> dict[str, list[Any]]:
-    """Items by their key; keys in alphabetical order, items of each in their own."""
+    """Groups items by their key; keys in alphabetical order, items in their own order."""
     groups: dict[str, list[Any]] = {name: [] for name in sorted({key(item) for item in items})}
     for item in items:
         groups[key(item)].append(item)
@@ -250,7 +250,7 @@ def grouped(items: Sequence[Any], key: Callable[[Any], str]) -> dict[str, list[A
 
 
 def _record(image: PartiImage, same: Mapping[str, Any]) -> dict[str, Any]:
-    """What samples.json says of an image, with what all of them share; equal records are equal images."""
+    """Returns the record of an image in samples.json, with the shared fields; equal records mean equal images."""
     source = image.source
     return {
         "file": image.file,
@@ -263,14 +263,15 @@ def _record(image: PartiImage, same: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_same(known: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """Whether a record tells of the same image. A setting that an earlier version did not know had its default."""
+    """Returns whether a record is of the same image. Settings that an earlier version did not have count as default."""
     defaults = SamplingConfig().model_dump(mode="json") if record["settings"] else {}
     settings = defaults | known.get("settings", {})
     return {name: known.get(name) for name in record} | {"settings": settings} == record
 
 
 def _read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """What an earlier call left. A file that is no such list counts as none: all is drawn again."""
+    """Returns the records of an earlier call; an invalid file counts as empty, so that everything is generated
+    again."""
     try:
         records = json.loads((folder / RECORDS_FILE).read_text(encoding="utf-8"))
         return {record["file"]: record for record in records}

@@ -1,7 +1,6 @@
-"""Are images right? `shapes` images against their captions, and against captions that belong to others.
+"""Prompt accuracy on `shapes`: images checked against their captions, and against those of other images.
 
-The second metric gives the first its meaning: it is what a generator would score that draws clean scenes without
-reading its prompt.
+The second metric is the baseline of the first: the score of a generator that draws clean scenes but ignores its prompt.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from vqgan.metrics.shapes_checker import Verdict, check
 
 @dataclass(frozen=True)
 class CheckedImage:
-    """An image, the caption that it should show, and whether it does."""
+    """An image, its caption, and whether the image shows it."""
 
     image: Image.Image
     caption: str
@@ -25,41 +24,41 @@ class CheckedImage:
 
 @dataclass(frozen=True)
 class PromptEvaluation:
-    """One image of each prompt, judged; and the verdicts when every image gets another's prompt instead."""
+    """One checked image for each prompt, and the verdicts with the prompt of another image."""
 
     judged: list[CheckedImage]
     random_pairing: list[Verdict]
 
     @property
     def accuracy(self) -> float:
-        """Share of images that show their prompt: both objects' color, shape and size, and the relation."""
+        """Fraction of images that show their prompt: both objects' color, shape and size, and the relation."""
         return _share_correct([image.verdict for image in self.judged])
 
     @property
     def random_pairing_accuracy(self) -> float:
-        """Share of images that pass for another prompt."""
+        """Fraction of images that pass for another prompt."""
         return _share_correct(self.random_pairing)
 
 
 def evaluate_prompts(images: Sequence[Image.Image], prompts: Sequence[str], seed: int = 0) -> PromptEvaluation:
-    """Judge each image by its prompt, and by a random other prompt. `seed` chooses those.
+    """Checks each image against its prompt and against a random other prompt, chosen by `seed`.
 
-    Raises ValueError unless there is one `shapes` caption an image, and two of them differ in meaning.
+    Raises ValueError unless there is one `shapes` caption for each image, and two of them differ in meaning.
     """
     pairs = zip(images, other_captions(prompts, seed), strict=True)
     return PromptEvaluation(check_images(images, prompts), [check(image, other) for image, other in pairs])
 
 
 def check_images(images: Sequence[Image.Image], captions: Sequence[str]) -> list[CheckedImage]:
-    """Each image with the verdict on its caption."""
+    """Returns each image with the verdict on its caption."""
     pairs = zip(images, captions, strict=True)
     return [CheckedImage(image, caption, check(image, caption)) for image, caption in pairs]
 
 
 def other_captions(captions: Sequence[str], seed: int = 0) -> list[str]:
-    """For each caption one of the others at random, of those that ask for something else.
+    """Returns for each caption a random one of the others that describes another scene.
 
-    "A above B" and "B below A" ask for the same. Raises ValueError where all captions do.
+    "A above B" and "B below A" are the same scene. Raises ValueError if all captions describe the same.
     """
     rng = np.random.default_rng(seed)
     meanings = [_meaning(caption) for caption in captions]
@@ -75,7 +74,7 @@ def other_captions(captions: Sequence[str], seed: int = 0) -> list[str]:
 
 
 def _meaning(caption: str) -> Scene:
-    """The scene as one reads it downwards, or from left to right."""
+    """Returns the scene in canonical order: from top to bottom, or from left to right."""
     first, relation, second = parse_caption(caption)
     opposite = {"below": "above", "right of": "left of"}.get(relation)
     return Scene(second, opposite, first) if opposite else Scene(first, relation, second)

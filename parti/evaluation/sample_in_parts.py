@@ -1,4 +1,4 @@
-"""Draw many images and hand them on part by part, so that not all of them lie in memory."""
+"""Generates many images and yields them in parts, so that they need not all fit in memory."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,9 +13,9 @@ Generate = Callable[[Requests, int], Iterator[GeneratedImage]]
 def sample_in_parts(
     generate: Generate, wanted: Requests, batch_size: int, progress: bool = False
 ) -> Iterator[list[GeneratedImage]]:
-    """The images of (prompt, seed) pairs, `batch_size` at a time.
+    """Yields the images of (prompt, seed) pairs, `batch_size` at a time.
 
-    The rate that is shown counts what is done with the images too: so the time that is left is right.
+    The displayed rate includes the time that the caller takes for each part, so the remaining time is correct.
     """
     with tqdm(total=len(wanted), unit="image", desc="drawing", disable=not (progress and wanted)) as bar:
         for start in range(0, len(wanted), batch_size):

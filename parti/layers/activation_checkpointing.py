@@ -1,4 +1,4 @@
-"""Activation checkpointing: a layer keeps its input alone and is computed once more in the backward pass (Chen et al.,
+"""Activation checkpointing: a layer stores only its input and is recomputed in the backward pass (Chen et al.,
 1604.06174)."""
 
 from collections.abc import Callable
@@ -11,5 +11,5 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpointed(layer: nn.Module, wanted: bool) -> Callable[..., Any]:
-    """`layer`, computed again in the backward pass if that is `wanted` and there will be one; dropout is the same."""
+    """Returns `layer`, checkpointed if `wanted` and gradients are enabled; dropout is the same in both passes."""
     return partial(checkpoint, layer, use_reentrant=False) if wanted and torch.is_grad_enabled() else layer

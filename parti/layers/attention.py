@@ -22,7 +22,7 @@ from vqgan.layers.attend import attend
 class SelfAttention(nn.Module):
     """Multi-head self-attention: bidirectional with a key mask (text), under a pattern (image), or one cached step.
 
-    With `qk_norm` and `rotary` queries and keys are normalized and then turned by their place.
+    With `qk_norm` and `rotary`, queries and keys are normalized and then rotated by their position.
     """
 
     def __init__(self, width: int, heads: int, qk_norm: bool = False, rotary: RotaryPositions | None = None) -> None:
@@ -35,17 +35,17 @@ class SelfAttention(nn.Module):
         self.rotary = rotary
 
     def forward(self, x: Float[Tensor, "B Q D"], mask: Bool[Tensor, "#B #1 #Q Q"]) -> Float[Tensor, "B Q D"]:
-        """Attend to all positions of `x` where `mask` is true."""
+        """Attends to all positions of `x` where `mask` is true."""
         q, k, v = self._project(x)
         return self._join(attend(q, k, v, mask))
 
     def causal_forward(self, x: Float[Tensor, "B Q D"], pattern: SparsePattern) -> Float[Tensor, "B Q D"]:
-        """Attend to earlier positions as `pattern` says; `x` may be the first of its states."""
+        """Attends to earlier positions by `pattern`; `x` may be a prefix of its states."""
         q, k, v = self._project(x)
         return self._join(attend_sparse(q, k, v, pattern))
 
     def step(self, x: Float[Tensor, "B D"], cache: KeyValueCache, position: int | Tensor) -> Float[Tensor, "B D"]:
-        """The result at `position` alone; what it reads of earlier ones is in the cache."""
+        """Returns the output at `position`; keys and values of earlier positions are in the cache."""
         queries = self._project_step(x, cache, position)
         return self.out(decode_attention(queries, *cache.read(position)).flatten(1))
 
@@ -62,7 +62,7 @@ class SelfAttention(nn.Module):
     def _project_step(
         self, x: Float[Tensor, "B D"], cache: KeyValueCache, position: int | Tensor
     ) -> Float[Tensor, "B H d"]:
-        """The queries of image position `position`; its keys and values go to the cache."""
+        """Returns the queries of image position `position`, and stores its keys and values in the cache."""
         qkv = self.qkv(x).view(len(x), 3, self.heads, -1).transpose(0, 1)  # (3, B, H, d)
         q, both = qkv[0], qkv[1:]
         if self.query_norm is not None and self.key_norm is not None:
@@ -92,7 +92,7 @@ class CrossAttention(nn.Module):
     def project_memory(
         self, memory: Float[Tensor, "B K D"]
     ) -> tuple[Float[Tensor, "B H K d"], Float[Tensor, "B H K d"]]:
-        """Keys and values of the text: once per prompt, whatever the number of image tokens."""
+        """Projects the text to keys and values, once per prompt."""
         k, v = rearrange(self.key_value(memory), "b k (two h d) -> two b h k d", two=2, h=self.heads)
         return k if self.key_norm is None else self.key_norm(k), v
 
@@ -103,13 +103,13 @@ class CrossAttention(nn.Module):
         values: Float[Tensor, "B H K d"],
         key_mask: Bool[Tensor, "B K"],
     ) -> Float[Tensor, "B Q D"]:
-        """Attend to the projected text wherever `key_mask` is true."""
+        """Attends to the projected text where `key_mask` is true."""
         q = self._queries(x).transpose(1, 2)
         attended = attend(q, keys, values, key_mask[:, None, None, :])
         return self.out(rearrange(attended, "b h q d -> b q (h d)"))
 
     def step(self, x: Float[Tensor, "B D"], texts: Sequence[SharedText]) -> Float[Tensor, "B D"]:
-        """One position of each image, which reads its own text."""
+        """Computes one position of each image, which attends to its own text."""
         return self.out(by_text(texts, SharedText.read, self._queries(x)).flatten(1))
 
     def _queries(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows H d"]:

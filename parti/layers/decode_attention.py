@@ -1,4 +1,4 @@
-"""Attention of one query of each head, a step of drawing, to the keys in a cache.
+"""Attention of a single query (one decoding step) to the cached keys.
 
 Legend: B batch, H heads, K keys, d head width.
 """
@@ -15,7 +15,7 @@ def decode_attention(
     values: Float[Tensor, "B H K d"],
     bias: Float[Tensor, "K"] | None,
 ) -> Float[Tensor, "B H d"]:
-    """softmax(k q / sqrt(d) + bias) v, without copies of what the cache holds.
+    """Computes softmax(k q / sqrt(d) + bias) v without copying the cache.
 
     Torch's fused kernel, except on a CPU: there two plain products stream a cache in 0.6 to 0.8 of its time
     (docs/log.md, 2026-11-21).
@@ -30,8 +30,8 @@ def decode_attention(
 def decode_scores(
     queries: Float[Tensor, "B H d"], keys: Float[Tensor, "B H K d"], bias: Float[Tensor, "K"] | None
 ) -> Float[Tensor, "B H K"]:
-    """k q / sqrt(d) + bias. Keys first: a matrix times a vector is faster here than a vector times a transposed one."""
-    # A transposed row, not [..., None]: by the strides torch picks the kernel, and that of a column is slow.
+    """Computes k q / sqrt(d) + bias. Matrix times vector is faster here than vector times transposed matrix."""
+    # A transposed row, not [..., None]: torch picks the kernel by strides, and the one for a column is slow.
     column = (queries * queries.shape[-1] ** -0.5)[:, :, None].transpose(-1, -2)
     scores = (keys @ column)[..., 0]
     return scores if bias is None else scores + bias

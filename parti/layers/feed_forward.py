@@ -12,9 +12,9 @@ FeedForwardKind = Literal["relu", "gelu", "swiglu"]
 
 
 class SwiGLU(nn.Module):
-    """(SiLU(x G) * x V) O, with the hidden width that gives as many weights as two matrices of `mlp_width` have.
+    """Gated feed-forward (SiLU(x G) * x V) O, with as many weights as two matrices of hidden width `mlp_width`.
 
-    That is 2/3 of `mlp_width` (arXiv 2002.05202, section 2), rounded up to a multiple of 8, which matrix units like.
+    That is 2/3 of `mlp_width` (arXiv 2002.05202, section 2), rounded up to a multiple of 8 for tensor cores.
     Departure from the paper: biases, as in the other kinds.
     """
 
@@ -37,5 +37,5 @@ _FEED_FORWARDS: dict[FeedForwardKind, Callable[[int, int], nn.Module]] = {
 
 
 def feed_forward(width: int, mlp_width: int, kind: FeedForwardKind = "relu") -> nn.Module:
-    """Position by position: width -> mlp_width -> width; with swiglu the hidden width is another, the size the same."""
+    """Builds the feed-forward width -> mlp_width -> width; swiglu has another hidden width but as many weights."""
     return _FEED_FORWARDS[kind](width, mlp_width)

@@ -1,16 +1,16 @@
 """Gradient scales, one for each residual branch, for training in fp16 (DALL-E, arXiv 2102.12092, section 2.4, figure 4
 and appendix D; papers.md C.2).
 
-Gradients of later blocks are too small for fp16, those of earlier ones may be too large for one scale on the loss. So
-each branch has its own: on the way back the gradient is multiplied by it where it comes into the branch, and divided by
-it where it goes out again; between branches, on the residual path, it is fp32 and true. Gradients of the branch's
-weights come out scaled and are divided before the optimizer sees them. A branch whose gradients overflow is left out
-of the update, and what it hands on is taken as zero, so that the branches before it do not suffer.
+Gradients of later blocks are too small for fp16, those of earlier ones may be too large for a single loss scale. So
+each branch has its own scale: in the backward pass the gradient is multiplied by it on entering the branch and divided
+by it on leaving; on the residual path between branches it is fp32 and unscaled. Gradients of the branch's weights are
+scaled and are divided before the optimizer step. A branch whose gradients overflow is left out of the update, and the
+gradient that it passes on is set to zero, so that earlier branches are not affected.
 
 In bf16, which has the exponents of fp32, none of this is needed.
 
-Departure: the paper divides each worker's loss by the batch of all M workers and has M in every bound to make up for
-it. Here M is 1 unless it is given: torch averages gradients after the workers have computed them.
+Departure: the paper divides each worker's loss by the batch of all M workers and compensates with M in every bound.
+Here M is 1 by default: torch averages gradients after the workers have computed them.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ from vqgan.training.parallel.sharded_tensors import whole
 INITIAL = 2.0**13
 LOWEST, HIGHEST = 2.0**7, 2.0**24
 GROWTH = 2 ** (1 / 1000)
-"""Factor at each update with finite gradients: a scale doubles in 1000 updates."""
+"""Growth factor per update with finite gradients: a scale doubles in 1000 updates."""
 DIVISOR = 2**0.5
-"""What a scale is divided by when a gradient of its branch is not finite."""
+"""Divisor of a scale after a non-finite gradient of its branch."""
 UPDATES_BETWEEN_DIVISIONS = 125
-"""A scale is not divided again earlier; an overflow before that leaves out the branch and changes nothing."""
+"""Least number of updates between two divisions; an overflow in between only skips the branch."""
 
 
 class BranchEnds:
@@ -39,11 +39,12 @@ class BranchEnds:
         self.scale: Float[Tensor, ""] | None = None
 
     def enter(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-        """`x` from the residual path, in fp32; its gradient from the branch is divided by the scale and finite."""
+        """Returns `x` in fp32; the gradient that the branch passes back is unscaled and finite."""
         return x if self.scale is None else _Enter.apply(x, self.scale)
 
     def leave(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-        """The branch's result, in fp32; its gradient is multiplied by the scale before it is rounded to fp16."""
+        """Returns the branch's result, in fp32; its gradient is multiplied by the scale before it is rounded to
+        fp16."""
         return x if self.scale is None else _Leave.apply(x, self.scale)
 
 
@@ -67,20 +68,20 @@ class GradientScales:
         self.scales = [workers * INITIAL] * len(branches)
         self._updates = 0
         self._divided_at: list[int | None] = [None] * len(branches)
-        # The branches look at this one tensor: new scales are written in place.
+        # The branches share this tensor: new scales are written in place.
         self._on_device = torch.tensor(self.scales, device=branches[0].parameters[0].device)
         for branch, scale in zip(branches, self._on_device, strict=True):
             branch.ends.scale = scale
 
     def unscale(self) -> dict[str, Tensor]:
-        """Divide the gradients by their scales, drop those of branches where one is not finite, and adapt the scales.
+        """Unscales the gradients, drops those of branches with a non-finite one, and updates the scales.
 
-        An optimizer leaves parameters without a gradient as they are, moments and weight decay included.
+        An optimizer skips parameters without a gradient, including moments and weight decay.
         """
         gradients = [
             [weight.grad for weight in branch.parameters if weight.grad is not None] for branch in self.branches
         ]
-        # The largest magnitude: a sum of squares could overflow where no gradient does. One wait for the device.
+        # The largest magnitude: a sum of squares could overflow although no gradient does. One device synchronization.
         largest = [nn.utils.get_total_norm(of_branch, float("inf")) for of_branch in gradients]
         is_finite = whole(torch.stack(largest)).isfinite().tolist()
         for branch, of_branch, scale, finite in zip(self.branches, gradients, self.scales, is_finite, strict=True):
@@ -94,7 +95,7 @@ class GradientScales:
         return {"branches_left_out": torch.tensor(left_out), "least_gradient_scale": torch.tensor(min(self.scales))}
 
     def adapt(self, is_finite: Sequence[bool]) -> None:
-        """The scales after one update, given of which branches all gradients were finite."""
+        """Returns the scales after one update, given which branches had only finite gradients."""
         for branch, finite in enumerate(is_finite):
             divided_at = self._divided_at[branch]
             if finite:
@@ -138,7 +139,7 @@ class _Leave(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(scale)
         ctx.dtype = x.dtype
-        # In fp32 already here: the sum with the residual would hand back a gradient that was rounded to fp16 unscaled.
+        # fp32 here: the sum with the residual would otherwise pass back a gradient that was rounded to fp16 unscaled.
         return x.to(torch.float32, copy=True)
 
     @staticmethod

@@ -17,19 +17,19 @@ from vqgan.layers.attend import attend
 
 
 class JointAttention(SelfAttention):
-    """Self-attention of a row of text and image states; a mask says who reads whom, and text never reads the image."""
+    """Self-attention over text and image states under a mask; text never attends to the image."""
 
     def prefill(
         self, x: Float[Tensor, "B T D"]
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B H T d"], Float[Tensor, "B H T d"]]:
-        """The text states alone, causally, with the keys and values that image states will read."""
+        """Computes causal self-attention of the text, with the keys and values for the image states."""
         q, k, v = self._project(x)
         return self._join(attend(q, k, v, causal=True)), k, v
 
     def decode_step(
         self, x: Float[Tensor, "B D"], texts: Sequence[SharedText], cache: KeyValueCache, position: int | Tensor
     ) -> Float[Tensor, "B D"]:
-        """The image state at `position`, which reads all of its text and what the cache holds for it."""
+        """Computes the image state at `position`, which attends to all of its text and to the cache."""
         queries = self._project_step(x, cache, position)
         keys, values, bias = cache.read(position)
         # Scores of both sides are joined, not keys: with one query that moves d times less memory.

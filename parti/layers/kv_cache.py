@@ -1,12 +1,11 @@
-"""Keys and values of image states, kept only as long as later states read them.
+"""Key-value cache of image states, which stores them only as long as later states attend to them.
 
-Every mask of `parti.layers.sparse_masks` but one reads a window that moves along, so a ring of as many slots as the
-window is wide holds all that will be read: 33 slots for a row of 32 codes, 166 for a kernel of 11 (papers.md D.2).
-Columns are kept one after the other. Either way what a state reads lies in one run of slots: nothing is gathered or
-copied.
+Every mask of `parti.layers.sparse_masks` but one is a sliding window, so a ring buffer of the window's width suffices:
+33 slots for a row of 32 codes, 166 for a kernel of 11 (papers.md D.2). Columns are stored one after the other. Either
+way a state attends to one contiguous run of slots: nothing is gathered or copied.
 
-Positions may be Python numbers (a run is cut out, nothing else is read) or tensors (all slots are read, those that do
-not count are masked: every step has the same shapes, which a CUDA graph needs).
+Positions may be Python numbers (a slice of the slots is read) or tensors (all slots are read and masked: every step has
+the same shapes, as a CUDA graph needs).
 
 Legend: B batch, H heads, S slots, K slots that are read, d head width, N states.
 """
@@ -20,7 +19,7 @@ from parti.layers.sparse_masks import MaskKind, distances_back, image_mask
 
 
 class CacheLayout:
-    """Which slot each state's keys and values go to, and which slots a state reads; shared by all layers of a mask."""
+    """The slot of each state's keys and values, and the slots that a state reads; shared by all layers of a mask."""
 
     def __init__(self, kind: MaskKind, grid: tuple[int, int], kernel: int, device: torch.device) -> None:
         self._kind: MaskKind = kind
@@ -34,19 +33,19 @@ class CacheLayout:
             is_read = torch.zeros(self.slots, dtype=torch.bool)
             is_read[distances] = True
             slots = torch.arange(self.slots)
-            # Of a state at slot p, slot s holds the state (p - s) mod S before it.
+            # For a state at slot p, slot s holds the state (p - s) mod S positions before it.
             self._bias_by_phase = additive(is_read[(slots[:, None] - slots) % self.slots]).to(device)
         self._tables: tuple[Tensor, Tensor] | None = None
 
     def slot(self, state: int) -> int:
-        """Where the state's keys and values go: over those of one that nobody reads any more."""
+        """Returns the slot for the state's keys and values, whose previous content is no longer read."""
         if self._kind == "column":
             row, column = divmod(state, self._grid[1])
             return column * self._grid[0] + row
         return state % self.slots
 
     def run(self, state: int) -> tuple[slice, Float[Tensor, "K"] | None]:
-        """The slots that hold what `state` reads, and what is added to their scores (0 or -inf) where not all count."""
+        """Returns the slots that `state` reads, and the additive mask of their scores if some of them do not count."""
         if self._kind == "column":
             row, column = divmod(state, self._grid[1])
             return slice(column * self._grid[0], column * self._grid[0] + row + 1), None
@@ -54,7 +53,7 @@ class CacheLayout:
         return run, None if self._bias_by_phase is None else self._bias_by_phase[state % self.slots, run]
 
     def tables(self) -> tuple[Int64[Tensor, "N"], Float[Tensor, "N S"]]:
-        """Every state's slot, and what is added to the scores of all slots when that state reads: for steps whose
+        """Returns every state's slot, and the additive mask over all slots when that state reads: for steps whose
         position is a tensor."""
         if self._tables is None:
             mask = image_mask(self._kind, self._grid, self._kernel)
@@ -69,15 +68,15 @@ class CacheLayout:
 
 
 class KeyValueCache:
-    """One layer's keys and values, in one tensor that is allocated once."""
+    """Keys and values of one layer, in one preallocated tensor."""
 
     def __init__(self, layout: CacheLayout, batch: int, heads: int, like: Float[Tensor, "... d"]) -> None:
         self.layout = layout
-        # Zeros: a masked slot has no weight, but no weight times NaN is NaN.
+        # Zeros: a masked slot has weight 0, but 0 times NaN is NaN.
         self.both = like.new_zeros(2, batch, heads, layout.slots, like.shape[-1])
 
     def write(self, state: int | Tensor, both: Float[Tensor, "2 B H d"]) -> None:
-        """Store keys and values of one state."""
+        """Stores keys and values of one state."""
         if isinstance(state, int):
             self.both[:, :, :, self.layout.slot(state)] = both
         else:
@@ -87,7 +86,8 @@ class KeyValueCache:
     def read(
         self, state: int | Tensor
     ) -> tuple[Float[Tensor, "B H K d"], Float[Tensor, "B H K d"], Float[Tensor, "K"] | None]:
-        """Keys and values that `state` reads, its own included, and what is added to their scores, if anything."""
+        """Returns the keys and values that `state` reads, including its own, and the additive mask of their scores, if
+        any."""
         if isinstance(state, int):
             run, bias = self.layout.run(state)
             keys, values = self.both[:, :, :, run].unbind(0)
@@ -98,5 +98,5 @@ class KeyValueCache:
 
 
 def additive(is_read: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """A mask as what is added to scores: 0 where true, -inf elsewhere."""
+    """Returns the additive form of a mask: 0 where true, -inf elsewhere."""
     return torch.zeros(is_read.shape, device=is_read.device).masked_fill_(~is_read, float("-inf"))

@@ -1,10 +1,9 @@
-"""The layer that gives logits: fp32 sums and results, at the speed that the run's precision allows.
+"""The output head: fp32 accumulation and logits, at the speed that the run's precision allows.
 
-Thousands of logits decide what is drawn and how a model learns, so they are never rounded to 16 bits (Parti's outputs
-are fp32 too, papers.md D.4). In a run in bf16 the factors may be rounded as everywhere else, while products are summed
-and given in fp32: on a GPU that is its fast 16-bit product, on a CPU oneDNN's, which takes half as long as torch's own
-fp32 product (docs/log.md, 2026-11-21). In fp32 runs, and in fp16, which has no room for a head's gradients, it is a
-plain layer.
+Logits are never rounded to 16 bits (Parti's outputs are fp32 too, papers.md D.4). In a bf16 run the factors may be
+rounded as everywhere else, while products accumulate and are returned in fp32: on a GPU that is its fast 16-bit
+product, on a CPU oneDNN's, which takes half as long as torch's own fp32 product (docs/log.md, 2026-11-21). In fp32
+runs, and in fp16, whose range is too small for the gradients of a head, it is a plain layer.
 
 Legend: D width, V vocabulary.
 """
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 
 def fp32_logits(head: nn.Module, states: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows V"]:
-    """`head` of fp32 `states`, in fp32; under bf16 autocast factors may be rounded where `head` is a plain layer."""
+    """Applies `head` to fp32 `states`, in fp32; under bf16 autocast the factors of a plain layer may be rounded."""
     device = states.device.type
     in_bf16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.bfloat16
     with torch.autocast(device, enabled=False):

@@ -1,4 +1,4 @@
-"""A row of a table, by a position that is a number or a tensor."""
+"""Looks up a row of a table by a position that is a number or a tensor."""
 
 import torch
 from jaxtyping import Shaped
@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def lookup(table: Shaped[Tensor, "N *X"], position: int | Tensor) -> Shaped[Tensor, "1 *X"]:
-    """Row `position` (a number, or a tensor of none or one dimension with one entry), as a table of one row."""
+    """Returns row `position` (a number, or a tensor of zero or one dimension with one entry) as a table of one row."""
     if isinstance(position, int):
         return table[position : position + 1]
-    # Not table[position]: an index without dimensions is read by the host, which waits for the device, and cannot be
+    # Not table[position]: a zero-dimensional index is read by the host, which synchronizes, and cannot be
     # captured in a CUDA graph.
     return torch.index_select(table, 0, position.reshape(1))

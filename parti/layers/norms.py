@@ -23,7 +23,7 @@ _NORMS: dict[NormKind, Callable[[int], nn.Module]] = {
 
 
 def norm(width: int, kind: NormKind = "layer") -> nn.Module:
-    """The norm of vectors of `width`."""
+    """Returns the norm of vectors of `width`."""
     return _NORMS[kind](width)
 
 
@@ -31,7 +31,7 @@ class HeadNorm(nn.Module):
     """RMSNorm of each head's queries, or keys, with one learned gain (d) for all heads: QK-norm.
 
     It bounds the attention logits, whose growth makes large models diverge (ViT-22B, arXiv 2302.05442, section 2,
-    there with LayerNorm; RMSNorm as in arXiv 2403.03206, section 5.3.2). A fresh one leaves the root mean square at 1.
+    there with LayerNorm; RMSNorm as in arXiv 2403.03206, section 5.3.2). Initially the root mean square is 1.
     """
 
     def __init__(self, head_width: int) -> None:
@@ -39,5 +39,5 @@ class HeadNorm(nn.Module):
         self.gain = nn.Parameter(ones(head_width))
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-        """In fp32, as what is to be bounded may not fit fp16; the result has the dtype of `x`."""
+        """Normalizes in fp32, because its input may exceed fp16; the result has the dtype of `x`."""
         return F.rms_norm(x.float(), self.gain.shape, self.gain.float(), EPS).to(x.dtype)

@@ -1,4 +1,4 @@
-"""What later transformers changed about a block, as options of both stage-2 models. All are off by default."""
+"""Options of the transformer blocks of both stage-2 models, from later transformers. All are off by default."""
 
 from parti.layers.feed_forward import FeedForwardKind
 from parti.layers.norms import NormKind
@@ -15,13 +15,12 @@ class TransformerOptions(Config, fixed=("norm", "feed_forward", "qk_norm", "rota
     """relu, gelu, or swiglu, gated and of the same size (arXiv 2002.05202). null: the paper's, relu in Parti, gelu in
     DALL-E."""
     qk_norm: bool = False
-    """Normalize each head's queries and keys before they meet: no attention logit grows without bound (arXiv
-    2302.05442)."""
+    """QK-norm: normalize each head's queries and keys, which bounds the attention logits (arXiv 2302.05442)."""
     rotary: bool = False
-    """Between image codes, positions enter each score too, as distances in rows and in columns (arXiv 2104.09864);
-    the learned positions stay, text is placed by them alone."""
+    """Rotary positions between image codes, by rows and columns (arXiv 2104.09864), in addition to the learned
+    positions; text has learned positions only."""
 
     def check_heads(self, width: int, heads: int) -> None:
-        """Raises ValueError where `width` over `heads` does not suit the options."""
+        """Raises ValueError if `width` / `heads` does not fit the options."""
         if self.rotary:
             check_head_width(width // heads)

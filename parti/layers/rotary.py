@@ -1,13 +1,11 @@
 """Rotary positions for codes on a grid (RoFormer, arXiv 2104.09864, section 3.2, once for rows and once for columns).
 
-A pair of a head's components is turned by an angle that grows with the position, so that a score between two image
-states depends on how far apart their rows and their columns are, and on nothing else of where they stand. The first
-half of the frequencies turns by the row, the second by the column, as LlamaGen does for the same kind of codes (arXiv
-2406.06525, section 2.2); the base is RoFormer's 10,000.
+A pair of a head's components is rotated by an angle proportional to the position, so that the score between two image
+states depends only on their relative row and column. The first half of the frequencies rotates by the row, the second
+by the column, as in LlamaGen (arXiv 2406.06525, section 2.2); the base is RoFormer's 10,000.
 
-Text states are not turned: they stand, all of them, where no angle is. Among themselves they are told apart by their
-learned positions, and an image state reads them from where it stands on the grid. So in a model of text and image in
-one row a text's keys are the same whoever reads them.
+Text states are not rotated; their positions are the learned ones. So in a decoder-only model the keys of a text do not
+depend on the image state that reads them.
 
 Legend: B batch, H heads, S states (text, then image), d head width, N = h * w image states.
 """
@@ -22,10 +20,10 @@ from parti.layers.lookup import lookup
 
 
 class RotaryPositions(nn.Module):
-    """Turns queries and keys (never values) by where their image state stands; one for all layers of a model.
+    """Rotates queries and keys (not values) by the position of their image state; shared by all layers of a model.
 
-    `text_length` is the number of states before the image that are left as they are. With QK-norm, normalize first: a
-    gain after the turn would make scores depend on absolute positions.
+    `text_length` is the number of states before the image, which are not rotated. With QK-norm, normalize first: a gain
+    after the rotation would make scores depend on absolute positions.
     """
 
     cos: Float[Tensor, "S half"]
@@ -41,8 +39,8 @@ class RotaryPositions(nn.Module):
     def rotate(
         self, x: Float[Tensor, "*rows d"], position: int | Int[Tensor, ""] | None = None
     ) -> Float[Tensor, "*rows d"]:
-        """Queries or keys (B, H, S, d) of the states from the first on: text, then image, up to any state. Or with
-        `position`, 0 to N - 1, of that one image state: (B, H, d), or (B, H, 1, d). In fp32; returned in its dtype."""
+        """Rotates queries or keys (B, H, S, d) of a prefix of the states: text, then image. Or with `position`, 0 to N
+        - 1, those of one image state: (B, H, d) or (B, H, 1, d). Computed in fp32 and returned in the input's dtype."""
         if position is None:
             cos, sin = self.cos[: x.shape[-2]], self.sin[: x.shape[-2]]
         else:
@@ -53,7 +51,7 @@ class RotaryPositions(nn.Module):
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
         height, width = self.grid
-        # In fp64, so that a far position's angle is not rounded before its cosine is taken; not every device has fp64.
+        # fp64 on the CPU, so that large angles are not rounded before the cosine; not every device has fp64.
         steps = torch.arange(self.head_width // 4, dtype=torch.float64, device="cpu") / (self.head_width // 4)
         frequencies = self.base**-steps
         by_row = torch.arange(height, device="cpu")[:, None, None] * frequencies
@@ -63,14 +61,14 @@ class RotaryPositions(nn.Module):
         return angles.cos().float().to(device), angles.sin().float().to(device)
 
     def _apply(self, *args: Any, **kwargs: Any) -> "RotaryPositions":
-        # A model whose weights go to bf16 keeps its angles in fp32, and one that leaves the meta device gets them.
+        # The angles stay fp32 in a bf16 model, and are computed when a model leaves the meta device.
         super()._apply(*args, **kwargs)
         self.cos, self.sin = self._tables(self.cos.device)
         return self
 
 
 def check_head_width(head_width: int) -> None:
-    """Raises ValueError unless rows and columns can each turn pairs of a head's components."""
+    """Raises ValueError unless rows and columns can each rotate pairs of a head's components."""
     if head_width % 4:
         raise ValueError(
             f"rotary positions turn pairs by the row and pairs by the column, so width / heads is a multiple of 4, "

@@ -1,14 +1,14 @@
-"""Attention under DALL-E's and Parti's sparse masks, over all states at once, by the kernel that computes least.
+"""Attention under DALL-E's and Parti's sparse masks over all states, by the kernel that computes least.
 
-On a GPU, in training, torch's flex_attention leaves out the blocks of 128 x 128 scores of which a mask wants none;
-elsewhere the mask goes to `attend` whole. Over 256 text and 32 x 32 image states flex computes this share of the
+On a GPU, in training, torch's flex_attention skips the blocks of 128 x 128 scores that are fully masked; elsewhere
+`attend` gets the dense mask. Over 256 text and 32 x 32 image states flex computes this share of the
 blocks (causal attention: 0.55), and of Parti's decoder, image alone:
 
     row 0.34 / 0.23     column 0.27 / 0.13, in raster order 0.55 / 0.56     convolution 0.40 / 0.33
 
-A column's states lie a row apart, so in raster order each block has some of them. As in the paper (arXiv 2102.12092,
-figure 11; papers.md C.2) column attention therefore runs on transposed image states, one column after the other. It
-costs four copies, of queries, keys, values and result.
+The states of a column are a row apart, so in raster order each block has some of them. As in the paper (arXiv
+2102.12092, figure 11; papers.md C.2) column attention therefore runs on transposed image states, one column after the
+other. It costs four copies, of queries, keys, values and result.
 
 Legend: B batch, H heads, S = T + N states, T text states, N = h * w image states, d head width.
 """
@@ -26,16 +26,16 @@ from parti.layers.sparse_masks import MaskKind, image_mask, text_image_mask
 from vqgan.layers.attend import attend
 
 _MOST_BLOCKS = 0.5
-"""Share of the blocks up to which flex_attention is taken: less than causal attention without a mask computes. By
-count, not by timing; short sequences, which are a few blocks, stay above it."""
+"""Largest fraction of blocks for which flex_attention is used: less than plain causal attention computes. Chosen by
+count, not by timing; short sequences of few blocks are above it."""
 
 _LEAST_HEAD_WIDTH = 16
-"""flex_attention's kernels take no narrower heads."""
+"""Smallest head width of flex_attention's kernels."""
 
 
 class SparsePattern(NamedTuple):
-    """Which states read which: text reads the text before it, image states all text and of the image what `kind`
-    says. `text_length` 0 is Parti's decoder."""
+    """Attention pattern: text attends to earlier text, image states to all text and to the image by `kind`.
+    `text_length` 0 is Parti's decoder."""
 
     kind: MaskKind
     grid: tuple[int, int]
@@ -60,7 +60,7 @@ def attend_sparse(
 
 
 def flex_pays(queries: Float[Tensor, "B H S d"], pattern: SparsePattern) -> bool:
-    """Whether flex_attention is to be taken. Not without gradients: that would compile every kernel once more."""
+    """Returns whether to use flex_attention. Not without gradients: that would compile every kernel again."""
     return (
         queries.is_cuda
         and torch.is_grad_enabled()
@@ -76,8 +76,8 @@ def attend_by_mask(
     values: Float[Tensor, "B H S d"],
     pattern: SparsePattern,
 ) -> Float[Tensor, "B H S d"]:
-    """Dense attention under the mask; for the first S states where there are fewer than the pattern has."""
-    if pattern.kind == "full":  # image states read all text, so the whole is causal and needs no mask
+    """Computes dense attention under the mask, for the first S states of the pattern."""
+    if pattern.kind == "full":  # image states read all text, so it is plain causal attention
         return attend(queries, keys, values, causal=True)
     length = queries.shape[2]
     mask = dense_mask(pattern, queries.device)[:length, :length]
@@ -90,9 +90,9 @@ def attend_by_blocks(
     values: Float[Tensor, "B H S d"],
     pattern: SparsePattern,
 ) -> Float[Tensor, "B H S d"]:
-    """By flex_attention: compiled on a GPU; on a CPU as torch's plain form, which has no backward pass.
+    """Computes attention with flex_attention: compiled on a GPU; uncompiled on a CPU, without a backward pass.
 
-    Raises ValueError for a part of the states: a block mask is made for all of them.
+    Raises ValueError for a prefix of the states: a block mask covers all of them.
     """
     if queries.shape[2] != pattern.length:
         raise ValueError(
@@ -109,28 +109,28 @@ def attend_by_blocks(
 
 @functools.lru_cache(maxsize=16)
 def dense_mask(pattern: SparsePattern, device: torch.device) -> Bool[Tensor, "S S"]:
-    """True where the row's state reads the column's; states in raster order."""
+    """Returns the mask, true where the row's state reads the column's; states in raster order."""
     image = image_mask(pattern.kind, pattern.grid, pattern.kernel, device)
     return text_image_mask(pattern.text_length, image)
 
 
 @functools.lru_cache(maxsize=16)
 def block_mask(pattern: SparsePattern, device: torch.device) -> BlockMask:
-    """The pattern for flex_attention; of a column pattern the image states stand column by column."""
+    """Returns the block mask for flex_attention; for a column pattern the image states are in column order."""
     return create_block_mask(mask_function(pattern), None, None, pattern.length, pattern.length, device=device)
 
 
 @functools.lru_cache(maxsize=16)
 def computed_share(pattern: SparsePattern) -> float:
-    """Share of the blocks of scores that flex_attention computes."""
+    """Returns the fraction of the blocks of scores that flex_attention computes."""
     return 1 - block_mask(pattern, torch.device("cpu")).sparsity() / 100
 
 
 def mask_function(pattern: SparsePattern) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Whether a query reads a key, from their indices: what the kernel asks inside a block that is partly wanted.
+    """Returns whether a query reads a key, from their indices: flex_attention's mask function.
 
-    In arithmetic of constants, not by a table: nothing is loaded. Of a column pattern the image states stand column
-    by column. The first two arguments are batch and head, which are all alike.
+    Computed by arithmetic, not from a table, so nothing is loaded. For a column pattern the image states are in column
+    order. The first two arguments are batch and head, which are ignored.
     """
     text, (height, width), reach = pattern.text_length, pattern.grid, pattern.kernel // 2
     of_image: dict[MaskKind, Callable[[Tensor, Tensor], Tensor]] = {
@@ -143,13 +143,13 @@ def mask_function(pattern: SparsePattern) -> Callable[[Tensor, Tensor, Tensor, T
         "full": lambda query, key: query >= key,
     }
     reads = of_image[pattern.kind]
-    # No `def`: flex_attention counts a function's arguments, which the wrapper of a type-checked one hides.
+    # No `def`: flex_attention counts the arguments, which the wrapper of a type-checked function hides.
     return lambda _batch, _head, query, key: (key <= query) & ((key < text) | reads(query - text, key - text))
 
 
 @functools.lru_cache(maxsize=16)
 def _transposition(pattern: SparsePattern, device: torch.device) -> tuple[Int64[Tensor, "S"], Int64[Tensor, "S"]]:
-    """Indices that put the image states column by column, and those that put them back; text stays in front."""
+    """Returns the permutation of the image states to column order, and its inverse; text stays first."""
     (height, width), text = pattern.grid, pattern.text_length
     states = torch.arange(pattern.length, device=device)
     there = torch.cat([states[:text], states[text:].view(height, width).T.flatten()])
@@ -159,5 +159,5 @@ def _transposition(pattern: SparsePattern, device: torch.device) -> tuple[Int64[
 
 @functools.cache
 def _compiled_flex_attention() -> Callable[..., Tensor]:
-    # Shapes are the same in every step; kernels for any shape would be slower.
+    # Shapes are the same in every step; kernels for dynamic shapes would be slower.
     return cast(Callable[..., Tensor], torch.compile(flex_attention, dynamic=False))

@@ -1,9 +1,9 @@
 """Which image states an image state reads: DALL-E's masks (arXiv 2102.12092, figure 11; papers.md C.2).
 
-States stand in raster order on a grid (h, w). Each mask is a set of distances: state i reads state i - distance
-wherever that is a state. So nothing looks ahead, and rows and kernels go on across the grid's border, in the row
-before or after. The paper shows the row's extent and its wrapping; of the convolutional mask it shows no border, and
-public re-implementations differ there.
+States are in raster order on a grid (h, w). Each mask is a set of distances: state i reads state i - distance if that
+exists. So every mask is causal, and rows and kernels wrap around the grid's border into the previous or next row. The
+paper shows the wrapping for rows; it does not show the border of the convolutional mask, where public
+re-implementations differ.
 
 Legend: N = h * w image states, T text states, S = T + N.
 """
@@ -19,14 +19,14 @@ MaskKind = Literal["row", "column", "convolution", "full"]
 
 
 def dalle_layer_kinds(depth: int) -> list[MaskKind]:
-    """The mask of each of `depth` layers: column in every fourth from the second on, row in the others, and the
+    """Returns the mask of each of `depth` layers: column in every fourth from the second on, row in the others, and the
     convolution in the last. Of the paper's 64: 47 row, 16 column, 1 convolution."""
     kinds: list[MaskKind] = ["column" if layer % 4 == 2 else "row" for layer in range(1, depth)]
     return [*kinds, "convolution"]
 
 
 def distances_back(kind: MaskKind, grid: tuple[int, int], kernel: int) -> list[int]:
-    """How far back in raster order the states lie that a state reads: ascending, 0 is the state itself.
+    """Returns the distances in raster order to the states that a state reads: ascending, 0 is the state itself.
 
     `kernel` is the odd side of the convolution's square, which is centered on the state. On 32x32 states a kernel of
     11 gives 61 distances, (11 * 11 + 1) / 2, up to 165.
@@ -47,7 +47,7 @@ def distances_back(kind: MaskKind, grid: tuple[int, int], kernel: int) -> list[i
 def image_mask(
     kind: MaskKind, grid: tuple[int, int], kernel: int, device: torch.device | None = None
 ) -> Bool[Tensor, "N N"]:
-    """True where the row's state reads the column's."""
+    """Returns the mask, true where the row's state reads the column's."""
     states = torch.arange(grid[0] * grid[1], device=device)
     is_read = torch.zeros(len(states), dtype=torch.bool, device=device)
     is_read[torch.tensor(distances_back(kind, grid, kernel), device=device)] = True
@@ -55,8 +55,8 @@ def image_mask(
 
 
 def text_image_mask(text_length: int, image: Bool[Tensor, "N N"]) -> Bool[Tensor, "S S"]:
-    """The mask over text and image states in one row: text reads the text up to itself, an image state all text and
-    of the image what `image` says."""
+    """Returns the mask over text and image states in one row: text reads the text up to itself, an image state all text
+    and of the image what `image` says."""
     length = text_length + len(image)
     mask = torch.ones(length, length, dtype=torch.bool, device=image.device).tril()
     mask[text_length:, text_length:] = image

@@ -1,1 +1,1 @@
-"""Losses that several objectives share."""
+"""Losses shared by several objectives."""

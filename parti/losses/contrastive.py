@@ -1,8 +1,8 @@
 """CLIP's objective (Radford et al., arXiv 2103.00020, figure 3) over the pairs of all processes.
 
-Every image must find its caption among all captions, every caption its image among all images. Departure: a
-caption that several images of the batch share is no negative of those images, nor they of it; data sets with few
-captions would otherwise punish what is right.
+Every image is classified among all captions, every caption among all images. Departure: a caption shared by several
+images of the batch is not a negative of those images, nor they of it; otherwise data sets with few captions would
+penalize correct matches.
 
 Legend: b pairs of this process, B pairs of all processes, D embedding, T text positions.
 """
@@ -19,7 +19,7 @@ from vqgan.training.parallel.distributed import all_gather_rows
 
 
 class Contrast(NamedTuple):
-    """Of this process's pairs: the loss, and the share of images and captions that find each other."""
+    """The loss over this process's pairs, and the accuracies of images and captions."""
 
     loss: Float[Tensor, ""]
     accuracy: Float[Tensor, ""]
@@ -32,9 +32,9 @@ def contrastive_loss(
     scale: Float[Tensor, ""],
     accelerator: Accelerator,
 ) -> Contrast:
-    """Symmetric cross-entropy of fp32 unit vectors; `scale` multiplies their cosines.
+    """Returns the symmetric cross-entropy of fp32 unit vectors; `scale` multiplies their cosines.
 
-    The mean over the processes, of losses and of gradients, is that of one process with all pairs. All processes call
+    Averaged over the processes, loss and gradients equal those of one process with all pairs. All processes must call
     it with the same number of pairs.
     """
     all_images, all_texts = gather_with_gradient(images, accelerator), gather_with_gradient(texts, accelerator)
@@ -52,14 +52,15 @@ def contrastive_loss(
 def retrieval_accuracy(
     images: Float[Tensor, "B D"], texts: Float[Tensor, "B D"], text_ids: Int64[Tensor, "B T"]
 ) -> tuple[float, float]:
-    """How often the nearest caption of an image is its own, and the nearest image of a caption has that caption."""
+    """Returns the retrieval accuracies: how often the nearest caption of an image, and image of a caption, matches."""
     similarity = images @ texts.T
     right = [(text_ids[similarity.argmax(dim)] == text_ids).all(-1).float().mean().item() for dim in (1, 0)]
     return right[0], right[1]
 
 
 def gather_with_gradient(rows: Float[Tensor, "b D"], accelerator: Accelerator) -> Float[Tensor, "B D"]:
-    """The rows of all processes in rank order; backward adds up what all processes want of this one's rows."""
+    """Gathers the rows of all processes in rank order; backward sums the gradients of all processes for this one's
+    rows."""
     if accelerator.num_processes == 1:
         return rows
     return _GatherRows.apply(rows, accelerator)
@@ -81,6 +82,6 @@ class _GatherRows(torch.autograd.Function):
 def _twins(
     text_ids: Int64[Tensor, "b T"], all_text_ids: Int64[Tensor, "B T"], own: Int64[Tensor, "b"]
 ) -> Bool[Tensor, "b B"]:
-    """Which pairs of the whole batch have the caption of another pair."""
+    """Returns the mask of pairs of the whole batch that share a caption."""
     same = (text_ids[:, None] == all_text_ids[None]).all(-1)
     return same.scatter(1, own[:, None], False)

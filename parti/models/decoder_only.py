@@ -1,16 +1,17 @@
-"""DALL-E's decoder-only transformer over text and image in one row (arXiv 2102.12092, section 2.2; papers.md C.2).
+"""DALL-E's decoder-only transformer over text and image in one sequence (arXiv 2102.12092, section 2.2; papers.md C.2).
 
-A state predicts the token at its own position and reads the token before it:
+A state reads the previous token and predicts the token at its own position:
 
     predicts   t0     t1  ...  t(T-1)   z0     z1  ...  z(N-1)
     reads      start  t0  ...  t(T-2)   start  z0  ...  z(N-2)
 
-So the last text slot is predicted and never read: an image follows the first T - 1 tokens of its caption. Text reads
-the text before it; an image state reads all text and, by the masks of `parti.layers.sparse_masks`, some of the image.
-Padding is not masked out: each text slot has a learned embedding of its own for it. Nothing has to predict it.
+So the last text slot is predicted but never read: an image is conditioned on the first T - 1 tokens of its caption.
+Text attends to earlier text; an image state attends to all text and, by the masks of `parti.layers.sparse_masks`, to
+some of the image. Padding is not masked out: each text slot has its own learned padding embedding. Padding is not a
+target.
 
-The paper prints no block layout and no head: blocks are pre-LN with GELU and biases, and text and image have a head
-each, because the position alone says which alphabet comes next; the paper names no dropout.
+The paper specifies neither block layout nor head: blocks are pre-LN with GELU and biases, and text and image have
+separate heads, because the position determines the vocabulary; the paper mentions no dropout.
 
 Legend: B batch, T text slots, N image codes, S = T + N states, V image vocabulary, W text vocabulary, D width.
 """
@@ -65,9 +66,9 @@ class DecoderOnlyConfig(
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on every residual branch."""
     options: TransformerOptions = TransformerOptions()
-    """What later transformers do otherwise; off."""
+    """Options of later transformers; off."""
     checkpoint_activations: bool = False
-    """Keep only each block's input and compute the rest again in the backward pass: less memory, a third more time."""
+    """Activation checkpointing of each block: less memory, a third more time."""
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "DecoderOnlyConfig":
@@ -82,7 +83,7 @@ class DecoderOnlyConfig(
 
 
 class DecoderOnly(Generator):
-    """See the module's docstring. The text loss leaves out padding: `cross_entropy(..., ignore_index=text_pad_id)`."""
+    """DALL-E's transformer. The text loss ignores padding: `cross_entropy(..., ignore_index=text_pad_id)`."""
 
     config: DecoderOnlyConfig
     learns_text = True
@@ -97,7 +98,7 @@ class DecoderOnly(Generator):
         self.config = config
         self.tokens = tokens
         width = config.width
-        # One row more than there are tokens: the last is the start token, which no head emits.
+        # One extra row, the start token, which no head predicts.
         self.text_embedding = nn.Embedding(tokens.text_vocab_size + 1, width)
         self.pad_embeddings = nn.Parameter(torch.empty(tokens.text_length - 1, width))
         self.text_positions = nn.Parameter(torch.empty(tokens.text_length, width))
@@ -140,7 +141,7 @@ class DecoderOnly(Generator):
         for block in self.blocks:
             x, keys, values = block.prefill(x)
             layers.append((keys, values))
-        # Padding counts: it is read like any other text.
+        # Padding is attended to like any other text.
         return TextStates(layers, torch.ones_like(text_ids, dtype=torch.bool))
 
     def step(self, previous: Int64[Tensor, "B"], position: int | Tensor, state: DecodingState) -> Float[Tensor, "B V"]:
@@ -152,7 +153,7 @@ class DecoderOnly(Generator):
         return fp32_logits(self.image_head, self.norm(x.float()))
 
     def branches(self) -> list[Branch]:
-        """Every block's residual branches in their order, for gradient scales in fp16."""
+        """Returns every block's residual branches in their order, for gradient scales in fp16."""
         return [branch for block in self.blocks for branch in block.branches()]
 
     def decode_layers(self) -> list[nn.Module]:
@@ -185,7 +186,7 @@ class DecoderOnly(Generator):
                 nn.init.trunc_normal_(module.weight, std=0.02)
         for table in (self.pad_embeddings, self.text_positions, self.row_positions, self.column_positions):
             nn.init.trunc_normal_(table, std=0.02)
-        # A fresh model is uniform over both alphabets: cross-entropy starts at ln W and ln V.
+        # A new model is uniform over both vocabularies: cross-entropy starts at ln W and ln V.
         nn.init.zeros_(self.text_head.weight)
         nn.init.zeros_(self.image_head.weight)
 
@@ -217,7 +218,7 @@ class Block(nn.Module):
         return self._mlp_residual(x + self.attention.decode_step(self.attention_norm(x), texts, cache, position))
 
     def branches(self) -> list[Branch]:
-        """Both residual branches, for gradient scales."""
+        """Returns both residual branches, for gradient scales."""
         attention = [*self.attention_norm.parameters(), *self.attention.parameters()]
         return [
             Branch(self.attention_ends, attention),

@@ -1,9 +1,9 @@
 """Parti: a text encoder and an image-token decoder (arXiv 2206.10789, section 2.2; papers.md D).
 
-Pre-LN blocks with ReLU feed-forwards and biases, learned positions on both sides, an extra LayerNorm at both
-outputs, an untied output head in fp32. The decoder reads a start token and then the codes, each one position late.
-The decoder's self-attention is full and causal by default; `attention: convolution` is the paper's convolution-shaped
-mask, whose kernel and borders it does not print (papers.md D.3 and C.2 say what is taken).
+Pre-LN blocks with ReLU feed-forwards and biases, learned positions on both sides, a final LayerNorm on both sides, an
+untied output head in fp32. The decoder reads a start token and then the codes, shifted by one. Its self-attention is
+causal by default; `attention: convolution` is the paper's convolution-shaped mask, whose kernel and borders the paper
+does not specify (papers.md D.3 and C.2 give the choice made here).
 
 Legend: B batch, T text positions, N image codes, V image vocabulary, D width.
 """
@@ -51,9 +51,9 @@ class EncoderDecoderConfig(
     kind: Literal["encoder_decoder"] = "encoder_decoder"
     """Text encoder and image decoder with cross-attention (Parti)."""
     text_encoder: TextEncoderConfig = TrainedTextEncoderConfig()
-    """What reads the text."""
+    """The text encoder."""
     encoder_depth: int = Field(12, gt=0)
-    """Blocks of the trained text encoder; a pretrained one has its own number."""
+    """Blocks of the trained text encoder; a pretrained one has its own depth."""
     decoder_depth: int = Field(12, gt=0)
     """Blocks of the image decoder."""
     width: int = Field(1024, gt=0)
@@ -63,16 +63,16 @@ class EncoderDecoderConfig(
     mlp_width: int = Field(4096, gt=0)
     """Hidden width of each feed-forward."""
     attention: Literal["full", "convolution"] = "full"
-    """Which codes a code reads. full: all before it; convolution: a kernel around it, as in the paper."""
+    """Codes that a code attends to. full: all before it; convolution: a kernel around it, as in the paper."""
     kernel: int = Field(11, gt=0)
     """With attention=convolution: odd side of the kernel, in codes."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout on every residual branch."""
     options: TransformerOptions = TransformerOptions()
-    """What later transformers do otherwise; off."""
+    """Options of later transformers; off."""
     checkpoint_activations: bool = False
-    """Keep only each block's input and compute the rest again in the backward pass: less memory, a third more time. A
-    pretrained text encoder is left out."""
+    """Activation checkpointing of each block except those of a pretrained text encoder: less memory, a third more
+    time."""
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "EncoderDecoderConfig":
@@ -87,9 +87,9 @@ class EncoderDecoderConfig(
 
 
 class EncoderDecoder(Generator):
-    """See the module's docstring. Raises ConfigError for a pretrained text encoder that cannot be had or is too small.
+    """Parti's transformer. Raises ConfigError for a pretrained text encoder that cannot be loaded or is too small.
 
-    `config` then also describes that encoder's network, so that a saved model needs nothing else.
+    `config` then also gets that encoder's architecture, so that a saved model is self-contained.
     """
 
     config: EncoderDecoderConfig
@@ -104,7 +104,7 @@ class EncoderDecoder(Generator):
         self.config = config
         self.layer_kinds: list[MaskKind] = [config.attention] * config.decoder_depth
         self.kernel = config.kernel
-        # One row more than there are codes: the last is the start token, which the head never emits.
+        # One extra row, the start token, which the head never predicts.
         self.image_embedding = nn.Embedding(tokens.image_vocab_size + 1, width)
         self.image_positions = nn.Parameter(torch.empty(tokens.image_length, width))
         rotary = RotaryPositions(tokens.image_grid, width // config.heads) if config.options.rotary else None
@@ -170,7 +170,7 @@ class EncoderDecoder(Generator):
         if isinstance(self.text_encoder, TrainedTextEncoder):
             nn.init.trunc_normal_(self.text_encoder.positions, std=0.02)
         nn.init.trunc_normal_(self.image_positions, std=0.02)
-        # A fresh model is uniform over the codes: cross-entropy starts at ln V.
+        # A new model is uniform over the codes: cross-entropy starts at ln V.
         nn.init.zeros_(self.head.weight)
 
 

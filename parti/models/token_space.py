@@ -1,4 +1,4 @@
-"""The two alphabets between which a stage-2 model translates."""
+"""The text and image vocabularies of a stage-2 model."""
 
 from pydantic import Field
 
@@ -6,14 +6,14 @@ from vqgan.config.schema import Config
 
 
 class TokenSpace(Config):
-    """Sizes that follow from the text tokenizer and the image tokenizer; a model is built for exactly these."""
+    """Sizes given by the text tokenizer and the image tokenizer; a model is built for exactly these."""
 
     text_vocab_size: int = Field(gt=0)
     """Number of text tokens, special ones included."""
     text_length: int = Field(gt=0)
     """Text positions T; shorter captions are padded."""
     text_pad_id: int = Field(0, ge=0)
-    """The text token that stands for padding."""
+    """Id of the padding token."""
     image_vocab_size: int = Field(gt=1)
     """Number of image codes V."""
     image_grid: tuple[int, int] = Field(strict=False)

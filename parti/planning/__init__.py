@@ -1,1 +1,1 @@
-"""What a stage-2 run will need, before it runs."""
+"""Planner of stage-2 runs: memory, FLOPs and time before a run."""

@@ -1,4 +1,4 @@
-"""A stage-2 step, rehearsed: the generator as `parti.next_token.next_token_task` trains it, on codes of an image
+"""Traces a stage-2 training step: the generator as `parti.next_token.next_token_task` trains it, on codes of an image
 tokenizer or of a cache."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -39,9 +39,9 @@ def trace_generator_step(
     kernels: Kernels = "gpu",
     whole: bool | None = None,
 ) -> StepTrace:
-    """One step. `recompute`: keep of each layer its input alone, as model.checkpoint_activations does.
+    """Traces one step. `recompute`: activation checkpointing, as model.checkpoint_activations.
 
-    Of a deep network a few blocks are recorded and the rest is concluded, unless it is recorded `whole`.
+    Of a deep network only a few blocks are traced and the rest is extrapolated, unless it is traced as a `whole`.
     """
     with fake_step():
         image_tokenizer = tokenizer_without_weights(tokenizer)
@@ -69,9 +69,9 @@ def trace_generator_step(
 
 
 _KEPT_ENDS = 1
-"""Blocks that are recorded at each end of a stack, for each kind of mask."""
+"""Blocks that are traced at each end of a stack, for each kind of mask."""
 _SHALLOW = 12
-"""Blocks up to which recording all takes no longer than recording few several times."""
+"""Depth up to which tracing all blocks takes no longer than tracing a few several times."""
 
 
 def _record(
@@ -84,7 +84,7 @@ def _record(
     recompute: bool,
     kernels: Kernels,
 ) -> Counted:
-    """The step of the network with these stacks."""
+    """Returns the step of the network with these stacks."""
     from_cache = config.data.codes is not None
     with _without_kept_masks(), fake_step(kernels) as recording:
         recording.exactly()
@@ -99,7 +99,7 @@ def _record(
         task = NextTokenTask(config.task, generator, tokenizers, build_accelerator(), config.loop.steps, config.seed)
         watch_blocks(recording, _blocks(generator), kept)
         cast_of_step = Roles([generator], [] if from_cache else [image_tokenizer], [task.ema.module])
-        # Of several micro-batches one, as if those before it had left their gradients: nothing else stays of them.
+        # One of several micro-batches, as if earlier ones had left their gradients: nothing else remains of them.
         since, _ = trace_step(recording, task, cast_of_step, [[images(pairs_at_a_time, image_tokenizer.image_size)]])
         if config.loop.gradient_accumulation_steps > 1:
             recording.keep("gradients")
@@ -110,7 +110,7 @@ _OF_IMAGE, _OF_TEXT = "image blocks", "text blocks"
 
 
 def _stacks(model: GeneratorConfig) -> Stacks[str]:
-    """Blocks' kinds: of those that read the image, their masks."""
+    """Returns the kind of each block: its mask, for blocks that attend to the image."""
     if isinstance(model, DecoderOnlyConfig):
         return {_OF_IMAGE: dalle_layer_kinds(model.depth) if model.attention == "sparse" else ["full"] * model.depth}
     text = model.encoder_depth if isinstance(model.text_encoder, TrainedTextEncoderConfig) else 0
@@ -118,7 +118,7 @@ def _stacks(model: GeneratorConfig) -> Stacks[str]:
 
 
 def _with_stacks(model: GeneratorConfig, stacks: Mapping[str, Sequence[Hashable]]) -> GeneratorConfig:
-    """As deep as these, and keeping activations: what is computed again is so by `_keep_the_input_alone`."""
+    """Config with this depth and without checkpointing, which `_keep_the_input_alone` adds."""
     image = len(stacks[_OF_IMAGE])
     if isinstance(model, DecoderOnlyConfig):
         return model.model_copy(update={"depth": image, "checkpoint_activations": False})
@@ -133,13 +133,13 @@ def _blocks(generator: Generator) -> Mapping[str, Sequence[nn.Module]]:
 
 
 def generator_without_weights(config: TrainPartiConfig, tokens: TokenSpace) -> Generator:
-    """To count on; it cannot run."""
+    """Network on the meta device, for counting."""
     with torch.device("meta"):
         return GENERATORS[config.model.kind](config.model, tokens)
 
 
 def tokens_of(config: TrainPartiConfig, image_tokenizer: ImageTokenizer) -> TokenSpace:
-    """The alphabets of a run. Raises what `text_sizes` raises."""
+    """Returns the vocabularies of a run. Raises the errors of `text_sizes`."""
     text = text_sizes(config.text)
     return TokenSpace(
         text_vocab_size=text.vocab_size,
@@ -150,7 +150,7 @@ def tokens_of(config: TrainPartiConfig, image_tokenizer: ImageTokenizer) -> Toke
 
 
 def parts_of(generator: Generator) -> dict[str, int]:
-    """Parameters by part; their sum is all of them."""
+    """Returns the parameters by part; their sum is all of them."""
     if isinstance(generator, EncoderDecoder):
         encoder = generator.text_encoder
         in_blocks = sum(map(parameters_of, getattr(encoder, "blocks", [encoder])))
@@ -170,7 +170,7 @@ _LAST_NORMS = ("norm", "decoder_norm", "text_encoder.norm")
 
 
 class MaskedPairs(PairTokenizer):
-    """Pairs of the right shapes, without captions: what they say has no influence on memory or time."""
+    """Token pairs of the run's shapes, without captions, whose content does not affect memory or time."""
 
     def __init__(self, image: ImageTokenizer, tokens: TokenSpace, from_cache: bool) -> None:
         self.image = image
@@ -191,7 +191,7 @@ class MaskedPairs(PairTokenizer):
 
 @contextmanager
 def _without_kept_masks() -> Iterator[None]:
-    """Masks are kept from call to call: those with memory are of no use to those without, and the other way round."""
+    """Clears the mask cache: cached masks with and without storage must not be mixed."""
     dense_mask.cache_clear()
     try:
         yield
@@ -200,10 +200,10 @@ def _without_kept_masks() -> Iterator[None]:
 
 
 def _keep_the_input_alone(block: nn.Module) -> None:
-    """As torch's activation checkpointing does, around this block."""
+    """Wraps this block in torch's activation checkpointing."""
     from torch.utils.checkpoint import checkpoint
 
     forward = block.forward
-    # Nothing is compared: there are no numbers, and the kept masks' dtype may differ.
+    # No comparison of the recomputed values: there are none, and the dtype of cached masks may differ.
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
     block.forward = lambda *args: checkpoint(forward, *args, **settings)

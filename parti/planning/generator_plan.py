@@ -62,9 +62,10 @@ def plan_generator(config: TrainPartiConfig, tokenizer: TrainVQGANConfig, name: 
 def tokenizer_config(
     config: TrainPartiConfig | TrainUpsamplerConfig, path: Path, given: Path | None
 ) -> TrainVQGANConfig:
-    """The stage-1 config behind `image_tokenizer`: `given`; that of its folder; or the shipped one with that run_dir.
+    """Returns the stage-1 config of `image_tokenizer`: `given`, that of its folder, or the shipped one with that
+    run_dir.
 
-    Raises ConfigError where there is none of these.
+    Raises ConfigError if there is none of these.
     """
     if given is not None:
         return load_config(TrainVQGANConfig, given)
@@ -94,7 +95,8 @@ def _memory(
 
 
 def _changes(config: TrainPartiConfig, hardware: Hardware) -> list[Change]:
-    """What may help beside smaller micro-batches: first what costs time alone, then what changes the optimizer."""
+    """Returns changes that may help besides smaller micro-batches: first those that only cost time, then other
+    optimizers."""
     changes = []
     if not config.model.checkpoint_activations:
         changes.append(Change("--model.checkpoint_activations true", _with_checkpointing))

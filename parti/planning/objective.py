@@ -1,4 +1,4 @@
-"""A step of any objective beside the next token, rehearsed: the task as its run builds it, with a blank vocabulary."""
+"""Traces a step of any other objective than the next token: the task as its run builds it, with a blank vocabulary."""
 
 import tempfile
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from vqgan.training.task import Task
 
 
 class Play(NamedTuple):
-    """A task, and who plays in it, by the names that a plan gives them."""
+    """A task, and its networks by the names that a plan gives them."""
 
     task: Task
     trained: dict[str, nn.Module]
@@ -41,9 +41,9 @@ class Play(NamedTuple):
 def rehearse_objective(
     config: Any, pairs_at_a_time: int, kernels: Kernels = "gpu", *, tokenizer: TrainVQGANConfig | None = None
 ) -> StepTrace:
-    """The step of a run's middle, in which all play. `tokenizer` is an upsampler's. R1 counts as often as it is due.
+    """Traces a step in which all networks are active. `tokenizer` is that of an upsampler. R1 counts by its interval.
 
-    Raises ConfigError for a vocabulary that is not known.
+    Raises ConfigError for an unknown vocabulary.
     """
     with fake_step(kernels) as recording:
         play = build_play(config, tokenizer)
@@ -65,12 +65,13 @@ def rehearse_objective(
 
 
 def build_play(config: Any, tokenizer: TrainVQGANConfig | None = None) -> Play:
-    """The task of a run in whose steps all play that ever do; no weights of others. `tokenizer` is an upsampler's."""
+    """Builds the task of a run with all networks active, without pretrained weights. `tokenizer` is that of an
+    upsampler."""
     return _BUILDERS[type(config)](_all_at_once(without_starts(config)), build_accelerator(), tokenizer)
 
 
 def blank_pairs(config: Any, count: int) -> Batch:
-    """Images of the run's size with captions as long as it reads."""
+    """Returns a batch of the run's image size and text length."""
     size = config.data.transform.image_size
     caption = full_caption(text_sizes(config.text).length) if hasattr(config, "text") else ""
     return Batch(torch.zeros(count, 3, size, size), [caption] * count, [str(number) for number in range(count)])
@@ -139,7 +140,7 @@ _BUILDERS: dict[type, Callable[[Any, Accelerator, TrainVQGANConfig | None], Play
 
 
 class _Rest(nn.Module):
-    """The parameters of a network that are in none of its parts."""
+    """Returns the parameters of a network that belong to none of the given parts."""
 
     def __init__(self, network: nn.Module, parts: dict[str, nn.Module]) -> None:
         super().__init__()
@@ -158,7 +159,7 @@ def _perceptual(losses: Any) -> dict[str, nn.Module]:
 
 
 def _all_at_once(config: Any) -> Any:
-    """Nothing that comes later in a run, but R1; the perceptual network's weights do not matter."""
+    """Config in which everything but R1 is active from the first step; perceptual weights are random."""
     task = config.task
     changes: dict[str, Any] = {}
     if "perceptual" in type(task).model_fields:
@@ -177,7 +178,7 @@ def _all_at_once(config: Any) -> Any:
 
 
 def _told(config: Any) -> float:
-    """Share of the words that are asked for, at most."""
+    """Returns the largest fraction of words that are predicted."""
     return config.task.masking.chosen if isinstance(config, warm_up.TrainTextEncoderConfig) else 1.0
 
 

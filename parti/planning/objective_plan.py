@@ -1,4 +1,4 @@
-"""The plan of a config of any objective beside the next token, and which config a file is."""
+"""The plan of a config of any objective but the next token, and the run class of a config file."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from vqgan.train_tokenizer import TrainVQGANConfig
 
 
 def config_type(path: Path, overrides: list[str]) -> type[Config]:
-    """Which run a config file is of: by its `objective`, else by the keys that only one kind of run has.
+    """Returns the run class of a config file: by its `objective`, otherwise by keys that only one kind of run has.
 
     Raises ConfigError for an unknown objective, or a file that cannot be read.
     """
@@ -38,8 +38,8 @@ def config_type(path: Path, overrides: list[str]) -> type[Config]:
 
 
 def plan_objective(config: Any, name: str, hardware: Hardware, tokenizer: TrainVQGANConfig | None = None) -> Plan:
-    """Raises ConfigError for divided weights, which these have not, or an unknown vocabulary, DataError for a batch
-    that does not divide."""
+    """Plans the run. Raises ConfigError for sharding, which these objectives do not have, or an unknown vocabulary,
+    DataError for a batch that does not divide over the GPUs."""
     parallelism = hardware.parallelism
     objective = getattr(config, "objective", _NAMES.get(type(config), "a run"))
     if parallelism.strategy != "ddp":

@@ -1,4 +1,4 @@
-"""What drawing one image costs (papers.md D.2 and G)."""
+"""Cost of sampling one image (papers.md D.2 and G)."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,13 @@ from parti.sampling.generate import SamplingConfig
 
 _BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _CACHED_BYTES = {"fp32": 4, "bf16": 2, "int8": 4}
-"""Of a number in the key-value cache: what the layers give."""
+"""Bytes of a number in the key-value cache."""
 
 
 @dataclass(frozen=True)
 class SamplingCostTerms:
-    """flops: of one image; cache: bytes of its keys and values, image and text; step: bytes that a step reads."""
+    """flops: of one image; cache: bytes of its keys and values, image and text; step: bytes that a decoding step
+    reads."""
 
     flops: float
     cache: int
@@ -24,12 +25,12 @@ class SamplingCostTerms:
     steps: int
 
     def seconds(self, bandwidth: float) -> float:
-        """At least, at so many bytes a second, for one image: small batches wait for memory, not for arithmetic."""
+        """Returns the least seconds per image at this memory bandwidth: small batches are memory-bound."""
         return self.steps * self.step / bandwidth
 
 
 def sampling_cost(generator: Generator, settings: SamplingConfig) -> SamplingCostTerms:
-    """Of one image by these settings; guidance draws two sides, and reads the empty text as one position."""
+    """Returns the cost of one image with these settings; guidance doubles the rows, its empty text is one position."""
     tokens, head = generator.tokens, generator.image_head_layer()
     sides = 1 if settings.guidance_scale == 1.0 else 2
     length = tokens.image_length
@@ -43,7 +44,7 @@ def sampling_cost(generator: Generator, settings: SamplingConfig) -> SamplingCos
     return SamplingCostTerms(
         flops=sides * (prompt_flops(generator) + length * code_flops(generator)),
         cache=cache,
-        # The head stays fp32; the cache is read whole at worst.
+        # The head stays fp32; at worst the whole cache is read.
         step=read * _BYTES[settings.precision] + 4 * head.weight.numel() + cache,
         steps=length,
     )

@@ -1,4 +1,4 @@
-"""What stands in for files and downloads in a plan: a vocabulary of the right size, a BERT without its weights."""
+"""Placeholders for files and downloads in a plan: a vocabulary of the run's size, a BERT without its weights."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ KNOWN_VOCABULARIES = {
     "google-bert/bert-base-cased": 28_996,
     "google-bert/bert-base-multilingual-cased": 119_547,
 }
-"""Tokens of what is often taken, by the published `config.json`: a plan downloads nothing."""
+"""Vocabulary sizes of common models by their published `config.json`: a plan downloads nothing."""
 
 
 class TextSizes(NamedTuple):
@@ -26,15 +26,15 @@ class TextSizes(NamedTuple):
 
 
 def text_sizes(text: TextConfig) -> TextSizes:
-    """Raises ConfigError where the vocabulary is on the Hub and not known here, ModelFolderError where a saved one is
-    not in its folder."""
+    """Returns the sizes of a run's vocabulary. Raises ConfigError if it is on the Hub and not known here,
+    ModelFolderError if a saved one is not in its folder."""
     if isinstance(text, TextTokenizerConfig | UnigramConfig):
         return TextSizes(text.vocab_size, text.length)
     if isinstance(text, SavedTokenizerConfig):
         saved = load_saved_tokenizer(text)
         return TextSizes(saved.vocab_size, saved.length)
     if text.name in KNOWN_VOCABULARIES:
-        return TextSizes(KNOWN_VOCABULARIES[text.name] + 1, text.length)  # padding is a token of its own
+        return TextSizes(KNOWN_VOCABULARIES[text.name] + 1, text.length)  # plus padding
     raise ConfigError(
         f"text.name {text.name!r}: its vocabulary is not in the config; plan with --text '{{kind: bpe, vocab_size: N, "
         "length: T}', with the tokens and the length that it has, and without the weights to start from"
@@ -42,7 +42,7 @@ def text_sizes(text: TextConfig) -> TextSizes:
 
 
 def blank_vocabulary(text: TextConfig) -> TextTokenizer:
-    """As many tokens as the run's, none of which means anything. Raises what `text_sizes` raises."""
+    """Placeholder tokenizer with the run's number of tokens. Raises the errors of `text_sizes`."""
     vocab_size, length = text_sizes(text)
     words = [PAD_TOKEN, NULL_TOKEN, *(f"word{number}" for number in range(2, vocab_size))]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[2]))
@@ -51,12 +51,12 @@ def blank_vocabulary(text: TextConfig) -> TextTokenizer:
 
 
 def full_caption(length: int) -> str:
-    """A caption that fills the text positions."""
+    """Returns a caption that fills the text positions."""
     return " ".join(["word2"] * length)
 
 
 def without_starts(config: Any) -> Any:
-    """The config without weights of others, BERT's and those of an earlier run: only shapes count."""
+    """Returns the config without pretrained weights, which do not affect shapes."""
     changes: dict[str, Any] = {"start": None} if "start" in type(config).model_fields else {}
     for path in (("model", "text"), ("model", "trunk", "text")):
         if _value(config, path) is not None and getattr(_value(config, path), "bert", None) is not None:

@@ -1,1 +1,1 @@
-"""Draw several images of a prompt and keep the one that a contrastive model finds fitting best."""
+"""Reranking: generate several images of a prompt and keep the one with the best contrastive score."""

@@ -1,7 +1,7 @@
 """A dual encoder of any size: transformers' CLIPModel (CLIP, Radford et al., arXiv 2103.00020) with our vocabulary.
 
-`Scorer.save_pretrained` writes it as a folder that transformers' own `CLIPModel` and `CLIPProcessor` read, so our
-rerankers and everybody else's take the same path. Its text is split by stage 2's byte-level BPE
+`Scorer.save_pretrained` writes a folder that transformers' `CLIPModel` and `CLIPProcessor` read, so our rerankers and
+published ones are loaded in the same way. Its text is split by stage 2's byte-level BPE
 (`parti.text.tokenizer`), between a start and an end token; CLIP takes a text's embedding at the end token. Its pixels
 are those of our batches, in [-1, 1] (CLIP's own mean and deviation describe photographs).
 
@@ -29,7 +29,7 @@ class TowerConfig(Config, fixed=("depth", "width", "heads", "mlp_width")):
     width: int = Field(gt=0)
     """Width of the residual stream."""
     heads: int = Field(gt=0)
-    """Attention heads; they divide the width."""
+    """Attention heads; a divisor of the width."""
     mlp_width: int = Field(gt=0)
     """Hidden width of the MLP."""
 
@@ -41,18 +41,18 @@ class TowerConfig(Config, fixed=("depth", "width", "heads", "mlp_width")):
 
 
 class DualEncoderConfig(Config, fixed=("image_size", "patch_size", "embedding_width")):
-    """A vision transformer and a causal text transformer that meet in one embedding. Defaults: CLIP's ViT-B/16."""
+    """A vision transformer and a causal text transformer with a joint embedding. Defaults: CLIP's ViT-B/16."""
 
     image_size: int = Field(256, gt=0)
-    """Height and width of what the image encoder sees, in pixels."""
+    """Height and width of the image encoder's input, in pixels."""
     patch_size: int = Field(16, gt=0)
     """Side of a patch in pixels."""
     image_encoder: TowerConfig = TowerConfig(depth=12, width=768, heads=12, mlp_width=3072)
-    """Reads the image."""
+    """The image encoder."""
     text_encoder: TowerConfig = TowerConfig(depth=12, width=512, heads=8, mlp_width=2048)
-    """Reads the caption."""
+    """The text encoder."""
     embedding_width: int = Field(512, gt=0)
-    """Width of the space in which both are compared."""
+    """Width of the joint embedding."""
 
     @model_validator(mode="after")
     def _check_patches(self) -> "DualEncoderConfig":
@@ -65,7 +65,7 @@ class DualEncoderConfig(Config, fixed=("image_size", "patch_size", "embedding_wi
 
 
 def build_processor(config: DualEncoderConfig, vocabulary: Path) -> Any:
-    """The CLIPProcessor of a model: images to `image_size` and [-1, 1], captions to ids.
+    """Returns the CLIPProcessor of a model: images to `image_size` and [-1, 1], captions to ids.
 
     `vocabulary` is the folder of a `TextTokenizer`; its length includes the start and the end token here. Raises
     ModelFolderError where there is none.
@@ -98,7 +98,7 @@ def build_processor(config: DualEncoderConfig, vocabulary: Path) -> Any:
 
 
 def build_dual_encoder(config: DualEncoderConfig, processor: Any) -> Any:
-    """A CLIPModel with random weights for the vocabulary of `processor`."""
+    """Returns a CLIPModel with random weights for the vocabulary of `processor`."""
     declare_missing_torchvision_ops()
     from transformers import CLIPConfig, CLIPModel
 
@@ -122,7 +122,7 @@ def repeated_layers(model: Any) -> list[nn.Module]:
 
 
 def _tower(config: TowerConfig) -> dict[str, Any]:
-    """The names that transformers has for it."""
+    """Returns the settings under transformers' names."""
     return {
         "num_hidden_layers": config.depth,
         "hidden_size": config.width,

@@ -1,7 +1,7 @@
-"""Draw several candidates for an image and keep the one that fits its prompt best.
+"""Reranking: generates several candidates for each image and keeps the one with the best score.
 
 DALL-E showed the best of 512 by CLIP, Parti the best of 16 by CoCa (arXiv 2102.12092, section 2.6; 2206.10789,
-section 2.3). What was kept is a fact about the number of candidates too: say it wherever the images go.
+section 2.3). The quality depends on the number of candidates: report it with the images.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,26 +17,26 @@ from parti.reranker.scorer import Scorer
 
 @dataclass(frozen=True)
 class Kept:
-    """The best candidate of an image, with its score."""
+    """The best candidate for an image, with its score."""
 
     generated: GeneratedImage
     score: float
 
 
 def best_of(scores: Float[Tensor, "N"], candidates: int) -> Int64[Tensor, "G"]:
-    """Of every `candidates` scores in a row the index of the highest, the first of equals.
+    """Returns the index of the highest of every `candidates` consecutive scores; ties go to the first.
 
-    Raises ValueError where the scores do not divide into such groups.
+    Raises ValueError if the scores do not divide into such groups.
     """
     if candidates < 1 or len(scores) % candidates:
         raise ValueError(f"{len(scores)} scores do not divide into groups of {candidates}; score every candidate")
-    # argmax may give any of several equal ones.
+    # argmax may return any of several equal ones.
     first = torch.stack([group.eq(group.max()).int().argmax() for group in scores.split(candidates)])
     return first + torch.arange(len(first), device=scores.device) * candidates
 
 
 def candidate_seeds(wanted: Sequence[tuple[str, int]], candidates: int) -> list[tuple[str, int]]:
-    """(prompt, seed) of every candidate: those of an image have its seed and the following ones."""
+    """Returns (prompt, seed) of every candidate: those of an image have its seed and the following ones."""
     return [(prompt, seed + number) for prompt, seed in wanted for number in range(candidates)]
 
 
@@ -61,7 +61,7 @@ def sample_best(
 
 
 def keep_best(generated: Iterable[GeneratedImage], scorer: Scorer, candidates: int) -> Iterator[Kept]:
-    """The best of every `candidates` images in a row, which are of one prompt."""
+    """Yields the best of every `candidates` consecutive images, which have the same prompt."""
     group: list[GeneratedImage] = []
     for one in generated:
         group.append(one)

@@ -1,10 +1,10 @@
-"""How well an image fits a prompt: the cosine that a contrastive model gives them.
+"""Scores how well an image fits a prompt: the cosine similarity of a contrastive model.
 
-Any CLIP or SigLIP folder (or Hub name) that transformers reads will do, ours (`tools/train_reranker.py`) among them.
-Images and prompts are prepared by the folder's own processor, with its sizes, mean, deviation and vocabulary.
+Any CLIP or SigLIP folder (or Hub name) that transformers reads works, including our own (`tools/train_reranker.py`).
+Images and prompts are preprocessed by the folder's own processor.
 
-A model that chooses images must not also score them in an evaluation: its score rises with the number of candidates
-even where the images do not get better. Report reranked metrics with that number, by another model or judge.
+A model that selects images must not also score them in an evaluation: its score rises with the number of candidates
+even if the images do not get better. Report reranked metrics with that number, and with another model as scorer.
 
 transformers is imported on use: it takes seconds.
 """
@@ -33,7 +33,7 @@ from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 _AT_ONCE = 64
 """Images in one pass of the model."""
 _FILES = (".json", ".safetensors")
-"""How the names of all end that a folder of a model is made of."""
+"""Endings of the files of a model folder."""
 _KNOWN = ("clip", "siglip", "siglip2", "chinese_clip", "metaclip_2", "altclip", "align")
 """transformers' contrastive models of images and texts, by `model_type`."""
 
@@ -49,9 +49,9 @@ class Scorer:
 
     @torch.no_grad()
     def score(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, "B"]:
-        """Cosine of each image in [-1, 1] and its prompt; the same as of the image's file, of 256 levels.
+        """Returns the cosine similarity of each image in [-1, 1] and its prompt; the same as for the saved 8-bit image.
 
-        Raises ValueError unless there is one prompt an image, and at least one of them.
+        Raises ValueError unless there is one prompt for each image, and at least one image.
         """
         return self.score_images(to_pil(images), prompts)
 
@@ -70,24 +70,25 @@ class Scorer:
         return torch.cat(scores).float()
 
     def pixels(self, images: Sequence[Image.Image]) -> Float[Tensor, "B 3 H W"]:
-        """Images as the model's folder wants them, on the model's device."""
+        """Preprocesses images with the folder's processor; returns them on the model's device."""
         prepared = self.processor.image_processor(images=list(images), return_tensors="pt")
         return prepared["pixel_values"].to(self.model.device)
 
     def tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """The text inputs of the model. Padded to its full length: SigLIP reads a text's embedding at the last one."""
+        """Returns the text inputs of the model. Padded to its full length: SigLIP reads a text's embedding at the last
+        one."""
         prepared = self.processor.tokenizer(
             list(prompts), padding="max_length", max_length=self.text_length, truncation=True, return_tensors="pt"
         )
         return {name: values.to(self.model.device) for name, values in prepared.items()}
 
     def is_cut(self, prompts: Sequence[str]) -> list[bool]:
-        """Which prompts are longer than the model reads."""
+        """Returns which prompts are longer than the model reads."""
         ids = self.processor.tokenizer(list(prompts), verbose=False)["input_ids"]
         return [len(row) > self.text_length for row in ids]
 
     def as_frozen_part(self) -> FrozenPart:
-        """Of a run that it judges: network, vocabulary, and how images are prepared."""
+        """Returns the model as a frozen part of a run: network, vocabulary and preprocessing."""
         prepared = self.processor.image_processor
         sizes = {name: str(getattr(prepared, name, None)) for name in ("size", "crop_size", "image_mean", "image_std")}
         vocabulary = self.processor.tokenizer.get_vocab() | {"length": self.text_length}
@@ -101,12 +102,12 @@ class Scorer:
         )
 
     def to(self, device: str | torch.device) -> "Scorer":
-        """Move the model."""
+        """Moves the model to a device."""
         self.model.to(device)
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that transformers reads."""
+        """Writes a folder that transformers reads."""
         with _without_progress():
             self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
@@ -114,7 +115,7 @@ class Scorer:
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "Scorer":
-        """Read a model folder, a run folder that has one in `model/`, or a name on the Hugging Face Hub (owner/name).
+        """Loads a model folder, a run folder with one in `model/`, or a name on the Hugging Face Hub (owner/name).
 
         What is in the Hub's cache is read without a connection; without either it fails within seconds. Raises
         ModelFolderError: no such folder or name, a damaged one, or another kind of model.
@@ -148,7 +149,7 @@ def _load(name: Path) -> Scorer:
         processor = _one_line(
             lambda: AutoProcessor.from_pretrained(name, **SAFELY), f"{name}: its processor is damaged"
         )
-        # In fp32 whatever it was saved in: candidates of one prompt differ in the third digit.
+        # fp32 for any saved dtype: scores of one prompt's candidates differ in the third digit.
         model, report = _one_line(
             lambda: AutoModel.from_pretrained(
                 name, config=config, dtype=torch.float32, output_loading_info=True, **SAFE_WEIGHTS
@@ -174,7 +175,7 @@ def _one_line(read: Callable[[], Any], complaint: str) -> Any:
 
 @contextmanager
 def _without_progress() -> Iterator[None]:
-    """transformers shows a bar for weights that are read or written in a blink."""
+    """Hides transformers' progress bars, which appear even for fast operations."""
     from transformers.utils import logging
 
     was_on = logging.is_progress_bar_enabled()

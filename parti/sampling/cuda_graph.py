@@ -1,8 +1,8 @@
-"""Steps of drawing as one CUDA graph: a step of a small model is some hundred kernels of microseconds, which a GPU runs
-faster than Python launches them one by one.
+"""Decoding steps as a CUDA graph: a step of a small model is some hundred kernels of microseconds, which a GPU runs
+faster than Python can launch them.
 
-A step's shapes do not change when its position is a tensor (`parti.layers.kv_cache`), so it is captured once and
-replayed for every code. Logits are the same as without.
+With a tensor position the shapes of all steps are equal (`parti.layers.kv_cache`), so a step is captured once and
+replayed for every code. Logits are the same as without the graph.
 """
 
 import torch
@@ -13,8 +13,8 @@ from parti.models.generator import DecodingState, Generator
 
 
 class GraphedStep:
-    """`model.step` for one batch on its CUDA device, captured with `state`; what a call returns is overwritten by the
-    next."""
+    """`model.step` for one batch on its CUDA device, captured with `state`; a call overwrites the result of the
+    previous one."""
 
     def __init__(self, model: Generator, state: DecodingState, batch: int) -> None:
         device = model.device

@@ -1,13 +1,13 @@
-"""Draw image codes from a stage-2 model, one position after the other, with a key-value cache.
+"""Samples image codes from a stage-2 model autoregressively, with a key-value cache.
 
-Classifier-free guidance runs both sides as one batch; the unconditional text is the same for every image and is read
+Classifier-free guidance runs both sides as one batch; the unconditional text is the same for every image and is encoded
 once, and so is a prompt that several images share. An image is a function of (model, prompt, seed, settings): each
 has its own random numbers.
 
-Codes may be given for some positions, such as the top half of an image or all but a hole: they are read like drawn
-ones. In raster order a code sees those before it and none after it. So the rest of an image continues what is above
-and left of it, and fits what is below or right of it by chance alone: seams there are the model's nature, not a fault
-of the settings. A model of masked codes does better at holes.
+Some codes may be known, such as those of the top half of an image or all but a hole. In raster order a code attends
+only to those before it. So the sampled part continues what is above and left of it, but does not take into account what
+is below or right of it: seams there are a property of the model, not of the settings. Masked generators are better at
+holes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,43 +27,45 @@ from vqgan.config.schedule import cosine
 from vqgan.config.schema import Config, ConfigError, validate
 
 LARGEST_SEED = 2**63 - 1
-"""Of an image; torch has no larger one."""
+"""Largest seed of an image, a limit of torch."""
 LARGEST_GUIDANCE = 1e6
-"""Beyond, differences of logits are lost in the rounding of their multiples."""
+"""Largest guidance scale; above it, rounding loses the differences of logits."""
 
 
 class SamplingConfig(
     Config,
     may_change=("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "precision", "cuda_graph"),
 ):
-    """How codes are drawn. The defaults are plain sampling: every setting has a value that switches it off."""
+    """Sampling settings. The defaults are plain sampling; every setting has a value that switches it off."""
 
     guidance_scale: float = Field(1.0, ge=0, le=LARGEST_GUIDANCE, allow_inf_nan=False)
     """Classifier-free guidance, 0 to a million; 1 is off, Parti reports 1.2."""
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """From the first code to the last. constant: the same scale; linear, cosine: it grows from 1 to the scale, so that
-    an image begins freely and its details follow the prompt."""
+    """Guidance scale over the codes of an image. constant; or linear or cosine, which grow from 1 to the scale, so that
+    the first codes are freer and later ones follow the prompt."""
     temperature: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """Divides the logits, at least 0; 1 is off, 0 takes the most likely code, and so does next to nothing."""
+    """Divisor of the logits, at least 0; 1 is off, 0 takes the most probable code."""
     top_k: int = Field(0, ge=0)
-    """Draw only from the k most likely codes; 0 is off."""
+    """Sample from the k most probable codes; 0 is off."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Draw only from the most likely codes that together reach this probability, in (0, 1]; 1 is off."""
+    """Sample from the most probable codes that together reach this probability, in (0, 1]; 1 is off."""
     precision: Precision = "fp32"
-    """Of the weights that each step reads: fp32, bf16 (half the bytes), int8 (a quarter; on x86 CPUs). The fewer, the
-    faster; logits are fp32 in any case. In bf16 and int8 an image may come out otherwise in another batch (1 of 64 in
-    one trial, none in another): what differs by batch in its last bit, rounding makes larger."""
+    """Precision of the weights that each step reads: fp32, bf16 (half the bytes), int8 (a quarter; on x86 CPUs). Fewer
+    bytes are faster; logits are always fp32. In bf16 and int8 an image may differ between batches (1 of 64 in one
+    trial, none in another): rounding amplifies differences in the last bit."""
 
     cuda_graph: bool = False
-    """Replay each step as one CUDA graph: for GPUs, where launching a small model's kernels takes longer than they."""
+    """Replay each step as a CUDA graph: for GPUs, when launching a small model's kernels takes longer than running
+    them."""
 
     def overridden(self, **given: int | float | str | None) -> "SamplingConfig":
-        """These settings with the given ones in their place; None keeps. Raises ConfigError: unknown, out of range."""
+        """Returns these settings with the given ones replaced; None keeps a setting. Raises ConfigError: unknown, out
+        of range."""
         values = {name: value for name, value in given.items() if value is not None}
         return validate(SamplingConfig, self.model_dump() | values, "sampling settings")
 
     def guidance_at(self, position: int, length: int) -> float:
-        """The guidance scale of the code at `position` of `length`."""
+        """Returns the guidance scale of the code at `position` of `length`."""
         progress = position / max(1, length - 1)
         match self.guidance_schedule:
             case "constant":
@@ -75,7 +77,7 @@ class SamplingConfig(
 
 
 class KnownCodes(NamedTuple):
-    """Codes that are not to be drawn: those where `kept` is true."""
+    """Known codes, which are not sampled: those where `kept` is true."""
 
     codes: Int64[Tensor, "B N"]
     kept: Bool[Tensor, "B N"]
@@ -92,11 +94,11 @@ def generate_codes(
     given: KnownCodes | None = None,
     on_codes: Callable[[Int64[Tensor, "B n"]], None] | None = None,
 ) -> Int64[Tensor, "B N"]:
-    """Codes of one image per row of `text_ids`, row b drawn with `seeds[b]`.
+    """Samples the codes of one image per row of `text_ids`; row b uses `seeds[b]`.
 
     `null_ids` is the empty caption of the unconditional side. `on_codes` is called after each position with the codes
-    so far. Raises ValueError when seeds or given codes do not fit the rows, ConfigError for a precision or CUDA graphs
-    that this device does not have.
+    so far. Raises ValueError if seeds or known codes do not fit the rows, ConfigError for a precision or CUDA graphs
+    that this device does not support.
     """
     batch, length, device = len(text_ids), model.tokens.image_length, text_ids.device
     if len(seeds) != batch:
@@ -140,7 +142,7 @@ def generate_codes(
 def sample_token(
     logits: Float[Tensor, "B V"], uniform: Float[Tensor, "B"], settings: SamplingConfig
 ) -> Int64[Tensor, "B"]:
-    """One code a row from guided logits, by temperature, top-k and top-p, with one uniform number a row."""
+    """Samples one code per row from guided logits, by temperature, top-k and top-p, with one uniform number per row."""
     if settings.temperature == 0:
         return logits.argmax(-1)
     logits = temper(logits, settings.temperature)
@@ -152,9 +154,9 @@ def sample_token(
 
 
 def _by_prompt(model: Generator, text_ids: Int64[Tensor, "B T"]) -> tuple[list[PromptGroup], Int64[Tensor, "B"]]:
-    """The distinct texts, each read once, and the order in which rows stand with their text.
+    """Encodes the distinct texts once each; returns them and the order of the rows by text.
 
-    Where all are drawn equally often their keys and values are shared, else each row has its own.
+    If all occur equally often their keys and values are shared, otherwise each row has its own.
     """
     distinct, text, images = torch.unique(text_ids, dim=0, return_inverse=True, return_counts=True)
     memory = model.encode_text(distinct)
@@ -166,7 +168,7 @@ def _by_prompt(model: Generator, text_ids: Int64[Tensor, "B T"]) -> tuple[list[P
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and back to what it was however the block ends."""
+    """Switches to evaluation mode and restores the previous mode at the end of the block."""
     was_training = model.training
     model.eval()
     try:
@@ -176,5 +178,5 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _uniforms(seed: int, length: int) -> Tensor:
-    """The random numbers of one image: on the CPU, so that they are the same on every device."""
+    """Returns the random numbers of one image, from a CPU generator, so that they are the same on every device."""
     return torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

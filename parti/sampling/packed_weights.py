@@ -1,12 +1,12 @@
-"""A generator's copy for drawing: the layers that every step reads, in the form in which they are read fastest.
+"""A copy of a generator for sampling, with its weights in the fastest layout.
 
-Drawing reads all weights for each code and does little with them, so its speed is that of memory: what counts is how
-many bytes a step reads and how fast the matrix product streams them. On a CPU torch's `F.linear` streams a third of
-what oneDNN's products on weights in its own layout do at few rows (docs/log.md, 2026-11-21). Weights in bf16 are half
-the bytes, in int8, with a scale for each output, a quarter.
+Autoregressive decoding is memory-bound: every step reads all weights, so speed depends on their bytes and on how fast
+the matrix product streams them. On a CPU with few rows torch's `F.linear` reaches a third of the bandwidth of oneDNN's
+products on weights in its own layout (docs/log.md, 2026-11-21). Weights in bf16 take half the bytes, in int8, with a
+scale for each output, a quarter.
 
-The residual stream, norms, embeddings, attention on a CPU and the head, whose small differences decide what is drawn,
-stay fp32 in all of these.
+The residual stream, norms, embeddings, attention on a CPU and the head, whose small differences decide the sample, stay
+fp32 in all of them.
 """
 
 import copy
@@ -21,16 +21,16 @@ from parti.models.generator import Generator
 from vqgan.config.schema import ConfigError
 
 Precision = Literal["fp32", "bf16", "int8"]
-"""Of the weights that each step reads."""
+"""Precision of the weights that each step reads."""
 _ROWS = 16
-"""The number of rows that layouts are made for; fast from 1 to hundreds."""
+"""Number of rows that layouts are optimized for; fast from 1 to hundreds."""
 
 
 def prepared(generator: Generator, precision: Precision = "fp32") -> Generator:
-    """A generator that draws the same up to rounding, and faster. What is not replaced is shared, not copied.
+    """Returns a faster generator with the same outputs up to rounding. Modules that are not replaced are shared.
 
-    It is for steps alone: not to be trained, saved or kept when the weights change.
-    Raises ConfigError for int8 where it has no fast product (a GPU, or a CPU other than x86).
+    It is for decoding steps only: do not train or save it, or use it after the weights have changed.
+    Raises ConfigError for int8 on devices without a fast product (GPUs, and CPUs other than x86).
     """
     device = generator.device
     if precision == "int8" and not (device.type == "cpu" and _has_onednn()):
@@ -45,12 +45,12 @@ def prepared(generator: Generator, precision: Precision = "fp32") -> Generator:
     head = generator.image_head_layer()
     if type(head) is nn.Linear:
         layers[id(head)] = _fp32(head)
-    # A deep copy takes from its memo what it has there: here all tensors as they are, and the layers' replacements.
+    # The memo of the deep copy holds all tensors, which are therefore shared, and the layers' replacements.
     return copy.deepcopy(generator, kept | layers)
 
 
 class PackedLinear(nn.Module):
-    """A linear layer on a CPU with its weight in oneDNN's own layout, fp32 or bf16; takes and gives fp32."""
+    """A linear layer on a CPU with its weight in oneDNN's own layout, fp32 or bf16; input and output are fp32."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = linear.weight.detach().float()
         scale = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        # The product reads inputs by 16, past the end of a row that is no multiple: such a row ends in zeros.
+        # The product reads inputs in blocks of 16, so rows are zero-padded to a multiple.
         self._padding = -weight.shape[1] % 16
         self._weight = F.pad((weight / scale[:, None]).round().to(torch.int8), (0, self._padding))
         self._scale = scale.bfloat16()
@@ -85,7 +85,7 @@ class Int8Linear(nn.Module):
 
 
 class Bf16Linear(nn.Module):
-    """A linear layer with its weight in bf16, where nothing is to be gained from a layout; gives bf16."""
+    """A linear layer with its weight in bf16 and no special layout; output is bf16."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -111,5 +111,5 @@ _LAYERS = {"fp32": _fp32, "bf16": _bf16, "int8": Int8Linear}
 
 
 def _has_onednn() -> bool:
-    """Whether torch has oneDNN's products on packed weights."""
+    """Returns whether torch has oneDNN's products on packed weights."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

@@ -16,9 +16,9 @@ TextConfig = Annotated[
 
 
 def build_text_tokenizer(config: TextConfig, captions: Callable[[int], Iterable[str]]) -> TextTokenizer:
-    """The text tokenizer of a config; `captions` gives so many for a vocabulary to be learned from.
+    """Returns the text tokenizer of a config; `captions` returns the given number of captions to train a vocabulary on.
 
-    Raises ConfigError for a pretrained one that cannot be had, ModelFolderError for a saved one that is not there.
+    Raises ConfigError for a pretrained one that cannot be loaded, ModelFolderError for a saved one that does not exist.
     """
     if isinstance(config, PretrainedTokenizerConfig):
         return load_pretrained_tokenizer(config)

@@ -1,4 +1,4 @@
-"""What a network of transformers is, apart from its weights."""
+"""Fingerprint of a transformers architecture, without its weights."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ _ABOUT_THE_FILE = ("transformers_version", "dtype", "torch_dtype", "architecture
 
 
 def architecture_fingerprint(config: Any) -> str:
-    """Of the settings of a transformers config that are not at their defaults: what a later version of the library
-    adds changes nothing, nor does where the network lay."""
+    """Returns the hash of the non-default settings of a transformers config: it does not depend on settings that later
+    versions of the library add, nor on the network's path."""
     return settings_fingerprint(_told(config.to_diff_dict()))
 
 

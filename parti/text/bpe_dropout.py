@@ -1,8 +1,8 @@
-"""BPE dropout (Provilkov, 1910.13267; DALL-E, arXiv 2102.12092, section 2.2): a caption is divided otherwise each time.
+"""BPE dropout (Provilkov, 1910.13267; DALL-E, arXiv 2102.12092, section 2.2): random segmentation of captions.
 
-Each merge that could be made next is left out with some probability, so that words are also seen in smaller pieces.
-The `tokenizers` library does this from a random state that nobody can set; here it is a function of the generator that
-is given, and so of a run's seed and step.
+Each possible merge is skipped with some probability, so that words are also seen in smaller pieces. The `tokenizers`
+library uses a random state that cannot be seeded; here it depends on the given generator, and so on a run's seed and
+step.
 """
 
 import json
@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 
 class BPEDropout:
-    """Divides text with the merges of `tokenizer`, some left out. Raises ValueError for any but a BPE vocabulary."""
+    """Tokenizes text with the merges of `tokenizer`, skipping some. Raises ValueError for other vocabularies than
+    BPE."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         model = json.loads(tokenizer.to_str())["model"]
@@ -26,14 +27,14 @@ class BPEDropout:
         self._ranks = {(left, right): rank for rank, (left, right) in enumerate(model["merges"])}
 
     def encode(self, text: str, probability: float, generator: random.Random) -> list[int]:
-        """Ids of `text` without special tokens. Probability 0 gives those of the vocabulary itself."""
+        """Returns the ids of `text` without special tokens; probability 0 gives the regular tokenization."""
         words = self._tokenizer.pre_tokenizer.pre_tokenize_str(self._tokenizer.normalizer.normalize_str(text))
         return [self._ids[piece] for word, _ in words for piece in self._divide(word, probability, generator)]
 
     def _divide(self, word: str, probability: float, generator: random.Random) -> list[str]:
         pieces = list(word)
         while True:
-            # Algorithm 1: of the merges that are possible now, drop some, and make the best of the others.
+            # Algorithm 1: drop some of the possible merges, and apply the best of the others.
             possible = [
                 (self._ranks[pair], place)
                 for place, pair in enumerate(pairwise(pieces))

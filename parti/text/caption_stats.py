@@ -1,4 +1,4 @@
-"""Captions against a vocabulary: how long they are in tokens, what is cut, and which characters they are made of."""
+"""Statistics of captions under a vocabulary: lengths in tokens, truncation, characters."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ import numpy as np
 from parti.text.tokenizer import TextTokenizer
 
 _RARE = 2
-"""A character that occurs at most so often is rare."""
+"""Largest count of a rare character."""
 _AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
 class CaptionMetrics:
-    """Of one caption or more."""
+    """Statistics of one or more captions."""
 
     captions: int
     different: int
@@ -24,19 +24,19 @@ class CaptionMetrics:
     fewest: int
     median: int
     most_of_99_percent: int
-    """99% of the captions have at most so many tokens."""
+    """99th percentile of the captions' tokens."""
     most: int
     longest: str
     cut: int
-    """Captions with more tokens than T."""
+    """Number of captions with more than T tokens."""
     lost_share: float
-    """Share of all tokens that stand behind the cut."""
+    """Fraction of all tokens that are truncated."""
     alphabet: dict[str, int]
     """Characters by frequency."""
     unknown: dict[str, int]
-    """Those outside the vocabulary."""
+    """Characters outside the vocabulary, by frequency."""
     with_unknown: int
-    """Captions with text outside the vocabulary."""
+    """Number of captions with text outside the vocabulary."""
 
     @property
     def rare(self) -> list[str]:
@@ -45,7 +45,7 @@ class CaptionMetrics:
 
 
 def caption_metrics(captions: Sequence[str], tokenizer: TextTokenizer) -> CaptionMetrics:
-    """Raises ValueError where there is no caption."""
+    """Computes the statistics of captions. Raises ValueError without a caption."""
     if not captions:
         raise ValueError("no captions to measure: give at least one")
     counts = [

@@ -1,6 +1,6 @@
-"""Where a pretrained text model's files are: a folder as it is; a Hub name in the local cache, else downloaded.
+"""Finds the files of a pretrained text model: a folder, or a Hub name in the local cache or downloaded.
 
-Either is looked through before transformers reads it (`parti.text.transformers_folder`).
+Either is checked before transformers reads it (`parti.text.transformers_folder`).
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from vqgan.hub.huggingface import NotOnHubError, fetch_model
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
-"""What a tokenizer or an encoder is read from, beside config.json. Weights are never unpickled."""
+"""Files of a tokenizer or an encoder, besides config.json. Weights are never unpickled."""
 
 
 def find_checkpoint(name: str, files: Sequence[str]) -> Path:
-    """The folder that holds `files` (patterns, of which one must be there) and config.json of model `name`.
+    """Returns the folder that holds `files` (patterns, of which one must be there) and config.json of model `name`.
 
-    Raises ConfigError, one line that says what to fetch, or what the folder asks for that no model needs.
+    Raises ConfigError, one line that says what to fetch, or what unsafe content the folder has.
     """
     folder = Path(name).expanduser()
     try:

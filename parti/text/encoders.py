@@ -1,4 +1,4 @@
-"""Text encoders: from ids to what the image decoder attends to.
+"""Text encoders: from ids to the states that the image decoder attends to.
 
 Trained from scratch with the decoder, or a pretrained network of transformers (T5, CLIP's text side, BERT and others),
 frozen or as a warm start. Parti found a marginal gain from a warm start at 3B (arXiv 2206.10789).
@@ -38,8 +38,8 @@ _KNOWN = (
     *("roformer", "squeezebert", "t5", "umt5", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod", "gpt2"),
     *("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"),
 )
-"""Networks of transformers that read text, by `model_type`. A model folder names none of the others: some of those
-fetch weights or run what their config names."""
+"""Text networks of transformers by `model_type`. Others are refused: some of them download weights or run code that
+their config names."""
 _LEFT_BY_OTHERS = {
     *("decoder_start_token_id", "position_embedding_type", "gradient_checkpointing", "task_specific_params"),
     *("n_positions", "output_past", "directionality", "pooler_fc_size", "pooler_num_attention_heads"),
@@ -49,22 +49,22 @@ _LEFT_BY_OTHERS = {
 
 
 class TextEncoder(nn.Module, ABC):
-    """Reads the text once; `mask` is true where there is text."""
+    """Encodes text; `mask` is false at padding."""
 
     is_initialized: bool
-    """Whether the weights are set when it is built, so that nobody else must."""
+    """Whether the constructor sets the weights, so that they must not be initialized again."""
 
     @abstractmethod
     def repeated_layers(self) -> list[nn.Module]:
-        """Its stack, as `Generator.repeated_layers`."""
+        """Returns its layers, as `Generator.repeated_layers`."""
 
     @abstractmethod
     def forward(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """What is known of each position; positions outside the mask count for nothing, and hold anything."""
+        """Returns the state of each position; those of masked positions are undefined."""
 
 
 class TextEncoderSizes(Config):
-    """What the shapes of a trained text encoder's weights follow from."""
+    """Settings that determine the shapes of a trained text encoder."""
 
     vocab_size: int = Field(gt=0)
     """Text tokens."""
@@ -79,18 +79,17 @@ class TextEncoderSizes(Config):
     mlp_width: int = Field(gt=0)
     """Hidden width of each feed-forward."""
     options: TransformerOptions = TransformerOptions()
-    """What its blocks do otherwise than Parti's; rotary is for image codes and means nothing here."""
+    """Options of its blocks; rotary applies to image codes only."""
 
 
 class TrainedTextEncoderConfig(Config, fixed=("kind",), may_change=("start",)):
-    """A text encoder that learns with the decoder."""
+    """A text encoder that is trained with the decoder."""
 
     kind: Literal["trained"] = "trained"
-    """Parti's: as many blocks as `encoder_depth` says, of the decoder's width."""
+    """Parti's: `encoder_depth` blocks of the decoder's width."""
     start: str | None = None
-    """Run or model folder of tools/train_text_encoder.py whose weights it starts from, with text.kind saved and
-    text.folder the same folder. null: random weights. Read when a run starts or resumes; a saved model needs it no
-    more."""
+    """Run or model folder of tools/train_text_encoder.py that initializes it, with text.kind saved and text.folder the
+    same folder. null: random weights. Needed to start or resume a run, not by a saved model."""
 
 
 class TrainedTextEncoder(TextEncoder):
@@ -132,7 +131,7 @@ class TrainedTextEncoder(TextEncoder):
         return self.read(self.embedding(ids), mask)
 
     def read(self, embedded: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """`forward` from the embeddings on: the warm-up hides tokens behind a vector that is none of the vocabulary."""
+        """Runs `forward` from the embeddings on: pretraining masks tokens with a vector outside the vocabulary."""
         x = self.dropout(embedded + self.positions)
         for block in self.blocks:
             x = checkpointed(block, self.checkpoint_activations)(x, mask)
@@ -166,16 +165,16 @@ class PretrainedTextEncoderConfig(Config, fixed=("kind", "frozen"), may_change=(
     name: str
     """Folder, or name on the Hugging Face Hub (owner/name); with weights in safetensors."""
     frozen: bool = True
-    """Keep its weights as they are. false: a warm start, all of it learns with the decoder."""
+    """Freeze its weights. false: a warm start, the whole network is trained with the decoder."""
     architecture: dict[str, Any] | None = None
-    """The network's own config, which a saved model has in it: then the weights are in the model too and `name` is not
-    read. null in a run: `name` is read."""
+    """The network's own config, stored in a saved model, which also holds the weights, so that `name` is not read. null
+    in a run: `name` is read."""
 
 
 class PretrainedTextEncoder(TextEncoder):
-    """The network's last states, brought to the generator's width and normalized.
+    """The network's last states, projected to the generator's width and normalized.
 
-    Raises ConfigError for a network that cannot be had, is no text encoder, or is too small for these ids.
+    Raises ConfigError for a network that cannot be loaded, is not a text encoder, or is too small for these ids.
     """
 
     is_initialized = True
@@ -184,7 +183,7 @@ class PretrainedTextEncoder(TextEncoder):
         super().__init__()
         network = _load(config.name) if config.architecture is None else _build(config.architecture)
         own = network.config
-        # The last id is padding, which the network does not know (see `parti.text.pretrained_tokenizer`).
+        # The last id is padding, which is not in the network's vocabulary (see `parti.text.pretrained_tokenizer`).
         if vocab_size - 1 > own.vocab_size:
             raise ConfigError(
                 f"text encoder {config.name!r} knows {own.vocab_size} tokens, the text tokenizer gives "
@@ -197,7 +196,7 @@ class PretrainedTextEncoder(TextEncoder):
                 f"{length}"
             )
         self.config = config.model_copy(update={"architecture": _settings(own)})
-        # Of a network that learns the weights are in the checkpoints; its folder then decides the architecture alone.
+        # The weights of a trained network are in the checkpoints; its folder then only defines the architecture.
         self._fingerprints: dict[str, str] = {}
         if config.architecture is None:
             self._fingerprints |= {"architecture": architecture_fingerprint(own)}
@@ -210,7 +209,7 @@ class PretrainedTextEncoder(TextEncoder):
         self.train()
 
     def as_frozen_part(self) -> FrozenPart:
-        """The network as it was read."""
+        """Returns the network as a frozen part of a run."""
         return FrozenPart(self._fingerprints)
 
     def forward(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
@@ -219,7 +218,7 @@ class PretrainedTextEncoder(TextEncoder):
         return self.norm(self.projection(states))
 
     def states(self, ids: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T E"]:
-        """What the pretrained network itself gives; in fp32 where training is in fp16, which T5's states exceed."""
+        """Returns the output of the pretrained network; fp32 in fp16 training, whose range T5's states exceed."""
         ids = ids.masked_fill(~mask, self._pad_id)
         device = ids.device.type
         in_fp16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.float16
@@ -227,11 +226,11 @@ class PretrainedTextEncoder(TextEncoder):
             return self.network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
     def repeated_layers(self) -> list[nn.Module]:
-        """The elements of the outermost lists of modules, as transformers builds its stacks."""
+        """Returns the elements of the outermost lists of modules, as transformers builds its stacks."""
         return _elements_of_lists(self.network)
 
     def train(self, mode: bool = True) -> "PretrainedTextEncoder":
-        """As of every module, but a frozen network has no dropout at any time."""
+        """Sets the training mode, but a frozen network never has dropout."""
         super().train(mode)
         if self.config.frozen:
             self.network.eval()
@@ -251,24 +250,24 @@ def _elements_of_lists(module: nn.Module) -> list[nn.Module]:
 
 
 def _load(name: str) -> Any:
-    """The network with its weights, in fp32."""
+    """Returns the network with its weights, in fp32."""
     folder = find_checkpoint(name, WEIGHT_FILES)
     declare_missing_torchvision_ops()  # transformers may import torchvision, and takes seconds: imported on use
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder, **SAFELY)
-        config = getattr(config, "text_config", config)  # of CLIP the text side alone
+        config = getattr(config, "text_config", config)  # only the text side of CLIP
         with _warnings_off():
             network, report = _family(config).from_pretrained(
                 folder, config=config, dtype=torch.float32, output_loading_info=True, **SAFE_WEIGHTS
             )
     except ConfigError:
         raise
-    except Exception as error:  # whatever the files of others lead to
+    except Exception as error:  # a damaged or foreign file may raise anything
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"transformers reads no text encoder from {name!r}: {reason}") from None
-    # transformers fills what a file lacks with random numbers. The pooler is not used.
+    # transformers initializes missing weights at random. The pooler is not used.
     if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
         raise ConfigError(f"the weights in {name!r} are not of a {config.model_type}: {missing[0]} is missing")
     return _states_alone(network)
@@ -276,7 +275,7 @@ def _load(name: str) -> Any:
 
 @contextmanager
 def _warnings_off() -> Iterator[None]:
-    """transformers lists all that a file has besides, such as CLIP's image side; what is missing, `_load` says."""
+    """Hides transformers' list of unused weights, such as CLIP's image side; `_load` reports missing ones."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -288,9 +287,9 @@ def _warnings_off() -> Iterator[None]:
 
 
 def _build(architecture: dict[str, Any]) -> Any:
-    """The network with weights that are yet to be filled in.
+    """Builds the network without loading its weights.
 
-    Raises ConfigError where `architecture` is not what `_settings` gives of a network.
+    Raises ConfigError if `architecture` is not a result of `_settings`.
     """
     declare_missing_torchvision_ops()
     from transformers import AutoConfig
@@ -311,27 +310,27 @@ def _build(architecture: dict[str, Any]) -> Any:
         raise
     except UnsafeFolderError as error:
         raise ConfigError(str(error)) from None
-    except Exception as error:  # whatever the settings of others lead to
+    except Exception as error:  # foreign settings may raise anything
         raise ConfigError(
             f"{where}: transformers builds no {kind} of it: {' '.join(str(error).split())[:300]}"
         ) from None
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """What a network is built from again: the keys of its kind, without what others left in their file besides."""
+    """Returns the settings that rebuild a network: the keys of its kind, without unrelated ones of the file."""
     known = _keys_of(type(config)())
     return {key: value for key, value in json.loads(config.to_json_string()).items() if key in known}
 
 
 def _keys_of(config: Any) -> set[str]:
-    """The keys that a kind of network has."""
+    """Returns the keys that a kind of network has."""
     return {*config.to_dict(), *json.loads(config.to_json_string(use_diff=False)), "model_type"}
 
 
 def _family(config: Any) -> Any:
-    """transformers' class of classes that has the encoder for `config`: of T5 without its decoder.
+    """Returns transformers' auto class for the encoder of `config`: for T5 without its decoder.
 
-    Raises ConfigError for a kind of network that is not known here.
+    Raises ConfigError for an unsupported kind of network.
     """
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding
 
@@ -345,8 +344,8 @@ def _family(config: Any) -> Any:
 
 
 def _states_alone(network: Any) -> Any:
-    """Without what does not serve the states, and each weight under one name."""
+    """Returns the state dict without weights that do not affect the states, and without duplicates."""
     if getattr(network, "pooler", None) is not None:
         network.pooler = None
-    # T5 has its embedding twice, as `shared` and in the stack, and a file of weights has each once.
+    # T5 has its embedding twice, as `shared` and in the stack; a file stores each weight once.
     return network.encoder if hasattr(network, "shared") else network

@@ -1,18 +1,18 @@
-"""How much a vocabulary's rules may make of a text.
+"""Limits how much the rules of a tokenizer file may lengthen a text.
 
-A tokenizer file holds rules that rewrite text before it is divided (and after it is put together): forty that each
-double a letter make a terabyte of one caption. Published vocabularies replace a character by one or two.
+A tokenizer file holds rules that rewrite text before tokenization and after decoding: forty rules that each double a
+letter turn one caption into a terabyte. Published vocabularies replace a character by one or two.
 """
 
 import json
 from typing import Any
 
 _MOST_GROWTH, _MOST_TOKENS, _LONGEST = 64.0, 64, 100_000
-"""How many times longer rules may make a text; special tokens around it; text positions."""
+"""Limits: factor by which rules may lengthen a text; special tokens around it; text positions."""
 
 
 def check_growth(tokenizer: str, length: int) -> None:
-    """Raises ValueError where the rules of a tokenizer's JSON could make very much of a short text."""
+    """Raises ValueError if the rules of a tokenizer's JSON could make a short text very long."""
     if not 0 < length <= _LONGEST:
         raise ValueError(f"its text has {length} positions, 1 to {_LONGEST} are possible")
     rules = json.loads(tokenizer)
@@ -31,7 +31,7 @@ def _growth_of(node: dict[str, Any]) -> float:
         return 1.0
     pattern = node.get("pattern")
     plain = pattern.get("String") if isinstance(pattern, dict) else None
-    # An empty pattern, and a regular expression that may match nothing, is found between all characters.
+    # An empty pattern, or a regular expression that matches the empty string, matches between all characters.
     return len(content) / len(plain) if plain else len(content) + (0.0 if node["type"] == "Prepend" else 1.0)
 
 

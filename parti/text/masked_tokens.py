@@ -1,8 +1,8 @@
-"""Masked tokens (BERT, arXiv 1810.04805, section 3.1): 15% of a text's tokens are to be told from the others.
+"""Masked tokens (BERT, arXiv 1810.04805, section 3.1): 15% of a text's tokens are predicted from the others.
 
-Of those that are chosen 80% are hidden, 10% replaced by a random token, 10% left as they are. Each text gives at least
-one of its tokens (as in BERT's published code): captions are short. Padding, and what an empty caption consists of
-too, is no token of a text. What stands for a hidden token is the network's business (`parti.text_encoder.network`).
+Of the chosen tokens 80% are masked, 10% replaced by a random token, 10% unchanged. At least one token of each text is
+chosen (as in BERT's published code), because captions are short. Padding, and the tokens of an empty caption, are never
+chosen. The network decides what replaces a masked token (`parti.text_encoder.network`).
 
 Legend: B batch, T text positions, M chosen tokens, W vocabulary.
 """
@@ -20,19 +20,19 @@ from vqgan.config.schema import Config
 
 
 class MaskingConfig(Config, may_change=("chosen", "hidden", "replaced")):
-    """Which tokens are hidden. The defaults are BERT's."""
+    """Masking rates; the defaults are BERT's."""
 
     chosen: float = Field(0.15, gt=0, lt=1)
-    """Share of a text's tokens that are to be told; at least one of each text."""
+    """Fraction of a text's tokens that are predicted; at least one of each text."""
     hidden: float = Field(0.8, ge=0, le=1)
-    """Share of the chosen tokens that are hidden."""
+    """Fraction of the chosen tokens that are masked."""
     replaced: float = Field(0.1, ge=0, le=1)
-    """Share of the chosen tokens that become a random one. What is left of the chosen ones stays as it is."""
+    """Fraction of the chosen tokens that are replaced by a random one. The rest of them is unchanged."""
 
 
 class MaskedText(NamedTuple):
-    """ids: with the random tokens in them. hidden: where the network sees no token. chosen: where it is asked.
-    whole: the ids as they were."""
+    """ids: the input with random replacements. hidden: masked positions. chosen: positions to predict. whole: the
+    original ids."""
 
     ids: Int64[Tensor, "B T"]
     hidden: Bool[Tensor, "B T"]
@@ -40,12 +40,12 @@ class MaskedText(NamedTuple):
     whole: Int64[Tensor, "B T"]
 
     def to(self, device: torch.device) -> "MaskedText":
-        """The same on `device`."""
+        """Copies it to `device`."""
         return MaskedText(*(part.to(device) for part in self))
 
 
 class Words:
-    """Which ids of a vocabulary are text: all but padding and what stands for, or frames, an empty caption."""
+    """The ids of a vocabulary that are text: all but padding and the tokens of an empty caption."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._is_word = torch.ones(tokenizer.vocab_size, dtype=torch.bool)
@@ -54,7 +54,7 @@ class Words:
         self.ids = self._is_word.nonzero()[:, 0]
 
     def where(self, ids: Int64[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-        """The positions of `ids` that hold text."""
+        """Returns the positions of `ids` that hold text."""
         return self._is_word[ids]
 
 
@@ -68,9 +68,9 @@ def mask_tokens(
     step: int,
     start: int,
 ) -> MaskedText:
-    """Masks of the rows of `ids`, which begin at row `start` of the global batch of this step, `batch_size` in all.
+    """Returns the masked rows of `ids`, which begin at row `start` of the `batch_size` rows of this step.
 
-    A function of (seed, step, row), so it does not depend on how the batch is divided between processes.
+    A function of (seed, step, row), so it does not depend on how the batch is split between processes.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     rows, length = slice(start, start + len(ids)), ids.shape[1]
@@ -83,7 +83,7 @@ def mask_tokens(
 
 
 def choose(words: Bool[Tensor, "B T"], share: float, order: Float[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    """Of each row's words `share`, to the nearest number but at least one: those that come first by `order` < 1."""
+    """Chooses `share` of each row's words, rounded but at least one: those with the smallest `order` < 1."""
     counts = words.sum(1, keepdim=True)
     wanted = torch.minimum((share * counts).round().clamp(min=1), counts)
     rank = order.masked_fill(~words, 1.0).argsort(1).argsort(1)
@@ -91,7 +91,7 @@ def choose(words: Bool[Tensor, "B T"], share: float, order: Float[Tensor, "B T"]
 
 
 class Told(NamedTuple):
-    """Over the chosen tokens: the sum of the cross-entropies, how many were told right, how many there were."""
+    """Sums over the chosen tokens: cross-entropy in nats, number of correct predictions, number of tokens."""
 
     nats: Float[Tensor, ""]
     right: Float[Tensor, ""]
@@ -99,7 +99,7 @@ class Told(NamedTuple):
 
 
 def tell(logits: Float[Tensor, "M W"], masked: MaskedText) -> Told:
-    """How well `logits` of the chosen positions, row by row, tell the tokens that are there."""
+    """Scores `logits` of the chosen positions, row by row, against the original tokens."""
     targets = masked.whole[masked.chosen]
     nats = F.cross_entropy(logits, targets, reduction="sum")
     return Told(nats, (logits.argmax(-1) == targets).float().sum(), masked.chosen.float().sum())

@@ -1,7 +1,7 @@
 """The vocabulary of a pretrained text model (T5, CLIP, BERT, GPT-2, ...), as transformers reads it.
 
-The ids are the model's own, with special tokens. Padding gets an id of its own behind them: a model may use one id for
-the end of text and for padding (CLIP does), and what is padding must be told by the id alone.
+The ids are the model's own, with special tokens. Padding gets an additional id after them: a model may use the same id
+for the end of text and for padding (CLIP does), but here the id alone must identify padding.
 """
 
 from typing import Literal
@@ -32,14 +32,14 @@ class PretrainedTokenizerConfig(Config, fixed=("kind", "name", "length")):
 
 
 def load_pretrained_tokenizer(config: PretrainedTokenizerConfig) -> TextTokenizer:
-    """Raises ConfigError where there is none, or none that can be kept in one file."""
+    """Loads the tokenizer. Raises ConfigError if there is none, or none that can be saved in one file."""
     folder = find_checkpoint(config.name, TOKENIZER_FILES)
     declare_missing_torchvision_ops()  # transformers may import torchvision, and takes seconds: imported on use
     from transformers import AutoTokenizer
 
     try:
         loaded = AutoTokenizer.from_pretrained(folder, **SAFELY)
-    except Exception as error:  # whatever the files of others lead to
+    except Exception as error:  # a damaged or foreign file may raise anything
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"text.name: transformers reads no tokenizer from {config.name!r}: {reason}") from None
     if not hasattr(loaded, "backend_tokenizer"):
@@ -47,7 +47,7 @@ def load_pretrained_tokenizer(config: PretrainedTokenizerConfig) -> TextTokenize
             f"text.name: the tokenizer of {config.name!r} runs in Python alone ({type(loaded).__name__}); "
             "choose one that the tokenizers library runs (a tokenizer.json)"
         )
-    # A copy: transformers puts functions of its own on some.
+    # A copy: transformers replaces methods of some tokenizers.
     tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     try:
         check_growth(tokenizer.to_str(), config.length)
@@ -60,7 +60,7 @@ def load_pretrained_tokenizer(config: PretrainedTokenizerConfig) -> TextTokenize
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # Where empty text leaves nothing to attend to, as with GPT-2, 'no caption' is a token more.
+    # If an empty text has no tokens, as with GPT-2, 'no caption' is an additional token.
     tokenizer.add_special_tokens([PAD_TOKEN] if tokenizer.encode("").ids else [PAD_TOKEN, NULL_TOKEN])
     suffix = getattr(tokenizer.model, "end_of_word_suffix", None)
     if suffix:  # CLIP's own decoder leaves it in the text

@@ -1,4 +1,4 @@
-"""The vocabulary of a run: made once by the main process, kept in the run folder, the same ever after."""
+"""The text tokenizer of a run: created once by the main process, stored in the run folder, never changed."""
 
 import sys
 import threading
@@ -29,13 +29,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 def load_or_train_tokenizer(
     text: TextConfig, data: DataPipeline, run: RunFolder, accelerator: Accelerator, timeout_minutes: float = 10.0
 ) -> TextTokenizer:
-    """The text tokenizer in the run's folder, where it is put when the run starts. All processes call it.
+    """Returns the text tokenizer of the run's folder, created when the run starts. All processes must call it.
 
-    While the first process reads captions and learns from them it says how far it is, and the others wait for it as
-    long as it lives; `timeout_minutes` without a sign of life ends them.
+    While the first process reads captions and trains the vocabulary it reports its progress, and the others wait for
+    it; without a sign of life they give up after `timeout_minutes`.
 
-    Raises ConfigError where the run was started with another one, or for one that cannot be had; DataError where there
-    is no caption to learn from.
+    Raises ConfigError if the run was started with another one, or for one that cannot be loaded; DataError without a
+    caption to train on.
     """
     recorded = run.path / "config.yaml"
     begun = recorded.is_file() or any(run.checkpoints.glob("step-*"))
@@ -43,7 +43,7 @@ def load_or_train_tokenizer(
     if resuming and recorded.is_file():
         _check_same_text(text, recorded)
     with first_process_alone(accelerator, run.path, timeout_minutes) as to_be_made:
-        # A run whose config was not recorded yet has trained no step: its vocabulary may be of another config.
+        # A run without a recorded config has not trained a step: its vocabulary may be that of another config.
         if to_be_made and not resuming:
             with vocabulary_progress(data.captions) as captions:
                 tokenizer = build_text_tokenizer(text, captions)
@@ -55,7 +55,7 @@ def load_or_train_tokenizer(
 def notes_on_captions(
     text: TextConfig, data: DataPipeline, tokenizer: TextTokenizer, accelerator: Accelerator
 ) -> list[str]:
-    """What a run says of captions that its vocabulary cuts; on the main process alone, the others say nothing."""
+    """Returns the messages about truncated captions; only on the main process, empty on the others."""
     if not accelerator.is_main_process:
         return []
     return about_cut_captions(islice(data.captions(SAMPLE), SAMPLE), tokenizer, text)
@@ -63,9 +63,9 @@ def notes_on_captions(
 
 @contextmanager
 def vocabulary_progress(captions: Callable[[int], Iterable[str]]) -> Iterator[Callable[[int], list[str]]]:
-    """`captions` as a list, with a line every ten seconds on how far reading, and then learning, are.
+    """Wraps `captions`, with a line every ten seconds on the progress of reading and then of training.
 
-    The list's function raises DataError where there is no caption.
+    The function raises DataError without a caption.
     """
     found: list[str] = []
     wanted, read = 0, False
@@ -76,7 +76,7 @@ def vocabulary_progress(captions: Callable[[int], Iterable[str]]) -> Iterator[Ca
         nonlocal wanted, read
         wanted = count
         for caption in captions(count):
-            found.append(caption)  # one by one: `tell` looks at their number
+            found.append(caption)  # one by one: `tell` reads their number
         if not found:
             raise DataError("no caption in the training split; stage 2 needs captions")
         read = True
@@ -106,7 +106,7 @@ def _say(text: str) -> None:
 
 
 def _read(run: RunFolder) -> TextTokenizer:
-    """Raises ConfigError where it is not as it was written: with other words the weights would mean nothing."""
+    """Raises ConfigError if the file has changed: the weights would mean nothing with other tokens."""
     try:
         return TextTokenizer.from_pretrained(run.path)
     except ModelFolderError as error:
@@ -116,13 +116,13 @@ def _read(run: RunFolder) -> TextTokenizer:
 
 
 def _check_same_text(text: TextConfig, recorded: Path) -> None:
-    """Raises ConfigError where the run was started with another vocabulary: its weights know no other."""
+    """Raises ConfigError if the run was started with another vocabulary."""
     try:
         values = read_yaml(recorded).get("text") or {}
         same = values.get("kind", "bpe") == text.kind  # the first version had no other kind
         same = same and not changes(fixed_settings(validate(type(text), values, str(recorded))), fixed_settings(text))
     except ConfigError:
-        return  # damaged: the checkpoints know too, and are asked next
+        return  # damaged: the checkpoints have the same record, and are checked next
     if not same:
         raise ConfigError(
             f"text: the run in {recorded.parent} was started with {values}, this config has "

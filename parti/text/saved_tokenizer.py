@@ -1,4 +1,4 @@
-"""The vocabulary of an earlier run: what its weights know, another run's weights can know too."""
+"""The text tokenizer of an earlier run, for runs that start from its weights."""
 
 from typing import Literal
 
@@ -8,14 +8,14 @@ from vqgan.hub.model_folder import find_model_folder
 
 
 class SavedTokenizerConfig(Config, fixed=("kind", "folder")):
-    """A vocabulary that is there already, of whatever kind. Its length is in it."""
+    """A saved tokenizer of any kind, with its length."""
 
     kind: Literal["saved"] = "saved"
-    """Read from the folder of another run. A run keeps a copy of its own."""
+    """Read from the folder of another run; the run stores its own copy."""
     folder: str
     """Run or model folder that holds text_tokenizer.json: of a text encoder's warm-up, or of stage 2."""
 
 
 def load_saved_tokenizer(config: SavedTokenizerConfig) -> TextTokenizer:
-    """Raises ModelFolderError where there is none."""
+    """Loads the tokenizer. Raises ModelFolderError if there is none."""
     return TextTokenizer.from_pretrained(find_model_folder(config.folder))

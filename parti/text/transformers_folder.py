@@ -1,9 +1,9 @@
-"""The folder of a model that transformers reads, looked through before transformers sees it.
+"""Checks a model folder before transformers reads it.
 
-Such a folder comes from anybody, and transformers runs code that it names: classes of its author (`auto_map`), kernels
-of the Hub for attention, the libraries of quantized weights and of adapters. None of that is needed for a text encoder,
-a vocabulary or a CLIP, so a folder that asks for it is refused, whatever a caller or the environment would answer.
-Besides: files are regular ones and of bounded size, and none names a file elsewhere on this machine.
+Such a folder is untrusted, and transformers runs code that it names: its own classes (`auto_map`), attention kernels
+from the Hub, libraries of quantized weights and of adapters. A text encoder, a tokenizer or a CLIP needs none of that,
+so a folder that asks for it is refused, regardless of the caller and the environment. Files must also be regular, of
+bounded size, and must not refer to files elsewhere on this machine.
 """
 
 import json
@@ -14,12 +14,12 @@ from typing import Any
 from vqgan.system.bounded_file import check_regular
 
 SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""What each call of transformers' `from_pretrained` is given: nothing from the network, no code of others."""
+"""Arguments of every call of transformers' `from_pretrained`: no network, no remote code."""
 SAFE_WEIGHTS: dict[str, Any] = SAFELY | {"use_safetensors": True}
-"""The same where weights are read: nothing is unpickled."""
+"""The same for loading weights: nothing is unpickled."""
 
 _LARGEST_CONFIG, _LARGEST_FILE = 4 << 20, 128 << 20
-"""Bytes of a file of settings, and of a vocabulary; the largest published vocabulary has 33 MB."""
+"""Largest sizes in bytes of a settings file and of a vocabulary; the largest published vocabulary has 33 MB."""
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "*.index.json")
 """Files whose keys are words of a vocabulary or names of weights."""
 _CODE = {
@@ -30,20 +30,20 @@ _CODE = {
     "tokenizer_object": "an object",
     "kernel_config": "kernels of others",
 }
-"""Keys of settings that lead transformers to run or read something else."""
+"""Settings that make transformers run code or read other files."""
 _COUNTS, _MOST = ("num_labels", "extra_ids", "_num_labels"), 100_000
-"""Keys that transformers makes a list as long as their value of."""
+"""Settings of which transformers builds a list of that length."""
 _IMPLEMENTATION = "_implementation"
-"""How keys end that name the code of attention or of experts: a word for transformers' own, owner/name for a kernel of
-the Hub."""
+"""Endings of settings that select the implementation of attention or of experts: a word for transformers' own,
+owner/name for a kernel from the Hub."""
 
 
 class UnsafeFolderError(ValueError):
-    """A folder of a model that asks for what a model does not need; the message is one line."""
+    """An unsafe model folder; the message is one line."""
 
 
 def check_transformers_folder(folder: Path) -> None:
-    """Raises UnsafeFolderError where the folder names code, files elsewhere, or holds what no model folder holds."""
+    """Raises UnsafeFolderError if the folder names code or files elsewhere, or has unexpected content."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             continue
@@ -68,7 +68,7 @@ def check_transformers_folder(folder: Path) -> None:
 
 
 def check_settings(settings: Any, where: str) -> None:
-    """Raises UnsafeFolderError where settings for transformers name code, or a file of this machine."""
+    """Raises UnsafeFolderError if settings for transformers name code, or a file of this machine."""
     for key, value in _entries(settings):
         if value is None or value == {}:
             continue
@@ -82,13 +82,13 @@ def check_settings(settings: Any, where: str) -> None:
         named = value.values() if isinstance(value, dict) else [value]
         if _IMPLEMENTATION in key and not all(text is None or _is_word(text) for text in named):
             raise UnsafeFolderError(f"{where}: {key} {str(value)[:80]!r} is code of others; remove the key")
-        # Where others saved their model is left in many published files; such a path is not there.
+        # Many published files contain the path where their author saved them; such a path does not exist here.
         if key.endswith("_file") and isinstance(value, str) and _leads_elsewhere(value):
             raise UnsafeFolderError(f"{where}: {key} names {value[:80]!r}, a file of this machine; remove the key")
 
 
 def _entries(node: Any) -> Iterator[tuple[str, Any]]:
-    """Each key and its value, at any depth."""
+    """Yields each key and its value, at any depth."""
     waiting = [node]
     while waiting:
         node = waiting.pop()
@@ -112,7 +112,7 @@ def _leads_elsewhere(value: str) -> bool:
 
 
 def _check_index(path: Path) -> None:
-    """The parts that weights are divided into lie beside their index."""
+    """Checks that the shards of the weights are beside their index."""
     content = _read(path)
     names = content.get("weight_map", {}) if isinstance(content, dict) else {}
     for name in names.values() if isinstance(names, dict) else [None]:

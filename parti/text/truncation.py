@@ -1,4 +1,4 @@
-"""What a text length cuts off, in words: captions that a run trains on, prompts that a model draws."""
+"""Messages about truncated texts: captions that a run trains on, and prompts."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,12 +7,12 @@ import numpy as np
 from parti.text import SavedTokenizerConfig, TextConfig, TextTokenizer
 
 SAMPLE = 1000
-"""Captions, from all over the training split, that a run looks at when it begins."""
+"""Number of captions, from all over the training split, that a run checks when it starts."""
 _SHOWN = 60
 
 
 def about_cut_captions(captions: Iterable[str], tokenizer: TextTokenizer, text: TextConfig) -> list[str]:
-    """One line where some of `captions` are longer than the text positions: how many, what is lost, what helps."""
+    """Returns a line if some of `captions` are truncated: how many, what is lost, what helps."""
     captions = list(captions)
     if not captions:
         return []
@@ -21,7 +21,7 @@ def about_cut_captions(captions: Iterable[str], tokenizer: TextTokenizer, text: 
     cut = int((over > 0).sum())
     if not cut:
         return []
-    # An example as others are: the middle one of those that are cut, by what they lose.
+    # A typical example: the median of the truncated ones by the length that they lose.
     order = np.flatnonzero(over > 0)[np.argsort(over[over > 0], kind="stable")]
     example = captions[int(order[len(order) // 2])]
     lost = tokenizer.lost_text([example])[0]
@@ -39,7 +39,7 @@ def about_cut_captions(captions: Iterable[str], tokenizer: TextTokenizer, text: 
 
 
 def about_cut_prompts(prompts: Sequence[str], tokenizer: TextTokenizer) -> list[str]:
-    """A line for each different prompt whose end the model does not read, with the words that are lost."""
+    """Returns a line for each distinct prompt that is truncated, with the lost words."""
     different = list(dict.fromkeys(prompts))
     return [
         f"the model reads {tokenizer.length} tokens (its text.length), so the last {_words(lost)} of this prompt, "

@@ -1,17 +1,17 @@
-"""How many tokens a pretrained text network can read, by the network itself.
+"""The largest number of tokens that a pretrained text network can read.
 
-`max_position_embeddings` does not say it: RoBERTa and its kin number positions from behind that of padding, so two of
-theirs are never used; relative positions (T5) have no bound, and some configs say -1 for that (XLNet).
+`max_position_embeddings` does not give it: RoBERTa and related models start positions after that of padding, so two are
+never used; relative positions (T5) have no bound, and some configs say -1 for that (XLNet).
 """
 
 from torch import Tensor, nn
 
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
-"""What transformers calls a table of positions."""
+"""transformers' names of position embeddings."""
 
 
 def usable_length(network: nn.Module) -> int | None:
-    """The longest text, special tokens included; None without a bound."""
+    """Returns the length of the longest text, special tokens included; None without a bound."""
     bounds = [
         len(weight) - _first(module)
         for name, module in network.named_modules()
@@ -24,6 +24,6 @@ def usable_length(network: nn.Module) -> int | None:
 
 
 def _first(table: nn.Module) -> int:
-    """The position of the first token: behind that which padding has, where padding has one."""
+    """Returns the position of the first token: after that of padding, if padding has one."""
     padding = getattr(table, "padding_idx", None)
     return 0 if padding is None else int(padding) + 1

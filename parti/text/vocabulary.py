@@ -1,9 +1,9 @@
-"""Vocabularies learned from the captions at hand: byte-pair merges, and the pieces of a unigram language model.
+"""Trains vocabularies on captions: byte-pair merges, and the pieces of a unigram language model.
 
 Both work on the bytes of NFKC text, lower-cased or not: any text has ids, none is unknown. Unigram (Kudo, 1804.10959)
 is what Parti's SentencePiece vocabulary is (arXiv 2206.10789, section 2.2), and `sentencepiece` learns it; that of
 `tokenizers` finds far worse pieces (docs/log.md, 2026-12-01). Departure: SentencePiece works on characters and falls
-back to bytes for rare ones; here pieces are of bytes, which for English is the same. `tokenizers` divides the text.
+back to bytes for rare ones; here pieces are of bytes, which is the same for English. `tokenizers` applies the model.
 """
 
 import io
@@ -15,20 +15,20 @@ from tempfile import TemporaryDirectory
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 PAD_TOKEN, NULL_TOKEN = "<pad>", "<null>"
-"""The first two tokens of a learned vocabulary: padding, and the one that stands for 'no caption'."""
+"""The first two tokens of a learned vocabulary: padding, and the null token for 'no caption'."""
 
 _LONGEST_PIECE = 16
-"""In bytes, as in SentencePiece."""
+"""Largest length of a piece in bytes, as in SentencePiece."""
 _SEEDS = 1_000_000
-"""Pieces of the first guess, as in SentencePiece."""
+"""Number of seed pieces, as in SentencePiece."""
 _WORDS_OF_SEEDS = 200_000
-"""The most frequent words, of which they are made: some ten million candidates."""
+"""Number of most frequent words from which seed pieces are taken: some ten million candidates."""
 _NEVER = -1000.0
-"""Log-probability of the special pieces: text is never divided into them."""
+"""Log-probability of the special pieces, which text is never segmented into."""
 
 
 def learn_bpe(captions: Iterable[str], vocab_size: int, lowercase: bool = False) -> Tokenizer:
-    """Byte-pair merges: the most frequent pairs of neighbors become one token, again and again."""
+    """Trains byte-pair merges: the most frequent adjacent pair becomes one token, repeatedly."""
     tokenizer = _byte_level(models.BPE(), lowercase)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -41,8 +41,8 @@ def learn_bpe(captions: Iterable[str], vocab_size: int, lowercase: bool = False)
 
 
 def learn_unigram(captions: Iterable[str], vocab_size: int, lowercase: bool = False) -> Tokenizer:
-    """Pieces with probabilities: a text is divided the most probable way. SentencePiece prunes a large first guess."""
-    tokenizer = _byte_level(models.BPE(), lowercase)  # whose model is replaced below
+    """Trains a unigram language model, with the most probable segmentation; SentencePiece prunes a large seed."""
+    tokenizer = _byte_level(models.BPE(), lowercase)  # the model is replaced below
     words = Counter(
         word
         for caption in captions
@@ -51,18 +51,18 @@ def learn_unigram(captions: Iterable[str], vocab_size: int, lowercase: bool = Fa
     alphabet = set(pre_tokenizers.ByteLevel.alphabet())
     seen = set("".join(words))
     learned = _learned_pieces(words, vocab_size - 2 - len(alphabet - seen)) if words else {}
-    # Bytes that no caption has cost what SentencePiece charges for an unknown character.
+    # Unseen bytes get SentencePiece's score of an unknown character.
     rare = min(learned.values(), default=0.0) - 10.0
     pieces = learned | dict.fromkeys(sorted(alphabet - learned.keys()), rare)
     vocabulary = [(PAD_TOKEN, _NEVER), (NULL_TOKEN, _NEVER), *pieces.items()]
     tokenizer.model = models.Unigram(vocabulary, None, False)
-    tokenizer.add_special_tokens([PAD_TOKEN, NULL_TOKEN])  # no part of a text, and left out of what is decoded
+    tokenizer.add_special_tokens([PAD_TOKEN, NULL_TOKEN])  # not part of text, and skipped in decoding
     return tokenizer
 
 
 def _learned_pieces(words: Counter[str], count: int) -> dict[str, float]:
-    """Up to `count` pieces of these words with their log-probabilities, the most probable first; all single bytes that
-    the words have are among them."""
+    """Returns up to `count` pieces of these words with their log-probabilities, the most probable first, including all
+    single bytes of the words."""
     import sentencepiece
 
     lines = (f"{word}\t{times}" for word, times in _most_first(words))
@@ -76,7 +76,7 @@ def _learned_pieces(words: Counter[str], count: int) -> dict[str, float]:
             model_type="unigram",
             input_format="tsv",
             seed_sentencepieces_file=str(seeds),
-            vocab_size=count + 1,  # one stands for what is unknown
+            vocab_size=count + 1,  # plus the unknown token
             hard_vocab_limit=False,
             character_coverage=1.0,
             normalization_rule_name="identity",
@@ -99,10 +99,11 @@ def _learned_pieces(words: Counter[str], count: int) -> dict[str, float]:
 
 
 def _seeds(words: Counter[str]) -> list[tuple[str, int]]:
-    """The first guess: all single bytes, and the pieces that occur twice, those first that cover most text.
+    """Returns the seed pieces: all single bytes, and pieces that occur at least twice, those first that cover most
+    text.
 
-    SentencePiece's own guess counts each word once, however often it occurs, so that a word which stands in few others
-    is no piece: `diamond` became eight tokens in captions of which every second has one.
+    SentencePiece's own seed counts each word once, however often it occurs, so a word that few others contain is not a
+    piece: `diamond` became eight tokens in captions of which every second has one.
     """
     singles, longer = Counter[str](), Counter[str]()
     for word, times in _most_first(words)[:_WORDS_OF_SEEDS]:

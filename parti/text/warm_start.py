@@ -1,4 +1,4 @@
-"""A text encoder that was trained before stage 2, as a folder: its sizes, its weights and the vocabulary it knows.
+"""A pretrained text encoder as a folder: its sizes, weights and vocabulary.
 
 Stage 2 starts from it with `model.text_encoder.start` (`parti.text_encoder` trains one; Parti, arXiv 2206.10789,
 section 2.2).
@@ -27,19 +27,19 @@ _SET_BY = {
     "vocab_size": "the vocabulary of text.folder",
     "length": "the length of text.folder",
 }
-"""What in a run's config decides a size."""
+"""Settings of a run's config that determine sizes."""
 
 
 def save_text_encoder(folder: Path, encoder: TrainedTextEncoder, tokenizer: TextTokenizer) -> None:
-    """Write config.json, model.safetensors and text_tokenizer.json."""
+    """Writes config.json, model.safetensors and text_tokenizer.json."""
     save_model_folder(folder, {"kind": _KIND, "sizes": encoder.sizes.model_dump(mode="json")}, encoder.state_dict())
     tokenizer.save_pretrained(folder)
 
 
 def warm_start(encoder: TrainedTextEncoder, start: str | Path) -> None:
-    """Fill `encoder` with the weights in a folder of `save_text_encoder`, or in the run folder that has one.
+    """Loads the weights from a folder of `save_text_encoder`, or a run folder with one, into `encoder`.
 
-    Raises ModelFolderError where there is none or it is damaged, ConfigError where it has other sizes.
+    Raises ModelFolderError if there is none or it is damaged, ConfigError if it has other sizes.
     """
     folder = find_model_folder(start)
     values = read_model_config(folder)

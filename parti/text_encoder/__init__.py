@@ -1,1 +1,1 @@
-"""A text encoder learns to read before stage 2: masked tokens, and which image a caption belongs to."""
+"""Pretraining of the text encoder before stage 2: masked tokens, and contrastive matching with images."""

@@ -1,4 +1,4 @@
-"""Text without images, for the masked tokens: a file with one passage a line, of any size (Parti: C4)."""
+"""Text-only corpus for masked tokens: a file of any size with one passage per line (Parti: C4)."""
 
 import random
 from pathlib import Path
@@ -8,13 +8,13 @@ import numpy as np
 from vqgan.data.source import DataError
 
 _CHUNK = 1 << 26
-"""Bytes that are searched for line ends at once."""
+"""Bytes searched for line ends at once."""
 
 
 class Corpus:
-    """The lines of a UTF-8 text file that are not empty; the file stays on the disk, their places are in memory.
+    """The non-empty lines of a UTF-8 text file; only their offsets are in memory.
 
-    Raises DataError where there is none.
+    Raises DataError if there is none.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,9 +40,9 @@ class Corpus:
         return text.decode("utf-8", errors="replace").strip()
 
     def sample(self, seed: int, step: int, start: int, count: int) -> list[str]:
-        """`count` passages for the rows from `start` of the global batch of this step; drawn with replacement.
+        """Samples `count` passages, with replacement, for the rows from `start` of the global batch of this step.
 
-        A function of (seed, step, row), so it does not depend on how the batch is divided between processes.
+        A function of (seed, step, row), so it does not depend on how the batch is split between processes.
         """
         generators = (random.Random(f"{seed} {step} {row}") for row in range(start, start + count))
         return [self[generator.randrange(len(self))] for generator in generators]

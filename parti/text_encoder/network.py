@@ -1,13 +1,13 @@
-"""What learns in a warm-up: Parti's text encoder, with what is thrown away afterwards.
+"""The pretraining network: Parti's text encoder, with heads and an image encoder that are discarded afterwards.
 
-The text encoder (`parti.text.encoders`) reads, in one pass, texts with hidden tokens, for a head that tells them (BERT,
-arXiv 1810.04805), and whole captions, which are compared with images (CLIP, arXiv 2103.00020): stage 2 reads no
-hidden token.
+In one pass the text encoder (`parti.text.encoders`) reads texts with masked tokens, for a head that predicts them
+(BERT, arXiv 1810.04805), and unmasked captions for contrastive matching with images (CLIP, arXiv 2103.00020), because
+stage 2 has no masked tokens.
 
-A hidden token is a learned vector in the place of its embedding, not a token of the vocabulary: the encoder that stage
-2 gets has the vocabulary and the weights that it would have without a warm-up, and no row that nothing trains any more.
+A masked token is a learned vector instead of an embedding, not a token of the vocabulary: the encoder for stage 2 has
+the same vocabulary and shapes as without pretraining, and no embedding that is no longer trained.
 
-A text is compared by the mean of its states: the decoder will attend to all of them, and none is special.
+The text embedding is the mean of the states: the decoder will attend to all of them, and none is special.
 
 Legend: B batch, T text positions, M chosen tokens, W vocabulary, D width, E width of the comparison.
 """
@@ -29,7 +29,7 @@ from vqgan.config.schema import Config
 from vqgan.layers.transformer import Transformer, TransformerConfig
 
 _FIRST_SCALE = 1 / 0.07
-"""Of the cosines; CLIP, section 2.4."""
+"""Initial and largest factor of the cosine similarities (CLIP, section 2.4)."""
 
 
 class TextPretrainingConfig(
@@ -37,7 +37,7 @@ class TextPretrainingConfig(
     fixed=("encoder_depth", "width", "heads", "mlp_width", "patch_size", "embedding_width"),
     may_change=("dropout",),
 ):
-    """The text encoder, by the names that it has in stage 2 (defaults: Parti 350M), and what is thrown away."""
+    """The text encoder, with the names of stage 2 (defaults: Parti 350M), and the discarded parts."""
 
     encoder_depth: int = Field(12, gt=0)
     """Blocks of the text encoder; stage 2's model.encoder_depth."""
@@ -50,13 +50,13 @@ class TextPretrainingConfig(
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout on every residual branch; stage 2 may have another."""
     options: TransformerOptions = TransformerOptions()
-    """What its blocks do otherwise than Parti's; stage 2's model.options."""
+    """Options of its blocks; stage 2's model.options."""
     image_encoder: TransformerConfig = TransformerConfig(depth=12, width=768, heads=12, mlp_width=3072)
-    """What reads the images; thrown away."""
+    """The image encoder; discarded."""
     patch_size: int = Field(16, gt=0)
-    """Side of its patches in pixels."""
+    """Side of the image encoder's patches in pixels."""
     embedding_width: int = Field(512, gt=0)
-    """Width of the space in which texts and images are compared."""
+    """Width of the joint embedding of texts and images."""
 
     @model_validator(mode="after")
     def _check_heads(self) -> "TextPretrainingConfig":
@@ -75,7 +75,7 @@ class Read(NamedTuple):
 
 
 class TextEncoderPretraining(nn.Module):
-    """See the module's docstring. `image_size` is the side of the images in pixels."""
+    """The pretraining network; `image_size` is the side of the images in pixels."""
 
     def __init__(
         self, config: TextPretrainingConfig, *, vocab_size: int, length: int, pad_id: int, image_size: int
@@ -93,7 +93,7 @@ class TextEncoderPretraining(nn.Module):
             config.options,
         )
         self.hidden_token = nn.Parameter(torch.empty(width))
-        # BERT's head: one more layer, then the embeddings themselves, which so learn from both ends.
+        # BERT's head: one more layer, then a projection tied to the embeddings.
         self.token_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.token_bias = nn.Parameter(torch.zeros(vocab_size))
         self.text_projection = nn.Linear(width, config.embedding_width)
@@ -104,7 +104,7 @@ class TextEncoderPretraining(nn.Module):
         self._init_weights()
 
     def forward(self, images: Float[Tensor, "B 3 H W"], ids: Int64[Tensor, "B T"], masked: MaskedText) -> Read:
-        """`ids` are the captions of `images`, `masked` as many texts with hidden tokens, the same ones or others."""
+        """Computes both heads; `ids` are the captions of `images`, `masked` as many texts with masked tokens."""
         embed = self.text_encoder.embedding
         guessed = torch.where(masked.hidden[..., None], self.hidden_token, embed(masked.ids))
         mask = torch.cat([masked.ids, ids]) != self._pad_id
@@ -128,7 +128,7 @@ class TextEncoderPretraining(nn.Module):
             return F.linear(self.token_head(states.float()), self.text_encoder.embedding.weight, self.token_bias)
 
     def _init_weights(self) -> None:
-        # As the generator's: stage 2 finds the same distribution, only trained.
+        # Initialized like the generator's text encoder.
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
@@ -140,7 +140,7 @@ class TextEncoderPretraining(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """A vision transformer; what it says of an image is the mean of its patches' states."""
+    """A vision transformer; the image embedding is the mean of its patch states."""
 
     def __init__(self, config: TransformerConfig, patch_size: int, image_size: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Enlarge generated images: a super-resolution network that learns on what an image tokenizer decodes."""
+"""Super-resolution of generated images, trained on reconstructions of an image tokenizer."""

@@ -4,8 +4,8 @@ Parti names a WDSR-style network of 12 residual blocks of 128 channels; the rest
 blocks that widen before their activation, weight normalization, a global skip of one 5x5 convolution, pixel shuffle.
 A doubling has 14.2M parameters, two in a row 28.4M: Parti's "about 15M" and "about 30M".
 
-Departure from WDSR: a fresh upsampler is bicubic interpolation. The skip's filters start as Keys' kernel, for which
-5x5 pixels suffice, and the residual path ends in a gain of 0. Training starts from the baseline that it has to beat.
+Departure from WDSR: a new upsampler is bicubic interpolation. The skip's filters are initialized with Keys' kernel, for
+which 5x5 pixels suffice, and the residual path ends in a gain of 0, so training starts from the bicubic baseline.
 
 Letters: B batch, h w pixels of the small image, H W of the large one, C channels.
 """
@@ -30,9 +30,9 @@ class UpsamplerConfig(Config, fixed=("kind", "scale", "blocks", "channels", "exp
     """A super-resolution network; the defaults are Parti's for 256 to 512 pixels."""
 
     kind: Literal["upsampler"] = "upsampler"
-    """What a model folder holds."""
+    """`kind` in the config.json of a model folder."""
     scale: Literal[2, 4] = 2
-    """How many times as long the sides become; 4 is two doublings in a row."""
+    """Scale factor of the sides; 4 is two doublings in a row."""
     blocks: int = Field(12, gt=0)
     """Residual blocks of each doubling."""
     channels: int = Field(128, gt=0)
@@ -53,7 +53,7 @@ class Upsampler(PretrainedMixin, nn.Module):
         self.doublings = nn.Sequential(*(_Doubling(config) for _ in range(config.scale.bit_length() - 1)))
 
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Enlarged images, nominally in [-1, 1] but not clamped, in fp32 whatever the autocast."""
+        """Returns enlarged images, nominally in [-1, 1] but not clamped, in fp32 even under autocast."""
         return self.doublings(images)
 
     @property
@@ -65,12 +65,12 @@ class Upsampler(PretrainedMixin, nn.Module):
 
     @torch.no_grad()
     def upsample(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Enlarged images in [-1, 1], in fp32."""
+        """Returns enlarged images in [-1, 1], in fp32."""
         with torch.autocast(images.device.type, enabled=False):
             return self(images.float()).clamp(-1, 1)
 
     def enlarge(self, image: Image.Image) -> Image.Image:
-        """The same for one RGB image."""
+        """Enlarges one RGB image."""
         pixels = torch.from_numpy(np.array(image)).to(self.last_layer.device)  # (h, w, 3) uint8
         (enlarged,) = to_pil(self.upsample(pixels.permute(2, 0, 1)[None].float().div(127.5).sub(1)))
         return enlarged
@@ -85,8 +85,8 @@ class Upsampler(PretrainedMixin, nn.Module):
 
 
 def bicubic(images: Float[Tensor, "B 3 h w"], scale: int) -> Float[Tensor, "B 3 H W"]:
-    """Plain interpolation, as Pillow's BICUBIC, clamped to [-1, 1]: what an upsampler has to beat."""
-    # Without `antialias`, which does nothing else where an image grows, torch takes a = -0.75 for Keys' kernel.
+    """Enlarges by bicubic interpolation as in Pillow, clamped to [-1, 1]: the baseline of an upsampler."""
+    # Without `antialias`, which has no other effect when enlarging, torch uses a = -0.75 for Keys' kernel.
     return F.interpolate(images, scale_factor=scale, mode="bicubic", antialias=True).clamp(-1, 1)
 
 
@@ -99,7 +99,7 @@ class _Doubling(nn.Module):
         self.head = WeightNormConv2d(3, channels, 3)
         self.blocks = nn.Sequential(*(_Block(channels, config.expansion * channels) for _ in range(config.blocks)))
         self.tail = WeightNormConv2d(channels, 3 * 2**2, 3)
-        # Borders are repeated: a fresh skip would draw a dark frame around an image that is padded with zeros.
+        # Replicated borders: with zero padding the initial skip would draw a dark frame around the image.
         self.skip = WeightNormConv2d(3, 3 * 2**2, 5, padding_mode="replicate")
         with torch.no_grad():
             self.tail.gain.zero_()
@@ -109,7 +109,7 @@ class _Doubling(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         residual = self.tail(self.blocks(self.head(images)))
-        # In fp32: bf16 would round the image itself, to steps of up to one of its 256 levels.
+        # fp32: bf16 would round the image itself, by up to one of its 256 levels.
         with torch.autocast(images.device.type, enabled=False):
             return F.pixel_shuffle(self.skip(images.float()) + residual.float(), 2)
 
@@ -143,7 +143,7 @@ class WeightNormConv2d(nn.Conv2d):
 
     @torch.no_grad()
     def set_weight(self, weight: Float[Tensor, "C_out C k k"]) -> None:
-        """Let the filters be these."""
+        """Sets the filters."""
         self.weight.copy_(weight)
         self.gain.copy_(_lengths(self.weight))
 
@@ -156,8 +156,9 @@ def _lengths(weight: Float[Tensor, "C_out C k k"]) -> Float[Tensor, "C_out 1 1 1
 
 
 def _bicubic_filters() -> Float[Tensor, "12 3 5 5"]:
-    """Filters whose outputs, shuffled, are the doubled image: for each color its four new pixels, row by row."""
-    # A pixel's two successors, in each direction, lie a quarter of it before and after its center.
+    """Returns filters whose pixel-shuffled outputs are the doubled image: for each color its four new pixels, row by
+    row."""
+    # In each direction the two new pixels are a quarter of a pixel before and after the center.
     taps = torch.arange(-2, 3)
     lines = torch.stack([_keys(taps + 0.25), _keys(taps - 0.25)])
     patches = torch.einsum("ay,bx->abyx", lines, lines).flatten(0, 1)  # (4, 5, 5)
@@ -165,7 +166,7 @@ def _bicubic_filters() -> Float[Tensor, "12 3 5 5"]:
 
 
 def _keys(distance: Float[Tensor, "K"]) -> Float[Tensor, "K"]:
-    """Keys' interpolation kernel with a = -1/2 (Keys 1981, equation 15), at distances in pixels."""
+    """Returns Keys' interpolation kernel with a = -1/2 (Keys 1981, equation 15), at distances in pixels."""
     t = distance.abs()
     near = 1.5 * t**3 - 2.5 * t**2 + 1
     far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2

@@ -36,7 +36,7 @@ def run_training(
 
 
 def split_arguments(argv: list[str]) -> tuple[Path | None, list[str], bool]:
-    """The config file, the dotted overrides, and whether `--print-config` was among the words."""
+    """Returns the config file, the dotted overrides, and whether `--print-config` was among the words."""
     path, overrides, print_config = None, [], False
     words = iter(argv)
     for word in words:

@@ -19,7 +19,7 @@ _GIVEN, _NONE = "given", "none"
 
 
 def fixed_settings(config: Config, prefix: str = "", *, with_defaults: bool = True) -> dict[str, Any]:
-    """What decides the meaning of the weights, as plain values by dotted names.
+    """Returns what decides the meaning of the weights, as plain values by dotted names.
 
     Without those that are at the default of their class, a setting that a later version adds changes nothing.
     """
@@ -44,7 +44,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def unclassified(config_type: type[BaseModel]) -> Iterator[str]:
-    """Fields of a config and of its sections that are said neither to be fixed nor to change, once each."""
+    """Yields fields of a config and of its sections that are said neither to be fixed nor to change, once each."""
     seen: set[type[BaseModel]] = set()
 
     def walk(kind: type[BaseModel]) -> Iterator[str]:
@@ -63,7 +63,7 @@ def unclassified(config_type: type[BaseModel]) -> Iterator[str]:
 
 
 def sections_of(annotation: Any) -> list[type[BaseModel]]:
-    """The config classes that a field's type admits; empty for a plain value, and for a list of sections."""
+    """Returns the config classes that a field's type admits; empty for a plain value, and for a list of sections."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if getattr(annotation, "__origin__", None) in (list, tuple, dict):

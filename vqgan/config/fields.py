@@ -8,7 +8,8 @@ from pydantic.fields import FieldInfo
 
 
 def field_types(config_type: type[BaseModel], name: str) -> list[Any]:
-    """The types of the field of that dotted name; of several kinds of a section, one each. Empty for no field."""
+    """Returns the types of the field of that dotted name; of several kinds of a section, one each. Empty for no
+    field."""
     key, _, rest = name.partition(".")
     field = config_type.model_fields.get(key)
     if field is None:
@@ -19,7 +20,7 @@ def field_types(config_type: type[BaseModel], name: str) -> list[Any]:
 
 
 def variants(annotation: Any) -> list[type[BaseModel]]:
-    """The config classes that a field's annotation admits; empty for a plain value."""
+    """Returns the config classes that a field's annotation admits; empty for a plain value."""
     if get_origin(annotation) is Annotated:
         return variants(get_args(annotation)[0])
     if is_union(annotation):
@@ -56,7 +57,7 @@ def type_name(field: FieldInfo) -> str:
 
 
 def default_of(field: FieldInfo) -> Any:
-    """A field's default value; None where it is required or depends on the other fields."""
+    """Returns a field's default value; None where it is required or depends on the other fields."""
     if field.is_required() or field.default_factory_takes_validated_data:
         return None
     return field.get_default(call_default_factory=True)

@@ -16,7 +16,7 @@ from vqgan.config.yaml_dialect import Loader, NotYAMLError, load
 
 
 def read_word(word: str, annotations: Sequence[Any]) -> Any:
-    """The value of `word` for a field of one of these types; of no type, where there is no such field.
+    """Returns the value of `word` for a field of one of these types; of no type, where there is no such field.
 
     Raises ValueError where it should be YAML and is not.
     """
@@ -37,7 +37,7 @@ def read_word(word: str, annotations: Sequence[Any]) -> Any:
 
 
 def _options(annotation: Any) -> list[Any]:
-    """The members of a union; the type itself if it is none."""
+    """Returns the members of a union; the type itself if it is none."""
     if get_origin(annotation) is Annotated:
         return _options(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -52,7 +52,7 @@ def _is_text(annotation: Any) -> bool:
 
 
 def _unread(word: str) -> str:
-    """What stands in `word` outside of YAML's tokens: a comment, which a value of one line has no use for."""
+    """Returns what stands in `word` outside of YAML's tokens: a comment, which a value of one line has no use for."""
     rest, end = "", 0
     for token in yaml.scan(word, Loader=Loader):
         rest += word[end : token.start_mark.index]

@@ -22,7 +22,7 @@ Span = Annotated[int | str, BeforeValidator(_check_span)]
 
 
 def in_steps(span: int | str, steps: int) -> float:
-    """The number of steps, not rounded, of a `Span` in a run of `steps`."""
+    """Returns the number of steps, not rounded, of a `Span` in a run of `steps`."""
     return float(span[:-1]) / 100 * steps if isinstance(span, str) else float(span)
 
 
@@ -46,7 +46,7 @@ class ScheduleConfig(Config, may_change=("shape", "warmup", "decay_from", "decay
 
 
 def learning_rate_factor(step: int, steps: int, config: ScheduleConfig) -> float:
-    """What multiplies the full learning rate at `step` (0-based) of a run of `steps`."""
+    """Returns what multiplies the full learning rate at `step` (0-based) of a run of `steps`."""
     warmup = in_steps(config.warmup, steps)
     if step < warmup:
         return (step + 1) / max(1.0, warmup)
@@ -71,7 +71,7 @@ def cosine(start: float, end: float, progress: float) -> float:
 
 
 def ramp(step: int, steps: int, start: int | str, warmup: int | str) -> float:
-    """A loss weight's factor: 0 before `start`, then linearly up to 1 within `warmup` (both `Span`s)."""
+    """Returns a loss weight's factor: 0 before `start`, then linearly up to 1 within `warmup` (both `Span`s)."""
     begin, width = in_steps(start, steps), in_steps(warmup, steps)
     if step < begin:
         return 0.0

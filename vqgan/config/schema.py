@@ -109,7 +109,7 @@ def load_config(
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping as a dict. Raises ConfigError when the file is missing, not YAML or not a mapping."""
+    """Returns a YAML mapping as a dict. Raises ConfigError when the file is missing, not YAML or not a mapping."""
     try:
         values = load(read_bounded(path, _LARGEST_FILE).decode())
     except OSError as error:
@@ -173,7 +173,7 @@ def split_overrides(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, int | float | str | bool]:
-    """Nested settings under dotted names, as plain values; lists as text."""
+    """Returns nested settings under dotted names, as plain values; lists as text."""
     flat: dict[str, int | float | str | bool] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -184,17 +184,17 @@ def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, int |
 
 
 def dump_config(config: Config) -> str:
-    """The whole resolved configuration as YAML that `load_config` reads back to an equal object."""
+    """Returns the whole resolved configuration as YAML that `load_config` reads back to an equal object."""
     return dump(config.model_dump(mode="json"), sort_keys=False, width=110)
 
 
 def describe_fields(config_type: type[BaseModel], prefix: str = "", variant: str = "") -> Iterator[FieldDescription]:
-    """Every settable key of `config_type`, depth first, the variants of a union one after the other."""
+    """Returns every settable key of `config_type`, depth first, the variants of a union one after the other."""
     return (field for field in _walk(config_type, prefix, variant, None) if field.type != _SECTION)
 
 
 def format_help(config_type: type[BaseModel]) -> str:
-    """The `--help` text: every key with type, default and meaning, grouped by section and variant."""
+    """Returns the `--help` text: every key with type, default and meaning, grouped by section and variant."""
     lines: list[str] = []
 
     def write_help(text: str) -> None:
@@ -222,7 +222,7 @@ _SECTION = "section"
 
 
 def _has_source(config_type: type[BaseModel]) -> bool:
-    """Whether docstrings can be read at all: not for a class that was typed at a prompt."""
+    """Returns whether docstrings can be read at all: not for a class that was typed at a prompt."""
     try:
         inspect.getsource(config_type)
     except (OSError, TypeError):
@@ -329,7 +329,8 @@ def _same_leaf(leaf: str, known: list[str]) -> list[str]:
 def _resolve(
     config_type: type[BaseModel], location: Sequence[int | str]
 ) -> tuple[list[str], type[BaseModel] | None, FieldInfo | None]:
-    """An error's location as a dotted path without pydantic's union tags; the class and the field at its end."""
+    """Returns an error's location as a dotted path without pydantic's union tags; the class and the field at its
+    end."""
     path: list[str] = []
     owner: type[BaseModel] | None = config_type
     inside: type[BaseModel] | None = config_type  # what the next part is a key of

@@ -85,7 +85,7 @@ def dump(value: Any, **options: Any) -> str:
 
 
 def load(text: str) -> Any:
-    """What `text` says in YAML: None, booleans, numbers, text, lists, and mappings by text.
+    """Returns what `text` says in YAML: None, booleans, numbers, text, lists, and mappings by text.
 
     Raises NotYAMLError for what is not YAML, and for what is no such value: dates, bytes, numbers beyond 64 bits,
     values that hold themselves, or too many of them.
@@ -104,7 +104,7 @@ def load(text: str) -> Any:
 
 
 def _count(value: Any, counted: dict[int, int], depth: int) -> int:
-    """How many values there are in `value`. Raises NotYAMLError where they are too many, or not plain."""
+    """Returns how many values there are in `value`. Raises NotYAMLError where they are too many, or not plain."""
     if depth > _DEEPEST:
         raise NotYAMLError("it is nested too deeply, or holds itself")
     if isinstance(value, str):

@@ -21,7 +21,7 @@ class Item:
 
     @classmethod
     def stack(cls, items: "Sequence[Item]") -> "Batch":
-        """The batch that items of this kind make."""
+        """Returns the batch that items of this kind make."""
         return Batch(
             images=torch.stack([item.image for item in items]),
             captions=[item.caption for item in items],
@@ -47,16 +47,17 @@ class Batch:
         return type(items[0]).stack(items)
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory, from which a copy to a GPU does not wait. Called by DataLoader."""
+        """Returns the same batch in page-locked memory, from which a copy to a GPU does not wait. Called by
+        DataLoader."""
         return replace(self, images=self.images.pin_memory())
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its images on `device`."""
+        """Returns the same batch with its images on `device`."""
         return replace(self, images=self.images.to(device, non_blocking=True))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def texts(self) -> list[str]:
-        """The captions, a missing one as empty text."""
+        """Returns the captions, a missing one as empty text."""
         return [caption or "" for caption in self.captions]

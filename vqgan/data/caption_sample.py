@@ -35,16 +35,16 @@ class CaptionParts(Protocol):
         ...
 
     def captions_of(self, part: int) -> Iterator[EncodedSample]:
-        """The items of one of them, for their captions alone."""
+        """Returns the items of one of them, for their captions alone."""
         ...
 
     def is_local(self, part: int) -> bool:
-        """Whether all of it can be read in little time."""
+        """Returns whether all of it can be read in little time."""
         ...
 
 
 def sampled_captions(source: Source | Stream, count: int) -> Iterator[tuple[str, ...]]:
-    """The captions of up to `count` samples, of those that have any; in a mixture by its weights.
+    """Yields the captions of up to `count` samples, of those that have any; in a mixture by its weights.
 
     Raises DataError where nothing can be read of several files in a row.
     """
@@ -97,7 +97,8 @@ def _of_stream(stream: Stream, count: int) -> Iterator[tuple[str, ...]]:
 def _evenly(
     items: Iterator[EncodedSample], wanted: int, limit: int | None, unusable: list[UnusableSample] | None = None
 ) -> list[tuple[str, ...]]:
-    """The captions of `wanted` of the first `limit` items, at even distances, whose number nobody knows beforehand.
+    """Returns the captions of `wanted` of the first `limit` items, at even distances, whose number nobody knows
+    beforehand.
 
     Every s-th item is kept; whenever there are twice as many as wanted, s doubles and every second one goes.
     """

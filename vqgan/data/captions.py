@@ -22,7 +22,7 @@ random: one text or line, drawn each time the image is shown; joined: all of the
 
 
 def read_captions(value: Any, choice: CaptionChoice, name: str, *, required: bool) -> tuple[str, ...]:
-    """The captions that training may show of item `name`: more than one only where the choice is random.
+    """Returns the captions that training may show of item `name`: more than one only where the choice is random.
 
     `value` is what the data set holds: None, text, or a list of texts, in which what is not text is passed over.
     Whitespace is collapsed, blank captions are left out. Raises UnusableSample for any other value, or where a
@@ -47,12 +47,12 @@ def read_captions(value: Any, choice: CaptionChoice, name: str, *, required: boo
 
 
 def choose_caption(sample: Sample, rng: np.random.Generator | None) -> str | None:
-    """The caption to show: drawn with `rng` where there are several, the first without (evaluation)."""
+    """Returns the caption to show: drawn with `rng` where there are several, the first without (evaluation)."""
     if rng is None or len(sample.captions) < 2:
         return sample.caption  # nothing is drawn: data sets without several captions keep their random crops
     return sample.captions[int(rng.integers(len(sample.captions)))]
 
 
 def all_captions(sample: Sample) -> tuple[str, ...]:
-    """Every caption that training may show with a sample's image."""
+    """Returns every caption that training may show with a sample's image."""
     return sample.captions or ((sample.caption,) if sample.caption else ())

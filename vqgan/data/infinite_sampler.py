@@ -16,7 +16,8 @@ class InfiniteSampler:
         self._order: Int64[np.ndarray, "N"] = np.zeros(0, np.int64)
 
     def from_position(self, position: int) -> Iterator[int]:
-        """The item at a position, then, each once, the others of its epoch in order, which stand in for broken ones."""
+        """Returns the item at a position, then, each once, the others of its epoch in order, which stand in for broken
+        ones."""
         epoch, slot = divmod(position, self._count)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, np.random.default_rng((*self._seeds, epoch)).permutation(self._count)

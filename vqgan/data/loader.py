@@ -67,7 +67,8 @@ class BatchShard:
     gradient_accumulation_steps: int = 1
 
     def local_size(self, batch_size: int) -> int:
-        """Images in one of this process's micro-batches. Raises DataError when the global batch does not divide."""
+        """Returns images in one of this process's micro-batches. Raises DataError when the global batch does not
+        divide."""
         parts = self.processes * self.gradient_accumulation_steps
         if batch_size % parts:
             raise DataError(
@@ -94,7 +95,7 @@ class DataPipeline:
             )
 
     def describe(self) -> str:
-        """How much there is, for a person: `280 images to train on, 20 images held out, 8 a step`."""
+        """Returns how much there is, for a person: `280 images to train on, 20 images held out, 8 a step`."""
         train, val, limit = self._train, self._val, self.config.val_limit
         to_train = "a stream" if isinstance(train, Stream) else f"{len(train):,} images"
         if isinstance(val, Stream):
@@ -106,7 +107,7 @@ class DataPipeline:
         return f"{to_train} to train on, {val_text}, {self.config.batch_size} a step"
 
     def describe_passes(self, steps: int) -> str | None:
-        """How often a run of `steps` sees each training image: `1,200 steps = 24 passes over 3,226 images`.
+        """Returns how often a run of `steps` sees each training image: `1,200 steps = 24 passes over 3,226 images`.
 
         None for streams, whose length is unknown, and mixtures, whose sources are passed at rates of their own.
         """
@@ -117,11 +118,11 @@ class DataPipeline:
         return f"{steps:,} steps = {shown} passes over {len(self._train):,} images"
 
     def unused(self) -> tuple[Unused, ...]:
-        """What lay in the data set's location and is not used, as far as it is known by now."""
+        """Returns what lay in the data set's location and is not used, as far as it is known by now."""
         return unused_in(self._train, self._val)
 
     def training_batches(self, first_step: int, steps: int, share: BatchShard) -> Iterator[list[Batch]]:
-        """The micro-batches of steps `first_step` ... `steps` - 1 for one process."""
+        """Yields the micro-batches of steps `first_step` ... `steps` - 1 for one process."""
         local = share.local_size(self.config.batch_size)
         if first_step >= steps:
             return
@@ -166,7 +167,7 @@ class DataPipeline:
     def val_batches(
         self, rank: int = 0, processes: int = 1, batch_size: int | None = None, *, even: bool = False
     ) -> Iterator[Batch]:
-        """A fixed sample of `val_limit` validation images in fixed order, every `processes`-th batch of it.
+        """Yields a fixed sample of `val_limit` validation images in fixed order, every `processes`-th batch of it.
 
         Only the batches of this process are decoded. The sample is random, as validation items come in a random order;
         of a stream it is what comes first (`evaluation_order`). The place of an unusable item is taken by another, as
@@ -198,7 +199,7 @@ class DataPipeline:
             yield replace(ready, skipped=(*ready.skipped, *skipped))
 
     def preview_batch(self, count: int, split: Split = "val") -> Batch:
-        """The first `count` usable images of a split: of validation ones a sample, as in evaluations.
+        """Returns the first `count` usable images of a split: of validation ones a sample, as in evaluations.
 
         Raises DataError when there is none.
         """
@@ -240,7 +241,7 @@ class DataPipeline:
         return ((partial(read, index) for index in range(place, count, limit)) for place in range(min(limit, count)))
 
     def _usable_of(self, place: Iterable[Load], skipped: list[UnusableSample]) -> Item | None:
-        """The first usable item of a place, not augmented; `skipped` receives the others."""
+        """Returns the first usable item of a place, not augmented; `skipped` receives the others."""
         for load in place:
             try:
                 sample = load()

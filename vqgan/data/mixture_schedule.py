@@ -33,7 +33,7 @@ class MixtureSchedule:
         return row, self.counts(position)[row]
 
     def counts(self, position: int) -> list[int]:
-        """How many turns each row has had before a position."""
+        """Returns how many turns each row has had before a position."""
         cycles, rest = divmod(position, len(self.cycle))
         return [
             cycles * turns + before for turns, before in zip(self.turns, self._before[:, rest].tolist(), strict=True)
@@ -41,7 +41,7 @@ class MixtureSchedule:
 
 
 def _turns(weights: Sequence[float]) -> list[int]:
-    """Weights as whole numbers without a common divisor; 0.3 is 3/10, as it was written."""
+    """Returns weights as whole numbers without a common divisor; 0.3 is 3/10, as it was written."""
     exact = [Fraction(str(weight)) for weight in weights]
     scale = math.lcm(*(share.denominator for share in exact))
     turns = [int(share * scale) for share in exact]

@@ -25,7 +25,8 @@ class Sample:
 
 
 def is_encodable(text: str) -> bool:
-    """Whether text can be printed, stored and tokenized: half of a surrogate pair, which JSON may hold, cannot."""
+    """Returns whether text can be printed, stored and tokenized: half of a surrogate pair, which JSON may hold,
+    cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -41,7 +42,7 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The same text on one line, for a terminal or a file: what would steer it is written as an escape.
+    """Returns the same text on one line, for a terminal or a file: what would steer it is written as an escape.
 
     That is control characters and ANSI sequences, line ends, marks that turn the direction of writing, and what is no
     character (a file name that is not UTF-8). Those in `keep`, such as a line feed, stay.
@@ -68,7 +69,7 @@ class UnusableSample(Exception):
         return f"{self.name}: {self.cause}"
 
     def report(self) -> "UnusableSample":
-        """The same without a traceback, to be kept.
+        """Returns the same without a traceback, to be kept.
 
         A traceback holds the calls that it went through with half a decoded image in them, often in a circle that
         Python's collector, which counts objects and not megabytes, comes across much later.
@@ -87,5 +88,5 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample at `index`. Raises UnusableSample when the item is broken."""
+        """Returns the sample at `index`. Raises UnusableSample when the item is broken."""
         ...

@@ -9,12 +9,12 @@ from vqgan.data.source import Split
 
 
 def hash_score(key: str) -> float:
-    """A number in [0, 1) that depends on `key` alone, the same on every machine and in every release."""
+    """Returns a number in [0, 1) that depends on `key` alone, the same on every machine and in every release."""
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:6]) / 2**48
 
 
 def val(scores: Float[np.ndarray, "N"], share: float) -> Bool[np.ndarray, "N"]:
-    """Which items to hold out: those whose score in [0, 1) is below `share`, so a larger share only adds items.
+    """Returns which items to hold out: those whose score in [0, 1) is below `share`, so a larger share only adds items.
 
     Of two items or more with different scores, each side gets at least one.
     """
@@ -26,7 +26,8 @@ def val(scores: Float[np.ndarray, "N"], share: float) -> Bool[np.ndarray, "N"]:
 
 
 def items_of_split(scores: Float[np.ndarray, "N"], share: float, split: Split) -> Int64[np.ndarray, "M"]:
-    """Numbers of a split's items: training items in their own order, validation ones in a random one (`by_score`)."""
+    """Returns the numbers of a split's items: training items in their own order, validation ones in a random one
+    (`by_score`)."""
     mask = val(scores, share)
     if split == "train":
         return np.flatnonzero(~mask)
@@ -35,7 +36,7 @@ def items_of_split(scores: Float[np.ndarray, "N"], share: float, split: Split) -
 
 
 def by_score(scores: Float[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
-    """Numbers of items in order of their scores: a random order that stays as the data set grows.
+    """Returns the numbers of items in order of their scores: a random order that stays as the data set grows.
 
     Every validation split comes so, that of a folder, file or shard of its own too: limited evaluations and previews
     take its first items, which would be of the first classes alone where a data set is sorted by kind.
@@ -44,5 +45,6 @@ def by_score(scores: Float[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
 
 
 def position_scores(count: int) -> Float[np.ndarray, "N"]:
-    """Scores of `count` items that have no names, by their position: more items leave the earlier ones' as they are."""
+    """Returns scores of `count` items that have no names, by their position: more items leave the earlier ones' as they
+    are."""
     return np.random.default_rng(0).random(count)

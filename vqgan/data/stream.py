@@ -37,7 +37,7 @@ class EncodedSample:
 
 
 def broken_sample(name: str, cause: str) -> EncodedSample:
-    """An item of which it is known already that it is not usable."""
+    """Returns an item of which it is known already that it is not usable."""
 
     def load() -> Sample:
         raise UnusableSample(name, cause)
@@ -50,20 +50,20 @@ class Stream(Protocol):
     """Samples without an index."""
 
     def partition(self, partition: int, partitions: int, seed: int, start: int = 0) -> Iterator[EncodedSample]:
-        """The items of one of `partitions` partitions from number `start` on, without end; a function of the arguments
-        alone.
+        """Returns the items of one of `partitions` partitions from number `start` on, without end; a function of the
+        arguments alone.
 
         Raises DataError where the partition has no item.
         """
         ...
 
     def iterate(self) -> Iterator[EncodedSample]:
-        """Every item once, in the data's own order."""
+        """Returns every item once, in the data's own order."""
         ...
 
 
 def evaluation_order(stream: Stream) -> Iterator[EncodedSample]:
-    """Every item once, from as many places at a time as the stream can be read at.
+    """Returns every item once, from as many places at a time as the stream can be read at.
 
     A stream is not shuffled: its beginning is no random sample, but by this it is not of one place either.
     """
@@ -73,7 +73,8 @@ def evaluation_order(stream: Stream) -> Iterator[EncodedSample]:
 
 
 def interleave(parts: Sequence[Callable[[], Iterator[T]]], at_once: int = 8) -> Iterator[T]:
-    """The items of all parts, one from each of `at_once` open parts in turn; the parts in a fixed random order."""
+    """Yields the items of all parts, one from each of `at_once` open parts in turn; the parts in a fixed random
+    order."""
     order = np.random.default_rng(0).permutation(len(parts))
     waiting = iter([parts[number] for number in order])
     open_parts = [part() for part in islice(waiting, at_once)]
@@ -145,7 +146,8 @@ def block_shuffle(items: Iterator[T], size: int, seeds: tuple[int, ...], first: 
 
 
 def shards_of_partition(shards: int, partition: int, partitions: int) -> list[tuple[int, int, int]]:
-    """What of which shards a partition reads: (shard, first, step) for items first, first + step, ... of that shard.
+    """Returns what of which shards a partition reads: (shard, first, step) for items first, first + step, ... of that
+    shard.
 
     Fewer shards than partitions: each partition takes every L-th item of every shard. Else shards l, l + L, ... while
     they come in full rounds of L; each of the last S mod L is shared by neighboring partitions, so that no partition

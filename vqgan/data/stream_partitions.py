@@ -28,8 +28,8 @@ ReadItem = Callable[[Sample, np.random.Generator | None, tuple[UnusableSample, .
 
 
 def partitions_for(partitions: int, batch_size: int, processes: int, gradient_accumulation_steps: int) -> int:
-    """The number of partitions in use: the most that divide both `partitions` and the batch, so a function of the
-    config alone.
+    """Returns the number of partitions in use: the most that divide both `partitions` and the batch, so a function of
+    the config alone.
 
     Raises DataError, with a number that fits, where it does not divide among the processes or within a micro-batch.
     """
@@ -84,8 +84,8 @@ class PartitionedBatches(IterableDataset[Batch | DataError]):
             yield error
 
     def _items(self, partition: int) -> Iterator[Item]:
-        """A partition's items, an unusable one replaced by the next usable, so that an item's number says which it
-        is."""
+        """Yields a partition's items, an unusable one replaced by the next usable, so that an item's number says which
+        it is."""
         undecoded = self._stream.partition(partition, self._of_partitions, self._seed, self._first)
         number = self._first
         while True:
@@ -111,7 +111,8 @@ def _concatenated(column: list[Any]) -> Any:
 
 
 def _next_usable(undecoded: Iterator[EncodedSample]) -> tuple[Sample, tuple[UnusableSample, ...]]:
-    """The next usable sample of a partition. Raises DataError where a whole pass, or many in a row, are unusable."""
+    """Returns the next usable sample of a partition. Raises DataError where a whole pass, or many in a row, are
+    unusable."""
     skipped: list[UnusableSample] = []
     times: Counter[str] = Counter()
     for item in undecoded:

@@ -40,7 +40,7 @@ class Unused:
         return cls(len(names), printable(what), printable(reason), examples, lost)
 
     def within(self, name: str) -> "Unused":
-        """The same in the data set `name` of a mixture."""
+        """Returns the same in the data set `name` of a mixture."""
         return replace(self, examples=tuple(f"{name}: {example}" for example in self.examples))
 
     def __str__(self) -> str:
@@ -50,7 +50,8 @@ class Unused:
 
 
 def unused_in(*sources: Any) -> tuple[Unused, ...]:
-    """What sources pass over, once where several (the splits of a data set) tell the same; what may be lost first.
+    """Returns what sources pass over, once where several (the splits of a data set) tell the same; what may be lost
+    first.
 
     To be asked for when it is needed: a stream learns of it while it is read.
     """
@@ -59,7 +60,7 @@ def unused_in(*sources: Any) -> tuple[Unused, ...]:
 
 
 def unused_lines(found: Iterable[Unused]) -> list[str]:
-    """A line for each kind: the one way in which a run, a check and a code cache print it."""
+    """Returns a line for each kind: the one way in which a run, a check and a code cache print it."""
     lines = [f"not used: {unused}" for unused in found]
     more = len(lines) - LINES
     return [*lines[:LINES], f"not used: {more:,} more kinds of things"] if more > 0 else lines

@@ -24,7 +24,7 @@ class InRandomOrder:
         return self._source[int(self._numbers[index])]
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions that training may show, without reading the image."""
+        """Returns the captions that training may show, without reading the image."""
         number, read = int(self._numbers[index]), getattr(self._source, "captions", None)
         return read(number) if read else all_captions(self._source[number])
 

@@ -96,7 +96,8 @@ class Level(nn.Module):
 
 
 def middle(channels: int, *, groups: int, dropout: float, attention: bool = True) -> nn.Sequential:
-    """The blocks at the lowest resolution, between encoder levels and head, and between decoder entry and levels."""
+    """Returns the blocks at the lowest resolution, between encoder levels and head, and between decoder entry and
+    levels."""
     return nn.Sequential(
         ResidualBlock(channels, channels, groups=groups, dropout=dropout),
         AttentionBlock(channels, groups=groups) if attention else nn.Identity(),
@@ -105,5 +106,5 @@ def middle(channels: int, *, groups: int, dropout: float, attention: bool = True
 
 
 def conv_head(channels: int, channels_out: int, *, groups: int) -> nn.Sequential:
-    """The end of a stack: norm, swish, 3x3 convolution."""
+    """Returns the end of a stack: norm, swish, 3x3 convolution."""
     return nn.Sequential(group_norm(channels, groups), nn.SiLU(), nn.Conv2d(channels, channels_out, 3, padding=1))

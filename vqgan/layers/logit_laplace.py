@@ -13,17 +13,17 @@ _MARGIN = 0.1
 
 
 def shrink_pixels(images: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Images in [-1, 1] to [0.1, 0.9]: the paper's phi(x) = 0.8 x + 0.1 of x in [0, 1]."""
+    """Returns images in [-1, 1] to [0.1, 0.9]: the paper's phi(x) = 0.8 x + 0.1 of x in [0, 1]."""
     return (1 - 2 * _MARGIN) * (images + 1) / 2 + _MARGIN
 
 
 def expand_pixels(shrunk: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The inverse of `shrink_pixels`: [0.1, 0.9] to images in [-1, 1]."""
+    """Returns the inverse of `shrink_pixels`: [0.1, 0.9] to images in [-1, 1]."""
     return 2 * (shrunk - _MARGIN) / (1 - 2 * _MARGIN) - 1
 
 
 def logit_laplace_mean(mean: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The image that a decoder's logit mean stands for: (sigmoid(mean) - 0.1) / 0.8, brought to [-1, 1].
+    """Returns the image that a decoder's logit mean stands for: (sigmoid(mean) - 0.1) / 0.8, brought to [-1, 1].
 
     Not clamped: values reach [-1.25, 1.25], so that in training the l2 loss has a gradient everywhere. Whoever shows
     or stores the image clamps it to [-1, 1], as DALL-E does.

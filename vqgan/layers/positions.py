@@ -9,7 +9,7 @@ from torch.nn import functional
 def positions_on(
     positions: Float[Tensor, "N D"], learned: tuple[int, int], grid: tuple[int, int]
 ) -> Float[Tensor, "M D"]:
-    """Positions of the `learned` grid (h, w; N = h * w, row-major), bicubically interpolated to `grid`.
+    """Returns positions of the `learned` grid (h, w; N = h * w, row-major), bicubically interpolated to `grid`.
 
     Source: ViT, 2010.11929, section 3.2.
     """

@@ -60,7 +60,8 @@ ADVERSARIAL_LOSSES = {
 
 
 def r1_penalty(discriminator: Callable[[Tensor], Tensor], images: Float[Tensor, "B C H W"]) -> Scalar:
-    """Mean over the images of the squared norm of d D(x) / d x at real images; the caller multiplies by gamma / 2.
+    """Returns the mean over the images of the squared norm of d D(x) / d x at real images; the caller multiplies by
+    gamma / 2.
 
     Mescheder 1801.04406, equation 9. An image's logits are summed before the derivative (patches), and, as in every
     public code, so are the images': with minibatch statistics an image's gradient contains its neighbors' terms.
@@ -90,7 +91,7 @@ def adaptive_weight(
     maximum: float = 1e4,
     epsilon: float = 1e-4,
 ) -> Scalar:
-    """Weight of the generator loss that matches the two gradients' norms at the decoder's last layer; detached.
+    """Returns weight of the generator loss that matches the two gradients' norms at the decoder's last layer; detached.
 
     weight * min(|d reconstruction / d W| / (|d generator / d W| + epsilon), maximum), VQGAN equation 7 with
     taming's constants (`weight` is its `disc_weight`). Each process uses its own share of the batch, as taming does.

@@ -73,7 +73,7 @@ class PerceptualLoss(nn.Module):
         return super().train(False)
 
     def forward(self, reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, ""]:
-        """Mean LPIPS distance of two batches in [-1, 1] (H, W of at least 32); 0 for equal ones."""
+        """Returns the mean LPIPS distance of two batches in [-1, 1] (H, W of at least 32); 0 for equal ones."""
         total = reconstruction.new_zeros((), dtype=torch.float32)
         features = zip(self._features(reconstruction), self._features(images), self.linears, strict=True)
         for reconstructed, original, linear in features:
@@ -93,7 +93,8 @@ def _normalize(features: Tensor) -> Tensor:
 
 
 def weights_file(config: PerceptualConfig) -> Path:
-    """The backbone's state-dict file: the path given, or torchvision's, fetched into torch.hub's cache if missing."""
+    """Returns the backbone's state-dict file: the path given, or torchvision's, fetched into torch.hub's cache if
+    missing."""
     if config.weights != "pretrained":
         path = Path(config.weights).expanduser()
         if not path.is_file():

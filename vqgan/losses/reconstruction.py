@@ -18,19 +18,20 @@ LOG_SCALE_RANGE = (-6.0, 3.0)
 
 
 def l1(reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, ""]:
-    """Mean absolute difference, on the [0, 1] scale, of two batches in [-1, 1]."""
+    """Returns the mean absolute difference, on the [0, 1] scale, of two batches in [-1, 1]."""
     return (reconstruction.float() - images.float()).abs().mean() / 2
 
 
 def l2(reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, ""]:
-    """Mean squared difference, on the [0, 1] scale, of two batches in [-1, 1]."""
+    """Returns the mean squared difference, on the [0, 1] scale, of two batches in [-1, 1]."""
     return (reconstruction.float() - images.float()).square().mean() / 4
 
 
 def logit_laplace(
     mean: Float[Tensor, "B 3 H W"], log_scale: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"]
 ) -> Float[Tensor, ""]:
-    """Mean negative log-likelihood (nats an element) of images in [-1, 1] under the logit-Laplace distribution.
+    """Returns the mean negative log-likelihood (nats an element) of images in [-1, 1] under the logit-Laplace
+    distribution.
 
     -ln f(x | mu, b) = ln(2 b x (1 - x)) + |logit(x) - mu| / b, of x in [0.1, 0.9] (DALL-E A.3). `mean` is mu and
     `log_scale` is ln b, clamped to `LOG_SCALE_RANGE` (outside of it ln b gets no gradient). Trained values are about

@@ -17,7 +17,8 @@ SHARE_IMAGES = 256
 
 
 def hits_share(codes: Int64[Tensor, "B N"], vocab_size: int) -> Float[Tensor, ""]:
-    """Share of the codes that one batch hits, in [0, 1]; the mean over batches of 256 images is definition (a).
+    """Returns the share of the codes that one batch hits, in [0, 1]; the mean over batches of 256 images is definition
+    (a).
 
     The share grows with the batch: only shares of equally many images compare (papers.md H).
     """
@@ -27,17 +28,18 @@ def hits_share(codes: Int64[Tensor, "B N"], vocab_size: int) -> Float[Tensor, ""
 
 
 def usage(counts: Int64[Tensor, "V"]) -> Float[Tensor, ""]:
-    """Share of the codes that were hit at least once over the whole set (papers.md H, definition b), in [0, 1]."""
+    """Returns the share of the codes that were hit at least once over the whole set (papers.md H, definition b), in [0,
+    1]."""
     return (counts > 0).float().mean()
 
 
 def dead_codes(counts: Int64[Tensor, "V"]) -> Int64[Tensor, ""]:
-    """How many codes were never hit."""
+    """Returns how many codes were never hit."""
     return (counts == 0).sum()
 
 
 def entropy(counts: Int64[Tensor, "V"]) -> Float[Tensor, ""]:
-    """Entropy of the code distribution in nats, at most ln V; 0 where nothing was counted."""
+    """Returns the entropy of the code distribution in nats, at most ln V; 0 where nothing was counted."""
     share = counts.double() / counts.sum().clamp(min=1)
     return -(share * share.clamp(min=1e-300).log()).sum().float()
 
@@ -48,7 +50,7 @@ def perplexity(counts: Int64[Tensor, "V"]) -> Float[Tensor, ""]:
 
 
 def norm_spread(codebook: Float[Tensor, "V D"]) -> Float[Tensor, ""]:
-    """Standard deviation of the codes' norms over their mean: 0 for codes on a sphere."""
+    """Returns the standard deviation of the codes' norms over their mean: 0 for codes on a sphere."""
     norms = codebook.float().norm(dim=1)
     return norms.std(correction=0) / norms.mean()
 

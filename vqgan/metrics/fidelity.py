@@ -11,7 +11,8 @@ from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 
 def psnr(reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
-    """Peak signal-to-noise ratio of each image in dB, after rounding both to 256 levels; 100 for equal ones.
+    """Returns the peak signal-to-noise ratio of each image in dB, after rounding both to 256 levels; 100 for equal
+    ones.
 
     Inputs in [-1, 1]; data range 255 (papers.md H).
     """
@@ -21,7 +22,8 @@ def psnr(reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H 
 
 
 def ssim(reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
-    """Structural similarity of each image after rounding both to 256 levels, at most 1; 6 x 6 pixels at least.
+    """Returns the structural similarity of each image after rounding both to 256 levels, at most 1; 6 x 6 pixels at
+    least.
 
     Inputs in [-1, 1]; data range 255, Gaussian window of 11 x 11 with sigma 1.5, each color channel by itself, mean
     over all windows (papers.md H; Wang et al. 2004). Borders are reflected, as torchmetrics does.
@@ -36,12 +38,12 @@ def ssim(reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H 
 
 
 def to_uint8(images: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 H W"]:
-    """Images in [-1, 1] rounded to the nearest of 256 levels, as a PNG file would hold them."""
+    """Returns images in [-1, 1] rounded to the nearest of 256 levels, as a PNG file would hold them."""
     return _levels(images).to(torch.uint8)
 
 
 def to_float(levels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """The inverse of `to_uint8`: images in [-1, 1] that lie on one of 256 levels."""
+    """Returns the inverse of `to_uint8`: images in [-1, 1] that lie on one of 256 levels."""
     return levels.float().div(127.5).sub(1)
 
 

@@ -65,7 +65,7 @@ def fid(
 def inception_score(
     images: ImagesInput, *, weights: str = "pretrained", device: str | torch.device = "cpu"
 ) -> tuple[float, float]:
-    """Returns mean and standard deviation over ten splits of the inception score; arguments and errors as `fid`."""
+    """Returns the mean and standard deviation over ten splits of the inception score; arguments and errors as `fid`."""
     network = InceptionV3(weights, torch.device(device))
     return score_of_logits(torch.cat([network(batch)[1].cpu() for batch in _levels(images, device)]))
 
@@ -90,7 +90,7 @@ def _mean_over_pairs(
 
 
 def _levels(images: ImagesInput, device: str | torch.device) -> Iterator[Tensor]:
-    """The images rounded to 256 levels, in batches of one size."""
+    """Yields the images rounded to 256 levels, in batches of one size."""
     if (folder := _folder(images)) is None:
         tensor = load_images(images)
         batches = iter(tensor.split(_BATCH))
@@ -121,7 +121,7 @@ def _folder(images: ImagesInput) -> Path | None:
 
 
 def _names(folder: Path) -> list[str]:
-    """The images below a folder, by name. Raises DataError where there is none."""
+    """Returns the images below a folder, by name. Raises DataError where there is none."""
     names = list_folder(folder).images
     if not names:
         raise DataError(f"no images in {str(folder)!r} (known: {' '.join(EXTENSIONS)})")

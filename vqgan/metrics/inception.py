@@ -46,7 +46,7 @@ class FeatureNet(Protocol):
     """Why its metrics compare with no published one; empty where they may."""
 
     def __call__(self, levels: UInt8[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B K"]]:
-        """Features, and logits without their bias."""
+        """Returns features, and logits without their bias."""
         ...
 
 
@@ -121,7 +121,7 @@ class GeneratedInceptionMeter:
         self._logits.append(logits.cpu())
 
     def metrics(self) -> Iterator[Metric]:
-        """Both metrics of all images so far."""
+        """Yields both metrics of all images so far."""
         method = "Fréchet distance between Inception features of generated images and of real ones"
         sets = torch.cat(self._generated), torch.cat(self._real)
         yield _distance("fid", method, self._network, sets, USUAL_GENERATED_IMAGES)
@@ -129,7 +129,7 @@ class GeneratedInceptionMeter:
 
 
 def _distance(name: str, method: str, network: FeatureNet, sets: tuple[Tensor, Tensor], usual: int) -> Metric:
-    """The Fréchet distance of a made set, which comes first, to its reference; small sets get a warning."""
+    """Returns the Fréchet distance of a made set, which comes first, to its reference; small sets get a warning."""
     (count, width), fewest = sets[0].shape, min(map(len, sets))
     details = {**network.source, "features": width, "statistics": "float64", "resize_inside": "to 299, as TF1"}
     if fewest < 2:
@@ -173,7 +173,7 @@ def frechet_distance(features: Float[Tensor, "N F"], reference: Float[Tensor, "M
 
 
 def inception_score(logits: Float[Tensor, "N K"]) -> tuple[float, float]:
-    """Mean and standard deviation over `SPLITS` parts of exp E KL(p(y|x) || p(y)), in float64."""
+    """Returns the mean and standard deviation over `SPLITS` parts of exp E KL(p(y|x) || p(y)), in float64."""
     declare_missing_torchvision_ops()
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
@@ -233,7 +233,7 @@ def _file_of(state: object) -> io.BytesIO:
 
 
 def _weights_file(weights: str) -> Path:
-    """The file given, or torch-fidelity's in torch.hub's cache, fetched if missing."""
+    """Returns the file given, or torch-fidelity's in torch.hub's cache, fetched if missing."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     if weights != "pretrained":

@@ -34,7 +34,8 @@ class Metric:
             raise ValueError(f"{self.name}: a metric has a value or says what is missing, received {self}")
 
     def as_json(self, shared: Mapping[str, Any]) -> dict[str, Any]:
-        """What metrics.json holds; `shared` is the part of the protocol that all metrics of a set have in common."""
+        """Returns what metrics.json holds; `shared` is the part of the protocol that all metrics of a set have in
+        common."""
         entry: dict[str, Any] = {"value": self.value, "unit": self.unit}
         for key in ("warning", "missing"):
             if text := getattr(self, key):
@@ -63,7 +64,7 @@ class Meter(Protocol):
         ...
 
     def metrics(self) -> Iterator[Metric]:
-        """The metrics of all batches so far."""
+        """Returns the metrics of all batches so far."""
         ...
 
 
@@ -84,7 +85,7 @@ class AbsentMeter:
 
 
 def package(name: str) -> str:
-    """An installed package with its version: `torchmetrics 1.9.0`."""
+    """Returns an installed package with its version: `torchmetrics 1.9.0`."""
     return f"{name} {importlib.metadata.version(name)}"
 
 

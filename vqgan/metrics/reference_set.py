@@ -74,7 +74,7 @@ class ReferenceSet:
         return min(sum(lengths), self._limit or sum(lengths))
 
     def batches(self) -> Iterator[Batch]:
-        """The images in the data set's order. Raises DataError where there is none."""
+        """Yields the images in the data set's order. Raises DataError where there is none."""
         images = islice(self._usable(), self._limit or None)
         while chunk := list(islice(images, self.config.batch_size)):
             batch = Batch.of(chunk)
@@ -87,7 +87,7 @@ class ReferenceSet:
             raise DataError(f"no usable image in the {self._split} split; skipped {self._skipped}")
 
     def protocol(self) -> dict[str, Any]:
-        """What was seen so far."""
+        """Returns what was seen so far."""
         transform = self.config.transform
         crop: dict[str, Any] = {"crop": transform.evaluation_crop}
         if transform.crop == "pad":

@@ -23,12 +23,12 @@ class MetricsReport:
     """Lines above the table on the console."""
 
     def as_json(self) -> dict[str, Any]:
-        """What metrics.json holds."""
+        """Returns what metrics.json holds."""
         metrics = {metric.name: metric.as_json(self.shared) for metric in self.metrics}
         return {"model": dict(self.model), "metrics": metrics}
 
     def text(self) -> str:
-        """A table for the console."""
+        """Returns a table for the console."""
         return "\n".join([*self.head, "", table(self.metrics)])
 
 
@@ -42,7 +42,7 @@ def write_report(report: MetricsReport, out: str | Path) -> None:
 
 
 def make_room(out: str | Path) -> Path:
-    """The folder for a file. Called before the work too: an hour's metrics shall not be lost to a wrong path.
+    """Returns the folder for a file. Called before the work too: an hour's metrics shall not be lost to a wrong path.
 
     Raises ConfigError where it cannot be made, or `out` is itself a folder.
     """

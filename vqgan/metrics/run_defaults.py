@@ -10,25 +10,26 @@ from vqgan.metrics.reference_set import ReferenceSetConfig
 
 
 def find_model(folder: str | Path) -> tuple[Path, Path | None]:
-    """The model folder (`folder` itself, or its `model/`), and config.yaml of the run that it belongs to, if any."""
+    """Returns the model folder (`folder` itself, or its `model/`), and config.yaml of the run that it belongs to, if
+    any."""
     folder = find_model_folder(folder)
     run_config = folder.resolve().parent / "config.yaml"
     return folder, run_config if folder.resolve().name == "model" and run_config.is_file() else None
 
 
 def data_of_run(run_config: Path | None) -> dict[str, Any]:
-    """The run's `data` section, as far as it says what is seen; empty without a run. Raises ConfigError."""
+    """Returns the run's `data` section, as far as it says what is seen; empty without a run. Raises ConfigError."""
     section = read_yaml(run_config).get("data", {}) if run_config is not None else {}
     return {name: section[name] for name in ReferenceSetConfig.model_fields if name in section}
 
 
 def with_image_size(data: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """A `data` section whose images are of that size, whatever it says."""
+    """Returns a `data` section whose images are of that size, whatever it says."""
     return {**data, "transform": {**(data.get("transform") or {}), "image_size": size}}
 
 
 def option(words: Sequence[str], name: str) -> str | None:
-    """The last value of an option among command line words, whatever else they hold."""
+    """Returns the last value of an option among command line words, whatever else they hold."""
     value = None
     for position, word in enumerate(words):
         if word == f"--{name}" and position + 1 < len(words):

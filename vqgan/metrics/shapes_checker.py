@@ -98,7 +98,8 @@ class Verdict(NamedTuple):
 
 
 def check(image: ImageLike, caption: str) -> Verdict:
-    """Whether `image` shows what `caption` says. Raises ValueError where the caption is not of the shapes grammar."""
+    """Returns whether `image` shows what `caption` says. Raises ValueError where the caption is not of the shapes
+    grammar."""
     return check_image(describe(image), caption)
 
 
@@ -115,7 +116,8 @@ def check_image(description: Description, caption: str) -> Verdict:
 
 
 def describe(image: ImageLike) -> Description:
-    """What a square RGB image shows. Raises ValueError for anything but a PIL image or uint8 (side, side, 3)."""
+    """Returns what a square RGB image shows. Raises ValueError for anything but a PIL image or uint8 (side, side,
+    3)."""
     darkness = _darkness(image)
     side = len(darkness)
     least_area = _SPECK * side * side
@@ -170,7 +172,7 @@ def describe(image: ImageLike) -> Description:
 
 
 def _darkness(image: ImageLike) -> Float[np.ndarray, "side side 3"]:
-    """What each pixel lacks to white, 0 to 1 a channel."""
+    """Returns what each pixel lacks to white, 0 to 1 a channel."""
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.shape[0] != pixels.shape[1]:
         raise ValueError(
@@ -192,7 +194,7 @@ def _inks(
 def _recognise(
     mask: Float[np.ndarray, "side side"], median: Float[np.ndarray, "3"]
 ) -> tuple[DetectedObject, tuple[str, ...]]:
-    """The object whose soft coverage is `mask` and whose core has the `median` darkness; and its flaws."""
+    """Returns the object whose soft coverage is `mask` and whose core has the `median` darkness; and its flaws."""
     side = len(mask)
     distances = np.sqrt(((_INKS - median) ** 2).sum(1))
     color = _NAMES[int(distances.argmin())]
@@ -220,7 +222,7 @@ def _recognise(
 
 
 def _fit(mask: Float[np.ndarray, "side side"], shape: str) -> tuple[float, Box]:
-    """The `shape` that has the mask's area, centroid and softness: its overlap with the mask, and its box."""
+    """Returns the `shape` that has the mask's area, centroid and softness: its overlap with the mask, and its box."""
     side = len(mask)
     area = float(mask.sum())
     extent = float(np.sqrt(area / _AREAS[shape]))  # in pixels
@@ -250,7 +252,7 @@ def _fit(mask: Float[np.ndarray, "side side"], shape: str) -> tuple[float, Box]:
 def _template(
     shape: str, center: tuple[float, float], radius: float, window: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
-    """Share of each pixel of a window that the ideal shape covers, counted on 4 x 4 points a pixel."""
+    """Returns the share of each pixel of a window that the ideal shape covers, counted on 4 x 4 points a pixel."""
     points = 4
     height, width = window
     y = ((np.arange(height * points) + 0.5) / points - center[0])[:, None] / radius
@@ -278,7 +280,7 @@ def _strays(darkness: Float[np.ndarray, "side side 3"], outside: Bool[np.ndarray
 
 
 def _mistakes(wanted: Scene, first: DetectedObject, second: DetectedObject) -> list[str]:
-    """Where `first` and `second` differ from the caption's first and second object and their relation."""
+    """Returns where `first` and `second` differ from the caption's first and second object and their relation."""
     mistakes = []
     pairs: tuple[tuple[str, ShapeObject, DetectedObject], ...] = (
         ("first", wanted.first, first),
@@ -300,7 +302,7 @@ def _mistakes(wanted: Scene, first: DetectedObject, second: DetectedObject) -> l
 
 
 def _relation(first: Box, second: Box) -> str:
-    """Where `first` stands, seen from `second`, along the axis on which their centers are further apart."""
+    """Returns where `first` stands, seen from `second`, along the axis on which their centers are further apart."""
     x, y = first.x - second.x, first.y - second.y
     if abs(x) > abs(y):
         return "left of" if x < 0 else "right of"

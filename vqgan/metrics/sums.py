@@ -19,7 +19,7 @@ class MetricSums:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def totals(self) -> dict[str, Tensor]:
-        """The sums over all processes. A process that had no batch takes part with zeros."""
+        """Returns the sums over all processes. A process that had no batch takes part with zeros."""
         if self._accelerator.num_processes == 1:
             return self._sums
         shapes: dict[str, tuple[int, ...]] = {}

@@ -25,7 +25,7 @@ AUTOENCODERS: dict[str, Callable[[Any], Autoencoder]] = {
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
-    """The networks of a config, with fresh weights."""
+    """Returns the networks of a config, with fresh weights."""
     return AUTOENCODERS[config.kind](config)
 
 

@@ -45,8 +45,8 @@ class AutoencoderConfig(Config, ABC, fixed=("kind", "image_size", "output")):
         return {"rgb": 3, "logit_laplace": 6}[self.output]
 
     def settings_of_codes(self, *, with_defaults: bool = True) -> dict[str, Any]:
-        """The settings that decide what an image's codes are, by dotted names: neither the decoder's, nor what only
-        training knows, such as weights of losses. `with_defaults`: see `fixed_settings`."""
+        """Returns the settings that decide what an image's codes are, by dotted names: neither the decoder's, nor what
+        only training knows, such as weights of losses. `with_defaults`: see `fixed_settings`."""
         settings = fixed_settings(self, with_defaults=with_defaults)
         return {name: value for name, value in settings.items() if name.partition(".")[0] not in ("decoder", "output")}
 
@@ -94,7 +94,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "B N E"], grid: Grid) -> Decoded:
-        """The image that latents (quantized or not), laid out on `grid`, stand for."""
+        """Returns the image that latents (quantized or not), laid out on `grid`, stand for."""
 
     @property
     @abstractmethod
@@ -137,7 +137,7 @@ class Autoencoder(nn.Module):
         return not any(parameter.requires_grad for parameter in self.encoder.parameters())
 
     def grid_of(self, height: int, width: int) -> Grid:
-        """The grid of latents of an image. Raises ValueError where a side is not a multiple of the stride."""
+        """Returns the grid of latents of an image. Raises ValueError where a side is not a multiple of the stride."""
         if height % self.stride or width % self.stride or not height or not width:
             raise ValueError(
                 f"this tokenizer reads images whose sides are multiples of {self.stride} pixels, received "
@@ -147,12 +147,13 @@ class Autoencoder(nn.Module):
         return height // self.stride, width // self.stride
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
-        """Latents before quantization, of images in [-1, 1]. Raises ValueError for sizes that are no multiple."""
+        """Returns latents before quantization, of images in [-1, 1]. Raises ValueError for sizes that are no
+        multiple."""
         self.grid_of(*images.shape[-2:])
         return self.encoder(images)
 
     def decode(self, latents: Float[Tensor, "B N E"], grid: Grid | None = None) -> Decoded:
-        """The image that latents (quantized or not) stand for; `grid` where it is not that of training."""
+        """Returns the image that latents (quantized or not) stand for; `grid` where it is not that of training."""
         return self.decoder(latents, grid or self.grid)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], quantize: bool = True) -> AutoencoderOutput:

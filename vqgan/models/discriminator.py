@@ -73,7 +73,8 @@ class StyleGAN2Discriminator(nn.Module):
         self.to_logit = _EqualizedLinear(last, 1, gain=1.0)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
-        """Logits, larger for more real, of images in [-1, 1]. Raises ValueError for images of another size."""
+        """Returns the logits, larger for more real, of images in [-1, 1]. Raises ValueError for images of another
+        size."""
         if images.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
                 f"the discriminator was built for {self.image_size}x{self.image_size} images and received "
@@ -125,7 +126,7 @@ class _ResidualBlock(nn.Module):
 
 
 def _blurred_half(x: Tensor, blur: Tensor) -> Tensor:
-    """Every second pixel, in each direction, of the blurred image."""
+    """Returns every second pixel, in each direction, of the blurred image."""
     channels = x.shape[1]
     if x.is_cpu and x.dtype == torch.bfloat16:
         # A strided depthwise convolution has no fast backward pass in bf16 on a CPU: it takes 10 times as long as this,
@@ -185,7 +186,8 @@ def _initialize_equalized(layer: nn.Conv2d | nn.Linear) -> None:
 
 
 def _leaky_relu(x: Tensor) -> Tensor:
-    """The factor sqrt(2) of StyleGAN2's activation is in the layer's gain: it commutes with a leaky ReLU."""
+    """Applies a leaky ReLU; the factor sqrt(2) of StyleGAN2's activation is in the layer's gain, with which it
+    commutes."""
     return functional.leaky_relu(x, _SLOPE)
 
 
@@ -225,7 +227,7 @@ class PatchDiscriminator(nn.Module):
         self.apply(_initialize_patchgan)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w"]:
-        """Logits, larger for more real, of the patches of images in [-1, 1]."""
+        """Returns the logits, larger for more real, of the patches of images in [-1, 1]."""
         return self.network(images).squeeze(1)
 
 
@@ -253,5 +255,5 @@ DISCRIMINATORS: dict[str, Callable[[Any, int], Discriminator]] = {
 
 
 def build_discriminator(config: DiscriminatorConfig, image_size: int) -> Discriminator:
-    """The discriminator for images of `image_size` pixels. Raises ConfigError if the two do not fit."""
+    """Returns the discriminator for images of `image_size` pixels. Raises ConfigError if the two do not fit."""
     return DISCRIMINATORS[config.kind](config, image_size)

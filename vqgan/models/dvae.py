@@ -139,7 +139,7 @@ def _groups(widths: list[int], blocks: int, kernels: tuple[int, ...]) -> nn.Modu
 
 
 def _conv(width_in: int, width_out: int, kernel: int) -> nn.Conv2d:
-    """A convolution that keeps the size, with openai/DALL-E's start: variance 1 / fan-in, zero bias."""
+    """Returns a convolution that keeps the size, with openai/DALL-E's start: variance 1 / fan-in, zero bias."""
     conv = nn.Conv2d(width_in, width_out, kernel, padding=kernel // 2)
     nn.init.normal_(conv.weight, std=(width_in * kernel**2) ** -0.5)
     assert conv.bias is not None
@@ -148,7 +148,7 @@ def _conv(width_in: int, width_out: int, kernel: int) -> nn.Conv2d:
 
 
 def _linear(width_in: int, width_out: int, bias: bool = True) -> nn.Linear:
-    """The same start for a linear layer."""
+    """Builds a linear layer with the same initialization."""
     linear = nn.Linear(width_in, width_out, bias=bias)
     nn.init.normal_(linear.weight, std=width_in**-0.5)
     if bias:

@@ -148,7 +148,7 @@ class _Block(nn.Module):
 
 
 def sines_and_cosines(side: int, width: int) -> Float[Tensor, "N D"]:
-    """Positions of a side x side grid: sine and cosine of the column, then of the row (MAE, arXiv 2111.06377).
+    """Returns positions of a side x side grid: sine and cosine of the column, then of the row (MAE, arXiv 2111.06377).
 
     Each of the four quarters has frequencies 10000^(-i / (width / 4)).
     """

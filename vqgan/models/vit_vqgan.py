@@ -100,7 +100,7 @@ class _ViTDecoder(Decoder):
 
 
 def _tanh_head(size: TransformerConfig, out_features: int) -> nn.Sequential:
-    """The two-layer feed-forward with tanh that ends each stack (section 3.1)."""
+    """Returns the two-layer feed-forward with tanh that ends each stack (section 3.1)."""
     return nn.Sequential(nn.Linear(size.width, size.mlp_width), nn.Tanh(), nn.Linear(size.mlp_width, out_features))
 
 

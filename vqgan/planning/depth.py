@@ -22,7 +22,8 @@ class Shallow(NamedTuple):
 
 
 def shallow_networks(stacks: Stacks[KindT], kept: int) -> list[Shallow]:
-    """The network with `kept` blocks at each end of each stack, and the same with one more of each kind between them.
+    """Returns the network with `kept` blocks at each end of each stack, and the same with one more of each kind between
+    them.
 
     Counted as said they sum up to the whole network (`vqgan.planning.footprint`). A stack that is not deeper stays.
     """

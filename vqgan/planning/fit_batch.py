@@ -29,7 +29,7 @@ def fit_batch(loop: LoopConfig, batch_size: int, gpus: int) -> tuple[LoopConfig,
 
 
 def _near(gpus: int, batch_size: int) -> str:
-    """The numbers of GPUs that divide the batch, next below and above."""
+    """Returns the numbers of GPUs that divide the batch, next below and above."""
     dividing = [number for number in range(1, batch_size + 1) if batch_size % number == 0]
     below = max(number for number in dividing if number < gpus)
     above = min((number for number in dividing if number > gpus), default=None)

@@ -33,7 +33,7 @@ class Footprint:
         self._recordings = recordings
 
     def peak(self, share: Mapping[Kind, float] | None = None) -> Peak:
-        """The moment of most memory, where of each kind a process has only a `share`."""
+        """Returns the moment of most memory, where of each kind a process has only a `share`."""
         shares = share or {}
         peaks = [counted.recording.peaks(counted.since, shares) for counted in self._recordings]
         most: Peak | None = None

@@ -39,7 +39,8 @@ GPUS: dict[str, GPU] = {
 def gpu_of(
     name: str | None, memory: float | None = None, tflops: float | None = None, bandwidth: float | None = None
 ) -> GPU:
-    """The GPU of that name, with the numbers given in place of its own. Raises ConfigError where none tells memory."""
+    """Returns the GPU of that name, with the numbers given in place of its own. Raises ConfigError where none tells
+    memory."""
     known = GPUS[name] if name else None
     if memory is None:
         if known is None:

@@ -46,7 +46,7 @@ class ParallelismPlan:
         return self.gpus if self.strategy == "fsdp" else min(self.gpus, self.gpus_a_node)
 
     def memory(self, step: StepTrace, in_16_bits: bool) -> dict[str, int]:
-        """Bytes by kind on one GPU, at the moment of most."""
+        """Returns bytes by kind on one GPU, at the moment of most."""
         shares: dict[Kind, float] = {}
         if self.parts > 1:
             shares = dict.fromkeys(_DIVIDED, 1 / self.parts) | {"weights in 16 bits": 0.0}

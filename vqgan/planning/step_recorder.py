@@ -64,7 +64,7 @@ class Peak(NamedTuple):
 
     @staticmethod
     def shared(whole: Mapping[Kind, float], shares: Mapping[Kind, float]) -> "Peak":
-        """Where a process has only a share of some kinds."""
+        """Returns the peak of a process that holds only a share of some kinds."""
         by_kind = {kind: round(size * shares.get(kind, 1.0)) for kind, size in whole.items()}
         return Peak(sum(by_kind.values()), by_kind)
 
@@ -303,7 +303,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _array(tensor: Tensor) -> Any:
-    """Numbers where code of NumPy asks for them: all 1."""
+    """Returns the numbers where code of NumPy asks for them: all 1."""
     kind = "bool" if tensor.dtype is torch.bool else "float32" if tensor.is_floating_point() else "int64"
     return np.ones(tuple(tensor.shape), kind)
 
@@ -313,7 +313,8 @@ def _is_mask(index: Tensor | None) -> bool:
 
 
 def _numbers(indices: Sequence[Tensor | None], share: float) -> list[Tensor | None]:
-    """Indices without masks, which have no numbers: so many of each as a mask that chooses `share` would give."""
+    """Returns the indices without masks, which have no numbers: so many of each as a mask that chooses `share` would
+    give."""
     found: list[Tensor | None] = []
     for index in indices:
         if index is None or not _is_mask(index):
@@ -324,7 +325,7 @@ def _numbers(indices: Sequence[Tensor | None], share: float) -> list[Tensor | No
 
 
 def _places(mask: Tensor, share: float) -> list[Tensor]:
-    """Where a mask of this shape that chooses `share` is true, along each dimension."""
+    """Returns where a mask of this shape that chooses `share` is true, along each dimension."""
     chosen = max(1, math.ceil(share * mask.numel()))
     return [torch.empty(chosen, dtype=torch.int64, device=mask.device) for _ in range(mask.dim())]
 

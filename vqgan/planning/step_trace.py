@@ -64,13 +64,13 @@ def trace_step(
 
 
 def images(count: int, size: int) -> Batch:
-    """A batch of so many square images with captions."""
+    """Returns a batch of so many square images with captions."""
     images = torch.zeros(count, 3, size, size)
     return Batch(images, ["a caption"] * count, [str(number) for number in range(count)])
 
 
 def parameters_of(module: nn.Module) -> int:
-    """Numbers in its weights."""
+    """Returns the numbers in its weights."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -69,8 +69,8 @@ _TRIES = 5
 
 
 def _expected(known: Mapping[int, int], room: float) -> float:
-    """How many images at a time should fit: by the line through the two smallest measured, or as all memory shrinks
-    with their number where there is but one, which is too few."""
+    """Returns how many images at a time should fit: by the line through the two smallest measured, or as all memory
+    shrinks with their number where there is but one, which is too few."""
     if len(known) == 1:
         ((size, bytes_),) = known.items()
         return size * room / bytes_
@@ -80,7 +80,7 @@ def _expected(known: Mapping[int, int], room: float) -> float:
 
 
 def _is_valid(config: Any) -> bool:
-    """Whether a run takes it: some compare the pairs of a micro-batch, and need two."""
+    """Returns whether a run takes it: some compare the pairs of a micro-batch, and need two."""
     try:
         type(config).model_validate(config.model_dump())
     except ValidationError:

@@ -20,9 +20,9 @@ from vqgan.training.parallel.distributed import build_accelerator
 def trace_tokenizer_step(
     config: TrainVQGANConfig, micro_batch_size: int, kernels: Kernels = "gpu", *, whole: bool | None = None
 ) -> StepTrace:
-    """The step in which all play: codes are looked up, the discriminator has joined, and R1 is due.
+    """Traces a step with everything active: quantization, the discriminator, and R1.
 
-    Of a deep network a few blocks are recorded and the rest is concluded, unless it is recorded `whole`.
+    Of a deep network only a few blocks are traced and the rest is extrapolated, unless it is traced as a `whole`.
     """
     stacks = _stacks(config.model)
     if whole is None:
@@ -114,7 +114,7 @@ def _with_stacks(model: AnyAutoencoderConfig, shallow: Shallow) -> AnyAutoencode
 
 
 def tokenizer_without_weights(config: TrainVQGANConfig) -> ImageTokenizer:
-    """What a stage-1 run makes, for a stage-2 rehearsal: inside of one it has no memory."""
+    """Returns what a stage-1 run makes, for a stage-2 rehearsal: inside of one it has no memory."""
     return ImageTokenizer(build_autoencoder(config.model))
 
 

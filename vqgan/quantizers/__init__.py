@@ -30,7 +30,7 @@ QUANTIZERS: dict[str, Callable[[Any], Quantizer]] = {
 
 
 def build_quantizer(config: QuantizerConfig) -> Quantizer:
-    """The quantizer of a config."""
+    """Returns the quantizer of a config."""
     return QUANTIZERS[config.kind](config)
 
 

@@ -75,7 +75,7 @@ class FiniteScalarQuantizer(Quantizer):
         return self.levels // 2
 
     def _bound(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """The paper's `bound`: within half a step of its levels, whole numbers from -(L // 2) to (L - 1) // 2.
+        """Returns the paper's `bound`: within half a step of its levels, whole numbers from -(L // 2) to (L - 1) // 2.
 
         The shift is `tan`, as in the paper's listing; the exact inverse of tanh would differ a little. In fp32, which
         autocast leaves alone: all that follows is element by element.

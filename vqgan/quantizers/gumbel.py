@@ -40,7 +40,7 @@ class AnnealingConfig(Config, may_change=("start", "end", "over")):
     """Steps that the way takes, or a share of the run such as 10%."""
 
     def value(self, step: int, steps: int) -> float:
-        """The value at `step` (0-based) of a run of `steps`."""
+        """Returns the value at `step` (0-based) of a run of `steps`."""
         over = in_steps(self.over, steps)
         progress = min(1.0, step / over) if over > 0 else 1.0
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * progress))
@@ -119,7 +119,7 @@ class GumbelQuantizer(Quantizer):
         return F.embedding(codes, self.codebook)
 
     def unquantized(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N E"]:
-        """The mean of the codebook under q, without noise."""
+        """Returns the mean of the codebook under q, without noise."""
         with torch.autocast(latents.device.type, enabled=False):
             return self._logits(latents).softmax(-1) @ self.codebook
 

@@ -22,7 +22,7 @@ _NEVER_ZERO = 1e-12
 def kmeans(
     vectors: Float[Tensor, "M D"], clusters: int, iterations: int, generator: torch.Generator
 ) -> Float[Tensor, "V D"]:
-    """Centers of `clusters` clusters. Empty clusters keep their center; `generator` is one of the CPU."""
+    """Returns centers of `clusters` clusters. Empty clusters keep their center; `generator` is one of the CPU."""
     centers = _spread_out(vectors, clusters, generator)
     for _ in range(iterations):
         codes = nearest_codes(vectors, centers)
@@ -53,7 +53,8 @@ def _spread_out(vectors: Float[Tensor, "M D"], count: int, generator: torch.Gene
 
 
 def _kept(points: Float[Tensor, "K D"], weights: Float[Tensor, "K"], luck: Float[Tensor, "K"]) -> list[int]:
-    """Which of the points, drawn by `weights`, are kept one after the other, each kept one lowering the weights."""
+    """Returns the points, sampled by `weights`, that are accepted one after the other; each lowers the other
+    weights."""
     between = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square() + _NEVER_ZERO
     threshold, by_now = luck * weights, weights
     kept = []

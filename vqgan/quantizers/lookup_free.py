@@ -91,13 +91,15 @@ class LookupFreeQuantizer(Quantizer):
 
 
 def mean_entropy(logits: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
-    """Mean over latents of the entropy of D independent bits with these logits, in nats (equation 5, first term)."""
+    """Returns the mean over latents of the entropy of D independent bits with these logits, in nats (equation 5, first
+    term)."""
     # Of one bit: ln(1 + e^l) - l sigmoid(l).
     return (F.softplus(logits) - logits * logits.sigmoid()).sum(-1).mean()
 
 
 def entropy_of_mean(logits: Float[Tensor, "M D"], together: bool = False) -> Float[Tensor, ""]:
-    """Entropy of the mean over latents of their distributions over 2^D codes, in nats (equation 5, second term).
+    """Returns the entropy of the mean over latents of their distributions over 2^D codes, in nats (equation 5, second
+    term).
 
     `together`: over the latents of all processes, as many on each; the mean of its gradients is that of one process
     with all of them.
@@ -111,7 +113,7 @@ def entropy_of_mean(logits: Float[Tensor, "M D"], together: bool = False) -> Flo
 
 
 def _over_patterns(logits: Float[Tensor, "M d"]) -> Float[Tensor, "M patterns"]:
-    """The probability of every pattern of d independent bits."""
+    """Returns the probability of every pattern of d independent bits."""
     patterns = logits.new_ones(len(logits), 1)
     for bit in logits.unbind(-1):
         both = torch.stack([(-bit).sigmoid(), bit.sigmoid()], dim=-1)

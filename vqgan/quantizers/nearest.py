@@ -52,7 +52,8 @@ class NearestQuantizer(Quantizer):
         self.codebook = nn.Parameter(torch.randn(config.codebook_size, config.code_dim))
 
     def normalize(self, latents: Float[Tensor, "*rest D"]) -> Float[Tensor, "*rest D"]:
-        """Latents in fp32 as the look-up compares them: on the unit sphere with `l2_normalize`, else unchanged."""
+        """Returns latents in fp32 as the look-up compares them: on the unit sphere with `l2_normalize`, else
+        unchanged."""
         latents = latents.float()
         return F.normalize(latents, dim=-1) if self.config.l2_normalize else latents
 

@@ -79,7 +79,7 @@ class NearestEMAQuantizer(NearestQuantizer):
             self._waiting = None
 
     def weights_of_codes(self) -> dict[str, Tensor]:
-        """The codebook: running sums and counts serve training alone."""
+        """Returns the codebook: running sums and counts serve training alone."""
         return {"codebook": self.codebook}
 
     @torch.no_grad()

@@ -64,14 +64,14 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, codes: Int64[Tensor, "B M"]) -> Float[Tensor, "B N E"]:
-        """The latents that the decoder reads for these codes: in evaluation mode exactly those of `forward`."""
+        """Returns the latents that the decoder reads for these codes: in evaluation mode exactly those of `forward`."""
 
     @abstractmethod
     def unquantized(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N E"]:
-        """What the decoder reads while training without codes: the same space, not rounded to any code."""
+        """Returns what the decoder reads while training without codes: the same space, not rounded to any code."""
 
     def weights_of_codes(self) -> dict[str, Tensor]:
-        """What of the state decides which code is chosen and what it stands for."""
+        """Returns what of the state decides which code is chosen and what it stands for."""
         return self.state_dict()
 
     def look_ups(
@@ -79,7 +79,8 @@ class Quantizer(nn.Module, ABC):
         latents: Float[Tensor, "B N D"],  # noqa: ARG002 - for those with a codebook
         codes: Int64[Tensor, "B M"] | None,  # noqa: ARG002
     ) -> list[LookUp]:
-        """The learned codebooks behind these latents and codes (None: not quantized); empty where none is learned."""
+        """Returns the learned codebooks behind these latents and codes (None: not quantized); empty where none is
+        learned."""
         return []
 
     def at_step(self, step: int, steps: int) -> None:

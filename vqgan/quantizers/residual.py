@@ -115,7 +115,7 @@ class ResidualQuantizer(Quantizer):
         return [LookUp(*asked) for asked in zip(levels, residuals, chosen, strict=True)]
 
     def _levels(self) -> list[NearestQuantizer]:
-        """The codebook of each level."""
+        """Returns the codebook of each level."""
         books = [book for book in self.books if isinstance(book, NearestQuantizer)]
         return books * self.config.depth if self.config.shared else books
 

@@ -63,7 +63,7 @@ def _nearest_of_tile(
 
 
 def _first_largest(scores: Float[Tensor, "T V"]) -> tuple[Float[Tensor, "T"], Int64[Tensor, "T"]]:
-    """Largest score of each row, and where it stands first."""
+    """Returns the largest score of each row, and where it stands first."""
     blocks = rearrange(scores, "t (block code) -> t block code", code=_BLOCK_CODES)
     best, block = blocks.amax(-1).max(-1)
     row = torch.arange(len(scores), device=scores.device)
@@ -81,7 +81,8 @@ def _scores(
 
 
 def _onednn_linear_is_as_expected() -> bool:
-    """Whether this PyTorch has it (a build for ARM or for macOS may not), with the signature that is written here."""
+    """Returns whether this PyTorch has it (a build for ARM or for macOS may not), with the signature that is written
+    here."""
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     return str(torch.ops.mkldnn._linear_pointwise.default._schema) == _ONEDNN_LINEAR

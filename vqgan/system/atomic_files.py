@@ -170,7 +170,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _system_error(error: Exception) -> int | None:
-    """The system's number for what went wrong; libraries written in Rust have it in their message alone."""
+    """Returns the system's number for what went wrong; libraries written in Rust have it in their message alone."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     named = re.search(r"\(os error (\d+)\)", str(error))

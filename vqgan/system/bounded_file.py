@@ -24,8 +24,8 @@ class RefusedFileError(OSError):
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """A regular file, or a link to one, opened for reading. Raises RefusedFileError for a pipe, device or folder, and
-    OSError where it cannot be opened."""
+    """Returns a regular file, or a link to one, opened for reading. Raises RefusedFileError for a pipe, device or
+    folder, and OSError where it cannot be opened."""
     check_regular(path)  # before opening it, which some devices take for a command
     # Should a pipe have taken its place: opening it does not wait for its writer, and then it is refused.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -39,14 +39,15 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def check_regular(path: str | Path) -> int:
-    """How many bytes a regular file, or the one that a link leads to, has. Raises what `open_regular` raises."""
+    """Returns how many bytes a regular file, or the one that a link leads to, has. Raises what `open_regular`
+    raises."""
     found = Path(path).stat()
     _check_is_regular(found.st_mode)
     return found.st_size
 
 
 def read_bounded(path: str | Path, limit: int, *, pipes: bool = False) -> bytes:
-    """The content of a regular file of at most `limit` bytes; with `pipes` also what a pipe or a device gives.
+    """Returns the content of a regular file of at most `limit` bytes; with `pipes` also what a pipe or a device gives.
 
     Raises RefusedFileError for any other file, OSError where it cannot be read.
     """

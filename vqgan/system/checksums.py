@@ -24,8 +24,8 @@ def add_checksums(folder: Path, names: Iterable[str]) -> None:
 
 
 def changed_since_written(folder: Path, name: str) -> str:
-    """What is wrong with a file of the folder, in words; nothing where it is as it was written, or no checksums are
-    there at all: earlier versions wrote none."""
+    """Returns what is wrong with a file of the folder, in words; nothing where it is as it was written, or no checksums
+    are there at all: earlier versions wrote none."""
     try:
         known = _read(folder)
     except (OSError, ValueError):
@@ -42,12 +42,12 @@ def changed_since_written(folder: Path, name: str) -> str:
 
 
 def has_checksums(folder: Path) -> bool:
-    """Whether the folder's files were noted when they were written."""
+    """Returns whether the folder's files were noted when they were written."""
     return (folder / SUMS_FILE).is_file()
 
 
 def noted_files(folder: Path) -> list[str]:
-    """The files whose checksums there are; none where there are no checksums, or they cannot be read."""
+    """Returns the files whose checksums there are; none where there are no checksums, or they cannot be read."""
     try:
         return sorted(_read(folder) or ())
     except (OSError, ValueError):
@@ -55,7 +55,7 @@ def noted_files(folder: Path) -> list[str]:
 
 
 def _read(folder: Path) -> dict[str, str] | None:
-    """Checksums by names. Raises ValueError where it is no list of them."""
+    """Returns the checksums by names. Raises ValueError where it is no list of them."""
     if not has_checksums(folder):
         return None
     if (folder / SUMS_FILE).stat().st_size > _LARGEST:

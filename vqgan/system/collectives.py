@@ -9,7 +9,7 @@ from torch.distributed import ReduceOp
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of each element over all processes."""
+    """Returns the sum of each element over all processes."""
     if not _are_many():
         return values
     total = values.clone()
@@ -18,7 +18,7 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
-    """The mean of each element over all processes, with the gradient of this process's own values.
+    """Returns the mean of each element over all processes, with the gradient of this process's own values.
 
     What is computed from it has on each process the gradient that its values would have alone, at the mean's place: the
     average over the processes, which data-parallel training takes, is the true one.
@@ -30,7 +30,8 @@ def all_reduce_mean(values: Tensor) -> Tensor:
 
 
 def broadcast_from_rank_zero(values: Tensor) -> Tensor:
-    """The first process's `values`: sums on a GPU come in any order, so that equal work may round differently."""
+    """Returns the first process's `values`: sums on a GPU come in any order, so that equal work may round
+    differently."""
     if not _are_many():
         return values
     received = values.clone()

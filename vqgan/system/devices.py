@@ -8,7 +8,8 @@ from vqgan.errors import ConfigError
 
 
 def usable_device(name: str | None, option: str, dtype: torch.dtype = torch.float32) -> torch.device:
-    """The device `name`, or the best one where it is None. `option` is what the user calls it: `--device`, `device:`.
+    """Returns the device `name`, or the best one where it is None. `option` is what the user calls it: `--device`,
+    `device:`.
 
     Raises ConfigError for one that this machine does not have, or that has no numbers of `dtype`.
     """
@@ -22,7 +23,7 @@ def usable_device(name: str | None, option: str, dtype: torch.dtype = torch.floa
 
 
 def device_name(device: torch.device) -> str:
-    """What it is, for a protocol."""
+    """Returns what it is, for a protocol."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"

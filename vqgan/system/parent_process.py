@@ -14,5 +14,5 @@ def signal_when_parent_ends(number: int) -> None:
 
 
 def has_launcher() -> bool:
-    """Whether the parent is `torchrun` or `accelerate launch`, which set these, and not a shell that may go."""
+    """Returns whether the parent is `torchrun` or `accelerate launch`, which set these, and not a shell that may go."""
     return "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_DYNAMO_BACKEND" in os.environ

@@ -20,7 +20,8 @@ def complete_already(folder: RunFolder, done: int, steps: int) -> list[str]:
 def how_it_begins(
     task: Task, data: DataPipeline, accelerator: Accelerator, folder: RunFolder, done: int, steps: int
 ) -> list[str]:
-    """What is trained on what; where a run goes on, and what is otherwise than in the config that is recorded yet."""
+    """Returns the lines at the start of a run: networks and data, the step it resumes from, and changes of the
+    config."""
     networks = [part for part in task.stateful().values() if isinstance(part, nn.Module)]
     weights = sum(weight.numel() for network in networks for weight in network.parameters())
     device = f"{accelerator.num_processes} x {accelerator.device.type}"

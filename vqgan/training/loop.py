@@ -162,7 +162,7 @@ class TrainingLoop:
         return ending == "complete"
 
     def _train(self, progress: Progress) -> Literal["complete", "interrupted", "diverged"]:
-        """The steps from where the run stands."""
+        """Returns the steps from where the run stands."""
         steps, offset, window = self.config.steps, self._guard.data_offset, self._window
         share = BatchShard(
             self.accelerator.process_index, self.accelerator.num_processes, self.config.gradient_accumulation_steps
@@ -249,7 +249,7 @@ class TrainingLoop:
         return share.local_size(self.data.config.batch_size)
 
     def _is_broken(self) -> bool:
-        """Whether the weights, or what belongs to them, are such that nothing may be made of them."""
+        """Returns whether the weights, or what belongs to them, are such that nothing may be made of them."""
         self._not_finite = self._saving.not_finite()
         return bool(self._not_finite)
 
@@ -298,7 +298,7 @@ class TrainingLoop:
         self._newly_skipped.clear()
 
     def _resume(self) -> tuple[int, list[str]]:
-        """The step to go on from, and what there is to say about it."""
+        """Returns the step to go on from, and what there is to say about it."""
         step, said = self._saving.newest()
         loop_state: dict[str, Any] = {"metrics_bytes": 0}
         if step:

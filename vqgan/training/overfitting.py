@@ -10,7 +10,7 @@ _OF_PIXELS = ("loss_l1", "loss_l2", "loss_logit_laplace")
 
 
 def training_loss(metrics: Mapping[str, float]) -> float | None:
-    """What a log line says of how well training data is fitted; None where it says nothing of that.
+    """Returns what a log line says of how well training data is fitted; None where it says nothing of that.
 
     Of tokenizers the terms over pixels alone: the whole loss falls and rises with a discriminator's moods.
     """
@@ -19,7 +19,7 @@ def training_loss(metrics: Mapping[str, float]) -> float | None:
 
 
 def about_memorizing(best: BestTracker, loss: float | None) -> list[str]:
-    """The finding, where the last evaluation was worse than the best one and training went on to improve since.
+    """Returns the finding, where the last evaluation was worse than the best one and training went on to improve since.
 
     It goes into the metrics and the checkpoints, so it says nothing of where the run folder lies.
     """

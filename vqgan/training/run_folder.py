@@ -60,11 +60,11 @@ class RunFolder:
             write_file(self.path / "config.yaml", dump_config(self._config).encode())
 
     def fixed_settings(self) -> dict[str, Any]:
-        """What of the config decides what the weights mean."""
+        """Returns what of the config decides what the weights mean."""
         return {} if self._config is None else fixed_settings(self._config)
 
     def recorded_settings(self) -> dict[str, Any]:
-        """The same of the recorded config, as far as it has it; for checkpoints of an earlier version."""
+        """Returns the same of the recorded config, as far as it has it; for checkpoints of an earlier version."""
         path = self.path / "config.yaml"
         if not path.is_file():
             return {}
@@ -77,7 +77,8 @@ class RunFolder:
         }
 
     def changed_settings(self) -> list[str]:
-        """What the recorded config says otherwise than this one, a line each; where this one was not recorded yet."""
+        """Returns what the recorded config says otherwise than this one, a line each; where this one was not recorded
+        yet."""
         path = self.path / "config.yaml"
         if self._config is None or not path.is_file():
             return []
@@ -109,13 +110,14 @@ class RunFolder:
         return records
 
     def metrics_lines(self) -> list[int]:
-        """A checksum of each line of metrics.jsonl."""
+        """Returns a checksum of each line of metrics.jsonl."""
         if not self.metrics.is_file():
             return []
         return [zlib.crc32(line) for line in self.metrics.read_bytes().splitlines(keepends=True)]
 
     def damaged_metrics(self, length: int, checksums: Sequence[int]) -> list[str]:
-        """A line about those of the first `length` bytes of metrics.jsonl whose lines do not have their `checksums`."""
+        """Returns a line about those of the first `length` bytes of metrics.jsonl whose lines do not have their
+        `checksums`."""
         content = b""
         if self.metrics.is_file():
             with self.metrics.open("rb") as file:
@@ -135,7 +137,7 @@ class RunFolder:
         ]
 
     def metrics_bytes(self) -> int:
-        """Length of metrics.jsonl, which is on the disk from now on."""
+        """Returns the length of metrics.jsonl, which is on the disk from now on."""
         if not self.metrics.is_file():
             return 0
         with writing(self.metrics):

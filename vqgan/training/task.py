@@ -33,7 +33,7 @@ class Task(Protocol):
         ...
 
     def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
-        """What goes wrong, in plain words with the config keys that help; empty for a healthy run.
+        """Returns what goes wrong, in plain words with the config keys that help; empty for a healthy run.
 
         `metrics` are those of a log line (means since the line before), `step`, the steps that are done, and
         `run_share`, the share of the run that they are. `skipped_share`, the share of the steps since the line before
@@ -43,7 +43,8 @@ class Task(Protocol):
         ...
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Metrics on this process's share of the validation batches; the result is the same on every process."""
+        """Returns metrics on this process's share of the validation batches; the result is the same on every
+        process."""
         ...
 
     def preview(self, batch: Batch) -> Image.Image:
@@ -55,8 +56,9 @@ class Task(Protocol):
         ...
 
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
-        """What the run reads and does not train, by the config key that says where it is: networks that its losses or
-        its data go through. They are in no checkpoint; a run that resumes with others would be another run."""
+        """Returns what the run reads and does not train, by the config key that says where it is: networks that its
+        losses or its data go through. They are in no checkpoint; a run that resumes with others would be another
+        run."""
         ...
 
     def save_model(self, folder: Path) -> None:

@@ -54,7 +54,7 @@ class Catalog:
 
 
 def read_catalog(listing: Listing, folders: Iterable[str], *, require_captions: bool) -> Catalog:
-    """The items of a folder; metadata is read at its top and in and below `folders`.
+    """Returns the items of a folder; metadata is read at its top and in and below `folders`.
 
     Raises DataError for metadata that cannot be used.
     """
@@ -91,7 +91,7 @@ def _chosen_metadata(names: Iterable[str]) -> tuple[dict[str, str], list[Unused]
 
 
 def _listed(tables: dict[str, Table], files: NameIndex) -> tuple[list[Entry], list[Unused]]:
-    """The items of all rows, and the rows that add nothing."""
+    """Returns the items of all rows, and the rows that add nothing."""
     exact = {posixpath.join(folder, row.file_name) for folder, table in tables.items() for row in table.rows}
     located = [
         (folder, _locate(folder, row.file_name, files, exact), row.text)
@@ -118,7 +118,8 @@ def _listed(tables: dict[str, Table], files: NameIndex) -> tuple[list[Entry], li
 
 
 def _locate(folder: str, given: str, files: NameIndex, exact: set[str]) -> tuple[str, str | None]:
-    """The name that a row means, and why it is refused; one that is not there is looked for when its turn comes."""
+    """Returns the name that a row means, and why it is refused; one that is not there is looked for when its turn
+    comes."""
     prefix = f"{folder}/" if folder else ""
     if not given:
         return prefix, "its metadata row has no file_name"
@@ -140,7 +141,7 @@ def _climbs(name: str) -> bool:
 
 
 def _text_files(images: list[str], texts: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Image -> its caption file, and the texts of no image."""
+    """Returns image -> its caption file, and the texts of no image."""
     there = set(texts)
     found = {name: BESIDE for name in images if _usual_text(name) in there}
     rest = there - {_usual_text(name) for name in found}
@@ -175,7 +176,7 @@ def _unread_texts(texts: Iterable[str], tables: dict[str, Table], images: set[st
 
 
 def _speaker(name: str, tables: dict[str, Any]) -> str | None:
-    """The nearest folder above a name that has metadata."""
+    """Returns the nearest folder above a name that has metadata."""
     folder = parent(name)
     while tables:
         if folder in tables:

@@ -40,7 +40,8 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\
 
 
 def leftover_files(listing: Listing, named: Iterable[str], *, has_metadata: bool) -> list[Unused]:
-    """What lies in a folder beside its images, texts and metadata, but for files that a row of metadata has `named`."""
+    """Returns what lies in a folder beside its images, texts and metadata, but for files that a row of metadata has
+    `named`."""
     groups: dict[str, list[str]] = {}
     taken = set(named)
     for name in listing.others:
@@ -61,7 +62,7 @@ def leftover_files(listing: Listing, named: Iterable[str], *, has_metadata: bool
 
 
 def is_expected(name: str) -> bool:
-    """Whether anyone expects such a file beside images: a README, checksums, ..."""
+    """Returns whether anyone expects such a file beside images: a README, checksums, ..."""
     path = PurePosixPath(name)
     own, suffix = path.name.lower(), path.suffix.lower()
     return own in _EXPECTED or suffix in _CHECKSUMS or (suffix in _EXPECTED_ENDINGS and path.stem.lower() in _EXPECTED)

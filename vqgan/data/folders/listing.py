@@ -81,7 +81,7 @@ def by_first_folder(names: Iterable[str]) -> Mapping[str, list[str]]:
 
 
 def parent(name: str) -> str:
-    """The folder of a name; empty at the top."""
+    """Returns the folder of a name; empty at the top."""
     return name.rpartition("/")[0]
 
 

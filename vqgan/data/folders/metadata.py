@@ -40,7 +40,7 @@ class Table:
 
 
 def read_metadata(path: Path, *, require_captions: bool) -> Table:
-    """The rows of a metadata file. Raises DataError when it is not what its ending says, or lacks a column."""
+    """Returns the rows of a metadata file. Raises DataError when it is not what its ending says, or lacks a column."""
     surplus: list[str] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -76,7 +76,7 @@ class _Lines:
             yield line
 
     def forget(self) -> list[str]:
-        """The lines that were kept."""
+        """Returns the lines that were kept."""
         kept, self.kept = self.kept, []
         return kept
 
@@ -118,7 +118,8 @@ def _check_quotes(own: list[str], header: list[str], first: int, path: Path) -> 
 
 
 def _is_row(line: str, header: list[str]) -> bool:
-    """Whether a line inside of a text looks like a row of its own: an image's name in its place among others."""
+    """Returns whether a line inside of a text looks like a row of its own: an image's name in its place among
+    others."""
     cells = next(csv.reader([line]), [])
     if len(cells) < 2 or "file_name" not in header:
         return False

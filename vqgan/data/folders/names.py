@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 def composed(name: str) -> str:
-    """The same name with every accent in its letter (NFC): macOS keeps them apart, all others together."""
+    """Returns the same name with every accent in its letter (NFC): macOS keeps them apart, all others together."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
@@ -20,7 +20,7 @@ class NameIndex:
         return name in self._names
 
     def find(self, name: str) -> str | None:
-        """The name that is meant; None where there is none, or several differ alike."""
+        """Returns the name that is meant; None where there is none, or several differ alike."""
         if name in self._names:
             return name
         if self._alike is None:  # seldom needed, and as large as the names themselves

@@ -24,7 +24,8 @@ class RowFiles:
         self._roots = [root.resolve() for root in (folder, *_fetched(repository)) if root is not None]
 
     def read(self, path: str, name: str) -> bytes:
-        """The content of a file or address that row `name` gives. Raises UnusableSample where it may not, or cannot."""
+        """Returns the content of a file or address that row `name` gives. Raises UnusableSample where it may not, or
+        cannot."""
         try:
             if "://" in path:
                 return self._read_address(path, name)
@@ -81,7 +82,7 @@ class RowFiles:
 
 
 def _fetched(repository: str | None) -> Sequence[Path]:
-    """Where `datasets` puts what it fetches of a repository, and what it unpacks of any."""
+    """Returns where `datasets` puts what it fetches of a repository, and what it unpacks of any."""
     import datasets
 
     unpacked = Path(datasets.config.EXTRACTED_DATASETS_PATH)

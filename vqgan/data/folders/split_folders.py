@@ -30,13 +30,13 @@ class SplitFolders:
 
 
 def split_folders(folders: Sequence[str]) -> SplitFolders | None:
-    """The splits among the subfolders of one folder; None where it has not both."""
+    """Returns the splits among the subfolders of one folder; None where it has not both."""
     train, val = _first(folders, TRAIN_FOLDERS), _first(folders, VAL_FOLDERS)
     return None if train is None or val is None else SplitFolders(train, val)
 
 
 def beside_the_splits(listing: Listing, splits: SplitFolders) -> list[Unused]:
-    """Images that lie in neither split."""
+    """Returns images that lie in neither split."""
     found = []
     for folder, images in by_first_folder(listing.images).items():
         if folder in (splits.train, splits.val):
@@ -52,7 +52,7 @@ def beside_the_splits(listing: Listing, splits: SplitFolders) -> list[Unused]:
 
 
 def unlikely_splits(listing: Listing) -> list[Unused]:
-    """What looks as if it were meant as a split of a folder that is not split: its images are trained on."""
+    """Returns what looks as if it were meant as a split of a folder that is not split: its images are trained on."""
     found = []
     with_images = _folders_of(listing.images)
     inner: dict[str, list[str]] = {}
@@ -93,7 +93,8 @@ def _folders_of(names: Iterable[str]) -> set[str]:
 
 
 def _first(folders: Sequence[str], names: Iterable[str]) -> str | None:
-    """The folder with the likeliest of `names`: one that is called so, else so with a number or a suffix behind."""
+    """Returns the folder with the likeliest of `names`: one that is called so, else so with a number or a suffix
+    behind."""
     for pattern in ("{}", r"{}[-._0-9].*"):
         for name in names:
             matches = [

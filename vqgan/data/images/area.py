@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 def shrink_by_area(
     pixels: UInt8[np.ndarray, "h w 3"], side: int, top: int, left: int, size: int
 ) -> UInt8[np.ndarray, "3 size size"]:
-    """A crop of a square image that was shrunk to `side` x `side`: rows and columns from `top`, `left` on.
+    """Returns a crop of a square image that was shrunk to `side` x `side`: rows and columns from `top`, `left` on.
 
     Only what the crop needs is computed. Rounded to the nearest of 256 levels. Raises ValueError when `pixels` are not
     a square of at least `side` pixels, or the crop leaves the shrunken image.
@@ -34,7 +34,8 @@ def shrink_by_area(
 
 
 def _means(first: int, count: int, scale: float) -> tuple[csr_array, int, int]:
-    """The means over [k * scale, (k + 1) * scale) for k = first, ..., as a matrix, and the inputs that it is for."""
+    """Returns the means over [k * scale, (k + 1) * scale) for k = first, ..., as a matrix, and the inputs that it is
+    for."""
     edges = np.arange(first, first + count + 1) * scale
     start, end = int(edges[0]), int(np.ceil(edges[-1] - 1e-6))
     taps = int(np.ceil(scale)) + 1

@@ -85,7 +85,7 @@ Color = Annotated[str, AfterValidator(_check_color)]
 def decode_image(
     source: bytes | Path | Image.Image, name: str, background: Rgb = (255, 255, 255), *, min_side: int | None = None
 ) -> Image.Image:
-    """An encoded image, a file or a PIL image as an upright RGB image that owns its pixels.
+    """Returns an encoded image, a file or a PIL image as an upright RGB image that owns its pixels.
 
     `background` shows through where the image is transparent. `min_side`: a JPEG whose shorter side is twice that
     or more comes at a half, a quarter or an eighth of its size, as long as the shorter side keeps `min_side` pixels;
@@ -197,13 +197,13 @@ def _decode(image: Image.Image, background: Rgb, needed: Essential) -> Image.Ima
 
 
 def _orientation(image: Image.Image, needed: Essential) -> int:
-    """The EXIF orientation; unreadable EXIF data around a good image is no reason to lose the image."""
+    """Returns the EXIF orientation; unreadable EXIF data around a good image is no reason to lose the image."""
     found = _essential_of(image)
     return orientation(needed.exif or found.exif, needed.xmp or found.xmp)
 
 
 def _essential_of(image: Image.Image) -> Essential:
-    """What an image that is open tells of its orientation, as far as it is in the form of a file."""
+    """Returns what an image that is open tells of its orientation, as far as it is in the form of a file."""
     exif = image.info.get("exif", b"")
     if not exif and "Raw profile type exif" in image.info:
         exif = png.from_hexadecimal(str(image.info["Raw profile type exif"]).encode("ascii", "replace"))
@@ -213,7 +213,7 @@ def _essential_of(image: Image.Image) -> Essential:
 
 
 def _transparent_value(image: Image.Image) -> Any:
-    """The gray value, color or palette entries that count as transparent, in the scale of the decoded pixels.
+    """Returns the gray value, color or palette entries that count as transparent, in the scale of the decoded pixels.
 
     A PNG gives it at its own bit depth, Pillow scales the pixels to 8 bits but leaves this value as it was.
     """
@@ -268,7 +268,7 @@ def _gray_to_rgb(image: Image.Image, transparent: Any, background: Rgb) -> Image
 
 
 def _white_levels(image: Image.Image) -> Sequence[int]:
-    """The levels that may be white, the first that no pixel exceeds is."""
+    """Returns the levels that may be white, the first that no pixel exceeds is."""
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(_BITS)
     bits = bits[0] if isinstance(bits, tuple) and bits else bits

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 def resized(image: Image.Image, height: int, width: int) -> UInt8[Tensor, "3 height width"]:
-    """The levels of an RGB image at another size; at its own they are unchanged."""
+    """Returns the levels of an RGB image at another size; at its own they are unchanged."""
     if image.size != (width, height) and not _torch_has_lanczos():
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # a copy that torch may own; channels last in memory

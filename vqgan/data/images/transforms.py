@@ -68,7 +68,7 @@ class ImageTransform:
         self._background = parse_color(config.background)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None) -> Float[Tensor, "3 H W"]:
-        """An RGB image as float32 (3, image_size, image_size) in [-1, 1].
+        """Returns an RGB image as float32 (3, image_size, image_size) in [-1, 1].
 
         With `rng` None (evaluation) the result is a function of the image alone: no random crop, no flip.
         Raises ValueError for another color mode.
@@ -105,7 +105,7 @@ class ImageTransform:
 
 
 def to_pil(images: Float[Tensor, "B 3 H W"]) -> list[Image.Image]:
-    """Images in [-1, 1] as RGB PIL images: clamped, rounded to the nearest of 256 levels.
+    """Returns images in [-1, 1] as RGB PIL images: clamped, rounded to the nearest of 256 levels.
 
     The inverse of ImageTransform to the last bit. Raises ValueError for another shape.
     """
@@ -157,7 +157,7 @@ def _centered_square(size: tuple[int, int]) -> _Box:
 
 
 def _random_square(size: tuple[int, int], smallest: float, rng: np.random.Generator) -> _Box:
-    """A square of whole pixels, uniform in side and then in place."""
+    """Returns a square of whole pixels, uniform in side and then in place."""
     width, height = size
     shorter = min(width, height)
     side = int(rng.integers(max(1, round(smallest * shorter)), shorter + 1))

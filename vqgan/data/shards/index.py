@@ -55,14 +55,14 @@ class ShardIndex:
 
 
 def read_indexes(paths: Sequence[str]) -> Iterator[ShardIndex]:
-    """The indexes of local shards, scanned where they are not known yet."""
+    """Yields the indexes of local shards, scanned where they are not known yet."""
     with ThreadPoolExecutor(_SCANNERS) as pool:
         # A bar only on a terminal, and only where it takes long enough to wonder.
         yield from tqdm(pool.map(read_index, paths), "reading shards", len(paths), disable=None, delay=3, leave=False)
 
 
 def read_index(path: str) -> ShardIndex:
-    """The index of one local shard."""
+    """Returns the index of one local shard."""
     arrays = read_cached("index", path, lambda: file_version_key(path))
     if arrays is not None:
         with suppress(KeyError, ValueError, TypeError):

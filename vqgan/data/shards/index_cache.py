@@ -37,7 +37,7 @@ def write_cached(kind: str, shard: str, version_key: str, arrays: Arrays) -> Non
 
 
 def read_cached(kind: str, shard: str, version_key: Callable[[], str]) -> Arrays | None:
-    """The note of some `kind` about a shard; `version_key` is asked only where there is one."""
+    """Returns the note of some `kind` about a shard; `version_key` is asked only where there is one."""
     place = _place(kind, shard)
     if not place.is_file():
         return None
@@ -51,7 +51,7 @@ def read_cached(kind: str, shard: str, version_key: Callable[[], str]) -> Arrays
 
 
 def file_version_key(path: str) -> str:
-    """Size and modification time of a file, or nothing where there is none."""
+    """Returns size and modification time of a file, or nothing where there is none."""
     try:
         status = Path(path).stat()
     except OSError:

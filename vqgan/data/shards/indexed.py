@@ -83,11 +83,11 @@ class Shards:
         return self._reader.sample(name, partial(self._content, index, 0), partial(self._content, index, 2))
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions that training may show, without reading the image; a blank one counts as missing."""
+        """Returns the captions that training may show, without reading the image; a blank one counts as missing."""
         return self._reader.captions(self._name(index), partial(self._content, index, 2))
 
     def _name(self, index: int) -> str:
-        """The name of a sample. Raises UnusableSample where it is refused."""
+        """Returns the name of a sample. Raises UnusableSample where it is refused."""
         shard, number = (int(value) for value in self._numbers[index])
         key = self._keys[shard][number].decode("utf-8", "surrogateescape")
         name = f"{self._names[shard]}/{key}" if key else loss(self._names[shard], number)[0]

@@ -14,7 +14,7 @@ _MOST_SHARDS = 1_000_000
 
 
 def find_shards(patterns: Sequence[str]) -> list[str]:
-    """The shards in the order in which they are named, those of a glob or a folder by name.
+    """Returns the shards in the order in which they are named, those of a glob or a folder by name.
 
     Raises DataError where a pattern names none, or a shard is named twice or does not exist.
     """
@@ -34,12 +34,12 @@ def find_shards(patterns: Sequence[str]) -> list[str]:
 
 
 def is_address(shard: str) -> bool:
-    """Whether a shard lies behind an address (http://, s3://, ...) rather than in a file."""
+    """Returns whether a shard lies behind an address (http://, s3://, ...) rather than in a file."""
     return "://" in shard
 
 
 def short_name(shard: str) -> str:
-    """What reports call a shard: the last part of its path or address."""
+    """Returns what reports call a shard: the last part of its path or address."""
     return PurePosixPath(shard.partition("?")[0]).name or shard
 
 
@@ -90,7 +90,7 @@ def _find(pattern: str) -> list[str]:
 
 
 def _existing_part(path: Path) -> tuple[Path, str]:
-    """The longest part of a path from its beginning that exists, and what is left, which may be a pattern."""
+    """Returns the longest part of a path from its beginning that exists, and what is left, which may be a pattern."""
     for place in (path, *path.parents):
         with suppress(OSError, ValueError):
             if place.exists():

@@ -10,7 +10,8 @@ from vqgan.data.source import DataError, Split
 def open_shards(
     config: ShardsConfig, split: Split, *, require_captions: bool = False, min_side: int | None = None
 ) -> Shards | ShardStream:
-    """The split with an index where all its shards are local, else as a stream. Raises DataError as those do."""
+    """Returns the split with an index where all its shards are local, else as a stream. Raises DataError as those
+    do."""
     shards, chosen = _shards_of_split(config, split)
     if config.streaming or any(is_address(shard) for shard in shards):
         return ShardStream(config, shards, chosen, require_captions=require_captions, min_side=min_side)

@@ -30,7 +30,7 @@ class PassedOver:
 
 
 def unused_of(shards: Mapping[str, PassedOver]) -> tuple[Unused, ...]:
-    """What was passed over in shards, by their names."""
+    """Returns what was passed over in shards, by their names."""
     holes = [f"{shard} before byte {end:,}" for shard, passed in shards.items() for end in passed.holes]
     names = [f"{shard}/{name}" for shard, passed in shards.items() for name in passed.names]
     found = []

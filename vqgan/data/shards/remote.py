@@ -56,7 +56,7 @@ class LocalFile:
         self._file.close()
 
     def read(self, count: int) -> bytes:
-        """The next `count` bytes, fewer only at the end."""
+        """Returns the next `count` bytes, fewer only at the end."""
         try:
             content = self._file.read(min(count, self.size - self.position))
         except OSError as error:
@@ -91,7 +91,7 @@ class RemoteFile:
         self._chunks.close()
 
     def read(self, count: int) -> bytes:
-        """The next `count` bytes, fewer only at the end."""
+        """Returns the next `count` bytes, fewer only at the end."""
         content = bytearray()
         while len(content) < count and (piece := self._next(count - len(content))):
             content += piece
@@ -124,7 +124,7 @@ class RemoteFile:
             self._ahead = memoryview(chunk)
 
     def _patient_chunks(self) -> Any:
-        """The file's content, chunk by chunk, over as many connections as it takes."""
+        """Yields the file's content, chunk by chunk, over as many connections as it takes."""
         offset, failures, last_failure, said = 0, 0, 0, False
         while True:
             try:
@@ -179,7 +179,8 @@ class RemoteFile:
                 raise OSError(f"the connection ended {total - received} bytes early")
 
     def _not_crawling(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """The same chunks, as they come. Only the time that is waited for them counts, not what is done with them."""
+        """Yields the same chunks, as they come. Only the time that is waited for them counts, not what is done with
+        them."""
         waited, received = 0.0, 0
         while True:
             began = time.monotonic()

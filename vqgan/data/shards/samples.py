@@ -75,7 +75,7 @@ class ShardsConfig(
 
 
 def loss(shard: str, whole: int) -> tuple[str, str]:
-    """What reports call the part of a broken shard that is lost, which is one item; and what befell it.
+    """Returns what reports call the part of a broken shard that is lost, which is one item; and what befell it.
 
     `whole`: how many samples came before.
     """

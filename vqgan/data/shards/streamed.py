@@ -41,14 +41,14 @@ class ShardStream:
         self._endings = {*config.image_keys, *self._reader.caption_endings}
 
     def partition(self, partition: int, partitions: int, seed: int, start: int = 0) -> Iterator[EncodedSample]:
-        """The items of one partition from number `start` on, as Stream says. The shards are dealt among the
+        """Returns the items of one partition from number `start` on, as Stream says. The shards are dealt among the
         partitions."""
         return infinite(
             _ShardPartition(self, partition, partitions), partition, seed, start, self.config.shuffle_buffer
         )
 
     def iterate(self) -> Iterator[EncodedSample]:
-        """Every sample of the split once, shard after shard."""
+        """Returns every sample of the split once, shard after shard."""
         return self.read([(shard, lambda _: True) for shard in self.shards])
 
     @property
@@ -57,11 +57,12 @@ class ShardStream:
         return len(self.shards)
 
     def is_local(self, part: int) -> bool:
-        """Whether a shard can be read to its end in little time: in a local one images are passed over unread."""
+        """Returns whether a shard can be read to its end in little time: in a local one images are passed over
+        unread."""
         return not is_address(self.shards[part])
 
     def captions_of(self, part: int) -> Iterator[EncodedSample]:
-        """The samples of a shard, for their captions alone."""
+        """Returns the samples of a shard, for their captions alone."""
         alone = copy(self)
         alone._endings = {*self._reader.caption_endings}
         return alone.read([(self.shards[part], lambda _: True)])
@@ -72,11 +73,12 @@ class ShardStream:
         return unused_of(self._passed)
 
     def spread(self) -> Iterator[EncodedSample]:
-        """Every sample of the split once, from several shards in turn."""
+        """Returns every sample of the split once, from several shards in turn."""
         return interleave([partial(self.read, [(shard, lambda _: True)]) for shard in self.shards])
 
     def count(self, shard: str) -> int | None:
-        """How many samples of the split a shard holds, where it was once read to its end and is still the same."""
+        """Returns how many samples of the split a shard holds, where it was once read to its end and is still the
+        same."""
 
         def version_key() -> str:
             if not is_address(shard):
@@ -88,7 +90,7 @@ class ShardStream:
         return None if known is None else sum(map(self._is_chosen, known["scores"].tolist()))
 
     def read(self, parts: list[tuple[str, Callable[[int], bool]]]) -> Iterator[EncodedSample]:
-        """The `wanted` samples of shards, by their number in the split; nothing of the others is kept.
+        """Yields the `wanted` samples of shards, by their number in the split; nothing of the others is kept.
 
         Raises DataError when nothing at all can be read of several shards in a row.
         """

@@ -67,7 +67,7 @@ class ForwardFile(Protocol):
     position: int
 
     def read(self, count: int) -> bytes:
-        """The next `count` bytes, fewer only at the end."""
+        """Returns the next `count` bytes, fewer only at the end."""
         ...
 
     def skip(self, count: int) -> int:
@@ -105,7 +105,8 @@ class _Announced:
 
 
 def members(file: ForwardFile, passed: PassedOver | None = None) -> Iterator[Member]:
-    """The members from the file's position on, without folders; at each, the file stands at the member's content.
+    """Yields the members from the file's position on, without folders; at each, the file stands at the member's
+    content.
 
     Stretches of zeros that are no end mark are added to what is `passed` over. Raises BrokenTarError at whatever is not
     an archive, or where it is cut off; BehindTheEndError where its end mark has something else behind it.
@@ -129,7 +130,7 @@ def members(file: ForwardFile, passed: PassedOver | None = None) -> Iterator[Mem
 
 
 def _next_header(file: ForwardFile, passed: PassedOver) -> bytes | None:
-    """The next header's block, None at the end of the archive. Zeros on the way there are passed over."""
+    """Returns the next header's block, None at the end of the archive. Zeros on the way there are passed over."""
     zeros = 0
     while True:
         block = file.read(BLOCK)
@@ -158,7 +159,7 @@ def _next_header(file: ForwardFile, passed: PassedOver) -> bytes | None:
 
 
 def _is_end_mark(zeros: int) -> bool:
-    """Whether so many zeros are what writers put there: two blocks, and more until a record is full."""
+    """Returns whether so many zeros are what writers put there: two blocks, and more until a record is full."""
     return 2 * BLOCK <= zeros < 2 * BLOCK + _RECORD
 
 
@@ -197,7 +198,7 @@ def groups(
     take: Callable[[str, Member], T],
     passed: PassedOver | None = None,
 ) -> Iterator[Group[T]]:
-    """The samples of an archive: neighboring members of one key, of those keys that are `wanted`.
+    """Yields the samples of an archive: neighboring members of one key, of those keys that are `wanted`.
 
     `take(ending, member)` is called at each of their members, while the file stands there. A sample of which a member
     leads out of its folder, or is no file, is refused. Members without a key or an ending are `passed` over.

@@ -91,7 +91,7 @@ class Folder:
         return Sample(image, captions[0] if captions else None, printable(name), captions)
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions that training may show, without reading the image; a blank one counts as missing."""
+        """Returns the captions that training may show, without reading the image; a blank one counts as missing."""
         entry = self._entries[index]
         text, name = entry.text, self._name(entry)
         if entry.text_file is not None:
@@ -119,7 +119,7 @@ class Folder:
 
 
 def _listing(root: Path) -> Listing:
-    """What lies in the data set's folder. Raises DataError where it is none, or cannot be read."""
+    """Returns what lies in the data set's folder. Raises DataError where it is none, or cannot be read."""
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"data folder {str(root)!r} {problem}: set path to a folder that holds the images")
@@ -145,7 +145,7 @@ def _unused(listing: Listing, catalog: Catalog, splits: SplitFolders | None) -> 
 
 
 def _regular_file(path: Path, unusable: Callable[[str], UnusableSample]) -> Path:
-    """The same path, of a file that can be read to its end. Raises what `unusable` makes of the cause."""
+    """Returns the same path, of a file that can be read to its end. Raises what `unusable` makes of the cause."""
     try:
         size = check_regular(path)
     except FileNotFoundError:

@@ -56,7 +56,7 @@ class HubDataset:
         return self._reader.sample(_row(self._rows, number, name), name)
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions that training may show, without reading the image; a blank one counts as missing."""
+        """Returns the captions that training may show, without reading the image; a blank one counts as missing."""
         number = int(self._numbers[index])
         name = f"{self._name} row {number}"
         row = {} if self._captions is None else _row(self._captions, number, name)
@@ -91,18 +91,18 @@ class HubStream:
         self._only_front = split == "val" and config.val_split is None
 
     def partition(self, partition: int, partitions: int, seed: int, start: int = 0) -> Iterator[EncodedSample]:
-        """The items of one partition from number `start` on, as Stream says. The files are dealt among the
+        """Returns the items of one partition from number `start` on, as Stream says. The files are dealt among the
         partitions."""
         return infinite(_HubPartition(self, partition, partitions), partition, seed, start, _SHUFFLE_BUFFER)
 
     def iterate(self) -> Iterator[EncodedSample]:
-        """Every row of the split once, file after file."""
+        """Returns every row of the split once, file after file."""
         if self._only_front:
             return islice(self.file(0), self._val)
         return chain.from_iterable(map(self._of_split, range(self.files)))
 
     def spread(self) -> Iterator[EncodedSample]:
-        """Every row of the split once, from several files in turn."""
+        """Returns every row of the split once, from several files in turn."""
         if self._only_front:
             return self.iterate()
         return interleave([partial(self._of_split, number) for number in range(self.files)])
@@ -116,11 +116,11 @@ class HubStream:
         return 1 if self._only_front else self.files
 
     def is_local(self, part: int) -> bool:  # noqa: ARG002
-        """Whether files can be read to their ends in little time."""
+        """Returns whether files can be read to their ends in little time."""
         return self._is_local
 
     def captions_of(self, part: int) -> Iterator[EncodedSample]:
-        """The rows of a file, for their captions alone; of Parquet no other column is read."""
+        """Returns the rows of a file, for their captions alone; of Parquet no other column is read."""
         if self._captions is None:
             return iter(())
         alone = copy(self)
@@ -133,11 +133,12 @@ class HubStream:
         return int(self._rows.num_shards)
 
     def first(self, file: int) -> int:
-        """The first row of a file that belongs to the training split."""
+        """Returns the first row of a file that belongs to the training split."""
         return self._val if file == 0 and not self._only_front else 0
 
     def file(self, number: int) -> Iterator[EncodedSample]:
-        """The rows of a file. What cannot be read costs its own row group (Parquet), or else the rest of the file."""
+        """Yields the rows of a file. What cannot be read costs its own row group (Parquet), or else the rest of the
+        file."""
         name = self._name if self.files == 1 else f"{self._name} file {number}"
         file = self._rows.shard(self.files, number)
         read = 0
@@ -159,7 +160,7 @@ class HubStream:
         yield from self._rows_of_pieces(pieces, name, read)
 
     def _rows_of_pieces(self, pieces: list[Any], name: str, already_read: int) -> Iterator[EncodedSample]:
-        """What is left of a broken file, row group by row group."""
+        """Yields what is left of a broken file, row group by row group."""
         row_number = 0
         for number, piece in enumerate(pieces):
             try:
@@ -222,14 +223,14 @@ class _RowReader:
         self._has_schema = kind is not None
 
     def leave_encoded(self, rows: Any) -> Any:
-        """The same rows, of which only the two columns are read and no image is decoded."""
+        """Returns the same rows, of which only the two columns are read and no image is decoded."""
         import datasets
 
         rows = rows.select_columns([self._config.image_column, *self._caption_columns(rows)])
         return rows.cast_column(self._config.image_column, datasets.Image(decode=False)) if self._has_schema else rows
 
     def captions_alone(self, rows: Any) -> Any:
-        """The rows without their images; None where no caption column is named."""
+        """Returns the rows without their images; None where no caption column is named."""
         return rows.select_columns(self._caption_columns(rows)) if self._config.caption_column is not None else None
 
     def _caption_columns(self, rows: Any) -> list[str]:
@@ -256,7 +257,7 @@ class _RowReader:
         raise UnusableSample(name, "no image" if value is None else f"a {type(value).__name__} is not an image")
 
     def captions(self, row: dict[str, Any], name: str) -> tuple[str, ...]:
-        """The captions that training may show of a row."""
+        """Returns the captions that training may show of a row."""
         if cause := row.get(LOST_COLUMN):
             raise UnusableSample(name, cause)
         value = row[self._config.caption_column] if self._config.caption_column is not None else None
@@ -266,7 +267,8 @@ class _RowReader:
 
 
 def _may_hold_images(kind: Any) -> bool:
-    """Whether a column's type is that of images, encoded bytes or paths; None, an unknown type, may be anything."""
+    """Returns whether a column's type is that of images, encoded bytes or paths; None, an unknown type, may be
+    anything."""
     import datasets
 
     if isinstance(kind, datasets.Value):

@@ -81,7 +81,7 @@ class DatasetConfig(
 
 
 def row_files(config: DatasetConfig) -> RowFiles:
-    """The files that rows of a data set may name."""
+    """Returns the files that rows of a data set may name."""
     path = Path(config.name).expanduser()
     if path.exists():
         return RowFiles(path if path.is_dir() else path.parent, None)
@@ -89,7 +89,7 @@ def row_files(config: DatasetConfig) -> RowFiles:
 
 
 def open_rows(config: DatasetConfig, split: Split, *, streaming: bool) -> Any:
-    """The rows of a split, before anything is held out."""
+    """Returns the rows of a split, before anything is held out."""
     import datasets
 
     wanted = config.val_split if split == "val" and config.val_split is not None else config.split
@@ -128,7 +128,7 @@ def open_rows(config: DatasetConfig, split: Split, *, streaming: bool) -> Any:
 
 
 def _parquet_files(path: Path, wanted: str) -> list[str]:
-    """The files of a split, all of which must be Parquet files."""
+    """Returns the files of a split, all of which must be Parquet files."""
     import datasets
 
     if path.is_file():
@@ -152,7 +152,8 @@ def _saved_split(saved: Any, config: DatasetConfig, wanted: str) -> Any:
 
 
 def _files_below(folder: Path) -> Any:
-    """The files of a folder by split, as `datasets` finds them, where its own path reads as a pattern; else None."""
+    """Returns the files of a folder by split, as `datasets` finds them, where its own path reads as a pattern; else
+    None."""
     from datasets.data_files import get_data_patterns
 
     base = glob.escape(str(folder.resolve()))
@@ -186,6 +187,6 @@ def _check_files(paths: Iterable[Path]) -> None:
 
 
 def one_line(error: Any) -> str:
-    """An error's message without line breaks, not too long."""
+    """Returns an error's message without line breaks, not too long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."

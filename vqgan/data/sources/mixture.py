@@ -57,7 +57,7 @@ class MixtureConfig(Config, may_change=("kind", "sources")):
         return self
 
     def names(self) -> list[str]:
-        """What each source is called."""
+        """Returns what each source is called."""
         return [part.name or f"{number} {part.source.kind}" for number, part in enumerate(self.sources, start=1)]
 
 
@@ -86,12 +86,12 @@ class Mixture:
         return unused_in(*self.sources)
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions alone, where a source can give them so."""
+        """Returns the captions alone, where a source can give them so."""
         number, own = self._place(index)
         return self.sources[number].captions(own)
 
     def shares(self, count: int) -> list[tuple[Source, int]]:
-        """Each source, and how many of `count` samples are its by the weights."""
+        """Returns each source, and how many of `count` samples are its by the weights."""
         return list(zip(self.sources, self.turns.counts(count), strict=True))
 
     def _place(self, index: int) -> tuple[int, int]:
@@ -107,7 +107,7 @@ class Mixture:
         return self.turns[low]
 
     def _shown(self, position: int) -> int:
-        """How many samples of a pass stand before a position of the endless order."""
+        """Returns how many samples of a pass stand before a position of the endless order."""
         return sum(map(min, self.turns.counts(position), map(len, self.sources)))
 
 
@@ -126,7 +126,7 @@ class MixtureStream:
         return tuple(unused.within(name) for source, name in parts for unused in unused_in(source))
 
     def partition(self, partition: int, partitions: int, seed: int, start: int = 0) -> Iterator[EncodedSample]:
-        """The partition's items from number `start` on: of each source its own partition, by the weights.
+        """Yields the partition's items from number `start` on: of each source its own partition, by the weights.
 
         Every partition begins elsewhere in the cycle of turns, or one batch would take the same source from all of
         them. Raises DataError where a source has no item in this partition.
@@ -146,15 +146,15 @@ class MixtureStream:
             position += 1
 
     def shares(self, count: int) -> list[tuple[Source | Stream, int]]:
-        """Each source, and how many of `count` samples are its by the weights."""
+        """Returns each source, and how many of `count` samples are its by the weights."""
         return list(zip(self._sources, self._turns.counts(count), strict=True))
 
     def iterate(self) -> Iterator[EncodedSample]:
-        """Every item once, by the weights until a source ends, then without it."""
+        """Returns every item once, by the weights until a source ends, then without it."""
         return self._mixed(lambda stream: stream.iterate())
 
     def spread(self) -> Iterator[EncodedSample]:
-        """The same, of each stream from as many places at a time as it can be read at."""
+        """Returns the same, of each stream from as many places at a time as it can be read at."""
         return self._mixed(evaluation_order)
 
     def _mixed(self, read: Callable[[Stream], Iterator[EncodedSample]]) -> Iterator[EncodedSample]:

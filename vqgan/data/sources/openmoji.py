@@ -65,7 +65,7 @@ class OpenMoji:
         return Sample(Image.frombytes("RGB", (self.size, self.size), pixels), caption, file.stem)
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The caption alone."""
+        """Returns the caption alone."""
         return (self._emoji[index][1],)
 
     def _render(self, file: Path) -> Image.Image:
@@ -80,7 +80,8 @@ class OpenMoji:
 
 
 def _captioned_files(skin_tones: bool) -> list[tuple[Path, str]]:
-    """The drawings that are named emoji, each with its caption; OpenMoji's own additions have no Unicode name."""
+    """Returns the drawings that are named emoji, each with its caption; OpenMoji's own additions have no Unicode
+    name."""
     try:
         import emoji
         import resvg_py  # noqa: F401  (needed later, missed now)

@@ -13,7 +13,7 @@ LOST_COLUMN = "_why_it_is_lost"
 
 
 def readable_rows(files: Sequence[str]) -> Any:
-    """The rows of Parquet files as a `datasets.Dataset`, converted once and kept until a file changes.
+    """Returns the rows of Parquet files as a `datasets.Dataset`, converted once and kept until a file changes.
 
     Raises ValueError where no file has a schema that can be read.
     """

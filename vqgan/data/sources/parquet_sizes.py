@@ -58,14 +58,14 @@ def _bound(content: Any, column: Any) -> int:
 
 
 def _dictionary_size(content: Any, start: int) -> int:
-    """Bytes of the dictionary page at `start`, unpacked; 0 where it is another page."""
+    """Returns the bytes of the dictionary page at `start`, unpacked; 0 where it is another page."""
     content.seek(start)
     numbers = _first_numbers(content.read(32))
     return next(numbers) if next(numbers) == _DICTIONARY_PAGE else 0
 
 
 def _first_numbers(header: bytes) -> Iterator[int]:
-    """The first fields of a page header, in Thrift's compact protocol: each a byte and a zigzag number."""
+    """Yields the first fields of a page header, in Thrift's compact protocol: each a byte and a zigzag number."""
     at = 0
     while at < len(header):
         at += 1
@@ -79,7 +79,7 @@ def _first_numbers(header: bytes) -> Iterator[int]:
 
 
 def _measured(file: Any, group: int, limit: int) -> int:
-    """Bytes of a row group's values, counted up to a little more than `limit`."""
+    """Returns the bytes of a row group's values, counted up to a little more than `limit`."""
     metadata = file.metadata.row_group(group)
     # No batch is larger than this, as no value is larger than its column chunk.
     at_once = max(1, min(1024, _LARGEST_BATCH // max(1, metadata.total_byte_size)))

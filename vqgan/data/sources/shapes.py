@@ -70,7 +70,7 @@ class Placement(NamedTuple):
 
 
 def parse_caption(caption: str) -> Scene:
-    """The scene that a caption of this data set describes. Raises ValueError for any other text."""
+    """Returns the scene that a caption of this data set describes. Raises ValueError for any other text."""
     match = _CAPTION.fullmatch(" ".join(caption.lower().split()))
     if match is None:
         raise ValueError(
@@ -82,7 +82,7 @@ def parse_caption(caption: str) -> Scene:
 
 
 def combinations(split: Split) -> list[tuple[str, str, str, str]]:
-    """The (color, shape, color, shape) combinations of a split; fixed, whatever the seed."""
+    """Returns the (color, shape, color, shape) combinations of a split; fixed, whatever the seed."""
     everything = list(itertools.product(COLORS, SHAPES, COLORS, SHAPES))
     val = set(random.Random("shapes held out").sample(everything, round(_VAL_SHARE * len(everything))))
     return [combination for combination in everything if (combination in val) == (split == "val")]
@@ -127,11 +127,11 @@ class Shapes:
         return Sample(render(scene, placements, self.size), str(scene), f"shapes-{index}")
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The caption alone: nothing is drawn."""
+        """Returns the caption alone: nothing is drawn."""
         return (str(self.scene(index)[0]),)
 
     def scene(self, index: int) -> tuple[Scene, tuple[Placement, Placement]]:
-        """What sample `index` shows and where."""
+        """Returns what sample `index` shows and where."""
         rng = np.random.default_rng((*self._key, index))
         color1, shape1, color2, shape2 = self._combinations[rng.integers(len(self._combinations))]
         size1, size2 = (("small", "large")[i] for i in rng.integers(2, size=2))
@@ -158,7 +158,8 @@ def _place(scene: Scene, rng: np.random.Generator) -> tuple[Placement, Placement
 
 
 def _coverage(shape: str, place: Placement, radius: float, size: int) -> Float[np.ndarray, "size size"]:
-    """Share of each pixel that a shape covers, from the signed distance of the pixel's center to its outline."""
+    """Returns the share of each pixel that a shape covers, from the signed distance of the pixel's center to its
+    outline."""
     grid = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = grid[None, :] - place.x, grid[:, None] - place.y
     if shape == "circle":

@@ -54,7 +54,7 @@ class BestTracker:
         return better
 
     def is_given_up(self, patience: int) -> bool:
-        """Whether the latest `patience` evaluations were no better than one before; never where it is 0.
+        """Returns whether the latest `patience` evaluations were no better than one before; never where it is 0.
 
         Nor where none could be compared yet: there is no best model that could stand for the run's.
         """
@@ -73,7 +73,7 @@ class BestTracker:
         return f"{self.config.metric} {self.value:.4g} at step {self.step:,}{last}"
 
     def evaluation(self) -> dict[str, object]:
-        """The best one, for people and scripts to read."""
+        """Returns the best one, for people and scripts to read."""
         assert self.config is not None
         return {"step": self.step, "metric": self.config.metric, "value": self.value, "mode": self.config.mode}
 

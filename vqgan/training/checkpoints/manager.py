@@ -94,7 +94,7 @@ class CheckpointManager:
         self._on_all_ranks(lambda: self._replace_best(evaluation))
 
     def compare_identity(self, step: int) -> list[str]:
-        """Whether the checkpoint of `step` is of this run: lines about what differs and may.
+        """Returns whether the checkpoint of `step` is of this run: lines about what differs and may.
 
         Raises CheckpointError where frozen parts, fixed settings or the vocabulary are others.
         """
@@ -196,14 +196,14 @@ class CheckpointManager:
         return steps
 
     def _all_ranks_agree(self, choice: Any) -> Any:
-        """The first process's choice."""
+        """Returns the first process's choice."""
         choices = [choice]
         if self._accelerator.num_processes > 1:
             broadcast_object_list(choices)
         return choices[0]
 
     def _on_all_ranks(self, act: Callable[[], dict[str, str]]) -> dict[str, str]:
-        """What `act` gives on all processes. Where one of them cannot write, all raise CannotWriteError."""
+        """Returns what `act` gives on all processes. Where one of them cannot write, all raise CannotWriteError."""
         results: dict[str, str] = {}
         failure = ""
         try:

@@ -32,13 +32,13 @@ class Identity:
     folder: Path
 
     def content(self) -> bytes:
-        """What a checkpoint keeps of it: neither paths nor names of folders, which may change."""
+        """Returns what a checkpoint keeps of it: neither paths nor names of folders, which may change."""
         frozen = {name: dict(part.fingerprints) for name, part in self.frozen.items()}
         values = {"settings": dict(self.settings), "frozen": frozen, "files": self._files(noted_files(self.folder))}
         return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
 
     def compare(self, content: bytes) -> list[str]:
-        """What a checkpoint kept, with what is now: lines about what may differ and does.
+        """Returns what a checkpoint kept, with what is now: lines about what may differ and does.
 
         Raises CheckpointError, one line, where it belongs to other settings, frozen parts or files.
         """

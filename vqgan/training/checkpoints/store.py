@@ -49,7 +49,7 @@ class Checkpoints:
         self.keep = keep
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, oldest first."""
+        """Returns the steps of the complete checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
         names = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.iterdir())
@@ -64,7 +64,7 @@ class Checkpoints:
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def prepare(self, step: int) -> Path:
-        """An empty folder in which to write the checkpoint of `step`."""
+        """Returns an empty folder in which to write the checkpoint of `step`."""
         folder = self._unfinished(step)
         with writing(self.folder):
             self.clean_up()
@@ -81,7 +81,7 @@ class Checkpoints:
         return {name: summing.checksum()}
 
     def write_file(self, step: int, name: str, content: bytes) -> dict[str, str]:
-        """The same for bytes."""
+        """Returns the same for bytes."""
         with writing(self.folder):
             write_file(self._unfinished(step) / name, content)
         return {name: hashlib.sha256(content).hexdigest()}
@@ -130,18 +130,19 @@ class Checkpoints:
             ) from None
 
     def folder_of(self, step: int) -> Path:
-        """Where the files of a checkpoint are."""
+        """Returns where the files of a checkpoint are."""
         return self._named(step)
 
     def about(self, step: int) -> CheckpointMeta:
-        """What the checkpoint of `step` is good for; for nothing, where that cannot be read."""
+        """Returns what the checkpoint of `step` is good for; for nothing, where that cannot be read."""
         try:
             return CheckpointMeta(**json.loads((self._named(step) / _ABOUT).read_bytes()))
         except (OSError, ValueError, TypeError):
             return CheckpointMeta(good=False, passing=False)
 
     def damage(self, step: int, rank: int = 0, processes: int = 1) -> list[str]:
-        """What is wrong with the files of a checkpoint; process `rank` of `processes` reads every so many-th file."""
+        """Returns what is wrong with the files of a checkpoint; process `rank` of `processes` reads every so many-th
+        file."""
         folder = self._named(step)
         try:
             lines = [line.split("  ", 1) for line in (folder / _SUMS).read_text(encoding="utf-8").splitlines()]
@@ -225,7 +226,7 @@ class _Summing:
 
 
 def collect(stateful: dict[str, Stateful]) -> dict[str, Any]:
-    """The state of every named object."""
+    """Returns the state of every named object."""
     return {name: thing.state_dict() for name, thing in stateful.items()}
 
 

@@ -19,7 +19,7 @@ class CountsCodes(Protocol):
     """A task with a codebook."""
 
     def code_counts(self) -> Int64[Tensor, "V"] | None:
-        """How often each code was hit in the last evaluation; None before the first."""
+        """Returns how often each code was hit in the last evaluation; None before the first."""
         ...
 
 

@@ -27,11 +27,11 @@ class MetricAccumulator:
         self._skipped += 1
 
     def means(self) -> dict[str, Tensor]:
-        """A metric that only some steps give (R1, adversarial) is averaged over those."""
+        """Returns the means; a metric that only some steps have (R1, adversarial) is averaged over those."""
         return {name: total / count for name, (total, count) in self._sums.items()}
 
     def skipped_share(self) -> float:
-        """Share of the steps that were skipped."""
+        """Returns the share of the steps that were skipped."""
         return self._skipped / max(self._steps, 1)
 
     def start_clock(self) -> None:
@@ -43,7 +43,7 @@ class MetricAccumulator:
         self._seconds += time.monotonic() - self._started
 
     def rate(self) -> tuple[float, float]:
-        """Images per second over all processes, and the seconds themselves, while the clock runs."""
+        """Returns images per second over all processes, and the seconds themselves, while the clock runs."""
         seconds = self._seconds + time.monotonic() - self._started
         return self._steps * self._batch_size / max(seconds, 1e-9), seconds
 

@@ -89,7 +89,8 @@ class NaNGuard:
 
 
 def separate_skips(metrics: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """A step's metrics without the `skipped` flags of its players, and the names of the players whose flag is set.
+    """Returns a step's metrics without the `skipped` flags of its players, and the names of the players whose flag is
+    set.
 
     Not of those that `overflowed`: in fp16 that is how a loss scale is found, and no sign of divergence. Losses of such
     a step may not be finite, so no other metrics are given. The flags lie in the host's memory (see

@@ -104,14 +104,15 @@ class TimeLeft:
             self._recent -= self._latest.popleft()
 
     def seconds(self, steps: int) -> float | None:
-        """What `steps` more steps will take; None before there is anything to go by."""
+        """Returns what `steps` more steps will take; None before there is anything to go by."""
         if not self._latest:
             return None
         return steps * self._recent / len(self._latest) * (1 + self._between / max(self._in_steps, 1e-9))
 
 
 def _has_room() -> bool:
-    """Whether standard error is a terminal on which a bar can be drawn: not one without rows or columns (a job's)."""
+    """Returns whether standard error is a terminal on which a bar can be drawn: not one without rows or columns (a
+    job's)."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return False
     try:

@@ -155,7 +155,8 @@ def quantized(
 def _normalized(
     gradient: Float[Tensor, "R C"], state: dict[str, Any], decay: float, parts: RowShard
 ) -> Float[Tensor, "R C"]:
-    """The gradient over the root of its running mean square, which is brought up to date (algorithms 2 and 4)."""
+    """Returns the gradient over the root of its running mean square, which is brought up to date (algorithms 2 and
+    4)."""
     squares = gradient.square()
     if "variance" in state:
         variance = to_local(state["variance"])

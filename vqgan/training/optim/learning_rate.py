@@ -21,14 +21,14 @@ class LearningRate:
         self._ceiling = 1.0
 
     def factor(self, step: int) -> float:
-        """What multiplies the full learning rate at `step` (0-based)."""
+        """Returns what multiplies the full learning rate at `step` (0-based)."""
         factor = min(self._ceiling, learning_rate_factor(step, self._steps, self._config))
         if step >= in_steps(self._config.warmup, self._steps):
             self._reached = factor
         return factor
 
     def held_down(self, step: int) -> float | None:
-        """The factor at `step` where it is lower than the schedule says, because the run was prolonged."""
+        """Returns the factor at `step` where it is lower than the schedule says, because the run was prolonged."""
         scheduled = learning_rate_factor(step, self._steps, self._config)
         return self._ceiling if self._ceiling < scheduled else None
 

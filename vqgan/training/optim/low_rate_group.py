@@ -64,7 +64,7 @@ class LowRateGroup:
 
 
 def _without(network: nn.Module, gentle: Sequence[nn.Module]) -> list[nn.Module]:
-    """The largest modules of `network` that have none of the gentle ones in them."""
+    """Returns the largest modules of `network` that have none of the gentle ones in them."""
     if any(network is module for module in gentle):
         return []
     if not any(inner is module for inner in network.modules() for module in gentle):

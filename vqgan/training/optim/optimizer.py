@@ -141,7 +141,7 @@ def gradients_of(parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """Weights of linear and convolution layers: what weight decay and muon are for."""
+    """Returns weights of linear and convolution layers: what weight decay and muon are for."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
     return [
         parameter

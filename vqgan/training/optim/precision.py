@@ -11,6 +11,6 @@ DTYPES: dict[Precision, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloa
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """A new context of that arithmetic."""
+    """Returns a new context of that arithmetic."""
     dtype = DTYPES[precision]
     return torch.autocast(device.type, dtype, enabled=dtype is not None)

@@ -19,7 +19,8 @@ ThingT = TypeVar("ThingT")
 
 
 def build_accelerator(timeout_minutes: float = 10.0) -> Accelerator:
-    """The accelerator of this process. Precision is off here: it is the task's own business, an explicit autocast.
+    """Returns the accelerator of this process. Precision is off here: it is the task's own business, an explicit
+    autocast.
 
     Without an accelerator device the processes of a launch must be told that they are CPU processes: accelerate would
     take each of them for the only one, and all would write the same run. A process that waits for another in an
@@ -60,21 +61,21 @@ def detect_rank_failures(accelerator: Accelerator) -> Iterator[None]:
 
 
 def all_gather_rows(accelerator: Accelerator, rows: Tensor) -> Tensor:
-    """The rows of all processes, in rank order: (B, ...) each -> (B * processes, ...)."""
+    """Returns the rows of all processes, in rank order: (B, ...) each -> (B * processes, ...)."""
     if accelerator.num_processes == 1:
         return rows
     return accelerator.gather(rows.contiguous())
 
 
 def all_gather_object(accelerator: Accelerator, things: Sequence[ThingT]) -> list[ThingT]:
-    """The picklable things of all processes, in rank order."""
+    """Returns the picklable things of all processes, in rank order."""
     if accelerator.num_processes == 1:
         return list(things)
     return list(gather_object(list(things)))
 
 
 def all_reduce_mean(accelerator: Accelerator, values: dict[str, Tensor]) -> dict[str, float]:
-    """The mean of each scalar over the processes, in one exchange."""
+    """Returns the mean of each scalar over the processes, in one exchange."""
     if not values:
         return {}
     stacked: Float[Tensor, "K"] = torch.stack(

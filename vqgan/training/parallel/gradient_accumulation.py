@@ -43,7 +43,7 @@ def accumulate(accelerator: Accelerator, network: nn.Module, parts: Sequence[Par
 
 
 def weight_of_each(accelerator: Accelerator, counts: Sequence[Tensor]) -> Tensor:
-    """What multiplies a micro-batch's sum, so that everything that is counted in a step counts alike.
+    """Returns what multiplies a micro-batch's sum, so that everything that is counted in a step counts alike.
 
     `counts`: the numbers of this process's micro-batches, on its device. Losses, gradients and metrics are averaged
     over the micro-batches and over the processes: the result is micro-batches * processes / (the number over all of

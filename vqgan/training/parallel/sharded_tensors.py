@@ -20,12 +20,12 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def to_local(tensor: Tensor) -> Tensor:
-    """What this process holds, as a view; all of it where it is not divided."""
+    """Returns what this process holds, as a view; all of it where it is not divided."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, the same on every process, divided as `like` is; itself where `like` is whole."""
+    """Returns a whole tensor, the same on every process, divided as `like` is; itself where `like` is whole."""
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
         return tensor
     tensor = tensor.to(like.device)
@@ -41,11 +41,11 @@ class RowShard:
     group: dist.ProcessGroup | None = None
 
     def sum(self, own: Tensor) -> Tensor:
-        """The sum over the processes of what each has of a sum over rows."""
+        """Returns the sum over the processes of what each has of a sum over rows."""
         return self._reduced(own, dist.ReduceOp.SUM)
 
     def max(self, own: Tensor) -> Tensor:
-        """The largest value over the processes."""
+        """Returns the largest value over the processes."""
         return self._reduced(own, dist.ReduceOp.MAX)
 
     def _reduced(self, own: Tensor, operation: Any) -> Tensor:
@@ -57,7 +57,7 @@ class RowShard:
 
 
 def row_shard_of(tensor: Tensor) -> RowShard:
-    """The rows (first dimension) of `tensor` that are here."""
+    """Returns the rows (first dimension) of `tensor` that are here."""
     if not isinstance(tensor, DTensor):
         return RowShard(0, tensor.shape[0] if tensor.ndim else 1)
     mesh, total = tensor.device_mesh, tensor.shape[0]
@@ -67,7 +67,8 @@ def row_shard_of(tensor: Tensor) -> RowShard:
 
 
 def state_like(parameter: Tensor, make: Callable[[int], Tensor], shape: tuple[int, ...], dimension: int) -> Tensor:
-    """A tensor of `shape` that is divided along `dimension` as `parameter` is along its first; whole where that is.
+    """Returns a tensor of `shape` that is divided along `dimension` as `parameter` is along its first; whole where that
+    is.
 
     `make` gives this process's part, of as many entries along `dimension` as `parameter` has rows here.
     """

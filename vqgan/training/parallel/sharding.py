@@ -71,12 +71,12 @@ class Sharding:
 
 
 def is_sharding_requested() -> bool:
-    """Whether a forward pass takes all processes of the launch, evaluation's too."""
+    """Returns whether a forward pass takes all processes of the launch, evaluation's too."""
     return _is_set("ACCELERATE_USE_FSDP")
 
 
 def requested_sharding(accelerator: Accelerator) -> Sharding | None:
-    """What the accelerate config asks for (`distributed_type: FSDP`); None without it, and in a single process.
+    """Returns what the accelerate config asks for (`distributed_type: FSDP`); None without it, and in a single process.
 
     Read from the launcher's environment, as accelerate itself takes FSDP for GPUs only. Raises ConfigError for what
     is not supported.
@@ -113,7 +113,7 @@ def requested_sharding(accelerator: Accelerator) -> Sharding | None:
 
 
 def meta_copy(network: NetworkT) -> NetworkT:
-    """A copy without weights (on the meta device), to be filled; buffers are copied."""
+    """Returns a copy without weights (on the meta device), to be filled; buffers are copied."""
     memo = {
         id(weight): nn.Parameter(torch.empty_like(weight, device="meta"), weight.requires_grad)
         for weight in network.parameters()

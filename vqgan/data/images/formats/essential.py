@@ -21,7 +21,7 @@ class Essential:
 
 
 def essential(data: bytes) -> Essential:
-    """What the pixels of an encoded image need, in the same format; other formats as they are.
+    """Returns what the pixels of an encoded image need, in the same format; other formats as they are.
 
     Raises RefusedImageError for what would cost too much. What is malformed is left for the decoder to judge.
     """

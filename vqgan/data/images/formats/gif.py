@@ -15,7 +15,7 @@ _NEXT = re.compile(rb"[\x21\x2c\x3b]")
 
 
 def first_frame(data: bytes) -> bytes:
-    """The file without what stands before its first frame, but for the control of that frame.
+    """Returns the file without what stands before its first frame, but for the control of that frame.
 
     Raises RefusedImageError where that never ends.
     """

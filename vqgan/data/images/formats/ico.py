@@ -13,7 +13,7 @@ _MOST_IMAGES = 256
 
 
 def sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Width and height of every image, by its own header; none in files of other formats.
+    """Yields width and height of every image, by its own header; none in files of other formats.
 
     Raises RefusedImageError where there are too many.
     """

@@ -20,7 +20,7 @@ _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def essential(data: bytes) -> tuple[bytes, bytes, bytes]:
-    """The file without annotations; its Exif data and XMP data, empty where it has none.
+    """Returns the file without annotations; its Exif data and XMP data, empty where it has none.
 
     Raises RefusedImageError where there are more markers or tables than any writer makes.
     """

@@ -20,7 +20,8 @@ _LATER = re.compile(rb"[a-z]")
 
 
 def essential(data: bytes) -> tuple[bytes, bytes, bytes]:
-    """The file without ancillary chunks but for transparency; its Exif data and XMP data, empty where it has none.
+    """Returns the file without ancillary chunks but for transparency; its Exif data and XMP data, empty where it has
+    none.
 
     Raises RefusedImageError for a file of millions of chunks.
     """
@@ -55,7 +56,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _text(kind: bytes, content: bytes) -> bytes:
-    """The text of a chunk, unpacked up to a limit; empty where that fails."""
+    """Returns the text of a chunk, unpacked up to a limit; empty where that fails."""
     _, _, rest = content.partition(b"\0")
     if kind == b"tEXt":
         return rest[:_LARGEST_TEXT]
