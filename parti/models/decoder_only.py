@@ -40,6 +40,8 @@ from parti.layers.sparse_masks import MaskKind, dalle_layer_kinds
 from parti.models.generator import DecodingState, Generator, Logits, TextStates
 from parti.models.token_space import TokenSpace
 from vqgan.config.schema import Config
+from vqgan.hub.initial_weights import Resizer, first_rows
+from vqgan.layers.positions import line_resizer
 
 
 class DecoderOnlyConfig(
@@ -158,6 +160,16 @@ class DecoderOnly(Generator):
 
     def decode_layers(self) -> list[nn.Module]:
         return list(self.blocks)
+
+    def text_rows(self) -> tuple[str, ...]:
+        return ("text_embedding.weight", "text_head.weight", "text_head.bias")
+
+    def code_rows(self) -> tuple[str, ...]:
+        return ("image_embedding.weight", "image_head.weight", "image_head.bias")
+
+    def resizers(self) -> dict[str, Resizer]:
+        text = dict.fromkeys(("pad_embeddings", "text_positions"), first_rows)
+        return text | dict.fromkeys(("row_positions", "column_positions"), line_resizer)
 
     def repeated_layers(self) -> list[nn.Module]:
         return list(self.blocks)

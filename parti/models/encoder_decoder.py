@@ -39,6 +39,8 @@ from parti.text.encoders import (
     TrainedTextEncoderConfig,
 )
 from vqgan.config.schema import Config
+from vqgan.hub.initial_weights import Resizer
+from vqgan.layers.positions import grid_resizer
 
 
 class EncoderDecoderConfig(
@@ -147,6 +149,15 @@ class EncoderDecoder(Generator):
 
     def decode_layers(self) -> list[nn.Module]:
         return list(self.decoder)
+
+    def text_rows(self) -> tuple[str, ...]:
+        return ("text_encoder.embedding.weight",) if isinstance(self.text_encoder, TrainedTextEncoder) else ()
+
+    def code_rows(self) -> tuple[str, ...]:
+        return ("image_embedding.weight", "head.weight", "head.bias")
+
+    def resizers(self) -> dict[str, Resizer]:
+        return {"image_positions": grid_resizer(self.tokens.image_grid)}
 
     def repeated_layers(self) -> list[nn.Module]:
         return [*self.text_encoder.repeated_layers(), *self.decoder]

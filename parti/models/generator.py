@@ -105,6 +105,15 @@ class Generator(nn.Module, ABC):
     def image_head_layer(self) -> nn.Linear:
         """Returns the layer that gives the logits of codes."""
 
+    @abstractmethod
+    def text_rows(self) -> tuple[str, ...]:
+        """Names of the tensors whose rows are the text vocabulary's: they are mapped where training starts from a model
+        with another one. None where a pretrained encoder reads the text."""
+
+    @abstractmethod
+    def code_rows(self) -> tuple[str, ...]:
+        """Names of the tensors whose rows are image codes: they mean nothing where another tokenizer made the codes."""
+
     def branches(self) -> list[Branch]:
         """Returns the residual branches for gradient scales in fp16; empty if the model has none."""
         return []

@@ -29,6 +29,7 @@ from parti.text.usable_length import usable_length
 from vqgan.config.schema import Config, ConfigError
 from vqgan.fingerprints import FrozenPart, network_fingerprint
 from vqgan.hub.construction import TooLargeError
+from vqgan.hub.initial_weights import Resizer, first_rows
 from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 _KNOWN = (
@@ -139,6 +140,10 @@ class TrainedTextEncoder(TextEncoder):
 
     def repeated_layers(self) -> list[nn.Module]:
         return list(self.blocks)
+
+    def resizers(self) -> dict[str, Resizer]:
+        """See `vqgan.hub.initial_weights.HasResizers`."""
+        return {"positions": first_rows}
 
 
 class EncoderBlock(nn.Module):

@@ -113,6 +113,10 @@ class TextTokenizer:
         """The ids that stand for 'no caption': what the vocabulary makes of empty text, or else its null token."""
         return self._null_ids.clone()
 
+    def tokens(self) -> dict[str, int]:
+        """The vocabulary: each token, special ones included, with its id."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
     def tokenize(self, captions: Sequence[str]) -> TokenizedText:
         """Returns the ids of each caption, truncated or padded to T, and which were truncated. A blank caption becomes
         the null caption."""

@@ -1,5 +1,7 @@
 """Pre-LN transformer blocks with full attention, as in ViT-VQGAN (arXiv 2110.04627, section 3.1)."""
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 
 from vqgan.config.schema import Config
 from vqgan.layers.attend import attend
-from vqgan.layers.positions import positions_on
+from vqgan.layers.positions import grid_resizer, positions_on
 
 
 class TransformerConfig(Config, fixed=("depth", "width", "heads", "mlp_width"), may_change=("dropout",)):
@@ -74,6 +76,10 @@ class Transformer(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
+
+    def resizers(self) -> dict[str, Callable[[Tensor, Tensor], Tensor | None]]:
+        """See `vqgan.hub.initial_weights.HasResizers`."""
+        return {"positions": grid_resizer(self.grid)}
 
     def forward(self, x: Float[Tensor, "B N D"], grid: tuple[int, int] | None = None) -> Float[Tensor, "B N D"]:
         """`grid` (h, w), N = h * w, where it is not the one that the positions were learned for."""
