@@ -168,8 +168,8 @@ class DecoderOnly(Generator):
         return ("image_embedding.weight", "image_head.weight", "image_head.bias")
 
     def resizers(self) -> dict[str, Resizer]:
-        text = dict.fromkeys(("pad_embeddings", "text_positions"), first_rows)
-        return text | dict.fromkeys(("row_positions", "column_positions"), line_resizer)
+        resizers: dict[str, Resizer] = dict.fromkeys(("pad_embeddings", "text_positions"), first_rows)
+        return resizers | dict.fromkeys(("row_positions", "column_positions"), line_resizer)
 
     def repeated_layers(self) -> list[nn.Module]:
         return list(self.blocks)

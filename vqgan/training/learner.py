@@ -17,6 +17,7 @@ from vqgan.config.schema import Config
 from vqgan.training.optim.ema import EMA, EMAConfig
 from vqgan.training.optim.low_rate_group import LowRateGroup
 from vqgan.training.optim.optimizer import Optimizer, OptimizerConfig
+from vqgan.training.optim.parameter_groups import freeze, rate_scales
 from vqgan.training.optim.precision import DTYPES, Precision, autocast
 from vqgan.training.parallel.gradient_accumulation import accumulate, add_share, weight_of_each
 from vqgan.training.parallel.sharding import Layers, requested_sharding
@@ -120,8 +121,10 @@ class Opponent(Player):
         steps: int,
         constrain: Callable[[], None] | None = None,
     ) -> None:
+        scales = rate_scales(network, [], config.learning_rate_scale, config.layer_decay)
+        freeze(network, scales)
         parallel = accelerator.prepare_model(network.to(accelerator.device))
-        optimizer = Optimizer(config, network, steps, fp16=precision == "fp16")
+        optimizer = Optimizer(config, network, steps, fp16=precision == "fp16", scales=scales)
         super().__init__(precision, parallel, optimizer, accelerator, constrain)
 
 
@@ -150,6 +153,7 @@ class Learner(Player, Generic[NetworkT]):
         self.steps = steps
         self._averaged: Any = network if averaged is None else averaged
         self.ema: EMA[Any] = EMA(config.ema, self._averaged)
+        freeze(network, self._rate_scales(layers))
         if config.compile_layers:
             # One at a time, as layers of one shape then share what was compiled; names of weights stay as they are.
             for layer in layers(network):
@@ -164,10 +168,11 @@ class Learner(Player, Generic[NetworkT]):
             sharding.shard(network, layers(network), DTYPES[config.precision])
             self.ema.shard(self._averaged, sharding, layers)
         fp16 = config.precision == "fp16" and scales_loss
+        scales = self._rate_scales(layers)  # anew: weights that are divided are other parameters
         optimizer: Optimizer | LowRateGroup = (
-            Optimizer(config.optimizer, network, steps, fp16=fp16)
+            Optimizer(config.optimizer, network, steps, fp16=fp16, scales=scales)
             if low_rate is None
-            else LowRateGroup(config.optimizer, network, low_rate.modules, low_rate.ratio, steps, fp16=fp16)
+            else LowRateGroup(config.optimizer, network, low_rate.modules, low_rate.ratio, steps, scales, fp16=fp16)
         )
         super().__init__(config.precision, parallel, optimizer, accelerator, constrain)
 
@@ -177,6 +182,12 @@ class Learner(Player, Generic[NetworkT]):
         if not metrics["skipped"]:  # in the host's memory
             self.ema.update(self._averaged, step)
         return metrics
+
+    def _rate_scales(self, layers: Layers[Any]) -> dict[int, float]:
+        optimizer = self.config.optimizer
+        if not optimizer.learning_rate_scale and optimizer.layer_decay == 1.0:
+            return {}
+        return rate_scales(self.network, layers(self.network), optimizer.learning_rate_scale, optimizer.layer_decay)
 
     def weight_of_each(self, counts: Sequence[Tensor]) -> Tensor:
         """See `vqgan.training.parallel.gradient_accumulation.weight_of_each`."""

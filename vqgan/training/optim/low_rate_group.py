@@ -1,6 +1,6 @@
 """One network with two learning rates: a pretrained BERT wants a gentler one than what starts at random beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,14 +24,15 @@ class LowRateGroup:
         gentle: Sequence[nn.Module],
         ratio: float,
         steps: int,
+        scales: Mapping[int, float] | None = None,
         *,
         fp16: bool = False,
     ) -> None:
         self._loss_scale = LossScale(fp16)
         gently = config.model_copy(update={"learning_rate": config.learning_rate * ratio})
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self._gentle = Optimizer(gently, nn.ModuleList(gentle), steps)
-        self._rest = Optimizer(config, nn.ModuleList(_without(network, gentle)), steps)
+        self._gentle = Optimizer(gently, nn.ModuleList(gentle), steps, scales=scales)
+        self._rest = Optimizer(config, nn.ModuleList(_without(network, gentle)), steps, scales=scales)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """As `Optimizer.step`; the rate that is returned is that of the rest."""

@@ -1,7 +1,7 @@
 """Optimizers over parameter groups that are formed by what a parameter is, not by its name."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from vqgan.training.parallel.sharded_tensors import shard_like, whole
 
 class OptimizerConfig(
     Config,
-    fixed=("kind",),
+    fixed=("kind", "learning_rate_scale", "layer_decay"),
     may_change=("learning_rate", "betas", "momentum", "nesterov", "weight_decay", "adam_ratio", "clip_norm"),
 ):
     """One player's optimizer."""
@@ -40,6 +40,11 @@ class OptimizerConfig(
     """With muon: the learning rate of the parameters that Adam trains, as a share of `learning_rate`."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest gradient norm; larger gradients are scaled down to it. null: no clipping."""
+    learning_rate_scale: dict[str, Annotated[float, Field(ge=0)]] = Field({})
+    """Parts of the network that learn at another rate, by the beginning of their weights' names: {encoder: 0.1}; 0
+    freezes a part. For fine-tuning (start_from)."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Each layer learns at this share of the rate of the layer after it; for fine-tuning, 0.65 to 0.9."""
     schedule: ScheduleConfig = ScheduleConfig()
     """The learning rate over the run."""
 
@@ -51,12 +56,20 @@ class Optimizer:
     then are too. With `fp16` the loss must be multiplied by `scale` before the backward pass.
     """
 
-    def __init__(self, config: OptimizerConfig, module: nn.Module, steps: int, *, fp16: bool = False) -> None:
+    def __init__(
+        self,
+        config: OptimizerConfig,
+        module: nn.Module,
+        steps: int,
+        *,
+        fp16: bool = False,
+        scales: Mapping[int, float] | None = None,
+    ) -> None:
         self.config = config
         self.learning_rate = LearningRate(config.schedule, steps)
         self._loss_scale = LossScale(fp16)
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._optimizer = _build(config, module)
+        self._optimizer = _build(config, module, scales or {})
 
     @property
     def scale(self) -> float:
@@ -90,7 +103,7 @@ class Optimizer:
         """The update of `step`, given gradients that are known to be finite, and their norm."""
         rate = self.config.learning_rate * self.learning_rate.factor(step)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_scale"]
         if self.config.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self.config.clip_norm, norm)
         self._optimizer.step()
@@ -152,23 +165,32 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
     ]
 
 
-def _build(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    matrices = hidden_matrices(module)
-    known = {id(parameter) for parameter in matrices}
-    others = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in known]
-    decayed = {"params": matrices, "weight_decay": config.weight_decay}
-    plain = {"params": others, "weight_decay": 0.0}
+def _build(config: OptimizerConfig, module: nn.Module, scales: Mapping[int, float]) -> torch.optim.Optimizer:
+    matrices = {id(parameter) for parameter in hidden_matrices(module)}
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            key = (id(parameter) in matrices, scales.get(id(parameter), 1.0))
+            groups.setdefault(key, []).append(parameter)
+    settings: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if is_matrix else 0.0,
+            "lr_scale": scale,
+            **({"use_fallback": True} if config.kind == "muon" and not is_matrix else {}),
+        }
+        for (is_matrix, scale), parameters in groups.items()
+    ]
     if config.kind == "adamw":
-        return torch.optim.AdamW([decayed, plain], lr=config.learning_rate, betas=config.betas, fused=True)
+        return torch.optim.AdamW(settings, lr=config.learning_rate, betas=config.betas, fused=True)
     if config.kind == "adafactor":
-        return Adafactor([decayed, plain], lr=config.learning_rate, betas=config.betas)
+        return Adafactor(settings, lr=config.learning_rate, betas=config.betas)
 
     declare_missing_torchvision_ops()
     from timm.optim.muon import Muon
 
-    plain["use_fallback"] = True
     return Muon(
-        [decayed, plain],
+        settings,
         lr=config.learning_rate,
         betas=config.betas,
         momentum=config.momentum,
