@@ -19,9 +19,7 @@ def rate_scales(
     Raises ConfigError for a beginning that no parameter has, with names that exist.
     """
     if layer_decay != 1.0 and not layers:
-        raise ConfigError(
-            f"optimizer.layer_decay is {layer_decay}, but this network repeats no layers; set it to 1"
-        )
+        raise ConfigError(f"optimizer.layer_decay is {layer_decay}, but this network repeats no layers; set it to 1")
     names = [name for name, _ in network.named_parameters()]
     for beginning in by_name:
         if not any(_begins_with(name, beginning) for name in names):

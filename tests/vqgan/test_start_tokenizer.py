@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import AUTOENCODER, tiny_image_tokenizer
 
+from tests.tiny import AUTOENCODER, tiny_image_tokenizer
 from vqgan.config.schema import ConfigError
 from vqgan.hub.initial_weights import take_weights
 from vqgan.hub.model_folder import ModelFolderError

@@ -4,13 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CAPTIONS, GENERATOR, tiny_generator, tiny_image_tokenizer, tiny_text_to_image, tiny_text_tokenizer
 
 from parti.models import DecoderOnly, DecoderOnlyConfig, EncoderDecoder
 from parti.next_token.start_from import start_generator_from
 from parti.pairs import token_space
 from parti.pipeline import TextToImage
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
+from tests.tiny import (
+    CAPTIONS,
+    GENERATOR,
+    tiny_generator,
+    tiny_image_tokenizer,
+    tiny_text_to_image,
+    tiny_text_tokenizer,
+)
 from vqgan.config.schema import ConfigError
 from vqgan.hub.model_folder import ModelFolderError
 from vqgan.image_tokenizer import ImageTokenizer

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TOKENS, codes, text_ids, tiny_generator
 
 from parti.layers.lora import LoRAConfig, add_lora, merge_lora, merged_copy, save_lora
 from parti.models import DecoderOnly, DecoderOnlyConfig, Generator
+from tests.tiny import TOKENS, codes, text_ids, tiny_generator
 from vqgan.config.schema import ConfigError
 from vqgan.hub.model_folder import ModelFolderError
 
