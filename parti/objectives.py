@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import parti.fused.captioning.train_captioning
 import parti.fused.inpainting.train_inpainting
 import parti.fused.synthesis.train_synthesis
+import parti.mim.train_mim as mim
 import parti.next_token.train_next_token
 from vqgan.cli.command_line import split_arguments
 from vqgan.config.schema import Config, ConfigError, read_yaml, split_overrides
@@ -33,6 +34,10 @@ OBJECTIVES = {
     "fused_synthesis": Objective(
         parti.fused.synthesis.train_synthesis.TrainSynthesisConfig, parti.fused.synthesis.train_synthesis.train
     ),
+    "mae": Objective(mim.TrainMAEConfig, mim.train),
+    "simmim": Objective(mim.TrainSimMIMConfig, mim.train),
+    "beit": Objective(mim.TrainBEiTConfig, mim.train),
+    "mpp": Objective(mim.TrainMPPConfig, mim.train),
 }
 
 

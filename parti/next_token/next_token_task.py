@@ -15,7 +15,6 @@ from pydantic import Field
 from torch import Tensor
 
 from parti.layers.gradient_scales import GradientScales
-from parti.layers.lora import LORA_FOLDER, LoRAConfig, add_lora, merged_copy, save_lora
 from parti.models import Generator, Logits
 from parti.pairs import PairTokenizer, TokenPair, dropped_captions
 from parti.pipeline import TextToImage
@@ -24,7 +23,6 @@ from parti.text.encoders import PretrainedTextEncoder
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.images.transforms import to_pil
-from vqgan.errors import ConfigError
 from vqgan.fingerprints import FrozenPart
 from vqgan.metrics.caption_checkers import Judge
 from vqgan.metrics.sums import MetricSums
@@ -32,7 +30,6 @@ from vqgan.training.learner import Learner, LearnerConfig, LossAndMetrics
 from vqgan.training.monitor.findings import no_better_than_guessing, not_finite
 from vqgan.training.objective import Objective
 from vqgan.training.parallel.gradient_accumulation import rows_of
-from vqgan.training.parallel.sharding import requested_sharding
 from vqgan.training.task import Stateful
 
 
@@ -43,9 +40,6 @@ class NextTokenTaskConfig(LearnerConfig, may_change=("caption_dropout", "text_lo
     """Share of the captions that are replaced by the empty one; guidance needs some."""
     text_loss_share: float = Field(0.125, ge=0, lt=1)
     """For models that learn the text too (DALL-E): weight of its cross-entropy; the image codes' is 1 minus it."""
-    lora: LoRAConfig | None = None
-    """Train small matrices beside the frozen weights (LoRA), of a model that `start_from` names: {rank: 8}. The model
-    that is sampled and shipped has them merged; model/lora holds them alone."""
     sampling: SamplingConfig = SamplingConfig()
     """How previews and evaluated prompts are drawn; the shipped model recommends these settings."""
     sampled_prompts: int = Field(128, ge=0)
@@ -75,10 +69,6 @@ class NextTokenTask(Objective[_Part]):
     ) -> None:
         branches = generator.branches() if config.precision == "fp16" else []
         tokenizers.image.to(accelerator.device)
-        if config.lora is not None:
-            if requested_sharding(accelerator) is not None:
-                raise ConfigError("task.lora needs whole weights on each GPU; use configs/accelerate/ddp.yaml")
-            add_lora(generator, config.lora)
         super().__init__(Learner(config, generator, accelerator, steps, scales_loss=not branches))
         self.gradient_scales = GradientScales(branches) if branches else None
         self.config = config
@@ -181,9 +171,6 @@ class NextTokenTask(Objective[_Part]):
     def save_model(self, folder: Path) -> None:
         """Averaged weights and both tokenizers: one folder that samples."""
         self._pipeline().save_pretrained(folder)
-        if self.config.lora is not None:
-            save_lora(folder / LORA_FOLDER, self.ema.module, self.config.lora)
 
     def _pipeline(self) -> TextToImage:
-        generator = self.ema.module if self.config.lora is None else merged_copy(self.ema.module)
-        return TextToImage(generator, self.tokenizers.text, self.tokenizers.image, self.config.sampling)
+        return TextToImage(self.ema.module, self.tokenizers.text, self.tokenizers.image, self.config.sampling)

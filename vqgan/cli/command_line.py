@@ -1,5 +1,4 @@
-"""The command line of the training tools: `--help`, `--print-config`, `--config FILE`, dotted overrides, one-line
-errors."""
+"""What the training tools share: `--help`, `--print-config`, `--config FILE`, dotted overrides, one-line errors."""
 
 import sys
 from collections.abc import Callable

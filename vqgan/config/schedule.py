@@ -18,7 +18,7 @@ def _check_span(value: Any) -> Any:
 
 
 Span = Annotated[int | str, BeforeValidator(_check_span)]
-"""A length in a run: steps (500), or a share of the run ("25%"), which scales with its length."""
+"""A stretch of a run: steps (500), or a share of the run ("25%"), which keeps its meaning when the length changes."""
 
 
 def in_steps(span: int | str, steps: int) -> float:
@@ -27,26 +27,26 @@ def in_steps(span: int | str, steps: int) -> float:
 
 
 class ScheduleConfig(Config, may_change=("shape", "warmup", "decay_from", "decay_until", "final_ratio")):
-    """Learning rate schedule: a linear warm-up, a plateau, then a decay to `final_ratio` at the last step.
+    """How the learning rate goes: a linear warm-up, a plateau, then a decay to `final_ratio` at the last step.
 
-    For a run that may be extended, decay late (warmup-stable-decay): shape linear with decay_from 80%. If a run that
-    has decayed is extended, its rate does not increase again.
+    A run that may be prolonged keeps its rate for long and decays late (warmup-stable-decay): shape linear with
+    decay_from 80%. Where a run that has decayed is prolonged, its rate does not go up again.
     """
 
     shape: Literal["constant", "cosine", "exponential", "linear"] = "cosine"
-    """Shape of the decay."""
+    """The decay's curve."""
     warmup: Span = 0
-    """Warm-up from 0 to the full rate: steps, or a share of the run such as 5%."""
+    """From 0 to the full rate: steps, or a share of the run such as 5%."""
     decay_from: Span = 0
-    """Start of the decay: steps, or a share of the run."""
+    """Where the decay begins: steps, or a share of the run."""
     decay_until: Span = "100%"
-    """End of the decay; the rate stays at `final_ratio` afterwards."""
+    """Where the decay ends; the rate stays at `final_ratio` from there on."""
     final_ratio: float = Field(0.1, gt=0, le=1)
-    """Final rate as a fraction of the full rate."""
+    """Rate at the end, as a share of the full rate."""
 
 
 def learning_rate_factor(step: int, steps: int, config: ScheduleConfig) -> float:
-    """Returns the factor of the full learning rate at `step` (0-based) of a run of `steps`."""
+    """Returns what multiplies the full learning rate at `step` (0-based) of a run of `steps`."""
     warmup = in_steps(config.warmup, steps)
     if step < warmup:
         return (step + 1) / max(1.0, warmup)

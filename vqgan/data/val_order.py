@@ -30,5 +30,5 @@ class InRandomOrder:
 
     @property
     def unused(self) -> tuple[Unused, ...]:
-        """What the source skips."""
+        """What the source passes over."""
         return unused_in(self._source)

@@ -13,7 +13,7 @@ Judge = Callable[[Image.Image, str], bool]
 
 
 def caption_checker(source: SourceConfig) -> Judge | None:
-    """Returns the caption checker of a data set; None if there is none."""
+    """Returns the judge of a data set; None where only people can tell."""
     if isinstance(source, ShapesConfig):
         return lambda image, caption: check(image, caption).correct
     return None

@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether it fits in training, and in sampling between steps."""
+        """In training, and in drawing between steps."""
         return max(self.needed, self.sampling_copy) <= self.room
 
     @property

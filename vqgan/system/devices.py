@@ -1,4 +1,4 @@
-"""Chooses the device of networks, and describes it in reports."""
+"""Where networks run: the device that was asked for or the best there is, and what a report says of it."""
 
 import platform
 
@@ -23,13 +23,13 @@ def usable_device(name: str | None, option: str, dtype: torch.dtype = torch.floa
 
 
 def device_name(device: torch.device) -> str:
-    """Describes a device, for a protocol."""
+    """Returns what it is, for a protocol."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def arithmetic(device: torch.device) -> str:
-    """Disables TF32 for convolutions, the default of recent GPUs, because it changes some codes."""
+    """Recent GPUs round what they convolve to TF32 unless told otherwise, which changes some codes."""
     rounded = device.type == "cuda" and torch.backends.cudnn.allow_tf32
     return "float32, convolutions in TF32" if rounded else "float32"

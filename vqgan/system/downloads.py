@@ -1,16 +1,16 @@
-"""Downloads of weights on first use."""
+"""Weights that are fetched on first use."""
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _PATIENCE = 20.0
-"""Seconds to wait for a server's answer."""
+"""Seconds to wait for an answer of a server that weights are fetched from."""
 
 
 @contextmanager
 def download_timeout() -> Iterator[None]:
-    """Context with a timeout for downloads; torch.hub has none."""
+    """Downloads give up on a server that does not answer; torch.hub would wait for as long as the system does."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)
     try:

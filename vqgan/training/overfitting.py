@@ -1,4 +1,4 @@
-"""Detects overfitting: validation metrics get worse while the training loss still falls."""
+"""Whether a run learns its training set by heart: validation metrics get worse while the training loss falls on."""
 
 from collections.abc import Mapping
 

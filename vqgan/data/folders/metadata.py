@@ -76,7 +76,7 @@ class _Lines:
             yield line
 
     def forget(self) -> list[str]:
-        """Returns the stored lines and clears them."""
+        """Returns the lines that were kept."""
         kept, self.kept = self.kept, []
         return kept
 

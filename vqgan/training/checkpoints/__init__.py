@@ -1,1 +1,1 @@
-"""Checkpoints: atomic, and checked against damage."""
+"""Checkpoints that appear whole or not at all, and notice damage."""

@@ -1,7 +1,7 @@
-"""Saves and loads the whole state of a run, of all its processes: this is where checkpoints are written.
+"""How the whole state of a run, of all its processes, goes into a checkpoint and comes back.
 
-The loop decides when. All processes call these methods together. A failure on one of them fails on all, with the same
-line, and leaves existing checkpoints unchanged.
+The loop decides when. All processes call these methods together. What fails on one of them fails on all, with the same
+line, and leaves the checkpoints that are there alone.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ from vqgan.training.task import Task
 
 
 class CheckpointManager:
-    """Writes and reads the checkpoints of `task` in `run`, and keeps the newest `keep`."""
+    """Writes and reads the checkpoints of `task` in `run`; the newest `keep` stay."""
 
     def __init__(
         self, task: Task, window: MetricAccumulator, accelerator: Accelerator, run: RunFolder, keep: int
@@ -61,20 +61,20 @@ class CheckpointManager:
         return 0, []
 
     def last_good(self) -> int:
-        """Returns the step of the newest checkpoint for a rollback; 0 if there is none."""
+        """Step of the newest checkpoint that a run in trouble may go back to; 0 where there is none."""
         for step in reversed(self._steps()):
             if self._all_ranks_agree(self.checkpoints.about(step).good) and not self._damage(step):
                 return step
         return 0
 
     def not_finite(self) -> list[str]:
-        """Returns the names of the parts of the task's state with non-finite values."""
+        """Names of the parts of the task's state that hold values which are not numbers or not finite."""
         state = collect(self._task.stateful())
         broken = [name for name, part in state.items() if not _is_finite(list(_tensors(part)))]
         return sorted(set(all_gather_object(self._accelerator, broken)))
 
     def save(self, step: int, loop_state: dict[str, Any], about: CheckpointMeta, keep: set[int]) -> None:
-        """Writes the checkpoint of `step` and model/; the checkpoints of the steps in `keep` are never removed.
+        """Write the checkpoint of `step` and model/; the checkpoints of the steps in `keep` stay in any case.
 
         Raises CannotWriteError; then the checkpoints are those from before.
         """
@@ -82,7 +82,7 @@ class CheckpointManager:
             self._on_all_ranks(lambda: self._prepare(step))
             checksums = self._on_all_ranks(lambda: self._save_sharded(step))
             checksums |= self._on_all_ranks(lambda: self._save_rank_states(step, loop_state))
-            # The model first: a run whose last checkpoint exists counts as complete.
+            # The model first: a run whose last checkpoint stands counts as complete.
             self._on_all_ranks(lambda: self._publish(step, checksums, about, keep))
         except CannotWriteError:
             if self._accelerator.is_main_process:
@@ -90,7 +90,7 @@ class CheckpointManager:
             raise
 
     def save_best(self, evaluation: dict[str, object]) -> None:
-        """Writes best/, the model of the best `evaluation`. Raises CannotWriteError and leaves best/ unchanged."""
+        """Write best/, the model of the best `evaluation`. Raises CannotWriteError; then best/ is as it was."""
         self._on_all_ranks(lambda: self._replace_best(evaluation))
 
     def compare_identity(self, step: int) -> list[str]:
@@ -105,7 +105,7 @@ class CheckpointManager:
         return self._identity.compare(path.read_bytes())
 
     def restore(self, step: int) -> dict[str, Any]:
-        """Restores the checkpoint of `step`; returns the loop's own state."""
+        """Everything as it was when the checkpoint of `step` was written; returns the loop's own part."""
         state = self.checkpoints.read_part(step, "state.pt")
         loop_state: dict[str, Any] = state.pop("loop")
         parts = self._task.stateful()
@@ -134,12 +134,12 @@ class CheckpointManager:
         return {}
 
     def _save_sharded(self, step: int) -> dict[str, str]:
-        """Returns this process's shards of the sharded tensors; a collective."""
+        """This process's parts of the tensors that are divided between all: an exchange."""
         _, divided = separate(collect(self._task.stateful()))
         return self.checkpoints.save_sharded(step, divided)
 
     def _save_rank_states(self, step: int, loop_state: dict[str, Any]) -> dict[str, str]:
-        """Writes this process's files of a checkpoint; returns their checksums by name."""
+        """This process's files of a checkpoint: their checksums by their names."""
         accelerator = self._accelerator
         checksums: dict[str, str] = {}
         if accelerator.is_main_process:
@@ -167,10 +167,10 @@ class CheckpointManager:
         return {}
 
     def _restore_process(self, step: int, processes: int) -> None:
-        """Returns the state of each process: random state, and the metrics since the last log line."""
+        """What each process has of its own: the random state, and the metrics since the last log line."""
         self._window.clear()
         if processes != self._accelerator.num_processes:
-            # Another number of processes: new random states, not the initial ones again.
+            # Other processes than before: fresh draws, not the first again.
             torch.manual_seed(torch.initial_seed() + step)
             return
         state = self.checkpoints.read_part(step, f"process-{self._accelerator.process_index}.pt")
@@ -196,14 +196,14 @@ class CheckpointManager:
         return steps
 
     def _all_ranks_agree(self, choice: Any) -> Any:
-        """Broadcasts the first process's value."""
+        """Returns the first process's choice."""
         choices = [choice]
         if self._accelerator.num_processes > 1:
             broadcast_object_list(choices)
         return choices[0]
 
     def _on_all_ranks(self, act: Callable[[], dict[str, str]]) -> dict[str, str]:
-        """Runs `act` on all processes. If one of them cannot write, all raise CannotWriteError."""
+        """Returns what `act` gives on all processes. Where one of them cannot write, all raise CannotWriteError."""
         results: dict[str, str] = {}
         failure = ""
         try:

@@ -1,1 +1,1 @@
-"""Monitoring of a run: metrics, progress, trackers, non-finite values."""
+"""What is watched while a run goes on: metrics, progress, trackers, values that are not finite."""

@@ -1,4 +1,4 @@
-"""Progress display of a run: log lines, and below them a bar on a terminal."""
+"""What a person sees while a run goes on: the same lines everywhere, and below them a bar on a terminal."""
 
 import os
 import sys
@@ -26,18 +26,18 @@ class Progress:
             self._bar = tqdm(total=steps, initial=first_step, desc=title, dynamic_ncols=True, bar_format=_BAR)
 
     def advance(self) -> None:
-        """Advances by one step."""
+        """One step is done."""
         if self._bar is not None:
             self._bar.update()
 
     def go_back(self, step: int) -> None:
-        """Sets the step that the run resumes from."""
+        """The run goes on from `step`."""
         if self._bar is not None:
             self._bar.n = step
             self._bar.refresh()
 
     def report(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:
-        """Shows metrics after `step` steps."""
+        """Show metrics after `step` steps."""
         if not self._visible:
             return
         shown = [f"{images_per_second:.0f} images/s"]
@@ -48,16 +48,16 @@ class Progress:
         self.say("  ".join([f"step {step}/{self._steps}", *shown, *_as_text(values)]))
 
     def first(self, step: int, values: Mapping[str, float], seconds: float) -> None:
-        """Reports that the run's first step is done, long before the first means."""
+        """That the run's first step is done: a sign of life, long before the first mean is."""
         self.say("  ".join([f"step {step}/{self._steps}", f"{seconds:.1f} s", *_as_text(values)]))
 
     def say(self, text: str) -> None:
-        """Prints a line."""
+        """A line of its own."""
         if self._visible:
             tqdm.write(printable(f"{self._title}: {text}"), file=sys.stderr)
 
     def close(self) -> None:
-        """Closes the bar."""
+        """Leave the terminal tidy."""
         if self._bar is not None:
             self._bar.close()
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's weights (timm's, with a warm-up for short runs)."""
+"""Exponential moving average of a network's weights (timm's, with a warm-up so that short runs profit too)."""
 
 import copy
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from vqgan.training.parallel.sharding import Layers, Sharding, copy_parameters, 
 
 
 class EMAConfig(Config, may_change=("decay", "warmup_power")):
-    """The averaged copy that is evaluated and saved."""
+    """The averaged copy that is evaluated and shipped."""
 
     decay: float = Field(0.999, ge=0, lt=1)
-    """Decay after the warm-up. 0: the copy equals the trained network."""
+    """Share of the average that each step keeps, once warm. 0: the copy is the trained network itself."""
     warmup_power: float = Field(0.8, gt=0)
     """The decay at step t is at most 1 - (1 + t) ** -warmup_power."""
 
@@ -42,15 +42,15 @@ class EMA(Generic[NetworkT]):
         self._hollow: NetworkT | None = None
 
     def update(self, network: NetworkT, step: int) -> None:
-        """Updates the average with `network` after step `step` (0-based)."""
+        """Move the average towards `network` after step `step` (0-based)."""
         self._ema.update(network, step=step)
 
     def follow(self, network: NetworkT) -> None:
-        """Resets the average to the weights of `network`, on its device."""
+        """Start at the weights of `network`, where it is."""
         self.module.to(next(network.parameters()).device).load_state_dict(network.state_dict())
 
     def shard(self, network: NetworkT, sharding: Sharding, layers: Layers[NetworkT]) -> None:
-        """Shards the average like `network`, and resets it to its weights."""
+        """Divide the average as `network` is divided by now, and start at its weights."""
         self._hollow = meta_copy(self.module)
         sharding.shard(self.module, layers(self.module), None)
         copy_parameters(network, self.module)

@@ -25,6 +25,7 @@ from parti.reranker.train_reranker import build_task as build_reranker
 from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
 from parti.upsampler.upsampler_task import UpsamplerTask, UpsamplerTaskConfig
 from tests import tiny_captions, tiny_warm_up
+from tests.parti.mim.tiny_mim import NETWORKS, tiny_mim_task
 from tests.tiny import pairs, tiny_image_tokenizer, tiny_text_tokenizer
 from tests.tiny_runs import stage_1
 from vqgan.config.schema import validate
@@ -206,6 +207,10 @@ def upsampler() -> Task:
     return UpsamplerTask(config, network, tiny_image_tokenizer(), build_accelerator(), 10)
 
 
+def mim(name: str) -> Callable[[], Task]:
+    return lambda: tiny_mim_task(name, build_accelerator())
+
+
 def _stage_1(kind: str, **settings: Any) -> Callable[[], Task]:
     return lambda: autoencoder({"kind": kind} | settings)
 
@@ -224,6 +229,7 @@ OBJECTIVES: dict[str, tuple[Callable[[], Task], int]] = {
     "reranker": (reranker, 16),
     "synthesis": (synthesis, 32),
     "upsampler": (upsampler, 32),
+    **{name: (mim(name), 32) for name in NETWORKS},
 }
 """How a task is built, and the side of its images."""
 

@@ -1,0 +1,154 @@
+"""Runs of masked image modeling put together: config -> data, network, targets, task, loop."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from accelerate import Accelerator
+from pydantic import Field, model_validator
+
+from parti.mim.beit import BEiT, BEiTConfig
+from parti.mim.mae import MAE, MAEConfig
+from parti.mim.mim_task import AbsoluteErrorTask, ClassTask, MaskedImageTask, SquaredErrorTask
+from parti.mim.mpp import MPP, MPPConfig
+from parti.mim.simmim import SimMIM, SimMIMConfig
+from parti.mim.targets import MeanColors, TokenizerCodes
+from vqgan.config.schema import Config
+from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.image_tokenizer import ImageTokenizer
+from vqgan.training.learner import LearnerConfig
+from vqgan.training.loop import LoopConfig
+from vqgan.training.monitor.trackers import TrackersConfig
+from vqgan.training.parallel.seeding import SEEDS
+from vqgan.training.run import fit, setup_run
+from vqgan.training.run_folder import RunFolder
+
+
+class TrainMIMConfig(Config, fixed=("objective",), may_change=("run_dir", "seed", "preview_images")):
+    """The head of such a run."""
+
+    objective: str
+    """What is trained."""
+    run_dir: str
+    """Folder of the run. Running again with the same folder resumes."""
+    seed: int = Field(0, ge=0, lt=SEEDS)
+    """Of initial weights, data order, augmentation and masks."""
+    data: DataConfig = DataConfig()
+    """Images; captions are not read."""
+    task: LearnerConfig = LearnerConfig()
+    """How the network learns."""
+    loop: LoopConfig = LoopConfig()
+    """Length of the run and what happens when."""
+    trackers: TrackersConfig = TrackersConfig()
+    """Experiment trackers."""
+    preview_images: int = Field(6, gt=0)
+    """Validation images in each preview."""
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "TrainMIMConfig":
+        size, wanted = self.data.transform.image_size, self.model.encoder.image_size  # type: ignore[attr-defined]
+        if size != wanted:
+            raise ValueError(
+                f"data.transform.image_size {size} and model.encoder.image_size {wanted} differ; set both to the same "
+                "size"
+            )
+        return self
+
+
+class TrainMAEConfig(TrainMIMConfig):
+    """A run that trains a masked autoencoder."""
+
+    objective: Literal["mae"] = "mae"
+    """What is trained."""
+    run_dir: str = "runs/mae"
+    """Folder of the run. Running again with the same folder resumes."""
+    model: MAEConfig = MAEConfig()
+    """Encoder, decoder, masks and targets."""
+
+
+class TrainSimMIMConfig(TrainMIMConfig):
+    """A run of SimMIM."""
+
+    objective: Literal["simmim"] = "simmim"
+    """What is trained."""
+    run_dir: str = "runs/simmim"
+    """Folder of the run. Running again with the same folder resumes."""
+    model: SimMIMConfig = SimMIMConfig()
+    """Encoder and masks."""
+
+
+class TrainBEiTConfig(TrainMIMConfig, fixed=("target_size",), may_change=("image_tokenizer",)):
+    """A run of BEiT."""
+
+    objective: Literal["beit"] = "beit"
+    """What is trained."""
+    run_dir: str = "runs/beit"
+    """Folder of the run. Running again with the same folder resumes."""
+    image_tokenizer: str
+    """Stage-1 run folder, or its model folder: its codes are the targets. It stays as it is."""
+    target_size: int | None = Field(None, gt=0)
+    """Side in pixels at which the image tokenizer reads the images, so that there is one code a patch. null: the
+    images' own."""
+    model: BEiTConfig = BEiTConfig()
+    """Encoder and masks."""
+
+
+class TrainMPPConfig(TrainMIMConfig):
+    """A run of ViT's masked patch prediction."""
+
+    objective: Literal["mpp"] = "mpp"
+    """What is trained."""
+    run_dir: str = "runs/mpp"
+    """Folder of the run. Running again with the same folder resumes."""
+    model: MPPConfig = MPPConfig()
+    """Encoder and corruption."""
+
+
+def train(config: TrainMIMConfig) -> bool:
+    """Run to the end, or until interrupted; True when complete. Resumes what is in `run_dir`.
+
+    Raises ConfigError, DataError or ModelFolderError with one line for the user.
+    """
+    accelerator = setup_run(config.seed, config.loop.timeout_minutes)
+    task = build_task(config, accelerator)
+    data = DataPipeline(config.data, config.seed)
+    preview = data.preview_batch(config.preview_images)
+    run = RunFolder(config.run_dir, config)
+    if accelerator.is_main_process:
+        run.create()
+    return fit(config, task, data, run, accelerator, preview, title=config.objective)
+
+
+def build_task(config: TrainMIMConfig, accelerator: Accelerator) -> MaskedImageTask:
+    """The network of the config and its task. Raises ConfigError or ModelFolderError for an image tokenizer that is
+    not there or does not fit."""
+    return _BUILDERS[type(config)](config, accelerator)
+
+
+def _mae(config: TrainMAEConfig, accelerator: Accelerator) -> MaskedImageTask:
+    return SquaredErrorTask(config.task, MAE(config.model), accelerator, config.loop.steps, config.seed)
+
+
+def _simmim(config: TrainSimMIMConfig, accelerator: Accelerator) -> MaskedImageTask:
+    return AbsoluteErrorTask(config.task, SimMIM(config.model), accelerator, config.loop.steps, config.seed)
+
+
+def _beit(config: TrainBEiTConfig, accelerator: Accelerator) -> MaskedImageTask:
+    tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer).to(accelerator.device)
+    encoder = config.model.encoder
+    targets = TokenizerCodes(tokenizer, encoder.grid, config.target_size or encoder.image_size)
+    network = BEiT(config.model, targets.classes)
+    frozen = {"image_tokenizer": tokenizer.codes_as_frozen_part()}
+    return ClassTask(config.task, network, targets, accelerator, config.loop.steps, config.seed, frozen)
+
+
+def _mpp(config: TrainMPPConfig, accelerator: Accelerator) -> MaskedImageTask:
+    targets = MeanColors(config.model.encoder.patch_size)
+    return ClassTask(config.task, MPP(config.model), targets, accelerator, config.loop.steps, config.seed)
+
+
+_BUILDERS: dict[type[TrainMIMConfig], Callable[[Any, Accelerator], MaskedImageTask]] = {
+    TrainMAEConfig: _mae,
+    TrainSimMIMConfig: _simmim,
+    TrainBEiTConfig: _beit,
+    TrainMPPConfig: _mpp,
+}
