@@ -117,9 +117,18 @@ def test_an_overflow_stays_in_its_branch(net: Net) -> None:
     backward(net, fp16=True, factor=1.0)
     metrics = scales.unscale()
     assert metrics["branches_left_out"].item() == pytest.approx(1 / 3)
+    assert metrics["least_gradient_scale"].item() == pytest.approx(1024 * 2**0.001)
     expected = {name: value for name, value in gradients(without).items() if not name.startswith("blocks.1")}
     assert_equal_up_to_fp16(gradients(net), expected)
     assert scales.scales == pytest.approx([1024 * 2**0.001, 2**23.5, 1024 * 2**0.001])
+
+
+def test_what_a_branch_hands_on_is_zero_where_it_is_not_finite() -> None:
+    ends, x = BranchEnds(), torch.zeros(4, requires_grad=True)
+    ends.scale = torch.tensor(8.0)
+    ends.enter(x).backward(torch.tensor([math.inf, -math.inf, math.nan, 4.0]))
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 0, 0, 0.5]
 
 
 def test_a_branch_that_is_left_out_keeps_its_weights_and_moments(net: Net) -> None:
