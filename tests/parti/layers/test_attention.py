@@ -142,10 +142,14 @@ def test_images_of_a_text_read_it_as_each_alone_would() -> None:
     assert grouped.shape == (2, HEADS, 3, 8)
 
 
-def test_a_text_of_one_position_is_read_whole_whatever_the_query() -> None:
-    values = random(2, HEADS, 1, 8)
-    text = SharedText(random(2, HEADS, 1, 8, seed=1), values, None, 2)
-    assert torch.equal(text.read(random(4, HEADS, 8)), values[[0, 0, 1, 1], :, 0])
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_text_of_one_position_is_read_whole_and_one_of_two_by_the_query(heads: int, length: int) -> None:
+    keys, values, of_row = random(2, heads, length, 8), random(2, heads, length, 8, seed=1), [0, 0, 1, 1]
+    queries, shown = random(4, heads, 8, seed=2), torch.ones(length, dtype=torch.bool)
+    found = SharedText(keys, values, None, 2).read(queries)
+    torch.testing.assert_close(found, attended(queries[:, :, None], keys[of_row], values[of_row], shown)[:, :, 0])
+    assert torch.equal(found, values[of_row, :, 0]) == (length == 1)
 
 
 def test_each_side_reads_its_own_texts_one_after_the_other() -> None:
