@@ -21,7 +21,6 @@ from bandwidth import StepSize
 from torch import Tensor, nn
 
 from parti.models import DecoderOnly, DecoderOnlyConfig, EncoderDecoder, EncoderDecoderConfig, Generator, TokenSpace
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 SIZES = {
     "width": (512, "of every model"),
@@ -187,7 +186,6 @@ def t5(sizes: Sizes) -> Any:
 
 def parti_pytorch(sizes: Sizes) -> Any:
     """Its text encoder is a frozen T5, so it has the decoder's blocks alone; keys and values have one head."""
-    declare_missing_torchvision_ops()
     from parti_pytorch.parti_pytorch import Parti
     from parti_pytorch.t5 import T5_CONFIGS
 
@@ -216,7 +214,6 @@ def parti_pytorch(sizes: Sizes) -> Any:
 def dalle_pytorch(sizes: Sizes) -> Any:
     """Learned positions and no token shift, as in the paper and faster here than its defaults. Its feed-forwards are
     gated, so half as large again, and its head is over text and codes together."""
-    declare_missing_torchvision_ops()
     with _stand_ins():
         from dalle_pytorch import DALLE, DiscreteVAE
 

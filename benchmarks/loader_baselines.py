@@ -16,7 +16,6 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from vqgan.data.loader import BatchShard, DataConfig, DataPipeline
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 _ENDLESS = 10**9
 
@@ -77,7 +76,6 @@ class Files(Dataset[Any]):
 
 
 def torchvision_transform(image_size: int, on: str) -> Callable[[Image.Image], torch.Tensor]:
-    declare_missing_torchvision_ops()
     from torchvision.transforms import v2
 
     normalize = v2.Normalize([0.5] * 3, [0.5] * 3)

@@ -30,7 +30,6 @@ from vqgan.data.loader import BatchShard, DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.fidelity import psnr, ssim
 from vqgan.system.host_memory import keep_freed_memory
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 from vqgan.train_tokenizer import TrainVQGANConfig, build_task
 from vqgan.training.parallel.distributed import build_accelerator
 from vqgan.training.parallel.seeding import seed_everything
@@ -132,7 +131,6 @@ def ours(config: TrainVQGANConfig, seed: int, steps: int) -> tuple[Step, Reconst
 
 def parti_pytorch(config: TrainVQGANConfig, *, all_losses: bool) -> tuple[Step, Reconstruct]:
     """VitVQGanVAE of a similar size, with its published training step."""
-    declare_missing_torchvision_ops()
     warnings.filterwarnings("ignore")
     import torchvision
     from parti_pytorch.optimizer import get_optimizer

@@ -23,7 +23,6 @@ from vqgan.models.cnn_vqgan import CNNVQGANConfig
 from vqgan.models.discriminator import StyleGAN2DiscriminatorConfig
 from vqgan.models.vit_vqgan import ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 from vqgan.training.optim.optimizer import OptimizerConfig
 from vqgan.training.parallel.distributed import build_accelerator
 
@@ -177,7 +176,6 @@ def our_cnn_step(setting: Setting) -> Baseline:
 
 
 def parti_pytorch(setting: Setting, *, players: bool, look_up_free: bool) -> Any:
-    declare_missing_torchvision_ops()
     import torchvision
     from parti_pytorch.vit_vqgan import VitVQGanVAE
 

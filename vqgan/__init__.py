@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import vqgan.openmp  # noqa: F401  before anything imports torch: see there
+from vqgan.system.torchvision_ops import declare_on_import
 
 if TYPE_CHECKING:
     from vqgan.image_tokenizer import ImageTokenizer
+
+declare_on_import()
 
 __all__ = ["ImageTokenizer", "load_tokenizer"]
 

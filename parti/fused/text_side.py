@@ -24,7 +24,6 @@ from parti.text.tokenizer import TextTokenizer
 from parti.text.transformers_folder import SAFE_WEIGHTS, SAFELY
 from vqgan.config.schema import Config, ConfigError
 from vqgan.hub.model_folder import ModelFolderError
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 _BERT_STD, _BERT_WIDTH = 0.02, 768
 """Standard deviation of BERT's initial weights (arXiv 1810.04805, published code), and the width that it is for."""
@@ -84,7 +83,6 @@ class TextEmbeddings(nn.Module):
 
     def __init__(self, config: TextSideConfig, tokens: TextSpace) -> None:
         super().__init__()
-        declare_missing_torchvision_ops()
         from transformers.models.bert.modeling_bert import BertEmbeddings
 
         self.bert = BertEmbeddings(_architecture(config, tokens))
@@ -104,7 +102,6 @@ class TextLayer(nn.Module):
 
     def __init__(self, config: TextSideConfig) -> None:
         super().__init__()
-        declare_missing_torchvision_ops()
         from transformers.models.bert.modeling_bert import BertLayer
 
         self.bert = BertLayer(_architecture(config))
@@ -159,7 +156,7 @@ def _load(name: str) -> tuple[Any, int]:
     """Loads a BERT in fp32; returns it and the id of its [MASK]."""
     folder = find_checkpoint(name, [*WEIGHT_FILES])
     find_checkpoint(name, TOKENIZER_FILES)
-    declare_missing_torchvision_ops()  # transformers may import torchvision, and takes seconds: imported on use
+    # It takes seconds: imported on use.
     from transformers import AutoConfig, AutoTokenizer, BertModel
     from transformers.utils import logging
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from vqgan.config.schema import Config, ConfigError
 from vqgan.hub.model_folder import ModelFolderError, read_model_config, read_weights, save_model_folder
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -103,7 +102,6 @@ def merge_lora(network: NetworkT, folder: str | Path) -> NetworkT:
 
 
 def _peft() -> Any:
-    declare_missing_torchvision_ops()
     try:
         import peft
         import peft.tuners.lora

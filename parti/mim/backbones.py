@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vqgan.config.schema import Config
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 
 class ViTConfig(
@@ -113,7 +112,6 @@ class SwinConfig(
 
 def build_vit(config: ViTConfig) -> Any:
     """timm's VisionTransformer without a head: learned positions, a class token, the last norm on all tokens."""
-    declare_missing_torchvision_ops()
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(**_sizes(config), global_pool="", fc_norm=False)
@@ -125,7 +123,6 @@ def build_beit(config: ViTConfig, layer_scale: float) -> Any:
     Initialized as BEiT's code does: weights within one standard deviation of .02, and what a block adds to the
     residual stream divided by sqrt(2 * its number), as it grows with the depth otherwise.
     """
-    declare_missing_torchvision_ops()
     from timm.models.beit import Beit
 
     encoder: Any = Beit(
@@ -146,7 +143,6 @@ def build_beit(config: ViTConfig, layer_scale: float) -> Any:
 
 def build_swin(config: SwinConfig) -> Any:
     """timm's SwinTransformer without a head."""
-    declare_missing_torchvision_ops()
     from timm.models.swin_transformer import SwinTransformer
 
     return SwinTransformer(

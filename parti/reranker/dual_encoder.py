@@ -16,7 +16,6 @@ from torch import nn
 
 from parti.text.tokenizer import PAD_ID, TEXT_TOKENIZER_FILE, TextTokenizer
 from vqgan.config.schema import Config
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 _PAD, _START, _END = "<pad>", "<start>", "<end>"
 
@@ -70,7 +69,6 @@ def build_processor(config: DualEncoderConfig, vocabulary: Path) -> Any:
     `vocabulary` is the folder of a `TextTokenizer`; its length includes the start and the end token here. Raises
     ModelFolderError where there is none.
     """
-    declare_missing_torchvision_ops()
     from tokenizers import Tokenizer, processors
     from transformers import CLIPImageProcessor, CLIPProcessor, PreTrainedTokenizerFast
 
@@ -99,7 +97,6 @@ def build_processor(config: DualEncoderConfig, vocabulary: Path) -> Any:
 
 def build_dual_encoder(config: DualEncoderConfig, processor: Any) -> Any:
     """Returns a CLIPModel with random weights for the vocabulary of `processor`."""
-    declare_missing_torchvision_ops()
     from transformers import CLIPConfig, CLIPModel
 
     tokenizer = processor.tokenizer

@@ -28,7 +28,6 @@ from vqgan.fingerprints import FrozenPart, network_fingerprint, settings_fingerp
 from vqgan.hub.huggingface import NotOnHubError, fetch_model
 from vqgan.hub.model_folder import ModelFolderError, check_all_unchanged, find_model_folder
 from vqgan.system.checksums import add_checksums
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 _AT_ONCE = 64
 """Images in one pass of the model."""
@@ -132,7 +131,6 @@ class Scorer:
 
 
 def _load(name: Path) -> Scorer:
-    declare_missing_torchvision_ops()
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
     try:

@@ -30,7 +30,6 @@ from vqgan.config.schema import Config, ConfigError
 from vqgan.fingerprints import FrozenPart, network_fingerprint
 from vqgan.hub.construction import TooLargeError
 from vqgan.hub.initial_weights import Resizer, first_rows
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 _KNOWN = (
     *("albert", "bert", "big_bird", "camembert", "clip_text_model", "convbert", "data2vec-text", "deberta"),
@@ -257,7 +256,7 @@ def _elements_of_lists(module: nn.Module) -> list[nn.Module]:
 def _load(name: str) -> Any:
     """Returns the network with its weights, in fp32."""
     folder = find_checkpoint(name, WEIGHT_FILES)
-    declare_missing_torchvision_ops()  # transformers may import torchvision, and takes seconds: imported on use
+    # It takes seconds: imported on use.
     from transformers import AutoConfig
 
     try:
@@ -296,7 +295,6 @@ def _build(architecture: dict[str, Any]) -> Any:
 
     Raises ConfigError if `architecture` is not a result of `_settings`.
     """
-    declare_missing_torchvision_ops()
     from transformers import AutoConfig
 
     where = "model.text_encoder.architecture"

@@ -15,7 +15,6 @@ from parti.text.tokenizer import TextTokenizer
 from parti.text.transformers_folder import SAFELY
 from parti.text.vocabulary import NULL_TOKEN
 from vqgan.config.schema import Config, ConfigError
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 PAD_TOKEN = "<|caption-padding|>"
 
@@ -34,7 +33,7 @@ class PretrainedTokenizerConfig(Config, fixed=("kind", "name", "length")):
 def load_pretrained_tokenizer(config: PretrainedTokenizerConfig) -> TextTokenizer:
     """Loads the tokenizer. Raises ConfigError if there is none, or none that can be saved in one file."""
     folder = find_checkpoint(config.name, TOKENIZER_FILES)
-    declare_missing_torchvision_ops()  # transformers may import torchvision, and takes seconds: imported on use
+    # It takes seconds: imported on use.
     from transformers import AutoTokenizer
 
     try:

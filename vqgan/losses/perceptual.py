@@ -19,7 +19,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqgan.config.schema import Config, ConfigError
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 Backbone = Literal["vgg", "alex", "squeeze"]
 
@@ -51,7 +50,6 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, config: PerceptualConfig) -> None:
         super().__init__()
-        declare_missing_torchvision_ops()
         import lpips
 
         # Only the CPU generator draws here; seeding that one alone leaves every global generator as it was.

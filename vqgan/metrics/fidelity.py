@@ -7,7 +7,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vqgan.metrics.protocol import Metric, Reconstructions, package
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 
 def psnr(reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
@@ -28,7 +27,6 @@ def ssim(reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H 
     Inputs in [-1, 1]; data range 255, Gaussian window of 11 x 11 with sigma 1.5, each color channel by itself, mean
     over all windows (papers.md H; Wang et al. 2004). Borders are reflected, as torchmetrics does.
     """
-    declare_missing_torchvision_ops()
     from torchmetrics.functional.image.ssim import structural_similarity_index_measure
 
     image_list = (_levels(reconstruction), _levels(images))

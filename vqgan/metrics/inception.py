@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from vqgan.config.schema import ConfigError
 from vqgan.metrics.protocol import Metric, Reconstructions, package
 from vqgan.system.checksums import file_sha256
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 SPLITS = 10
 """Parts of the set whose inception scores are averaged."""
@@ -57,7 +56,6 @@ class InceptionV3:
     """
 
     def __init__(self, weights: str, device: torch.device) -> None:
-        declare_missing_torchvision_ops()
         source = {"evaluator": package("torch-fidelity"), "network": "InceptionV3 (TF 2015-12-05)"}
         if weights == "random":
             network = _untrained()
@@ -165,7 +163,6 @@ def _scores(of: str, network: FeatureNet, logits: Tensor, usual: int) -> Iterato
 
 def frechet_distance(features: Float[Tensor, "N F"], reference: Float[Tensor, "M F"]) -> float:
     """|mu - mu'|^2 + tr(S + S' - 2 (S S')^(1/2)) of two sets of features, in float64 (Heusel et al., equation 6)."""
-    declare_missing_torchvision_ops()
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
     statistics = [fid_features_to_statistics(part.double().cpu()) for part in (features, reference)]
@@ -174,7 +171,6 @@ def frechet_distance(features: Float[Tensor, "N F"], reference: Float[Tensor, "M
 
 def inception_score(logits: Float[Tensor, "N K"]) -> tuple[float, float]:
     """Returns the mean and standard deviation over `SPLITS` parts of exp E KL(p(y|x) || p(y)), in float64."""
-    declare_missing_torchvision_ops()
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
     score = isc_features_to_metric(logits.cpu(), splits=SPLITS, shuffle=True, rng_seed=SHUFFLE_SEED)

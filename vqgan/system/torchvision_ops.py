@@ -2,26 +2,23 @@
 
 torchvision's CUDA wheel on a CPU build of torch cannot load its shared library. It swallows that, then fails with
 "operator torchvision::nms does not exist" because it registers shape functions for operators that were never
-declared. Nothing here needs those operators; declaring their schemas is enough. Where the library loads, nothing
-is done.
+declared. Nothing here needs those operators; declaring their schemas is enough. `vqgan/__init__.py` has that done right
+before torchvision is first imported, and nobody else needs to know. Where the library loads, nothing is done.
 
 Programs of others stumble too: the `accelerate` command imports timm before it does anything. So
 
     python -m vqgan.system.torchvision_ops
 
-repairs an environment for good, if it needs it: a copy of this file in its site-packages, started by a .pth file, lets
-every interpreter declare the schemas right before torchvision is first imported. `make` does this.
+repairs a broken environment for every program in it, by a copy of this file in its site-packages that a .pth file
+starts; a sound one is left as it is. `make` does this.
 """
 
-import functools
 import importlib.util
 import shutil
 import sys
 import sysconfig
-from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from pathlib import Path
-from types import ModuleType
 
 _SCHEMAS = {
     "torchvision::nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -32,12 +29,8 @@ _STARTUP_MODULE = "_torchvision_ops"
 _STARTUP_LINE = f"import {_STARTUP_MODULE}; {_STARTUP_MODULE}.declare_on_import()\n"
 
 
-@functools.cache
 def declare_missing_torchvision_ops() -> bool:
-    """Declare torchvision's operator schemas if its library cannot be loaded; True if it cannot.
-
-    Call before the first import of torchvision, timm or lpips. Safe to call again.
-    """
+    """Declares torchvision's operator schemas if its library cannot be loaded; returns whether it cannot."""
     import torch
 
     spec = importlib.util.find_spec("torchvision")
@@ -57,21 +50,22 @@ def declare_missing_torchvision_ops() -> bool:
 
 
 class _BeforeTorchvision(MetaPathFinder):
-    """Finds nothing; declares the schemas when torchvision is first looked for."""
+    """Finds nothing; declares the schemas when torchvision is first looked for, once."""
 
-    def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> None:
+    def find_spec(self, name: str, _path: object, _target: object = None) -> None:
         if name == "torchvision":
             sys.meta_path.remove(self)
             declare_missing_torchvision_ops()
 
 
 def declare_on_import() -> None:
-    """Declare missing schemas as soon as anything imports torchvision; costs nothing until then."""
-    sys.meta_path.insert(0, _BeforeTorchvision())
+    """Has missing schemas declared as soon as anything imports torchvision; costs nothing until then."""
+    if "torchvision" not in sys.modules:
+        sys.meta_path.insert(0, _BeforeTorchvision())
 
 
 def repair_environment(site_packages: Path) -> bool:
-    """Write both start-up files into `site_packages` if torchvision needs them there; True if it does."""
+    """Writes both start-up files into `site_packages` if torchvision needs them there; returns whether it does."""
     needed = declare_missing_torchvision_ops()
     if needed:
         shutil.copyfile(__file__, site_packages / f"{_STARTUP_MODULE}.py")

@@ -30,7 +30,6 @@ from vqgan.hub.model_folder import ModelFolderError
 from vqgan.metrics.inception import GeneratedInceptionMeter, frechet_distance
 from vqgan.metrics.protocol import Metric
 from vqgan.metrics.reference_set import ReferenceSetConfig
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 pytestmark = pytest.mark.threads
 
@@ -54,7 +53,6 @@ class TinyInception:
 
 def save_clip(folder: Path) -> Path:
     """A random CLIP, as transformers writes it."""
-    declare_missing_torchvision_ops()
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
     letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]

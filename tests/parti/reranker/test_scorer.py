@@ -17,7 +17,6 @@ from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
 from tests.tiny import tiny_text_to_image
 from vqgan.data.images.transforms import to_pil
 from vqgan.hub.model_folder import WEIGHTS_FILE, ModelFolderError
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 TOWER = TowerConfig(depth=1, width=16, heads=2, mlp_width=32)
 OWN = DualEncoderConfig(image_size=16, patch_size=8, image_encoder=TOWER, text_encoder=TOWER, embedding_width=8)
@@ -70,7 +69,6 @@ KINDS: dict[str, Callable[[Path], None]] = {"clip": save_clip, "siglip": save_si
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    declare_missing_torchvision_ops()
     torch.manual_seed(0)
     found = {}
     for kind, save in KINDS.items():

@@ -10,7 +10,6 @@ from vqgan.foreign.llamagen import from_llamagen
 from vqgan.foreign.reading import ForeignCheckpointError
 from vqgan.foreign.taming import to_taming
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 pytestmark = pytest.mark.threads
 
@@ -25,7 +24,6 @@ def images() -> Tensor:
 
 def oracle(multipliers: tuple[int, ...], base_channels: int = 32) -> nn.Module:
     """Janus' VQ model with distinct weights; unit codes, because it compares and returns them unnormalized."""
-    declare_missing_torchvision_ops()
     from transformers.models.janus.configuration_janus import JanusVQVAEConfig
     from transformers.models.janus.modeling_janus import JanusVQVAE
 

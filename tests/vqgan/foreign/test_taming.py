@@ -17,7 +17,6 @@ from vqgan.models.autoencoder import Autoencoder
 from vqgan.models.cnn_vqgan import CNNVQGAN, CNNVQGANConfig
 from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 pytestmark = pytest.mark.threads
 
@@ -45,7 +44,6 @@ def with_random_weights(module: nn.Module) -> nn.Module:
 
 def janus(**changes: Any) -> nn.Module:
     """transformers' port of LlamaGen's VQ model: this network, with attention at the lowest level only."""
-    declare_missing_torchvision_ops()
     from transformers.models.janus.configuration_janus import JanusVQVAEConfig
     from transformers.models.janus.modeling_janus import JanusVQVAE
 
@@ -128,7 +126,6 @@ def test_encoder_codes_and_decoder_are_those_of_the_janus_port() -> None:
 
 @torch.no_grad()
 def test_the_encoder_with_attention_higher_up_is_that_of_the_chameleon_port() -> None:
-    declare_missing_torchvision_ops()
     from transformers.models.chameleon.configuration_chameleon import ChameleonVQVAEConfig
     from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
 

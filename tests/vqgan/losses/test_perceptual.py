@@ -10,7 +10,6 @@ import torch
 
 from vqgan.config.schema import ConfigError
 from vqgan.losses.perceptual import Backbone, PerceptualConfig, PerceptualLoss, _normalize
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 pytestmark = pytest.mark.threads
 
@@ -26,7 +25,6 @@ def random_loss(backbone: Backbone = "squeeze", seed: int = 0) -> PerceptualLoss
 
 
 def package_loss(backbone: str) -> Any:
-    declare_missing_torchvision_ops()
     import lpips
 
     with warnings.catch_warnings():
@@ -37,7 +35,6 @@ def package_loss(backbone: str) -> Any:
 @pytest.fixture(scope="module")
 def squeezenet() -> dict[str, torch.Tensor]:
     """A state dict as torchvision's file holds it, untrained."""
-    declare_missing_torchvision_ops()
     import torchvision
 
     with torch.random.fork_rng():
@@ -101,7 +98,6 @@ def test_comparison_is_fp32_under_autocast() -> None:
 
 
 def test_features_as_short_as_the_epsilon_are_divided_as_in_the_package() -> None:
-    declare_missing_torchvision_ops()
     import lpips
 
     features = torch.randn(2, 5, 3, 3) * torch.logspace(-12, 1, 9).view(3, 3)

@@ -22,7 +22,6 @@ from vqgan.metrics.inception import (
     inception_score,
 )
 from vqgan.metrics.protocol import Metric, Reconstructions
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 
 pytestmark = pytest.mark.threads
 
@@ -172,7 +171,6 @@ def test_a_wrong_file_is_named_and_runs_no_code(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.slow
 def test_equals_torch_fidelity_on_two_folders(tmp_path: Path) -> None:
-    declare_missing_torchvision_ops()
     import torch_fidelity
 
     weights = tmp_path / "inception.pth"

@@ -14,26 +14,20 @@ import torch
 from vqgan.system import torchvision_ops
 from vqgan.system.torchvision_ops import declare_missing_torchvision_ops, repair_environment
 
-declare = declare_missing_torchvision_ops.__wrapped__  # without the memory of an earlier call in this process
 
-
-def test_everything_imports_in_a_fresh_process() -> None:
-    program = """
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops as declare
-first = declare()
-assert declare() is first
-import torchvision, timm, lpips
-assert declare() is first
-torchvision.models.squeezenet1_1
-timm.create_model
+@pytest.mark.parametrize("package", ["vqgan", "parti"])
+def test_importing_a_package_is_enough(package: str) -> None:
+    """In an interpreter without start-up files, so that nothing but the package may have helped."""
+    program = f"""
+import sys
+sys.path += [{str(Path(__file__).parents[3])!r}, {sysconfig.get_path("purelib")!r}]
+import {package}
+assert "torch" not in sys.modules, "importing the package must stay fast"
+import timm, lpips, torchvision
+timm.create_model, torchvision.models.squeezenet1_1
 """
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        [sys.executable, "-S", "-c", program], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -54,7 +48,7 @@ def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_nothing_is_declared_where_the_library_loads(declared: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     monkeypatch.setattr(torch.ops, "load_library", loaded.append)
-    assert declare() is False
+    assert declare_missing_torchvision_ops() is False
     assert [Path(path).name for path in loaded] == ["_C.so"]
     assert declared == []
 
@@ -64,7 +58,7 @@ def test_operators_are_declared_where_it_does_not(declared: list[str], monkeypat
         raise OSError("libcudart.so: cannot open shared object file")
 
     monkeypatch.setattr(torch.ops, "load_library", missing)
-    assert declare() is True
+    assert declare_missing_torchvision_ops() is True
     assert "torchvision::nms" in declared
 
 
@@ -74,13 +68,13 @@ def test_what_is_declared_already_stays(declared: list[str], monkeypatch: pytest
 
     monkeypatch.setattr(torch.ops, "load_library", missing)
     monkeypatch.setattr(torch.ops, "torchvision", SimpleNamespace(nms=None, qnms=None))
-    assert declare() is True
+    assert declare_missing_torchvision_ops() is True
     assert declared == []
 
 
 def test_without_torchvision_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    assert declare() is False
+    assert declare_missing_torchvision_ops() is False
 
 
 def test_an_environment_is_repaired_only_if_it_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

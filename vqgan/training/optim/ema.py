@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import nn
 
 from vqgan.config.schema import Config
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 from vqgan.training.parallel.sharded_tensors import whole
 from vqgan.training.parallel.sharding import Layers, Sharding, copy_parameters, meta_copy
 
@@ -31,7 +30,6 @@ class EMA(Generic[NetworkT]):
     """`module` holds the averaged network; `update` follows the trained one."""
 
     def __init__(self, config: EMAConfig, network: NetworkT) -> None:
-        declare_missing_torchvision_ops()
         from timm.utils.model_ema import ModelEmaV3
 
         self._ema = ModelEmaV3(

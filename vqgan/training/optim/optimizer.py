@@ -9,7 +9,6 @@ from torch import nn
 
 from vqgan.config.schedule import ScheduleConfig
 from vqgan.config.schema import Config
-from vqgan.system.torchvision_ops import declare_missing_torchvision_ops
 from vqgan.training.optim.adafactor import Adafactor
 from vqgan.training.optim.learning_rate import LearningRate
 from vqgan.training.optim.loss_scale import LossScale
@@ -186,7 +185,6 @@ def _build(config: OptimizerConfig, module: nn.Module, scales: Mapping[int, floa
     if config.kind == "adafactor":
         return Adafactor(settings, lr=config.learning_rate, betas=config.betas)
 
-    declare_missing_torchvision_ops()
     from timm.optim.muon import Muon
 
     return Muon(
