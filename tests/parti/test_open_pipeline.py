@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_text_to_image, tiny_text_tokenizer
 from torch import nn
 
 from parti.base_pipeline import Pipeline, Requests, SampleOptions
@@ -19,6 +18,7 @@ from parti.reranker.rerank import sample_best
 from parti.reranker.scorer import Scorer
 from parti.sample_files import resolve, write_samples
 from parti.text.tokenizer import TextTokenizer
+from tests.tiny import tiny_text_to_image, tiny_text_tokenizer
 from vqgan.config.schema import ConfigError
 from vqgan.hub.model_folder import CONFIG_FILE, ModelFolder, load_model
 
