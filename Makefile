@@ -6,11 +6,6 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 WORKERS ?= 2
 
-# What `make test` runs with two threads again: networks, losses, quantizers and tasks; `make test-all` all that is marked.
-TWO_THREADS := tests/vqgan/losses tests/vqgan/models tests/vqgan/quantizers tests/vqgan/training \
-	tests/vqgan/test_autoencoder_task.py tests/vqgan/test_image_losses.py tests/parti/next_token tests/parti/models \
-	tests/parti/sampling tests/parti/layers
-
 .PHONY: demo test test-all check format docs clean
 
 demo: .venv/.installed  ## Train both stages on the embedded data, draw unseen prompts, write out/demo/report.html
@@ -19,11 +14,11 @@ demo: .venv/.installed  ## Train both stages on the embedded data, draw unseen p
 # Two processes with one thread each; then, with two threads, the tests whose sums those divide (docs/testing.md).
 test: .venv/.installed check  ## Lint, types, import contracts, and every test that takes seconds
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
-	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "threads and not slow" $(TWO_THREADS)
+	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "threads and not slow"
 
 test-all: .venv/.installed check  ## The same with the slow proofs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m ""
-	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m threads
+	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "threads or slow_threads"
 
 check: .venv/.installed
 	$(BIN)/ruff check .

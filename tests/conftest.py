@@ -1,6 +1,8 @@
 """Settings of the whole test run."""
 
 import os
+import re
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -9,6 +11,15 @@ import torch
 # The tests' tensors are tiny: threads would cost more than they give, most of all on a busy machine. Processes that a
 # test starts have one thread each, whatever this run has.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A pass over one kind of marked tests imports the files alone in which the mark stands."""
+    first = config.option.markexpr.partition(" and ")[0]
+    if not re.fullmatch(r"(slow_)?threads( or (slow_)?threads)*", first) or not collection_path.match("test_*.py"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    return None if re.search(rf"mark\.({first.replace(' or ', '|')})\b", text) else True
 
 
 @pytest.fixture

@@ -23,14 +23,13 @@ from typing import Any
 
 import torch
 
+from tests.two_processes import assert_sound_to_fork
 from vqgan.config.schema import Config, dump_config
 from vqgan.system import atomic_files as durable
 from vqgan.training.run_folder import RunFolder
 
 _ROOT = Path(__file__).parents[1]
 TIMINGS = ("seconds", "images_per_second")
-_SAFE_THREADS = {"jemalloc_bg_thd"}
-"""pyarrow's allocator: it has handlers of its own for forks."""
 _IF_ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
@@ -160,15 +159,10 @@ def _serve() -> None:
     _warm_up()
     for line in sys.stdin:
         order = json.loads(line)
-        assert _other_threads() <= _SAFE_THREADS, "to fork with other threads is not sound"
+        assert_sound_to_fork()
         with tempfile.TemporaryDirectory() as folder:
             sys.stdout.write(json.dumps(_carry_out(order, Path(folder))) + "\n")
             sys.stdout.flush()
-
-
-def _other_threads() -> set[str]:
-    tasks = Path("/proc/self/task").iterdir()
-    return {(task / "comm").read_text().strip() for task in tasks if task.name != str(os.getpid())}
 
 
 def _carry_out(order: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -67,10 +67,11 @@ class NextTokenTask(Objective[_Part]):
         seed: int,
         check_image: Judge | None = None,
     ) -> None:
-        branches = generator.branches() if config.precision == "fp16" else []
+        own_scales = config.precision == "fp16" and bool(generator.branches())
         tokenizers.image.to(accelerator.device)
-        super().__init__(Learner(config, generator, accelerator, steps, scales_loss=not branches))
-        self.gradient_scales = GradientScales(branches) if branches else None
+        super().__init__(Learner(config, generator, accelerator, steps, scales_loss=not own_scales))
+        # After the learner has prepared the network: sharding exchanges its parameters.
+        self.gradient_scales = GradientScales(generator.branches()) if own_scales else None
         self.config = config
         self._seed = seed
         self._judge = check_image

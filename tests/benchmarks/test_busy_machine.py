@@ -1,7 +1,9 @@
-"""benchmarks/busy_machine.py runs, and its contenders differ in how their threads wait."""
+"""benchmarks/busy_machine.py: what it concludes from its contenders' times, and that the contenders run."""
 
 import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,38 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--rounds=2", "--turn=0.01", "--busy=2", "--batch=2", "--threads=2"]
 
 
+class Timed:
+    """A contender of known speed."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def seconds_a_step(self, _: float) -> float:
+        return self._seconds
+
+
+@pytest.mark.parametrize(("shipped", "code"), [(1.02, 0), (1.04, 1), (2.3, 1)])
+def test_its_exit_code_is_its_claim(
+    shipped: float, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def baseline(first: str, *_: object) -> Iterator[Timed]:
+        yield Timed(shipped if first == "parti" else 1.0)
+
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("busy_machine")
+    monkeypatch.setattr(module, "baseline", baseline)
+    monkeypatch.setattr(module, "busy_share", lambda _: 0.2)
+    assert module.main([*TINY, "--json", str(tmp_path / "metrics.json")]) == code
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["idle_cost"] == pytest.approx(shipped - 1)
+    assert metrics["kept_beside_one"] == pytest.approx(1 / shipped)
+    shown = capsys.readouterr().out
+    assert ("\nnot both hold" in shown) is bool(code)
+    assert "was not quiet (others took 20% of it)" in shown
+
+
+@pytest.mark.slow
 def test_it_measures_every_baseline_beside_nothing_one_and_several(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,8 @@ FROZEN = Path(__file__).with_name("state_dict_keys.json")
 def networks(path: Path) -> Mapping[str, nn.Module]:
     config = load_config(config_type(path, []), path)
     if isinstance(config, TrainVQGANConfig):
-        found: dict[str, nn.Module] = {"autoencoder": tokenizer_without_weights(config).autoencoder}
+        with fake_step("cpu"):
+            found: dict[str, nn.Module] = {"autoencoder": tokenizer_without_weights(config).autoencoder}
         if config.task.adversarial.weight:
             with torch.device("meta"):
                 found["discriminator"] = build_discriminator(
@@ -37,7 +38,8 @@ def networks(path: Path) -> Mapping[str, nn.Module]:
                 )
         return found
     if isinstance(config, TrainPartiConfig):
-        tokens = tokens_of(config, tokenizer_without_weights(tokenizer_config(config, path, None)))
+        with fake_step("cpu"):
+            tokens = tokens_of(config, tokenizer_without_weights(tokenizer_config(config, path, None)))
         return {"generator": generator_without_weights(config, tokens)}
     tokenizer = load_config(TrainVQGANConfig, ROOT / "configs" / "vqgan" / "shapes.yaml")
     with fake_step("cpu"):

@@ -15,7 +15,7 @@ from tests.tiny import CAPTIONS, tiny_image_tokenizer, tiny_text_to_image
 from vqgan.data.images.transforms import ImageTransform, TransformConfig, to_pil
 from vqgan.data.source import UnusableSample
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 CPU = torch.device("cpu")
 HALF = keep_top((4, 4), 0.5)

@@ -13,7 +13,7 @@ from vqgan.models import AUTOENCODERS
 from vqgan.quantizers import QUANTIZERS
 from vqgan.train_tokenizer import TrainVQGANConfig, build_task
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 STACK = {"depth": 1, "width": 32, "heads": 2, "mlp_width": 64}
 CHANNELS = {"base_channels": 16, "channel_multipliers": [1, 1, 2, 2], "residual_blocks": 1, "groups": 8}

@@ -19,7 +19,7 @@ from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
 from vqgan.system.checksums import SUMS_FILE
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 STACK = TransformerConfig(depth=1, width=16, heads=2, mlp_width=24, dropout=0.5)
 CONFIG = ViTVQGANConfig(

@@ -67,6 +67,7 @@ def overfit(
     return tokenizer, psnr(tokenizer.decode(tokenizer.encode(images)), images).tolist()
 
 
+@pytest.mark.slow  # minutes; below, four images; of each kind test_combinations.py: ten steps make the loss fall
 @pytest.mark.parametrize(
     ("model", "learning_rate", "steps"),
     [("vit_vqgan", 2e-2, 300), ("enhancing_vit_vqgan", 1e-2, 600), ("cnn_vqgan", 5e-3, 400), ("dvae", 2e-2, 500)],

@@ -29,7 +29,7 @@ from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.loop import TrainingLoop
 from vqgan.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 _TIMINGS = ("seconds", "images_per_second")
 

@@ -31,7 +31,7 @@ from vqgan.metrics.inception import GeneratedInceptionMeter, frechet_distance
 from vqgan.metrics.protocol import Metric
 from vqgan.metrics.reference_set import ReferenceSetConfig
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 CPU = torch.device("cpu")
 

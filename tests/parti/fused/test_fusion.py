@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from parti.fused.fusion import Fusion, Normalization, TextToImageFusion, exchange, softmax_by_kernel, softmax_by_steps
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 C, D, HEADS = 24, 32, 4  # heads of 8 channels: three on the image side, four on the text side
 MASK = torch.tensor([[True] * 5, [True, True, True, False, False]])

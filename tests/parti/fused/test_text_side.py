@@ -17,7 +17,7 @@ from tests.tiny import CAPTIONS, tiny_text_tokenizer
 from tests.tiny_text_models import write_bert, write_t5
 from vqgan.config.schema import ConfigError
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 SIZES = {"width": 24, "heads": 2, "mlp_width": 32, "dropout": 0.0}
 

@@ -11,7 +11,7 @@ from parti.fused.trunk import Trunk
 from tests.parti.fused.tiny_trunk import TEXT, TOKENS, TRUNK, random_images, texts, with_opinions
 from vqgan.config.schema import ConfigError, validate
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 GENERATED = {
     1: (128, 64, False),

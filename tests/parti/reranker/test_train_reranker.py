@@ -29,7 +29,7 @@ from vqgan.data.loader import DataPipeline
 from vqgan.training.parallel.distributed import build_accelerator
 from vqgan.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs" / "reranker").glob("*.yaml"))

@@ -28,7 +28,7 @@ from vqgan.training.optim.ema import EMAConfig
 from vqgan.training.optim.optimizer import OptimizerConfig
 from vqgan.training.parallel.distributed import build_accelerator
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 THEIRS = {"bert": BertModel, "t5": T5EncoderModel, "clip": CLIPTextModel}
 LENGTH, WIDTH = 16, 32

@@ -24,7 +24,7 @@ from vqgan.training.loop import TrainingLoop
 from vqgan.training.parallel.distributed import build_accelerator
 from vqgan.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 MODEL = {"blocks": 1, "channels": 8, "expansion": 2}
 ADVERSARIAL = {

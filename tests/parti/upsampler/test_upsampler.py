@@ -18,7 +18,7 @@ from vqgan.config.schema import ConfigError
 from vqgan.data.images.transforms import to_pil
 from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 TINY = UpsamplerConfig(blocks=1, channels=8, expansion=2)
 BORDER = 6

@@ -13,7 +13,7 @@ from vqgan.foreign.enhancing import from_enhancing
 from vqgan.foreign.reading import ForeignCheckpointError
 from vqgan.image_tokenizer import ImageTokenizer
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 PATCH, SIDE, CODES, CODE_DIM = 4, 3, 24, 5
 STACKS = {

@@ -11,7 +11,7 @@ from vqgan.foreign.reading import ForeignCheckpointError
 from vqgan.foreign.taming import to_taming
 from vqgan.image_tokenizer import ImageTokenizer
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 State = dict[str, Tensor]
 CLOSE = {"rtol": 0.0, "atol": 1e-5}

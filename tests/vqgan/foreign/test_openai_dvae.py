@@ -15,7 +15,7 @@ from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.layers.logit_laplace import shrink_pixels
 from vqgan.models.autoencoder import Autoencoder
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 HIDDEN, BLOCKS, CODES, DECODER_WIDTH = 8, 2, 40, 12
 Tensors = dict[str, Tensor]

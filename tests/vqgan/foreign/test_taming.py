@@ -18,7 +18,7 @@ from vqgan.models.cnn_vqgan import CNNVQGAN, CNNVQGANConfig
 from vqgan.models.vit_vqgan import ViTVQGAN, ViTVQGANConfig
 from vqgan.quantizers import NearestConfig
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 State = dict[str, Tensor]
 CLOSE = {"rtol": 0.0, "atol": 1e-5}

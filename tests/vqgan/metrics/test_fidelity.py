@@ -7,7 +7,7 @@ import torch
 from vqgan.metrics.fidelity import FidelityMeter, psnr, ssim, to_float, to_uint8
 from vqgan.metrics.protocol import Reconstructions
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 
 def images(count: int, seed: int, side: int = 12) -> torch.Tensor:

@@ -23,7 +23,7 @@ from vqgan.metrics.inception import (
 )
 from vqgan.metrics.protocol import Metric, Reconstructions
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 CPU = torch.device("cpu")
 

@@ -1,28 +1,37 @@
 """Two processes keep one codebook: running means over both are those of one process with both batches."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
+from torch import distributed
 
+from tests.two_processes import run_in_processes
 from vqgan.quantizers import LookupFreeConfig, LookupFreeQuantizer, NearestEMAConfig, NearestEMAQuantizer
+from vqgan.system.collectives import all_reduce_sum, broadcast_from_rank_zero
 
-_SCRIPT = Path(__file__).with_name("one_of_two_quantizers.py")
+
+def one_of_two(name: str) -> None:
+    folder, rank = Path(name), int(os.environ["RANK"])
+    distributed.init_process_group("gloo")
+    mine = torch.tensor([1.0 + rank, 10.0])
+    torch.manual_seed(0)
+    model = NearestEMAQuantizer(NearestEMAConfig(codebook_size=12, code_dim=4))
+    for step in range(3):
+        batch = torch.randn(4, 10, 4, generator=torch.Generator().manual_seed(step))
+        model(batch[2 * rank : 2 * rank + 2])
+    found = {"sum": all_reduce_sum(mine), "first": broadcast_from_rank_zero(mine), "mine": mine}
+    bits = LookupFreeQuantizer(LookupFreeConfig(bits=4))
+    own = torch.randn(4, 10, 4, generator=torch.Generator().manual_seed(3))[2 * rank : 2 * rank + 2]
+    for name, training in (("entropy of all", True), ("entropy of mine", False)):
+        found[name] = bits.train(training)(own).stats["code_entropy"]
+    torch.save(found | model.state_dict(), folder / f"found-{rank}.pt")
+    distributed.destroy_process_group()
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-    processes = [
-        subprocess.Popen([sys.executable, str(_SCRIPT), str(tmp_path), str(rank)], env=environment) for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=600) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    said = tmp_path / "said.txt"
+    assert run_in_processes(one_of_two, tmp_path, said=said) == [0, 0], said.read_text()
     first, second = (torch.load(tmp_path / f"found-{rank}.pt", weights_only=True) for rank in range(2))
     assert first["sum"].tolist() == second["sum"].tolist() == [3, 20]
     assert first["first"].tolist() == second["first"].tolist() == [1, 10]

@@ -15,7 +15,7 @@ from tests.tiny_captions import MODEL, caption_ids, noise, random_images, tiny_c
 from vqgan.config.schema import ConfigError, validate
 from vqgan.hub.model_folder import ModelFolderError, save_model_folder
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 GENERATED = {
     3: (256, 32),

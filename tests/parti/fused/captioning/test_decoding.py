@@ -26,7 +26,7 @@ from tests.tiny_captions import caption_ids, random_images, tiny_captioner
 from tests.tiny_text_models import write_bert, write_clip, write_gpt2_tokenizer, write_t5
 from vqgan.config.schema import ConfigError, validate
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 TOKENS = CaptionTokens(tiny_text_tokenizer())
 A, RED, BLUE, CAT = (int(word) for word in TOKENS.encode(["a red blue cat"]).ids[0, 1:5])

@@ -8,7 +8,7 @@ from torch import Tensor
 from parti.fused.captioning.lstm_head import LSTMHead, WordProjection
 from parti.fused.captioning.show_attend_tell import ShowAttendTell
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 COUNT, LENGTH, CHANNELS, WIDTH, ATTENTION = 2, 5, 6, 8, 7
 

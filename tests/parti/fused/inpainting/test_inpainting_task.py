@@ -34,7 +34,7 @@ from vqgan.training.loop import TrainingLoop
 from vqgan.training.parallel.distributed import build_accelerator
 from vqgan.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 TOKENIZER = tiny_text_tokenizer()
 ADVERSARIAL = {

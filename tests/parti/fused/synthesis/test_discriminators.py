@@ -7,7 +7,7 @@ from parti.fused.synthesis.discriminators import Discriminators, DiscriminatorsC
 from parti.fused.synthesis.scale_discriminator import ScaleDiscriminatorConfig
 from tests.parti.fused.synthesis.tiny_synthesis import TEXT, TOKENS
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 IDS = torch.tensor([[3, 4, 5, 0, 0, 0], [7, 8, 9, 3, 0, 0], [4, 3, 5, 0, 0, 0]])
 CONFIG = DiscriminatorsConfig(scale=ScaleDiscriminatorConfig(base_channels=4, sentence_width=6), sentence_layers=1)

@@ -11,7 +11,7 @@ from parti.fused.text_side import TextSpace
 from tests.parti.fused.synthesis.tiny_synthesis import MODEL, TRUNK, tiny_generator
 from vqgan.config.schema import ConfigError, validate
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 IDS = torch.tensor([[3, 4, 5, 6, 0, 0], [7, 8, 0, 0, 0, 0]])
 

@@ -7,7 +7,7 @@ import torch
 
 from parti.fused.synthesis.losses import GAN_LOSSES, DiscriminatorTerms, discriminator_terms, generator_loss
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 REAL = (torch.tensor([2.0, -1.0]), torch.tensor([0.5, 3.0]))
 FAKE = (torch.tensor([-0.5, 1.5]), torch.tensor([-2.0, 0.0]))

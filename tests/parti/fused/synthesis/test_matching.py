@@ -13,7 +13,7 @@ from parti.reranker.scorer import Scorer
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
 from vqgan.data.images.transforms import to_pil
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 TOWER = TowerConfig(depth=1, width=16, heads=2, mlp_width=32)
 SIZES = DualEncoderConfig(image_size=16, patch_size=8, image_encoder=TOWER, text_encoder=TOWER, embedding_width=8)

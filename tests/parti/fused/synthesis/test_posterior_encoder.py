@@ -13,7 +13,7 @@ from parti.fused.synthesis.posterior_encoder import (
 )
 from tests.parti.fused.synthesis.tiny_synthesis import MODEL, tiny_generator
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 IDS = torch.tensor([[3, 4, 5, 6, 0, 0], [7, 8, 0, 0, 0, 0], [3, 8, 9, 0, 0, 0]])
 

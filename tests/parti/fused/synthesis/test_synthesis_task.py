@@ -22,7 +22,7 @@ from vqgan.data.batch import Batch
 from vqgan.training.loop import TrainingLoop
 from vqgan.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.threads
+pytestmark = pytest.mark.slow_threads
 
 COLORS = {"red": (1.0, -1.0, -1.0), "blue": (-1.0, -1.0, 1.0)}
 GROUNDS = {"cat": (1.0, 1.0, 1.0), "dog": (-1.0, -1.0, -1.0), "hat": (-1.0, 1.0, -1.0), "jug": (1.0, 1.0, -1.0)}

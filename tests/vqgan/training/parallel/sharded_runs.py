@@ -1,11 +1,7 @@
-"""Runs of stage 2 whose weights are sharded (FSDP2), and what test_sharding.py starts in two processes.
-
-Arguments: a folder, and the names of the runs.
-"""
+"""Runs of stage 2 whose weights are sharded (FSDP2), and what test_sharding.py runs in two processes."""
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,8 +86,9 @@ def poison(steps: Sequence[int], rank: int) -> None:
     NextTokenTask.train_step = poisoned  # type: ignore[method-assign]
 
 
-def main(folder: Path, names: Sequence[str]) -> int:
-    torch.set_num_threads(1)
+def one_of_several(directory: str, *names: str) -> int:
+    """These runs, one after the other."""
+    folder = Path(directory)
     rank = int(os.environ["RANK"])
     loop._STEPS_BETWEEN_AGREEING_TO_STOP = 1
     untouched = NextTokenTask.train_step, TrainingLoop._should_stop
@@ -110,7 +107,3 @@ def main(folder: Path, names: Sequence[str]) -> int:
         NextTokenTask.train_step, TrainingLoop._should_stop = untouched  # type: ignore[method-assign]
     torch.distributed.destroy_process_group()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

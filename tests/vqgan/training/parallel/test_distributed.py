@@ -11,11 +11,11 @@ import parti.next_token.train_next_token
 import vqgan.train_tokenizer
 from tests.tiny_runs import GUARDED, PARALLEL_1, PARALLEL_2, poisoned, stage_1, stage_2, untrained_tokenizer
 from tests.two_processes import run_in_processes
+from tests.vqgan.training.parallel.parallel_runs import one_of_two
 from vqgan.autoencoder_task import AutoencoderTask
 from vqgan.training.run_folder import RunFolder
 
 _TIMINGS = ("seconds", "images_per_second")
-_SCRIPT = Path(__file__).with_name("one_of_two_processes.py")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     untrained_tokenizer(folder / "tokenizer")
     said = folder / "said.txt"
-    codes = run_in_processes(_SCRIPT, [str(folder)], said)
+    codes = run_in_processes(one_of_two, folder, said=said)
     text = said.read_text()
     assert codes == [0, 0], text
     assert "Warning" not in text, text

@@ -1,6 +1,7 @@
 """A step's metrics and gradients are those of its whole batch, however many micro-batches or processes it is divided
 among: for every objective, with captions of uneven lengths. What is no mean over fixed numbers would differ."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,23 @@ def one_batch() -> dict[str, Step]:
     return {name: taken(build, [larger(uneven_pairs(), side)]) for name, (build, side) in OBJECTIVES.items()}
 
 
+def one_of_two(folder: str) -> None:
+    """A step of every objective, with this process's half."""
+    rank = int(os.environ["RANK"])
+    found = {}
+    for name, (build, side) in OBJECTIVES.items():
+        if name not in BY_PROCESS:
+            found[name] = taken(build, [parts_of(larger(uneven_pairs(), side), 2)[rank]], average=True)
+    torch.save(found, Path(folder, f"found-{rank}.pt"))
+    torch.distributed.destroy_process_group()
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Step]]:
     """What each of two gloo processes found."""
     folder = tmp_path_factory.mktemp("two")
-    script, said = Path(__file__).with_name("one_of_two_steps.py"), folder / "said.txt"
-    assert run_in_processes(script, [str(folder)], said) == [0, 0], said.read_text()
+    said = folder / "said.txt"
+    assert run_in_processes(one_of_two, folder, said=said) == [0, 0], said.read_text()
     return [torch.load(folder / f"found-{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -17,7 +17,7 @@ import vqgan.train_tokenizer
 from parti.next_token.next_token_task import NextTokenTask
 from tests.tiny_runs import stage_1, stage_2, untrained_tokenizer
 from tests.two_processes import FSDP2, run_in_processes
-from tests.vqgan.training.parallel.sharded_runs import RUNS, config_of, poison, stop_after
+from tests.vqgan.training.parallel.sharded_runs import RUNS, config_of, one_of_several, poison, stop_after
 from tests.vqgan.training.parallel.test_distributed import assert_same_run
 from vqgan.config.schema import ConfigError
 from vqgan.data.batch import Batch
@@ -27,7 +27,6 @@ from vqgan.training.loop import TrainingLoop
 from vqgan.training.parallel.sharding import requested_sharding
 from vqgan.training.run_folder import RunFolder
 
-_SCRIPT = Path(__file__).with_name("sharded_runs.py")
 _CONFIGS = sorted((Path(__file__).parents[4] / "configs" / "accelerate").glob("*.yaml"))
 _TOLERANCES = {"adamw": 2e-4, "adafactor": 2e-4, "guarded": 2e-4, "bf16": 2e-3, "fp16": 2e-2, "muon": 1e-2}
 """muon orthogonalizes in bf16, where the order of sums shows. fp16 rounds, and its text loss is a mean over the text of
@@ -42,7 +41,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     untrained_tokenizer(folder / "tokenizer")
     said = folder / "said.txt"
-    codes = run_in_processes(_SCRIPT, [str(folder), *_TOLERANCES, "moved"], said, FSDP2)
+    codes = run_in_processes(one_of_several, folder, *_TOLERANCES, "moved", said=said, environment=FSDP2)
     assert codes == [0, 0], said.read_text()
     assert "Warning" not in said.read_text(), said.read_text()
     return folder
@@ -128,7 +127,7 @@ def test_a_run_goes_on_in_one_process_and_then_again_in_two_which_end_clearly_wh
         stop_after(4)
         assert not parti.next_token.train_next_token.train(config_of(two, "moved"))
     said = two / "said-later.txt"
-    codes = run_in_processes(_SCRIPT, [str(two), "moved", "killed"], said, FSDP2)  # raises if they do not end
+    codes = run_in_processes(one_of_several, two, "moved", "killed", said=said, environment=FSDP2)
 
     assert codes == [2, -9], said.read_text()
     lines = [line for line in said.read_text().splitlines() if line.startswith("error: ")]
@@ -144,8 +143,9 @@ def test_a_run_goes_on_in_one_process_and_then_again_in_two_which_end_clearly_wh
 def test_compiled_layers_give_the_run_of_eager_ones(sharded: bool, one: Path, tmp_path: Path) -> None:
     untrained_tokenizer(tmp_path / "tokenizer")
     environment = FSDP2 if sharded else {}
-    codes = run_in_processes(_SCRIPT, [str(tmp_path), "compiled"], tmp_path / "said", environment, seconds=900)
-    assert codes == [0, 0], (tmp_path / "said").read_text()
+    said = tmp_path / "said"
+    codes = run_in_processes(one_of_several, tmp_path, "compiled", said=said, environment=environment, seconds=900)
+    assert codes == [0, 0], said.read_text()
     records, expected = (_losses(folder / name) for folder, name in ((tmp_path, "compiled"), (one, "adamw")))
     assert records == pytest.approx(expected[:2], abs=2e-4)
     shipped = load_file(tmp_path / "compiled" / "model" / "model.safetensors")
@@ -156,7 +156,8 @@ def test_compiled_layers_give_the_run_of_eager_ones(sharded: bool, one: Path, tm
 def test_hybrid_sharding_in_four_processes_is_the_run_of_one(one: Path, tmp_path: Path) -> None:
     untrained_tokenizer(tmp_path / "tokenizer")
     said, hybrid = tmp_path / "said", FSDP2 | {"PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2"}
-    assert run_in_processes(_SCRIPT, [str(tmp_path), "adafactor"], said, hybrid, 4) == [0] * 4, said.read_text()
+    codes = run_in_processes(one_of_several, tmp_path, "adafactor", said=said, environment=hybrid, count=4)
+    assert codes == [0] * 4, said.read_text()
     assert_same_run(tmp_path / "adafactor", one / "adafactor", [], 2e-4)
 
 

@@ -1,9 +1,8 @@
-"""What test_distributed.py starts twice: every check that needs two processes, in one launch. Argument: a folder."""
+"""What test_distributed.py runs in two processes: every check that needs them, in one launch."""
 
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,8 @@ def signalled_once(step: int, rank: int) -> None:
     AutoencoderTask.train_step = signalled  # type: ignore[method-assign,assignment]
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
+def one_of_two(name: str) -> None:
+    folder = Path(name)
     rank = int(os.environ["RANK"])
     (folder / f"collectives-{rank}.json").write_text(json.dumps(collectives()))
     finished = [
@@ -73,7 +72,3 @@ def main(folder: Path) -> None:
     finished.append(vqgan.train_tokenizer.train(stage_1(folder / "guarded", **PARALLEL_1 | GUARDED)))
     (folder / f"finished-{rank}.json").write_text(json.dumps(finished))
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
