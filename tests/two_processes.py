@@ -119,7 +119,7 @@ def assert_sound_to_fork() -> None:
 
 
 def _serve() -> None:
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.dup(1)
     os.dup2(2, 1)
     for line in sys.stdin:
         order = json.loads(line)
@@ -128,8 +128,7 @@ def _serve() -> None:
         assert_sound_to_fork()
         children = [_forked(function, order, environment) for environment in order["environments"]]
         codes = _codes(children, time.monotonic() + order["seconds"])
-        answers.write(json.dumps(codes) + "\n")
-        answers.flush()
+        os.write(answers, (json.dumps(codes) + "\n").encode())
 
 
 def _forked(function: Callable[..., Any], order: dict[str, Any], environment: dict[str, str]) -> int:
