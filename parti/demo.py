@@ -158,7 +158,7 @@ def evaluate(demo: Demo) -> DemoResult:
         "prompts_checked": len(prompts),
         "random_pairing_accuracy": prompt_evaluation.random_pairing_accuracy,
     }
-    return DemoResult(metrics, list(zip(to_pil(shown.images), reconstructions, strict=True)), prompt_evaluation.judged)
+    return DemoResult(metrics, list(zip(to_pil(shown.images), reconstructions, strict=True)), prompt_evaluation.checked)
 
 
 def val_captions(config: DataConfig, count: int) -> list[str]:

@@ -13,7 +13,7 @@ from parti.text.tokenizer import TextTokenizer
 from tests.tiny import CAPTIONS, tiny_text_tokenizer
 from vqgan.config.schema import validate
 from vqgan.data.batch import Batch
-from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.caption_checkers import CaptionChecker
 from vqgan.training.parallel.distributed import build_accelerator
 
 MODEL: dict[str, Any] = {
@@ -80,7 +80,9 @@ def run_config(run_dir: Path, **changes: Any) -> TrainCaptioningConfig:
     return validate(TrainCaptioningConfig, values, "test")
 
 
-def tiny_task(check_image: Judge | None = None, steps: int = 10, width: int = 16, **task: Any) -> CaptioningTask:
+def tiny_task(
+    check_image: CaptionChecker | None = None, steps: int = 10, width: int = 16, **task: Any
+) -> CaptioningTask:
     """The objective on what `captioned` gives; text rows are `width` wide. `task`: changes of its config."""
     torch.manual_seed(0)
     model = {"text": MODEL["text"] | {"width": width}}

@@ -26,7 +26,7 @@ from vqgan.fingerprints import FrozenPart
 from vqgan.image_losses import ImageLosses, ImageLossesConfig
 from vqgan.image_tokenizer import CodesFingerprint, ImageTokenizer, codes_fingerprint
 from vqgan.losses.reconstruction import logit_laplace
-from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.caption_checkers import CaptionChecker
 from vqgan.metrics.codebook import entropy, norm_spread, perplexity, usage
 from vqgan.models import Autoencoder
 from vqgan.models.autoencoder import AutoencoderOutput
@@ -63,7 +63,7 @@ class AutoencoderTask(AdversarialObjective[Batch]):
         accelerator: Accelerator,
         steps: int,
         seed: int,
-        check_image: Judge | None = None,
+        check_image: CaptionChecker | None = None,
     ) -> None:
         super().__init__(Learner(config, autoencoder, accelerator, steps), config.adversarial, autoencoder.image_size)
         self.config = config

@@ -24,7 +24,7 @@ from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, 
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.losses.perceptual import PerceptualConfig, PerceptualLoss
 from vqgan.losses.perceptual import weights_file as perceptual_weights_file
-from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.caption_checkers import CaptionChecker
 from vqgan.metrics.codebook import CodebookMeter, perplexity, usage
 from vqgan.metrics.fidelity import FidelityMeter, psnr, to_float, to_uint8
 from vqgan.metrics.inception import INCEPTION_METRICS, InceptionMeter, InceptionV3
@@ -42,7 +42,10 @@ LPIPS_SMALLEST_IMAGE = 32
 
 
 def evaluate_tokenizer(
-    tokenizer: ImageTokenizer, batches: Iterable[Batch], accelerator: Accelerator, check_image: Judge | None = None
+    tokenizer: ImageTokenizer,
+    batches: Iterable[Batch],
+    accelerator: Accelerator,
+    check_image: CaptionChecker | None = None,
 ) -> dict[str, float]:
     """Returns the metrics of `evaluate_tokenizer_and_count`."""
     return evaluate_tokenizer_and_count(tokenizer, batches, accelerator, check_image)[0]
@@ -50,7 +53,10 @@ def evaluate_tokenizer(
 
 @torch.no_grad()
 def evaluate_tokenizer_and_count(
-    tokenizer: ImageTokenizer, batches: Iterable[Batch], accelerator: Accelerator, check_image: Judge | None = None
+    tokenizer: ImageTokenizer,
+    batches: Iterable[Batch],
+    accelerator: Accelerator,
+    check_image: CaptionChecker | None = None,
 ) -> tuple[dict[str, float], Int64[Tensor, "V"]]:
     """Returns the mean PSNR in dB, codebook usage and perplexity; with a judge the share of reconstructions that are
     still right; and how often each code was hit.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from parti.evaluation.prompt_accuracy import other_captions
 from parti.evaluation.sample_in_parts import Generate, sample_in_parts
-from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.caption_checkers import CaptionChecker
 from vqgan.metrics.inception import GeneratedInceptionMeter
 from vqgan.metrics.protocol import Metric
 from vqgan.metrics.reference_set import captions_sha256
@@ -41,7 +41,7 @@ class PromptAccuracyMeter:
     Parts must come in the order of `prompts`.
     """
 
-    def __init__(self, check_image: Judge, prompts: Sequence[str], seed: int = 0) -> None:
+    def __init__(self, check_image: CaptionChecker, prompts: Sequence[str], seed: int = 0) -> None:
         self._judge = check_image
         self._seed = seed
         self._right: list[bool] = []

@@ -26,13 +26,13 @@ class CheckedImage:
 class PromptEvaluation:
     """One checked image for each prompt, and the verdicts with the prompt of another image."""
 
-    judged: list[CheckedImage]
+    checked: list[CheckedImage]
     random_pairing: list[Verdict]
 
     @property
     def accuracy(self) -> float:
         """Fraction of images that show their prompt: both objects' color, shape and size, and the relation."""
-        return _share_correct([image.verdict for image in self.judged])
+        return _share_correct([image.verdict for image in self.checked])
 
     @property
     def random_pairing_accuracy(self) -> float:

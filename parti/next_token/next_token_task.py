@@ -24,7 +24,7 @@ from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.images.transforms import to_pil
 from vqgan.fingerprints import FrozenPart
-from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.caption_checkers import CaptionChecker
 from vqgan.metrics.sums import MetricSums
 from vqgan.training.learner import Learner, LearnerConfig, LossAndMetrics
 from vqgan.training.monitor.findings import no_better_than_guessing, not_finite
@@ -65,7 +65,7 @@ class NextTokenTask(Objective[_Part]):
         accelerator: Accelerator,
         steps: int,
         seed: int,
-        check_image: Judge | None = None,
+        check_image: CaptionChecker | None = None,
     ) -> None:
         own_scales = config.precision == "fp16" and bool(generator.branches())
         tokenizers.image.to(accelerator.device)

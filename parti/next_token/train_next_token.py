@@ -25,7 +25,7 @@ from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline
 from vqgan.hub.construction import within_memory
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.metrics.caption_checkers import Judge, caption_checker
+from vqgan.metrics.caption_checkers import CaptionChecker, caption_checker
 from vqgan.stored_tokenizer import StoredImageTokenizer
 from vqgan.training.loop import LoopConfig
 from vqgan.training.monitor.trackers import TrackersConfig
@@ -124,7 +124,7 @@ def build_task(
     accelerator: Accelerator,
     text_tokenizer: TextTokenizer,
     image_tokenizer: ImageTokenizer,
-    check_image: Judge | None = None,
+    check_image: CaptionChecker | None = None,
     *,
     ids_are_ours: bool = False,
 ) -> NextTokenTask:

@@ -90,16 +90,16 @@ def choose(words: Bool[Tensor, "B T"], share: float, order: Float[Tensor, "B T"]
     return rank < wanted
 
 
-class Told(NamedTuple):
+class MaskedTokenScores(NamedTuple):
     """Sums over the chosen tokens: cross-entropy in nats, number of correct predictions, number of tokens."""
 
     nats: Float[Tensor, ""]
-    right: Float[Tensor, ""]
-    asked: Float[Tensor, ""]
+    correct: Float[Tensor, ""]
+    total: Float[Tensor, ""]
 
 
-def tell(logits: Float[Tensor, "M W"], masked: MaskedText) -> Told:
+def score_masked_tokens(logits: Float[Tensor, "M W"], masked: MaskedText) -> MaskedTokenScores:
     """Scores `logits` of the chosen positions, row by row, against the original tokens."""
     targets = masked.whole[masked.chosen]
     nats = F.cross_entropy(logits, targets, reduction="sum")
-    return Told(nats, (logits.argmax(-1) == targets).float().sum(), masked.chosen.float().sum())
+    return MaskedTokenScores(nats, (logits.argmax(-1) == targets).float().sum(), masked.chosen.float().sum())

@@ -112,7 +112,7 @@ class TextEncoderPretraining(nn.Module):
         seen = mask[len(ids) :, :, None]
         mean = (whole * seen).sum(1) / seen.sum(1)
         return Read(
-            self._tell(with_hidden[masked.chosen]),
+            self._masked_logits(with_hidden[masked.chosen]),
             F.normalize(self.image_projection(self.image_encoder(images)).float(), dim=-1),
             F.normalize(self.text_projection(mean).float(), dim=-1),
             self.log_scale.exp(),
@@ -122,7 +122,7 @@ class TextEncoderPretraining(nn.Module):
         """The layers of the text side and of the image side."""
         return [*self.text_encoder.repeated_layers(), *self.image_encoder.transformer.blocks]
 
-    def _tell(self, states: Float[Tensor, "M D"]) -> Float[Tensor, "M W"]:
+    def _masked_logits(self, states: Float[Tensor, "M D"]) -> Float[Tensor, "M W"]:
         # fp32, as the decoder's logits.
         with torch.autocast(states.device.type, enabled=False):
             return F.linear(self.token_head(states.float()), self.text_encoder.embedding.weight, self.token_bias)

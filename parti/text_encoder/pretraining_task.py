@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from parti.losses.contrastive import contrastive_loss, retrieval_accuracy
-from parti.text.masked_tokens import MaskedText, MaskingConfig, Words, mask_tokens, tell
+from parti.text.masked_tokens import MaskedText, MaskingConfig, Words, mask_tokens, score_masked_tokens
 from parti.text.tokenizer import TextTokenizer
 from parti.text.warm_start import save_text_encoder
 from parti.text_encoder.corpus import Corpus
@@ -101,15 +101,15 @@ class TextPretrainingTask(Objective[_Part]):
         del step
         text = part.texts
         read: Read = self.learner(part.batch.images, text.ids, text.masked)
-        told = tell(read.logits, text.masked)
+        scores = score_masked_tokens(read.logits, text.masked)
         contrast = contrastive_loss(read.images, read.texts, text.ids, read.scale, self.accelerator)
-        masked = told.nats * part.per_token
+        masked = scores.nats * part.per_token
         loss = masked + self.config.contrastive_weight * contrast.loss
         return loss, {
             "loss": loss,
             "loss_masked": masked,
             "loss_contrastive": contrast.loss,
-            "masked_accuracy": told.right * part.per_token,
+            "masked_accuracy": scores.correct * part.per_token,
             "batch_accuracy": contrast.accuracy,
             "logit_scale": read.scale,
             "cut_captions": torch.tensor(text.truncated_fraction, device=loss.device),
@@ -128,21 +128,21 @@ class TextPretrainingTask(Objective[_Part]):
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Of the averaged weights: hidden tokens of validation captions, retrieval among all validation pairs."""
         sums = MetricSums(self.accelerator)
-        sums.add("told", torch.zeros(3, device=self.accelerator.device))
+        sums.add("masked_tokens", torch.zeros(3, device=self.accelerator.device))
         network = self.ema.module.eval()
         own = []
         for batch in batches:
             # Rows of the batch, which is the same on any number of processes.
             texts = self._read(batch, len(batch), _VAL_STEP, 0)
             read: Read = network(batch.images, texts.ids, texts.masked)
-            sums.add("told", torch.stack(tell(read.logits, texts.masked)))
+            sums.add("masked_tokens", torch.stack(score_masked_tokens(read.logits, texts.masked)))
             own.append(tuple(part.cpu() for part in (read.images, read.texts, texts.ids)))
-        nats, right, count = sums.totals()["told"].tolist()
+        nats, correct, count = sums.totals()["masked_tokens"].tolist()
         images, texts_of_all, ids = map(torch.cat, zip(*all_gather_object(self.accelerator, own), strict=True))
         by_image, by_caption = retrieval_accuracy(images, texts_of_all, ids)
         return {
             "masked_nats": nats / count,
-            "masked_accuracy": right / count,
+            "masked_accuracy": correct / count,
             "image_to_text_accuracy": by_image,
             "text_to_image_accuracy": by_caption,
         }

@@ -8,7 +8,7 @@ from vqgan.data.sources.open_source import SourceConfig
 from vqgan.data.sources.shapes import ShapesConfig
 from vqgan.metrics.shapes_checker import check
 
-Judge = Callable[[Image.Image, str], bool]
+CaptionChecker = Callable[[Image.Image, str], bool]
 """Whether an image shows what its caption says."""
 
 

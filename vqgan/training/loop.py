@@ -109,7 +109,7 @@ class TrainingLoop:
         self._notes = notes
         self._preview_batch = preview_batch.to(accelerator.device)
         self._window = MetricAccumulator(data.config.batch_size)
-        self._saving = CheckpointManager(task, self._window, accelerator, run, config.keep_checkpoints)
+        self._checkpoints = CheckpointManager(task, self._window, accelerator, run, config.keep_checkpoints)
         self._best = BestTracker(config.keep_best)
         self._guard = NaNGuard(config.guard)
         self._findings = Diagnostics()
@@ -207,7 +207,7 @@ class TrainingLoop:
                 last = previewing = True
                 progress.say(f"step {done}: {config.patience} evaluations without a better one (loop.patience)")
         if previewing:
-            with self._saving.full_ema(self.accelerator.device):
+            with self._checkpoints.full_ema(self.accelerator.device):
                 if self.accelerator.is_main_process:
                     self.trackers.preview(self.task.preview(self._preview_batch), done)
         # While steps are being skipped no checkpoint pushes out the older ones: those are what the run can go back to.
@@ -237,7 +237,7 @@ class TrainingLoop:
             self.trackers.code_counts(counts, done)
         progress.say(f"step {done} held out  " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
         if self._best.improved_by(metrics, done, self._training_loss):
-            self._saving.save_best(self._best.evaluation())
+            self._checkpoints.save_best(self._best.evaluation())
             self._save_waits = True
         memorizing = about_memorizing(self._best, self._training_loss)
         for finding in self._findings_val.new_messages(memorizing):
@@ -299,10 +299,10 @@ class TrainingLoop:
 
     def _resume(self) -> tuple[int, list[str]]:
         """Returns the step to go on from, and what there is to say about it."""
-        step, said = self._saving.newest()
+        step, said = self._checkpoints.newest()
         loop_state: dict[str, Any] = {"metrics_bytes": 0}
         if step:
-            said += (changed := self._saving.compare_identity(step))
+            said += (changed := self._checkpoints.compare_identity(step))
             self._shown_changed = bool(changed)
             loop_state = self._restore(step)
             self._skipped = dict(loop_state["skipped"])
@@ -316,7 +316,7 @@ class TrainingLoop:
 
     def _restore(self, step: int) -> dict[str, Any]:
         """Everything as it was when the checkpoint of `step` was written; returns the loop's own part."""
-        loop_state = self._saving.restore(step)
+        loop_state = self._checkpoints.restore(step)
         self._seconds = loop_state["seconds"]
         self._findings.load_state_dict(loop_state["findings"])
         self._findings_val.load_state_dict(loop_state.get("findings_val", {}))
@@ -346,14 +346,14 @@ class TrainingLoop:
             raise self._diverged(done, f"{seen}, and loop.guard.max_skipped_in_a_row 0 means never to go back")
         if guard.rollbacks >= limits.max_rollbacks:
             raise self._diverged(done, f"{seen}, and loop.guard.max_rollbacks is {limits.max_rollbacks}")
-        step = self._saving.last_good()
+        step = self._checkpoints.last_good()
         if not step:
             raise self._diverged(done, f"{seen}, and there is no checkpoint from before (loop.save_every)")
         metrics_bytes = self._restore(step)["metrics_bytes"]
         guard.go_back(done, step)
         torch.manual_seed(torch.initial_seed() + done)
         if self.accelerator.is_main_process:
-            self._saving.checkpoints.discard_after(step)
+            self._checkpoints.checkpoints.discard_after(step)
             self.run_folder.cut_metrics(metrics_bytes)
         self._record_event(step, {"event": "rolled_back", "from": done, "to": step, "seen": seen})
         # Saved again at once: a run that is killed from here on has gone back already.
@@ -385,7 +385,7 @@ class TrainingLoop:
             "metrics_lines": self.run_folder.metrics_lines() if self.accelerator.is_main_process else [],
         }
         about = CheckpointMeta(good=self._guard.reset_skips and not passing, passing=passing)
-        self._saving.save(done, loop_state, about, keep={self._best.step})
+        self._checkpoints.save(done, loop_state, about, keep={self._best.step})
 
     def _should_stop(self, done: int) -> bool:
         if self.accelerator.num_processes == 1:

@@ -23,7 +23,7 @@ from parti.fused.captioning.losses import CaptioningLossesConfig, attention_imba
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.images.transforms import to_pil
-from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.caption_checkers import CaptionChecker
 from vqgan.training.learner import Learner, LearnerConfig, LossAndMetrics, LowRate
 from vqgan.training.monitor.findings import no_better_than_guessing, not_finite
 from vqgan.training.objective import Objective
@@ -64,7 +64,7 @@ class CaptioningTask(Objective[_Part]):
         accelerator: Accelerator,
         steps: int,
         seed: int,
-        check_image: Judge | None = None,
+        check_image: CaptionChecker | None = None,
     ) -> None:
         low_rate = LowRate([captioner.parts], config.trunk_lr_ratio)
         super().__init__(Learner(config, captioner.train(), accelerator, steps, low_rate=low_rate))

@@ -14,7 +14,7 @@ from parti.fused.captioning.losses import word_nats
 from parti.fused.captioning.metrics import can_compare_texts, compare_texts, describes
 from vqgan.data.batch import Batch
 from vqgan.data.images.transforms import to_pil
-from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.caption_checkers import CaptionChecker
 from vqgan.metrics.sums import MetricSums
 from vqgan.training.parallel.distributed import all_gather_object
 
@@ -29,7 +29,7 @@ def evaluate_captioner(
     accelerator: Accelerator,
     rounds: int,
     seed: int,
-    check_image: Judge | None = None,
+    check_image: CaptionChecker | None = None,
 ) -> dict[str, float]:
     """Returns the nats per word after each row, and how good the captions are.
 
@@ -78,7 +78,7 @@ def predicted_captions(captioner: Captioner, images: Float[Tensor, "B 3 H W"], r
 
 
 def checked_captions(
-    check_image: Judge | None, images: Float[Tensor, "B 3 H W"], predicted: Mapping[str, Sequence[str]]
+    check_image: CaptionChecker | None, images: Float[Tensor, "B 3 H W"], predicted: Mapping[str, Sequence[str]]
 ) -> dict[str, list[bool]]:
     """Returns which captions describe their images; empty without a checker for the data set."""
     if check_image is None:

@@ -15,12 +15,12 @@ from importlib.util import find_spec
 
 from PIL import Image
 
-from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.caption_checkers import CaptionChecker
 
 _LIBRARIES = ("pycocoevalcap", "nltk")
 
 
-def describes(check_image: Judge, image: Image.Image, caption: str) -> bool:
+def describes(check_image: CaptionChecker, image: Image.Image, caption: str) -> bool:
     """Returns whether `image` shows what `caption` says; false for a caption that the checker cannot parse."""
     try:
         return check_image(image, caption)

@@ -12,7 +12,7 @@ from parti.fused.transfer import check_vocabulary, start_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
 from vqgan.config.schema import Config
 from vqgan.data.loader import DataConfig
-from vqgan.metrics.caption_checkers import Judge, caption_checker
+from vqgan.metrics.caption_checkers import CaptionChecker, caption_checker
 from vqgan.training.loop import LoopConfig
 from vqgan.training.monitor.trackers import TrackersConfig
 from vqgan.training.parallel.seeding import SEEDS
@@ -73,7 +73,10 @@ def train(config: TrainCaptioningConfig) -> bool:
 
 
 def build_task(
-    config: TrainCaptioningConfig, accelerator: Accelerator, tokenizer: TextTokenizer, check_image: Judge | None = None
+    config: TrainCaptioningConfig,
+    accelerator: Accelerator,
+    tokenizer: TextTokenizer,
+    check_image: CaptionChecker | None = None,
 ) -> CaptioningTask:
     """The captioner for this vocabulary, and the task of a run. Raises what `start_from` raises."""
     captioner = Captioner(config.model, tokenizer)

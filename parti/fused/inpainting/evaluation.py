@@ -10,7 +10,7 @@ from parti.fused.inpainting.corruption import CorruptedPair, CorruptionConfig, c
 from parti.fused.inpainting.inpainter import Inpainter
 from parti.fused.inpainting.losses import inpainting_distances
 from parti.fused.inpainting.shapes_probe import color_words, first_objects, hole_colors, visible_words
-from parti.text.masked_tokens import tell
+from parti.text.masked_tokens import score_masked_tokens
 from vqgan.data.batch import Batch
 from vqgan.metrics.sums import MetricSums
 
@@ -70,8 +70,8 @@ def _add_words(inpainter: Inpainter, batch: Batch, config: CorruptionConfig, see
     ids = mask_words(text, inpainter.network.trunk.parts.tokens.mask_id)
     gray = torch.zeros_like(batch.images)
     for name, images in (("word_accuracy", batch.images), ("word_accuracy_without_image", gray)):
-        predicted = tell(inpainter.network.eval()(images, ids, text.chosen).logits, text)
-        sums.add(name, torch.stack([predicted.right, predicted.asked]))
+        predicted = score_masked_tokens(inpainter.network.eval()(images, ids, text.chosen).logits, text)
+        sums.add(name, torch.stack([predicted.correct, predicted.total]))
 
 
 def _add_shapes(inpainter: Inpainter, batch: Batch, sums: MetricSums) -> None:

@@ -20,7 +20,7 @@ from parti.fused.inpainting.evaluation import VAL_STEP, corrupt_batch, evaluate_
 from parti.fused.inpainting.inpainter import Inpainter
 from parti.fused.inpainting.losses import inpainting_distances
 from parti.fused.inpainting.network import InpaintingNetwork, composite
-from parti.text.masked_tokens import tell
+from parti.text.masked_tokens import score_masked_tokens
 from parti.text.tokenizer import TextTokenizer
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
@@ -99,7 +99,7 @@ class InpaintingTask(AdversarialObjective[_Part]):
         config, original, (holes, text) = self.config, part.images, part.lost
         ids = mask_words(text, self.network.trunk.parts.tokens.mask_id)
         completed = self.learner(mask_images(original, holes), ids, text.chosen)
-        predicted = tell(completed.logits, text)
+        predicted = score_masked_tokens(completed.logits, text)
         hole, visible = inpainting_distances(completed.images, original, holes)
         whole = composite(completed.images, original, holes)
         terms = {"loss_hole": config.hole_weight * hole, "loss_valid": config.visible_weight * visible}
@@ -110,7 +110,7 @@ class InpaintingTask(AdversarialObjective[_Part]):
             images = images + adversarial["loss_adversarial"]
         terms["loss_words"] = config.text_weight * predicted.nats * part.per_word
         loss = images + terms["loss_words"]
-        return loss, {"loss": loss, "word_accuracy": predicted.right * part.per_word, **terms, **adversarial}
+        return loss, {"loss": loss, "word_accuracy": predicted.correct * part.per_word, **terms, **adversarial}
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:

@@ -36,7 +36,7 @@ from vqgan.data.images.transforms import to_pil
 from vqgan.fingerprints import FrozenPart
 from vqgan.image_losses import ImageLosses, ImageLossesConfig, PerceptualTermConfig
 from vqgan.losses.adversarial import r1_penalty
-from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.caption_checkers import CaptionChecker
 from vqgan.metrics.sums import MetricSums
 from vqgan.training.learner import Learner, LearnerConfig, LossAndMetrics, LowRate, Opponent
 from vqgan.training.objective import Objective
@@ -146,7 +146,7 @@ class SynthesisTask(Objective[_Part]):
         accelerator: Accelerator,
         steps: int,
         seed: int,
-        check_image: Judge | None = None,
+        check_image: CaptionChecker | None = None,
     ) -> None:
         painter = GeneratorWithEncoder(generator, encoder).train()
         low_rate = LowRate([generator.parts.embeddings, generator.parts.text], config.bert_lr_ratio)
@@ -169,7 +169,7 @@ class SynthesisTask(Objective[_Part]):
         self.discriminator_optimizer = self._opponent.optimizer
         self.losses = ImageLosses(config.distance, accelerator.device, config.precision)
         self.clip = clip_matcher(config.matching, accelerator.device)
-        self._game = GAN_LOSSES[config.adversarial.loss]
+        self._gan_losses = GAN_LOSSES[config.adversarial.loss]
         self._steps = steps
         self._outputs: list[DiscriminatorOutputs] = []
 
@@ -183,8 +183,8 @@ class SynthesisTask(Objective[_Part]):
         # 2. The discriminators, on real images and on those that the generator has just drawn.
         # Every wrong caption of the step counts alike: parts have different numbers of them.
         per_wrong = self.learner.weight_of_each([part.wrong.sum() for part in parts])
-        judged = list(zip(parts, self._outputs, strict=True))
-        metrics |= self._opponent.backward(judged, lambda one: self._discriminator_loss(*one, per_wrong, step))
+        seen = list(zip(parts, self._outputs, strict=True))
+        metrics |= self._opponent.backward(seen, lambda one: self._discriminator_loss(*one, per_wrong, step))
         self._outputs.clear()
         return metrics | {f"discriminator_{name}": value for name, value in self._opponent.update(step).items()}
 
@@ -315,8 +315,8 @@ class SynthesisTask(Objective[_Part]):
         """The weighted terms of game and matching, each summed over the scales."""
         config = self.config
         factor = ramp(step, self._steps, config.adversarial.start, config.adversarial.warmup)
-        games = [generator_loss(self._game, (one.unconditional, one.conditional)) for one in outputs.scales]
-        terms = {"adversarial": factor * config.adversarial.weight * torch.stack(games).sum()}
+        per_scale = [generator_loss(self._gan_losses, (one.unconditional, one.conditional)) for one in outputs.scales]
+        terms = {"adversarial": factor * config.adversarial.weight * torch.stack(per_scale).sum()}
         if config.matching is not None:
             terms["matching"] = factor * config.matching.weight * self._matching(images[-1], part, outputs).loss
         return terms
@@ -346,7 +346,9 @@ class SynthesisTask(Objective[_Part]):
         for side, seen, faked in zip(self.generator.config.sides, real.scales, generated.scales, strict=True):
             assert seen.wrong is not None
             ours, theirs = (seen.unconditional, seen.conditional), (faked.unconditional, faked.conditional)
-            losses[str(side)] = discriminator_terms(self._game, ours, theirs, seen.wrong, part.wrong, per_wrong).total()
+            losses[str(side)] = discriminator_terms(
+                self._gan_losses, ours, theirs, seen.wrong, part.wrong, per_wrong
+            ).total()
         seen, faked = real.scales[-1], generated.scales[-1]
         assert seen.wrong is not None
         metrics = {

@@ -17,7 +17,7 @@ from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
 from vqgan.config.schedule import in_steps
 from vqgan.config.schema import Config
 from vqgan.data.loader import DataConfig
-from vqgan.metrics.caption_checkers import Judge, caption_checker
+from vqgan.metrics.caption_checkers import CaptionChecker, caption_checker
 from vqgan.training.loop import LoopConfig
 from vqgan.training.monitor.trackers import TrackersConfig
 from vqgan.training.parallel.seeding import SEEDS
@@ -104,7 +104,10 @@ def train(config: TrainSynthesisConfig) -> bool:
 
 
 def build_task(
-    config: TrainSynthesisConfig, accelerator: Accelerator, tokenizer: TextTokenizer, check_image: Judge | None = None
+    config: TrainSynthesisConfig,
+    accelerator: Accelerator,
+    tokenizer: TextTokenizer,
+    check_image: CaptionChecker | None = None,
 ) -> SynthesisTask:
     """The networks for this vocabulary, and the task of a run.
 

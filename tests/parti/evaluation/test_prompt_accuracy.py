@@ -22,7 +22,7 @@ def test_a_perfect_generator_is_right_and_random_pairing_is_not(real: tuple[list
     evaluation = evaluate_prompts(*real)
     assert evaluation.accuracy == 1.0
     assert evaluation.random_pairing_accuracy == 0.0
-    assert [judged.caption for judged in evaluation.judged] == real[1]
+    assert [checked.caption for checked in evaluation.checked] == real[1]
     assert len(evaluation.random_pairing) == COUNT
     assert all(verdict.reasons for verdict in evaluation.random_pairing)
 
@@ -32,9 +32,9 @@ def test_wrong_images_lower_the_accuracy_and_say_why(real: tuple[list[Image.Imag
     blank = Image.new("RGB", (64, 64), "white")
     evaluation = evaluate_prompts([blank] * 24 + images[24:], captions)
     assert evaluation.accuracy == 0.75
-    wrong = [judged for judged in evaluation.judged if not judged.verdict.correct]
-    assert [judged.image for judged in wrong] == [blank] * 24
-    assert all(judged.verdict.reasons == ("the image shows no object",) for judged in wrong)
+    wrong = [checked for checked in evaluation.checked if not checked.verdict.correct]
+    assert [checked.image for checked in wrong] == [blank] * 24
+    assert all(checked.verdict.reasons == ("the image shows no object",) for checked in wrong)
 
 
 def test_random_pairing_takes_captions_that_ask_for_something_else(real: tuple[list[Image.Image], list[str]]) -> None:

@@ -20,7 +20,7 @@ from tests.tiny import CAPTIONS, pairs, tiny_generator, tiny_image_tokenizer, ti
 from vqgan.config.schedule import ScheduleConfig
 from vqgan.config.schema import describe_fields
 from vqgan.data.batch import Batch
-from vqgan.metrics.caption_checkers import Judge
+from vqgan.metrics.caption_checkers import CaptionChecker
 from vqgan.training.optim.ema import EMAConfig
 from vqgan.training.optim.optimizer import OptimizerConfig
 from vqgan.training.parallel.distributed import build_accelerator
@@ -31,7 +31,7 @@ FP32 = NextTokenTaskConfig(precision="fp32", caption_dropout=0.0)
 
 
 def task_of(
-    config: NextTokenTaskConfig, steps: int = 10, check_image: Judge | None = None, seed: int = 0
+    config: NextTokenTaskConfig, steps: int = 10, check_image: CaptionChecker | None = None, seed: int = 0
 ) -> NextTokenTask:
     text, image = tiny_text_tokenizer(), tiny_image_tokenizer()
     generator = tiny_generator(token_space(text, image)).train()

@@ -17,7 +17,7 @@ from parti.next_token.train_next_token import TrainPartiConfig
 from parti.pairs import token_space
 from parti.text import PretrainedTokenizerConfig, build_text_tokenizer
 from parti.text.encoders import TrainedTextEncoder
-from parti.text.masked_tokens import MaskedText, MaskingConfig, Words, choose, mask_tokens, tell
+from parti.text.masked_tokens import MaskedText, MaskingConfig, Words, choose, mask_tokens, score_masked_tokens
 from parti.text.pretrained_tokenizer import load_pretrained_tokenizer
 from parti.text.warm_start import warm_start
 from parti.text_encoder.corpus import Corpus
@@ -115,13 +115,13 @@ def test_only_chosen_tokens_count() -> None:
     chosen = torch.tensor([[True, False, True], [True, False, False]])
     logits = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     logits[1, 5] = 9.0
-    told = tell(logits, MaskedText(torch.zeros_like(ids), chosen, chosen, ids))
+    scores = score_masked_tokens(logits, MaskedText(torch.zeros_like(ids), chosen, chosen, ids))
     expected = -sum(F.log_softmax(row, -1)[target] for row, target in zip(logits, (3, 5, 6), strict=True))
-    torch.testing.assert_close(told.nats, torch.as_tensor(expected))
-    assert told.asked == 3
-    assert told.right == sum(row.argmax().item() == target for row, target in zip(logits, (3, 5, 6), strict=True))
+    torch.testing.assert_close(scores.nats, torch.as_tensor(expected))
+    assert scores.total == 3
+    assert scores.correct == sum(row.argmax().item() == target for row, target in zip(logits, (3, 5, 6), strict=True))
     none = torch.zeros_like(chosen)
-    assert tell(torch.zeros(0, 8), MaskedText(ids, none, none, ids)) == (0, 0, 0)
+    assert score_masked_tokens(torch.zeros(0, 8), MaskedText(ids, none, none, ids)) == (0, 0, 0)
 
 
 def test_passages_are_the_lines_of_a_file_and_a_function_of_seed_step_and_row(
@@ -183,7 +183,7 @@ def test_both_objectives_reach_the_text_encoder_and_each_trains_its_own_part() -
         weights = network.named_parameters()
         return {name for name, weight in weights if weight.grad is not None and weight.grad.any()}
 
-    by_tokens = gradients(lambda read: tell(read.logits, texts.masked).nats)
+    by_tokens = gradients(lambda read: score_masked_tokens(read.logits, texts.masked).nats)
     by_contrast = gradients(lambda read: -(read.scale * (read.images * read.texts).sum()))
     encoder = {f"text_encoder.{name}" for name, _ in network.text_encoder.named_parameters()}
     assert encoder <= by_tokens

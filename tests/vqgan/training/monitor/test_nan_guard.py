@@ -280,7 +280,7 @@ def test_a_checkpoint_of_troubled_steps_is_not_gone_back_to(tmp_path: Path) -> N
     go_back = loop._go_back
 
     def watched(at: int, progress: Any) -> int:
-        done.append(loop._saving.checkpoints.steps())
+        done.append(loop._checkpoints.checkpoints.steps())
         loop.task.poison = at_steps()  # type: ignore[attr-defined]
         return go_back(at, progress)
 
