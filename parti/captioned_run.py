@@ -1,4 +1,4 @@
-"""A run on images with captions and a vocabulary of its own: what the tasks beside the next token have in common."""
+"""Base of the runs on images with captions and a vocabulary of their own, all but next-token training."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable

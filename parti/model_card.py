@@ -6,7 +6,7 @@ from vqgan.model_card import LIBRARY, model_card
 
 
 def text_to_image_card(name: str, generator: Generator, image_size: int, sampling: SamplingConfig) -> str:
-    """Returns the card of a model that is called `name` on the Hub and draws images with sides of `image_size`
+    """Returns the card of a model that is called `name` on the Hub and generates images with sides of `image_size`
     pixels."""
     kind, tokens = generator.config.model_dump(mode="json")["kind"], generator.tokens
     height, width = tokens.image_grid

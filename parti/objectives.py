@@ -1,4 +1,4 @@
-"""What `tools/train_parti.py` can train, by the `objective` of a config; without one, the next token."""
+"""The objectives of `tools/train_parti.py`, by the `objective` of a config; without one, the next token."""
 
 import difflib
 from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""TextToImage: from a prompt to images, out of one folder.
+"""TextToImage: generates images from prompts, from one model folder.
 
 model = TextToImage.from_pretrained("runs/parti-shapes")  # or a name on the Hugging Face Hub
 images = model("a small red circle above a large blue square", num_images=4, seed=0).images
 
-Given an image and what of it stays, the rest is drawn:
+Completion of an image, of which the codes of a mask are kept:
 
 model("a small red circle above a large blue square", image=image, keep=keep_top(model.image_tokenizer.grid, 0.5))
 
@@ -38,11 +38,11 @@ from vqgan.image_tokenizer import CodesFingerprint, ImageTokenizer
 
 IMAGE_TOKENIZER = "image_tokenizer"
 _CODES = "codes_fingerprint"
-"""In config.json: of the codes that the generator learned."""
+"""Key in config.json of the fingerprint of the codes that the generator was trained on."""
 
 
 class _Stored(Config):
-    """What a model folder's config.json says of the generator."""
+    """The generator's part of a model folder's config.json."""
 
     model: GeneratorConfig
     """The generator."""
@@ -91,13 +91,12 @@ class TextToImage(PushToHubMixin, Pipeline):
         batch_size: int = 64,
         progress: bool = False,
     ) -> TextToImageOutput:
-        """Draw `num_images` images of each prompt; sample j has seed `seed` + j.
+        """Generates `num_images` images for each prompt; image j has the seed `seed` + j.
 
-        A setting that is None is the one in `self.sampling`; what switches it off is a value (guidance_scale 1,
-        temperature 1, top_k 0, top_p 1). An image depends on prompt, seed and settings alone, not on what else is
-        drawn. A prompt whose end the model does not read gives a warning.
-        With `image` and `keep`, a mask on the code grid, the codes of `image` stay where `keep` is true.
-        `on_rows` may look at each batch's images whenever a row of codes is complete.
+        A setting that is None is taken from `self.sampling`; a value switches it off (guidance_scale 1, temperature 1,
+        top_k 0, top_p 1). An image depends on prompt, seed and settings only, not on its batch. A truncated prompt
+        gives a warning. With `image` and `keep`, a mask on the code grid, the codes of `image` are kept where `keep` is
+        true. `on_rows` is called for each batch whenever a row of codes is complete.
         Raises ConfigError for settings out of range, ValueError for a blank prompt, no image, or a `keep` that does
         not fit.
         """
@@ -143,7 +142,8 @@ class TextToImage(PushToHubMixin, Pipeline):
         completion: Completion | None = None,
         on_codes: Callable[[Int64[Tensor, "B n"]], None] | None = None,
     ) -> Float[Tensor, "B 3 H W"]:
-        """Images in [-1, 1] of (prompt, seed) pairs, as one batch; `on_codes` gets the codes so far, one by one."""
+        """Generates images in [-1, 1] of (prompt, seed) pairs as one batch; `on_codes` gets the codes so far after each
+        step."""
         device = self.generator.device
         text_ids = self.text_tokenizer.encode([prompt for prompt, _ in requests]).to(device)
         given = None if completion is None else completion.given(self.image_tokenizer, len(requests), device)
@@ -164,7 +164,7 @@ class TextToImage(PushToHubMixin, Pipeline):
         height, width = self.image_tokenizer.grid
         rows = codes.shape[1] // width
         known = codes[:, : rows * width]
-        rest = known[:, -width:].repeat(1, height - rows)  # as if it went on like this
+        rest = known[:, -width:].repeat(1, height - rows)  # fill with the last known row
         images = self.image_tokenizer.decode(torch.cat([known, rest], dim=1))
         images[:, :, rows * images.shape[2] // height :] = 0
         return images

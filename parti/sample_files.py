@@ -1,9 +1,9 @@
-"""From prompts to a folder of images: what `tools/sample.py` does once its options are read.
+"""Generates images for prompts into a folder: the work of `tools/sample.py`.
 
 The folder gets `0000-00.png` (number of the prompt, number of the sample), the best of several candidates where a
 reranker is given, enlarged where an upsampler is given, `grid.png` with captions, and `samples.json`. Where an image
 is completed, `given.png` shows what is given of it, and it stands on the sheet before the images of each prompt. What
-an earlier call wrote there under the same names is replaced, other files stay; `grid.png` and `samples.json` tell of
+an earlier call wrote there under the same names is replaced, other files stay; `grid.png` and `samples.json` describe
 the last call alone.
 """
 
@@ -49,27 +49,27 @@ _Sample = tuple[Image.Image, dict[str, Any]]
 
 
 class SampleConfig(Config):
-    """What is drawn, and where it goes."""
+    """What to generate, and where to write it."""
 
     model: str
     """Stage-2 run folder, its model folder, or a Hub name (owner/name)."""
     image_tokenizer: str | None = None
-    """Another image tokenizer of the same codes to draw with, such as that of the second phase, whose decoder is
+    """Another image tokenizer of the same codes for decoding, such as that of the second phase, whose decoder is
     larger: stage-1 run folder, its model folder, or a Hub name."""
     prompts: tuple[str, ...] = Field(strict=False, min_length=1)
-    """Texts to draw."""
+    """Prompts."""
     n: int = Field(4, gt=0)
     """Images of each prompt, at least 1."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of each prompt's first image, at least 0; the following ones count up, candidate by candidate."""
     sampling: SamplingConfig | None = SamplingConfig()
-    """How codes are drawn; null for a model that draws none."""
+    """Sampling settings; null for a model without codes."""
     all_scales: bool = False
-    """Each image at all scales side by side, of a model that draws several at once (fused_synthesis)."""
+    """Each image at all scales side by side, of a model that generates several at once (fused_synthesis)."""
     rerank: int = Field(1, gt=0)
-    """Candidates drawn for each image, at least 1, of which the reranker's favorite is kept; 1 is off."""
+    """Candidates generated for each image, at least 1, of which the best-scoring one is kept; 1 is off."""
     reranker: str | None = None
-    """What chooses: run folder of tools/train_reranker.py, or any CLIP or SigLIP (folder or Hub name)."""
+    """The reranker: run folder of tools/train_reranker.py, or any CLIP or SigLIP (folder or Hub name)."""
     image: str | None = None
     """An image to complete, its largest centered square. What stays of it stays as codes, so its pixels become the
     image tokenizer's. The rest is drawn row by row and continues what is above and to the left; it sees nothing of
@@ -77,15 +77,15 @@ class SampleConfig(Config):
     keep_top: float | None = Field(None, gt=0, lt=1)
     """With image: the upper share of it stays, between 0 and 1, in whole rows of codes."""
     mask: str | None = None
-    """With image: an image that is black where it stays and light where it is drawn."""
+    """With image: a mask image, black where the image is kept and light where it is generated."""
     upsample: str | None = None
     """Run folder of an upsampler (tools/train_upsampler.py), or its model folder: it enlarges every image."""
     batch_size: int = Field(64, gt=0)
-    """Images drawn at once, at least 1; changes memory and speed, not the images."""
+    """Batch size, at least 1; changes memory and speed, not the images."""
     watch: bool = False
-    """While drawing, OUT/unfinished.png shows the images as far as they are drawn; it is removed at the end."""
+    """While sampling, OUT/unfinished.png shows the images so far; it is removed at the end."""
     device: str = "cpu"
-    """Where the networks run: cpu, cuda, cuda:1, ..."""
+    """Device of the networks: cpu, cuda, cuda:1, ..."""
     out: str
     """Folder for the images, grid.png and samples.json; made where missing. Files of the same names are replaced,
     others stay."""
@@ -150,7 +150,7 @@ def resolve(
     if not all(prompt.strip() for prompt in prompts):
         raise ConfigError("a prompt is blank; give some text after --prompt")
     values = {name: value for name, value in given.items() if value is not None}
-    # Codes are drawn in float64, which not every device has.
+    # Codes are sampled in float64, which not every device has.
     values |= {"prompts": prompts, "device": str(usable_device(device, "--device", torch.float64))}
     stored = find_pipeline(given["model"])
     stored.check_supported(_options_given(sampling, values))

@@ -1,6 +1,6 @@
-"""What stage-2 training minimizes: cross-entropy of the image codes given the text (Parti, section 2.2).
+"""Next-token training of stage 2: cross-entropy of the image codes given the text (Parti, section 2.2).
 
-Captions are dropped at random, so that one model gives both sides of classifier-free guidance.
+Captions are dropped at random (classifier-free guidance), by `TokenPairs` in `parti.pairs`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,22 +34,22 @@ from vqgan.training.task import Stateful
 
 
 class NextTokenTaskConfig(LearnerConfig, may_change=("caption_dropout", "text_loss_share", "sampled_prompts")):
-    """How a generator learns, and how it is sampled while it does."""
+    """Loss, optimizer and sampling settings of the next-token task."""
 
     caption_dropout: float = Field(0.1, ge=0, lt=1)
-    """Share of the captions that are replaced by the empty one; guidance needs some."""
+    """Fraction of the captions that are dropped (replaced by the null caption), for guidance."""
     text_loss_share: float = Field(0.125, ge=0, lt=1)
-    """For models that learn the text too (DALL-E): weight of its cross-entropy; the image codes' is 1 minus it."""
+    """For models that predict text too (DALL-E): weight of its cross-entropy; that of the image codes is 1 minus it."""
     sampling: SamplingConfig = SamplingConfig()
-    """How previews and evaluated prompts are drawn; the shipped model recommends these settings."""
+    """Sampling settings of previews and evaluated prompts; the saved model recommends them."""
     sampled_prompts: int = Field(128, ge=0)
-    """Validation captions drawn and judged in each evaluation, where the data set has a judge."""
+    """Number of validation captions sampled and checked in each evaluation, if the data set has a checker."""
 
 
 class _Part(NamedTuple):
     tokens: TokenPair
     per_token: Tensor | None
-    """What the sum over text tokens is multiplied by, for models that learn them."""
+    """Factor of the sum over text tokens, for models that predict them."""
 
 
 class NextTokenTask(Objective[_Part]):
@@ -79,14 +79,14 @@ class NextTokenTask(Objective[_Part]):
         self.tokenizers = tokenizers
 
     def parts(self, batches: Sequence[Batch], step: int) -> list[_Part]:
-        """What becomes of a caption depends on its place in the step's global batch."""
+        """Tokenizes a micro-batch; caption dropout depends on the position in the step's global batch."""
         pairs = []
         for batch, (start, size) in zip(batches, rows_of(self.accelerator, batches), strict=True):
             drop = dropped_captions(self.config.caption_dropout, size, self._seed, step, start, len(batch))
             pairs.append(self.tokenizers(batch, drop, (self._seed, step, start)))
         per_token = None
         if self.generator.learns_text:
-            # Every text token of the step counts alike: captions, and so parts, have different numbers of them.
+            # Every text token of the step has the same weight: micro-batches have different numbers of them.
             pad = self.generator.tokens.text_pad_id  # padding is read, but not a target
             per_token = self.learner.weight_of_each([(pair.text_ids != pad).sum() for pair in pairs])
         return [_Part(pair, per_token) for pair in pairs]
@@ -111,14 +111,15 @@ class NextTokenTask(Objective[_Part]):
         return scales | super().update(step)
 
     def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
-        """Lost numbers, and a loss that is no better than guessing."""
+        """Returns findings about non-finite values, and a loss no better than chance."""
         more = ", and look at what the tokenizer decodes"
         guess = no_better_than_guessing(metrics, "loss", self.tokenizers.image.vocab_size, "codes", more)
         return not_finite(metrics) + guess
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Nats per image code of the averaged weights; right images of validation captions where a judge is known."""
+        """Returns the nats per image code of the averaged weights, and the accuracy of generated images with a
+        checker."""
         sums = MetricSums(self.accelerator)
         device = self.accelerator.device
         model = self._pipeline()
@@ -148,7 +149,7 @@ class NextTokenTask(Objective[_Part]):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Image.Image:
-        """Images drawn for the batch's captions."""
+        """Returns a sheet of images generated for the batch's captions."""
         prompts = batch.texts()
         images = to_pil(self._pipeline().generate([(prompt, 0) for prompt in prompts], self.config.sampling))
         marks = list(map(self._judge, images, prompts)) if self._judge else None
@@ -170,7 +171,7 @@ class NextTokenTask(Objective[_Part]):
         return parts
 
     def save_model(self, folder: Path) -> None:
-        """Averaged weights and both tokenizers: one folder that samples."""
+        """Saves the averaged weights and both tokenizers as a model folder."""
         self._pipeline().save_pretrained(folder)
 
     def _pipeline(self) -> TextToImage:

@@ -45,9 +45,9 @@ class TrainPartiConfig(
     run_dir: str = "runs/parti"
     """Folder of the run. Running again with the same folder resumes."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of initial weights, data order, augmentation and caption dropout."""
+    """Seed of initial weights, data order, augmentation and caption dropout."""
     image_tokenizer: str
-    """Stage-1 run folder, or its model folder: gives the codes to learn, and turns drawn codes into images."""
+    """Stage-1 run folder, or its model folder: gives the codes to learn, and decodes sampled codes."""
     data: PairDataConfig = PairDataConfig()
     """Images, or their codes, and captions."""
     text: TextConfig = TextTokenizerConfig()
@@ -61,7 +61,7 @@ class TrainPartiConfig(
     trackers: TrackersConfig = TrackersConfig()
     """Experiment trackers."""
     preview_prompts: tuple[str, ...] = Field((), strict=False)
-    """Prompts drawn in each preview; none: the first twelve validation captions."""
+    """Prompts of each preview; none: the first twelve validation captions."""
 
     @model_validator(mode="after")
     def _check_text_encoder_has_its_tokenizer(self) -> "TrainPartiConfig":

@@ -1,4 +1,4 @@
-"""What the training of a reranker minimizes: CLIP's contrastive loss over the pairs of a step."""
+"""Training of a reranker: CLIP's contrastive loss over the pairs of a step."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -23,11 +23,11 @@ from vqgan.training.objective import Objective
 from vqgan.training.parallel.distributed import all_gather_object
 
 _LARGEST_SCALE = 100.0
-"""Of the logits; CLIP, section 2.5: more made training unstable."""
+"""Largest scale of the logits (CLIP, section 2.5: larger ones made training unstable)."""
 
 
 class ContrastiveTaskConfig(LearnerConfig):
-    """How a dual encoder learns."""
+    """Settings of the contrastive task."""
 
 
 class ContrastiveTask(Objective[Batch]):
@@ -69,12 +69,12 @@ class ContrastiveTask(Objective[Batch]):
         return contrast.loss, metrics | {"cut_captions": cut}
 
     def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
-        """Lost numbers, and a loss that is no better than guessing."""
+        """Returns findings about non-finite values, and a loss no better than chance."""
         return not_finite(metrics) + no_better_than_guessing(metrics, "loss", self.pairs, "pairs")
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Retrieval by the averaged weights among all validation pairs (data.val_limit)."""
+        """Evaluates retrieval with the averaged weights among all validation pairs (data.val_limit)."""
         scorer = self._scorer()
         own = []
         for batch in batches:
@@ -88,7 +88,7 @@ class ContrastiveTask(Objective[Batch]):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Image.Image:
-        """Each image with the caption that fits it best, of those of the batch; marked where it is its own."""
+        """Returns a sheet of images with the best-scoring caption of the batch, marked if it is their own."""
         scorer = self._scorer()
         captions = batch.texts()
         found = scorer.model(pixel_values=batch.images, **scorer.tokens(captions))
@@ -98,7 +98,7 @@ class ContrastiveTask(Objective[Batch]):
         return contact_sheet(to_pil(batch.images), chosen, marks=marks)
 
     def save_model(self, folder: Path) -> None:
-        """Averaged weights and processor: a folder that `Scorer`, and transformers itself, reads."""
+        """Saves averaged weights and processor as a folder that `Scorer` and transformers read."""
         self._scorer().save_pretrained(folder)
 
     def _scorer(self) -> Scorer:

@@ -24,7 +24,7 @@ class TrainRerankerConfig(Config, may_change=("run_dir", "seed", "preview_images
     run_dir: str = "runs/reranker"
     """Folder of the run. Running again with the same folder resumes."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of initial weights, data order and augmentation."""
+    """Seed of initial weights, data order and augmentation."""
     data: DataConfig = DataConfig()
     """Images and captions. Every pair of a batch is compared with all others: larger batches teach more."""
     text: TextTokenizerConfig = TextTokenizerConfig()

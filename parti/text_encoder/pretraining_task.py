@@ -1,4 +1,4 @@
-"""What the warm-up of a text encoder minimizes: masked tokens, and the contrast of captions and images.
+"""Pretraining of a text encoder: masked tokens, and contrastive matching of captions and images.
 
 Parti, arXiv 2206.10789, section 2.2: BERT's objective on the text of C4 and a contrastive one on images with text.
 Here the former reads passages (`parti.text_encoder.corpus`) where there are some, else the captions.
@@ -33,16 +33,16 @@ from vqgan.training.parallel.distributed import all_gather_object
 from vqgan.training.parallel.gradient_accumulation import rows_of
 
 _LARGEST_SCALE = 100.0
-"""Of the cosines; CLIP, section 2.5: more made training unstable."""
+"""Largest factor of the cosine similarities (CLIP, section 2.5: larger ones made training unstable)."""
 _VAL_STEP = 0
-"""Validation texts have the masks of this step, at every evaluation."""
+"""Every evaluation masks its texts with the random numbers of this step."""
 
 
 class TextPretrainingTaskConfig(LearnerConfig, may_change=("contrastive_weight",)):
-    """How a text encoder learns to read."""
+    """Settings of the pretraining task."""
 
     masking: MaskingConfig = MaskingConfig()
-    """Which tokens are hidden."""
+    """Masking rates."""
     contrastive_weight: float = Field(1.0, gt=0)
     """Weight of the contrastive loss; that of the masked tokens is 1."""
 
@@ -57,7 +57,7 @@ class _Part(NamedTuple):
     batch: Batch
     texts: _Texts
     per_token: Tensor
-    """What the sum over hidden tokens is multiplied by."""
+    """Factor of the sum over masked tokens."""
 
 
 class TextPretrainingTask(Objective[_Part]):
@@ -93,7 +93,7 @@ class TextPretrainingTask(Objective[_Part]):
             self._read(batch, size, step, start, self._passages)
             for batch, (start, size) in zip(batches, rows, strict=True)
         ]
-        # Every token of the step counts alike, wherever it is read.
+        # Every token of the step has the same weight, in whichever micro-batch it is.
         per_token = self.learner.weight_of_each([text.masked.chosen.sum() for text in texts])
         return [_Part(batch, text, per_token) for batch, text in zip(batches, texts, strict=True)]
 
@@ -116,7 +116,7 @@ class TextPretrainingTask(Objective[_Part]):
         }
 
     def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
-        """Lost numbers, and losses that are no better than guessing."""
+        """Returns findings about non-finite values, and losses no better than chance."""
         more = ", and task.contrastive_weight higher"
         return (
             not_finite(metrics)
@@ -126,7 +126,8 @@ class TextPretrainingTask(Objective[_Part]):
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Of the averaged weights: hidden tokens of validation captions, retrieval among all validation pairs."""
+        """Evaluates the averaged weights: masked tokens of validation captions, retrieval among all validation
+        pairs."""
         sums = MetricSums(self.accelerator)
         sums.add("masked_tokens", torch.zeros(3, device=self.accelerator.device))
         network = self.ema.module.eval()
@@ -149,7 +150,7 @@ class TextPretrainingTask(Objective[_Part]):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Image.Image:
-        """Each image with the caption that fits it best, of those of the batch; marked where it is its own."""
+        """Returns a sheet of images with the best-scoring caption of the batch, marked if it is their own."""
         texts = self._read(batch, len(batch), _VAL_STEP, 0)
         read: Read = self.ema.module.eval()(batch.images, texts.ids, texts.masked)
         captions = batch.texts()
@@ -158,11 +159,11 @@ class TextPretrainingTask(Objective[_Part]):
         return contact_sheet(to_pil(batch.images), chosen, marks=marks)
 
     def save_model(self, folder: Path) -> None:
-        """The text encoder alone, averaged, with its vocabulary: what `model.text_encoder.start` of stage 2 reads."""
+        """Saves the averaged text encoder with its vocabulary, for `model.text_encoder.start` of stage 2."""
         save_text_encoder(folder, self.ema.module.text_encoder, self.tokenizer)
 
     def _read(self, batch: Batch, batch_size: int, step: int, start: int, corpus: Corpus | None = None) -> _Texts:
-        """The captions, and as many texts with hidden tokens; the batch begins at row `start` of `batch_size`."""
+        """Returns the captions, and as many masked texts; the batch begins at row `start` of `batch_size`."""
         captions = batch.texts()
         ids, cut = self.tokenizer.tokenize(captions)
         texts = ids

@@ -1,4 +1,5 @@
-"""A warm-up put together: config -> data, vocabulary, network, task, loop. `tools/train_text_encoder.py` calls it."""
+"""Assembles a pretraining run: config -> data, vocabulary, network, task, loop. `tools/train_text_encoder.py` calls
+it."""
 
 from functools import partial
 
@@ -19,12 +20,12 @@ from vqgan.training.run_folder import RunFolder
 
 
 class TrainTextEncoderConfig(Config, may_change=("run_dir", "seed", "corpus", "preview_images")):
-    """A run that warms up the text encoder of stage 2."""
+    """A run that pretrains the text encoder of stage 2."""
 
     run_dir: str = "runs/text-encoder"
     """Folder of the run. Running again with the same folder resumes."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of initial weights, data order, augmentation and masks."""
+    """Seed of initial weights, data order, augmentation and masks."""
     data: DataConfig = DataConfig()
     """Images and captions. Every pair of a batch is compared with all others: larger batches teach more."""
     corpus: str | None = None
@@ -32,7 +33,7 @@ class TrainTextEncoderConfig(Config, may_change=("run_dir", "seed", "corpus", "p
     text: TextConfig = TextTokenizerConfig()
     """The text vocabulary, which stage 2 takes over with text.kind saved."""
     model: TextPretrainingConfig = TextPretrainingConfig()
-    """The text encoder, and what helps to train it."""
+    """The text encoder, and the heads and image encoder for its training."""
     task: TextPretrainingTaskConfig = TextPretrainingTaskConfig()
     """What is minimized, and how."""
     loop: LoopConfig = LoopConfig()

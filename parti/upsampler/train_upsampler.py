@@ -20,9 +20,9 @@ class TrainUpsamplerConfig(Config, may_change=("run_dir", "seed", "image_tokeniz
     run_dir: str = "runs/upsampler"
     """Folder of the run. Running again with the same folder resumes."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of initial weights, data order and augmentation."""
+    """Seed of initial weights, data order and augmentation."""
     image_tokenizer: str
-    """Stage-1 run folder, or its model folder: its reconstructions are what is enlarged. It stays as it is."""
+    """Stage-1 run folder, or its model folder: its reconstructions are enlarged. It is frozen."""
     data: DataConfig = DataConfig()
     """Large images: data.transform.image_size is model.scale times the image tokenizer's."""
     model: UpsamplerConfig = UpsamplerConfig()

@@ -12,8 +12,8 @@ CaptionChecker = Callable[[Image.Image, str], bool]
 """Whether an image shows what its caption says."""
 
 
-def caption_checker(source: SourceConfig) -> Judge | None:
-    """Returns the judge of a data set; None where only people can tell."""
+def caption_checker(source: SourceConfig) -> CaptionChecker | None:
+    """Returns the caption checker of a data set; None if there is none."""
     if isinstance(source, ShapesConfig):
         return lambda image, caption: check(image, caption).correct
     return None

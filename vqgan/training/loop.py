@@ -250,7 +250,7 @@ class TrainingLoop:
 
     def _is_broken(self) -> bool:
         """Returns whether the weights, or what belongs to them, are such that nothing may be made of them."""
-        self._not_finite = self._saving.not_finite()
+        self._not_finite = self._checkpoints.not_finite()
         return bool(self._not_finite)
 
     def _log(self, done: int, progress: Progress) -> None:

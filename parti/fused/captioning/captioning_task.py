@@ -32,12 +32,12 @@ from vqgan.training.parallel.gradient_accumulation import rows_of
 
 
 class CaptioningTaskConfig(LearnerConfig, may_change=("trunk_lr_ratio", "rounds")):
-    """How captions are learned."""
+    """Settings of the captioning task."""
 
     losses: CaptioningLossesConfig = CaptioningLossesConfig()
     """Weights of the losses."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=4e-4, clip_norm=5.0)
-    """Of what tells words: Show, Attend and Tell, the LSTM heads and the projections."""
+    """Optimizer of the word heads: Show, Attend and Tell, the LSTM heads and the projections."""
     trunk_lr_ratio: float = Field(0.125, gt=0)
     """Learning rate of the trunk (convolutions, fusions, BertLayers, word embeddings), as a share of that of the
     rest; 1 where it starts at random."""
@@ -49,11 +49,11 @@ class _Part(NamedTuple):
     batch: Batch
     captions: ReadCaptions
     per_word: Tensor
-    """What the sum over words is multiplied by."""
+    """Factor of the sum over words."""
 
 
 class CaptioningTask(Objective[_Part]):
-    """Trains a captioner on pairs. Without a `check_image` captions are compared with the data set's own alone."""
+    """Trains a captioner on pairs. Without `check_image`, captions are only compared with those of the data set."""
 
     network_name = "captioner"
 
@@ -79,7 +79,7 @@ class CaptioningTask(Objective[_Part]):
             read_captions(tokens, batch, self._seed, step, size, start)
             for batch, (start, size) in zip(batches, rows_of(self.accelerator, batches), strict=True)
         ]
-        # Every word of the step counts alike, wherever it is read.
+        # Every word of the step has the same weight, in whichever micro-batch it is.
         per_word = self.learner.weight_of_each([tokens.predicted(part.ids).sum().to(device) for part in captions])
         return [_Part(batch, part, per_word) for batch, part in zip(batches, captions, strict=True)]
 
@@ -96,25 +96,25 @@ class CaptioningTask(Objective[_Part]):
         return loss, metrics | {f"loss_row_{row}": nats for row, nats in zip(ROWS, rows, strict=True)}
 
     def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
-        """Lost numbers, and a loss that is no better than guessing."""
+        """Returns findings about non-finite values, and a loss no better than chance."""
         words = int(self.captioner.tokens.visible_words.sum())
         more = ", and task.trunk_lr_ratio 1 where the trunk starts at random"
         return not_finite(metrics) + no_better_than_guessing(metrics, "loss_row_14", words, "tokens", more)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """The metrics of `evaluate_captioner`, of the averaged weights."""
+        """Returns the metrics of `evaluate_captioner` with the averaged weights."""
         check_image, rounds = self.check_image, self.config.rounds
         return evaluate_captioner(self.ema.module, batches, self.accelerator, rounds, self._seed, check_image)
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Image.Image:
-        """Each image with its caption, marked where a judge can tell whether it describes the image."""
+        """Returns a sheet of images with their captions, marked as correct or not if there is a checker."""
         predicted = predicted_captions(self.ema.module.eval(), batch.images, self.config.rounds)
         last = last_metric(self.config.rounds)
         judged = checked_captions(self.check_image, batch.images, {last: predicted[last]})
         return contact_sheet(to_pil(batch.images), predicted[last], marks=judged.get(last))
 
     def save_model(self, folder: Path) -> None:
-        """The averaged captioner as a model folder, with its vocabulary."""
+        """Saves the averaged captioner with its vocabulary as a model folder."""
         self.ema.module.save_pretrained(folder)

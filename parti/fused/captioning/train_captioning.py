@@ -27,7 +27,7 @@ class TrainCaptioningConfig(Config, fixed=("objective",), may_change=("run_dir",
     run_dir: str = "runs/fused-captioning"
     """Folder of the run. Running again with the same folder resumes."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of initial weights, data order, augmentation and drafts."""
+    """Seed of initial weights, data order, augmentation and drafts."""
     start: str | None = None
     """Run or model folder of a fused model to start from, e.g. of objective fused_inpainting: every part that both
     have. Its vocabulary must be the same (text.kind saved). null: from scratch, or from model.text.bert."""

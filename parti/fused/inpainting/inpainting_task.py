@@ -1,8 +1,7 @@
-"""What the pretraining task minimizes: holes filled and hidden words told, by one network in one pass.
+"""The pretraining task: filling holes and predicting masked words, by one network in one pass.
 
-6 times the distance in the holes, once that outside, 0.1 times the perceptual distance of the completed image, the
-cross-entropy of the words that are asked for and, where it has a weight, a discriminator's opinion of the completed
-image, once it joins.
+The loss is 6 times the L1 distance in the holes, once that outside, 0.1 times the perceptual distance of the completed
+image, the cross-entropy of the masked words, and optionally an adversarial loss of the completed image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,20 +31,20 @@ from vqgan.training.learner import Learner, LearnerConfig, LossAndMetrics, LowRa
 from vqgan.training.parallel.gradient_accumulation import rows_of
 
 _MARKS = ("[", "]")
-"""Around words that were told, in previews."""
+"""Marks around predicted words in previews."""
 
 
 class InpaintingTaskConfig(LearnerConfig, may_change=("hole_weight", "visible_weight", "text_weight", "bert_lr_ratio")):
-    """What is taken away, the weights of the losses, and how the network learns."""
+    """Corruption, weights of the losses, and optimizer."""
 
     corruption: CorruptionConfig = CorruptionConfig()
-    """Holes and hidden words."""
+    """Holes and masked words."""
     hole_weight: float = Field(6.0, gt=0)
     """Weight of the absolute difference in the holes."""
     visible_weight: float = Field(1.0, ge=0)
     """Weight of the absolute difference outside of them."""
     text_weight: float = Field(1.0, gt=0)
-    """Weight of the cross-entropy of hidden words."""
+    """Weight of the cross-entropy of masked words."""
     perceptual: PerceptualTermConfig = PerceptualTermConfig()
     """The perceptual distance of the completed image."""
     adversarial: AdversarialConfig = AdversarialConfig(weight=0.0, loss="hinge", r1_gamma=0.0)
@@ -58,7 +57,7 @@ class _Part(NamedTuple):
     images: Tensor
     lost: CorruptedPair
     per_word: Tensor
-    """What the sum over hidden words is multiplied by."""
+    """Factor of the sum over masked words."""
 
 
 class InpaintingTask(AdversarialObjective[_Part]):
@@ -91,7 +90,7 @@ class InpaintingTask(AdversarialObjective[_Part]):
     def parts(self, batches: Sequence[Batch], step: int) -> list[_Part]:
         rows = rows_of(self.accelerator, batches)
         lost = [self._corrupt(batch, step, start) for batch, (start, _) in zip(batches, rows, strict=True)]
-        # Every word of the step counts alike, wherever it is read.
+        # Every word of the step has the same weight, in whichever micro-batch it is.
         per_word = self.learner.weight_of_each([one.text.chosen.sum() for one in lost])
         return [_Part(batch.images, one, per_word) for batch, one in zip(batches, lost, strict=True)]
 
@@ -114,16 +113,16 @@ class InpaintingTask(AdversarialObjective[_Part]):
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """The metrics of `evaluate_inpainter`, of the averaged weights."""
+        """Returns the metrics of `evaluate_inpainter` with the averaged weights."""
         corruption = self.config.corruption
         return evaluate_inpainter(self.inpainter, batches, self.accelerator, corruption, self._seed, self._shapes)
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Image.Image:
-        """What is given beside what is made of it: images with holes, captions with blanks."""
+        """Returns a sheet of inputs and results: images with holes, captions with blanks."""
         holes, text = self._corrupt(batch, VAL_STEP, 0)
         mask_id = self.network.trunk.parts.tokens.mask_id
-        # Words that were exchanged or left in their place are asked for in training alone.
+        # Replaced and unchanged words are predicted in training only.
         ids = torch.where(text.hidden, mask_id, text.whole)
         filled = self.inpainter.fill(batch.images, holes, ids, text.hidden)
         images, captions, mark = [], [], self.inpainter.masked_captions.mark
@@ -138,7 +137,7 @@ class InpaintingTask(AdversarialObjective[_Part]):
         return self.losses.frozen_parts("task")
 
     def save_model(self, folder: Path) -> None:
-        """The averaged network with its vocabulary, as a model folder."""
+        """Saves the averaged network with its vocabulary as a model folder."""
         self.inpainter.save_pretrained(folder)
 
     def _corrupt(self, batch: Batch, step: int, start: int) -> CorruptedPair:

@@ -30,7 +30,7 @@ class TrainInpaintingConfig(Config, fixed=("objective",), may_change=("run_dir",
     run_dir: str = "runs/fused-inpainting"
     """Folder of the run. Running again with the same folder resumes."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of initial weights, data order, augmentation, holes and hidden words."""
+    """Seed of initial weights, data order, augmentation, holes and masked words."""
     data: DataConfig = DataConfig()
     """Images and captions."""
     text: TextConfig = TextTokenizerConfig(length=30)

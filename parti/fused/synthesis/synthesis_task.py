@@ -1,9 +1,9 @@
-"""What progressive text-to-image generation minimizes: the generator's game with a discriminator at every scale.
+"""Training of progressive text-to-image generation: adversarial, with a discriminator at every scale.
 
-All scales learn at once (StackGAN++), and the discriminators tell right captions from wrong ones (AttnGAN; papers.md
-E.5). Beside the adversarial: a contrastive term between images and captions, and the distance of a drawn image to the
-caption's own (pix2pix, arXiv 1611.07004), for captions that say nearly everything there is to see; an encoder then says
-the rest (`parti.fused.synthesis.posterior_encoder`). All three are optional.
+All scales train jointly (StackGAN++), and the discriminators distinguish matching from mismatched captions (AttnGAN;
+papers.md E.5). Optional terms: a contrastive loss between images and captions, and the distance of a generated image to
+the caption's own image (pix2pix, arXiv 1611.07004), for captions that describe nearly all of the image; an encoder then
+encodes the rest (`parti.fused.synthesis.posterior_encoder`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,23 +47,24 @@ from vqgan.training.task import Stateful
 _ADAM = OptimizerConfig(
     learning_rate=2e-4, betas=(0.5, 0.999), weight_decay=0.0, schedule=ScheduleConfig(shape="constant")
 )
-"""AttnGAN's `code/trainer.py`, for both players."""
+"""AttnGAN's `code/trainer.py`, for generator and discriminators."""
 _SHOWN = 128
 """Pixels of a small image in previews, where three stand side by side."""
 _NO_DISTANCE = ImageLossesConfig(l2_weight=0.0, perceptual=PerceptualTermConfig(weight=0.0))
 
 
 class AdversarialConfig(Config, fixed=("loss",), may_change=("weight", "start", "warmup", "r1_gamma", "r1_every")):
-    """The game of generator and discriminators."""
+    """The adversarial loss."""
 
     loss: Literal["logistic", "hinge"] = "logistic"
-    """Form of both players' losses: logistic is AttnGAN's cross-entropy."""
+    """Form of the losses of generator and discriminators: logistic is AttnGAN's cross-entropy."""
     weight: float = Field(1.0, gt=0)
     """Weight in the generator's loss."""
     start: Span = 0
-    """When the discriminators join: steps, or a share of the run such as 25%. Until then the distance teaches alone."""
+    """When adversarial training starts: steps, or a share of the run such as 25%. Until then only the distance
+    trains."""
     warmup: Span = 0
-    """How long the weights of game and matching then grow to their full values, for the generator."""
+    """Warm-up of the generator's adversarial and matching weights after that."""
     r1_gamma: float = Field(0.0, ge=0)
     """R1 penalty at the largest scale: gamma / 2 times the squared gradient at real images; 0 none."""
     r1_every: int = Field(16, gt=0)
@@ -77,36 +78,36 @@ class SynthesisTaskConfig(
         *("reconstruction_end", "bert_lr_ratio", "sampled_prompts"),
     ),
 ):
-    """The game, what is played beside it, and how both players learn."""
+    """Losses and optimizers of generator and discriminators."""
 
     adversarial: AdversarialConfig = AdversarialConfig()
-    """The game."""
+    """The adversarial loss."""
     matching: MatchingConfig | None = None
     """Contrastive term between images and captions; null: none."""
     distance: ImageLossesConfig = _NO_DISTANCE
     """Distance to the caption's own image, summed over the scales; weights of 0: none."""
     scale_starts: tuple[Span, Span, Span] = (0, 0, 0)
-    """When each scale begins to be drawn, from the smallest: small images cost little, and teach what captions mean.
-    The last no later than the game."""
+    """When each scale starts to be generated, from the smallest: small images are cheap, and enough to learn what
+    captions mean. The last must not start later than adversarial training."""
     posterior_start: Span = 0
-    """With an encoder: when it begins. Until then captions alone explain the images, so that it has no need to say
-    what they do."""
+    """With an encoder: when it starts. Until then images are explained by captions only, so that it need not encode
+    what captions say."""
     posterior_fraction: float = Field(0.5, gt=0, le=1)
-    """With an encoder: share of the images that are drawn with the noise of their real ones, once the discriminators
-    have joined; until then all are. Only these are held to the distance."""
+    """With an encoder: fraction of the images that are generated with the noise of their real ones, once adversarial
+    training has started; until then all are. The distance applies to these only."""
     divergence_weight: float = Field(0.03, gt=0)
-    """With an encoder: weight of a nat of what its noise says of the image, for each scale that is drawn."""
+    """With an encoder: weight of a nat of its divergence, for each scale that is generated."""
     reconstruction_end: Span | None = None
-    """When the distance is gone: its weight falls in a straight line from the start of the game to there. What is
-    between all images of a caption is none of them, and in the end holds the game back. null: the weight stays."""
+    """When the weight of the distance reaches 0, linearly from the start of adversarial training: the mean of all
+    images of a caption is not a valid image, and in the end holds the generator back. null: the weight is constant."""
     optimizer: OptimizerConfig = _ADAM
     """The generator's optimizer."""
     bert_lr_ratio: float = Field(1.0, gt=0)
-    """Learning rate of the generator's embeddings and BertLayers, as a share of that of all else of it."""
+    """Learning rate of the generator's embeddings and BertLayers, as a fraction of that of its other parts."""
     discriminator_optimizer: OptimizerConfig = _ADAM
     """The discriminators' optimizer."""
     sampled_prompts: int = Field(128, gt=0)
-    """Validation captions drawn in each evaluation."""
+    """Number of validation captions sampled in each evaluation."""
 
     @model_validator(mode="after")
     def _check_something_teaches_from_the_first_step(self) -> "SynthesisTaskConfig":
@@ -120,7 +121,7 @@ class SynthesisTaskConfig(
 
 
 class _Part(NamedTuple):
-    """What both players see of a micro-batch of this process."""
+    """A micro-batch of this process, as generator and discriminators see it."""
 
     captions: list[str]
     ids: Int64[Tensor, "B T"]
@@ -129,7 +130,7 @@ class _Part(NamedTuple):
 
     @property
     def wrong(self) -> Bool[Tensor, "B"]:
-        """Which captions another image's, the one before, is wrong for: equal captions are not."""
+        """Images whose caption differs from that of the previous image."""
         return (self.ids != self.ids.roll(1, 0)).any(1)
 
 
@@ -174,14 +175,14 @@ class SynthesisTask(Objective[_Part]):
         self._outputs: list[DiscriminatorOutputs] = []
 
     def train_step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        # 1. The generator. What the discriminators say of its images serves them again below.
+        # 1. The generator. The discriminators' outputs for its images are used again below.
         parts = self.parts(batches, step)
         metrics = self.learner.backward(parts, lambda part: self.loss(part, step)) | self.learner.update(step)
         if not self._playing(step):
             return metrics
 
-        # 2. The discriminators, on real images and on those that the generator has just drawn.
-        # Every wrong caption of the step counts alike: parts have different numbers of them.
+        # 2. The discriminators, on real images and on those just generated.
+        # Every mismatched caption of the step has the same weight: micro-batches have different numbers of them.
         per_wrong = self.learner.weight_of_each([part.wrong.sum() for part in parts])
         seen = list(zip(parts, self._outputs, strict=True))
         metrics |= self._opponent.backward(seen, lambda one: self._discriminator_loss(*one, per_wrong, step))
@@ -189,7 +190,7 @@ class SynthesisTask(Objective[_Part]):
         return metrics | {f"discriminator_{name}": value for name, value in self._opponent.update(step).items()}
 
     def loss(self, part: _Part, step: int) -> LossAndMetrics:
-        """The generator's, as a value whose gradient at its images is the losses'."""
+        """Returns the generator's loss, as a value with the gradient of the losses at its images."""
         playing, scales, size = self._playing(step), self._scales(step), len(part.ids)
         explained = self._posterior(size, step, playing)
         compared = explained or size
@@ -212,16 +213,17 @@ class SynthesisTask(Objective[_Part]):
         return _with_gradients(generated, gradients) + penalty, metrics
 
     def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
-        """What is going wrong, in plain words, by the metrics of a stretch of training."""
+        """Returns findings from the metrics of a log line."""
         adversarial_steps = metrics.get("step", 0.0) - in_steps(self.config.adversarial.start, self._steps)
         return diagnose_synthesis(metrics, self.generator.config.sides, adversarial_steps)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Of the averaged weights, on validation captions.
+        """Evaluates the averaged weights on validation captions.
 
-        diversity: mean absolute difference between two images of a caption, in [0, 1]. Where a judge is known,
-        prompt_accuracy, the share of right images, and random_pairing_accuracy, by the caption of the next image.
+        diversity: mean absolute difference between two images of a caption, in [0, 1]. With a caption checker also
+        prompt_accuracy, the fraction of correct images, and random_pairing_accuracy, with the caption of the next
+        image.
         """
         model, sums = self._pipeline(), MetricSums(self.accelerator)
         processes = self.accelerator.num_processes
@@ -251,7 +253,7 @@ class SynthesisTask(Objective[_Part]):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Image.Image:
-        """Images drawn for the batch's captions, every scale side by side."""
+        """Returns a sheet of images generated for the batch's captions, all scales side by side."""
         prompts = batch.texts()
         scales = self._pipeline().generate([(prompt, 0) for prompt in prompts])
         marks = list(map(self._judge, to_pil(scales[-1]), prompts)) if self._judge else None
@@ -268,14 +270,14 @@ class SynthesisTask(Objective[_Part]):
         return clip | self.losses.frozen_parts("task.distance")
 
     def save_model(self, folder: Path) -> None:
-        """The averaged generator and its vocabulary: one folder that samples."""
+        """Saves the averaged generator and its vocabulary as a model folder."""
         self._pipeline().save_pretrained(folder)
 
     def _pipeline(self) -> ProgressiveTextToImage:
         return ProgressiveTextToImage(self.ema.module, self.tokenizer)
 
     def parts(self, batches: Sequence[Batch], step: int) -> list[_Part]:
-        """Noise depends on the image's place in the run, not on how it is divided."""
+        """Returns noise that depends on the image's position in the run, not on the number of processes."""
         config = self.generator.config
         parts = []
         for batch, (start, _) in zip(batches, rows_of(self.accelerator, batches), strict=True):
@@ -289,17 +291,17 @@ class SynthesisTask(Objective[_Part]):
         return ramp(step, self._steps, self.config.adversarial.start, self.config.adversarial.warmup) > 0
 
     def _scales(self, step: int) -> int:
-        """How many are drawn in training."""
+        """Returns the number of scales generated at a step."""
         return sum(step >= in_steps(start, self._steps) for start in self.config.scale_starts)
 
     def _posterior(self, size: int, step: int, playing: bool) -> int:
-        """How many of `size` images are drawn with the noise of their real ones."""
+        """Returns how many of `size` images are generated with the noise of their real ones."""
         if self.encoder is None or step < in_steps(self.config.posterior_start, self._steps):
             return 0
         return max(1, round(self.config.posterior_fraction * size)) if playing else size
 
     def _distances(self, images: Sequence[Tensor], part: _Part, step: int) -> dict[str, Float[Tensor, ""]]:
-        """The weighted terms, each summed over the scales."""
+        """Returns the weighted distances, each summed over the scales."""
         begin, factor = in_steps(self.config.adversarial.start, self._steps), 1.0
         if self.config.reconstruction_end is not None:
             end = in_steps(self.config.reconstruction_end, self._steps)
@@ -312,7 +314,7 @@ class SynthesisTask(Objective[_Part]):
     def _adversarial_losses(
         self, images: Sequence[Tensor], part: _Part, outputs: DiscriminatorOutputs, step: int
     ) -> dict[str, Float[Tensor, ""]]:
-        """The weighted terms of game and matching, each summed over the scales."""
+        """Returns the weighted adversarial and matching terms, each summed over the scales."""
         config = self.config
         factor = ramp(step, self._steps, config.adversarial.start, config.adversarial.warmup)
         per_scale = [generator_loss(self._gan_losses, (one.unconditional, one.conditional)) for one in outputs.scales]
@@ -327,7 +329,7 @@ class SynthesisTask(Objective[_Part]):
         return self._joint_matching(part, outputs)
 
     def _joint_matching(self, part: _Part, outputs: DiscriminatorOutputs) -> Contrast:
-        """Summed over the scales; the accuracy is that of the largest."""
+        """Returns the matching loss summed over the scales; the accuracy is that of the largest."""
         scale = self.discriminators.matching_scale()
         found = [
             contrastive_loss(one.embedding, outputs.sentence, part.ids, scale, self.accelerator)
@@ -339,7 +341,7 @@ class SynthesisTask(Objective[_Part]):
     def _discriminator_loss(
         self, part: _Part, generated: DiscriminatorOutputs, per_wrong: Tensor, step: int
     ) -> LossAndMetrics:
-        """The sum of the weighted terms, and metrics of the largest scale."""
+        """Returns the sum of the weighted terms, and the metrics of the largest scale."""
         config = self.config
         real: DiscriminatorOutputs = self._opponent(part.real, part.ids, wrong=True)
         losses = {}
@@ -354,7 +356,7 @@ class SynthesisTask(Objective[_Part]):
         metrics = {
             "real_accuracy": (seen.unconditional > 0).float().mean(),
             "fake_accuracy": (faked.unconditional < 0).float().mean(),
-            # A right caption above the wrong one, of the same real image.
+            # The matching caption scores higher than the mismatched one, for the same real image.
             "caption_accuracy": ((seen.conditional > seen.wrong) & part.wrong).sum() * per_wrong,
         }
         if isinstance(config.matching, JointMatchingConfig):
@@ -370,7 +372,7 @@ class SynthesisTask(Objective[_Part]):
         return loss, metrics | {"loss_discriminator": loss}
 
     def _r1(self, part: _Part) -> Float[Tensor, ""]:
-        """Of both logits together, at real images of the largest scale with their captions."""
+        """Computes R1 on both logits, at real images of the largest scale with their captions."""
         network = self.discriminators.networks[-1]
         sentence = self.discriminators.reader(part.ids).detach()
 
@@ -382,5 +384,5 @@ class SynthesisTask(Objective[_Part]):
 
 
 def _with_gradients(generated: Sequence[Tensor], gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """A number whose gradient at each of `generated` is the one given."""
+    """Returns a scalar whose gradient at each of `generated` is the given one."""
     return torch.stack([(one * gradient).sum() for one, gradient in zip(generated, gradients, strict=True)]).sum()

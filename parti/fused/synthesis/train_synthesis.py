@@ -34,7 +34,7 @@ class TrainSynthesisConfig(
     run_dir: str = "runs/fused-synthesis"
     """Folder of the run. Running again with the same folder resumes."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of initial weights, data order, augmentation and noise."""
+    """Seed of initial weights, data order, augmentation and noise."""
     data: DataConfig = DataConfig()
     """Images and captions, of the largest scale's size."""
     text: TextConfig = TextTokenizerConfig(length=30)
@@ -42,9 +42,9 @@ class TrainSynthesisConfig(
     model: SynthesisConfig = SynthesisConfig()
     """The generator."""
     encoder: PosteriorEncoderConfig | None = None
-    """What finds the noise of real images, in training alone; null, as drawn: none."""
+    """The encoder from real images to noise, for training only; null, as in the diagram: none."""
     discriminators: DiscriminatorsConfig = DiscriminatorsConfig()
-    """The other side."""
+    """The discriminators."""
     start: str | None = None
     """Run or model folder of another fused model whose parts the generator starts from, with text.kind saved and
     text.folder the same folder. null: random weights, or those of model.trunk.text.bert."""
@@ -55,7 +55,7 @@ class TrainSynthesisConfig(
     trackers: TrackersConfig = TrackersConfig()
     """Experiment trackers."""
     preview_images: int = Field(12, gt=0)
-    """Validation captions drawn in each preview."""
+    """Number of validation captions in each preview."""
 
     @model_validator(mode="after")
     def _check_parts_fit(self) -> "TrainSynthesisConfig":
