@@ -8,7 +8,7 @@ WORKERS ?= 2
 
 .PHONY: demo test test-all check format docs clean
 
-demo: .venv/.installed  ## Train both stages on the embedded data, draw unseen prompts, write out/demo/report.html
+demo: .venv/.installed  ## Train both stages on the embedded data, sample unseen prompts, write out/demo/report.html
 	$(BIN)/python tools/demo.py --out out/demo
 
 # Two processes with one thread each; then, with two threads, the tests whose sums those divide (docs/testing.md).

@@ -1,11 +1,11 @@
-"""Keeps learned codebooks alive: a start from data by k-means, and re-seeding of codes that nobody uses.
+"""Codebook maintenance against collapse: k-means initialization, and restart of unused codes.
 
-A codebook that starts as noise on the sphere collapses: a few codes near the first latents win everything, the rest
-never receive a gradient. Here the networks first learn without quantization, k-means then puts the codes where the
-latents are, and unused codes are moved onto recent latents that are poorly served.
+A codebook initialized with noise on the sphere collapses: a few codes near the first latents win everything, the rest
+never receive a gradient. Here the networks first train without quantization, k-means then initializes the codes from
+the latents, and unused codes are moved onto recent latents that are far from their code.
 
-The care remembers the latents that the quantizer reads, and asks the quantizer itself (`look_ups`) what each of its
-codebooks is asked about them: for levels that correct one another that is what the levels before leave over, now.
+Recent latents are stored, and the quantizer's `look_ups` gives the vectors that each of its codebooks quantizes for
+them: for residual levels these are the current residuals of the previous levels.
 """
 
 from typing import Any
@@ -28,28 +28,28 @@ class CodebookMaintenanceConfig(
     fixed=("memory",),
     may_change=("unquantized", "kmeans_iterations", "restart_every", "restart_until", "dead_after"),
 ):
-    """When a learned codebook starts, and when its unused codes are moved."""
+    """When a learned codebook is initialized, and when its unused codes are restarted."""
 
     unquantized: Span = 0
-    """First stretch of the run, in steps or as a share such as 25%, that trains without quantization; k-means then
-    starts the codebook. 0: no such phase."""
+    """Length of the first phase, in steps or as a share of the run such as 25%, that trains without quantization;
+    k-means then initializes the codebook. 0: no such phase."""
     kmeans_iterations: int = Field(10, ge=0)
-    """Lloyd iterations of that start."""
+    """Lloyd iterations of that initialization."""
     restart_every: int = Field(0, ge=0)
-    """Steps between moving unused codes onto recent latents; 0 never."""
+    """Steps between restarts of unused codes on recent latents; 0 never."""
     restart_until: Span = "80%"
-    """Step, or share of the run, after which codes are left in peace to settle."""
+    """Step, or share of the run, after which codes are no longer restarted."""
     memory: int = Field(16384, gt=0)
-    """Recent latents that are remembered for both."""
+    """Number of recent latents that are stored for both."""
     dead_after: int = Field(200, gt=0)
     """Steps without a hit after which a code is reported as dead."""
 
 
 class CodebookMaintenance:
-    """Watches latents and codes during training, and re-places codes; a stateful part of the training task.
+    """Tracks latents and codes during training, and restarts codes; a stateful part of the training task.
 
     In each step, `step` comes before training and `update` after it, with the latents and codes of all processes:
-    every process then takes the same decisions. A quantizer without a learned codebook is only watched.
+    every process then makes the same decisions. A quantizer without a learned codebook is only tracked.
     """
 
     def __init__(self, config: CodebookMaintenanceConfig, quantizer: Quantizer, seed: int) -> None:
@@ -72,8 +72,8 @@ class CodebookMaintenance:
 
     @torch.no_grad()
     def update(self, latents: Float[Tensor, "B N D"], codes: Int64[Tensor, "B M"] | None) -> None:
-        """Remember a batch's latents and which codes they hit. Latents that are not numbers are passed over."""
-        # Nothing here waits for the device: no mask as an index, no `bincount`.
+        """Stores a batch's latents and the codes that they hit. Non-finite latents are skipped."""
+        # No device synchronization here: no mask as an index, no `bincount`.
         rows = latents.float().flatten(0, 1)
         if codes is not None:
             asked = [(look_up.latents, look_up.codes) for look_up in self.quantizer.look_ups(latents, codes)]
@@ -93,9 +93,9 @@ class CodebookMaintenance:
 
     @torch.no_grad()
     def step(self, step: int, steps: int, averaged: Quantizer) -> int:
-        """Place the codes that are due at this step, before it trains; returns how many (usually none).
+        """Initializes or restarts the codes that are due before this step; returns how many (usually none).
 
-        `averaged` is the copy of the quantizer whose weights follow: its codes are placed alike.
+        `averaged` is the EMA copy of the quantizer, whose codes are replaced too.
         """
         config = self.config
         self._step = step
@@ -110,9 +110,9 @@ class CodebookMaintenance:
         return 0
 
     def dead_codes(self) -> Float[Tensor, ""]:
-        """Returns the share of the codes of all codebooks that nothing has hit for `dead_after` steps.
+        """Returns the share of the codes of all codebooks without a hit for `dead_after` steps.
 
-        In the first `dead_after` steps, or of quantization: that nothing has hit yet.
+        In the first `dead_after` steps of the run or of quantization: the share of the codes without a hit so far.
         """
         last_hit = torch.cat(self._last_hit)
         return (last_hit < max(0, self._step - self.config.dead_after + 1)).float().mean()
@@ -121,7 +121,8 @@ class CodebookMaintenance:
         return {"recent": self._recent, "filled": self._filled, "seen": self._seen, "last_hit": self._last_hit}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where memory or codebooks have other sizes, KeyError where something is missing."""
+        """Restores the state. Raises ValueError if memory or codebooks have other sizes, KeyError for a missing
+        entry."""
         pairs = [(self._recent, state["recent"]), (self._filled, state["filled"])]
         pairs += list(zip(self._last_hit, state["last_hit"], strict=True))
         for own, saved in pairs:
@@ -135,9 +136,9 @@ class CodebookMaintenance:
         self._seen = int(state["seen"])
 
     def _start(self, averaged: Quantizer, generator: torch.Generator) -> int:
-        """All codes from k-means: the first codebook from the latents, each further one from what is then left over."""
+        """Initializes all codes by k-means: the first codebook on the latents, each further one on the residuals."""
         books = codebooks(self.quantizer)
-        # Shared levels take as many rounds: each round asks about the residuals that the round before leaves.
+        # Shared levels take as many rounds: each round clusters the residuals of the previous one.
         for level in range(self.quantizer.codes_per_latent):
             index = min(level, len(books) - 1)
             vectors, _ = self._asked(index, generator)
@@ -149,7 +150,7 @@ class CodebookMaintenance:
         return len(books) * self.quantizer.codebook_size
 
     def _restart_dead_codes(self, averaged: Quantizer, generator: torch.Generator) -> int:
-        """Move the codes that nothing has hit since the last time onto latents that are far from their code."""
+        """Moves the codes without a hit since the last restart onto latents that are far from their code."""
         moved = 0
         for index, last_hit in enumerate(self._last_hit):
             dead = (last_hit < self._step - self.config.restart_every).nonzero().flatten()
@@ -159,8 +160,8 @@ class CodebookMaintenance:
             dead = dead[: len(vectors)]
             if len(dead) == 0:
                 continue
-            # Latents far from their code are drawn first: that is where another code helps most.
-            # No distance to a code that is not a number: the loop will find it and go back.
+            # Latents far from their code are sampled first: another code helps most there.
+            # Ignore the distance to a non-finite code: the NaN guard will find it and roll back.
             distances = distances.nan_to_num(0.0, 0.0, 0.0) + 1e-12
             chosen = torch.multinomial(distances.cpu(), len(dead), generator=generator)
             self._place(index, dead, vectors[chosen.to(dead.device)], averaged)
@@ -174,7 +175,7 @@ class CodebookMaintenance:
         look_up = self.quantizer.look_ups(latents, self.quantizer.encode(latents))[index]
         assert look_up.codes is not None
         vectors, codes = look_up.latents, look_up.codes
-        if len(vectors) > len(self._recent):  # of shared levels there are several a latent
+        if len(vectors) > len(self._recent):  # shared levels have several per latent
             some = torch.randperm(len(vectors), generator=generator)[: len(self._recent)].to(vectors.device)
             vectors, codes = vectors[some], codes[some]
         vectors = look_up.quantizer.normalize(vectors)

@@ -1,6 +1,6 @@
 """Images on one white sheet, to look at: a grid with captions and verdicts, or originals beside reconstructions.
 
-Small images are enlarged by a whole number without smoothing, so that every pixel stays what the model drew.
+Small images are enlarged by an integer factor without smoothing, so that every pixel stays visible.
 All lengths are in pixels of the sheet.
 """
 

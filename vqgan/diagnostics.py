@@ -1,8 +1,8 @@
-"""What goes wrong in stage-1 training, in plain words and with the config keys that help.
+"""Diagnoses stage-1 training: problems in plain words, with the config keys that help.
 
-Pure: the metrics of one log line in, findings out. A metric that is missing (no code in the continuous phase, no
-discriminator before its start) gives no finding. The thresholds are far from what healthy runs show: a finding that
-is often wrong is soon not read.
+Pure: the metrics of one log line in, findings out. A missing metric (no codes before quantization starts, no
+discriminator before its start) gives no finding. The thresholds are far from the values of healthy runs, because false
+alarms are soon ignored.
 """
 
 import math

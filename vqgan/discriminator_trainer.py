@@ -1,4 +1,4 @@
-"""The other player of stage 1: a discriminator with its optimizer, its penalties and its moment of joining.
+"""Trains the discriminator of stage 1: its optimizer, its penalties and its start.
 
 The generator's side asks it for `generator_loss`; `update` is the discriminator's own step. Between the two the
 discriminator does not change, so one pass over the generated images serves both. Penalties: lazy R1
@@ -43,30 +43,30 @@ class AdversarialConfig(
         "batch_fraction",
     ),
 ):
-    """The adversarial loss, its discriminator and when they join."""
+    """The adversarial loss, its discriminator and when they start."""
 
     weight: float = Field(0.1, ge=0)
     """Weight of the generator's loss; 0 leaves the discriminator out."""
     adaptive: bool = False
     """Scale the weight so that its gradient at the decoder's last layer equals the reconstruction's (taming)."""
     loss: Literal["non_saturating", "hinge", "vanilla"] = "non_saturating"
-    """Form of both players' losses."""
+    """Form of the losses of generator and discriminator."""
     discriminator: DiscriminatorConfig = StyleGAN2DiscriminatorConfig()
     """The discriminator's network."""
     start: Span = 0
-    """When both players start: steps, or a share of the run such as 25%."""
+    """When adversarial training starts: steps, or a share of the run such as 25%."""
     warmup: Span = 0
-    """How long the generator's weight then grows to its full value: steps, or a share of the run."""
+    """Warm-up of the generator's weight after that: steps, or a share of the run."""
     r1_gamma: float = Field(10.0, ge=0)
     """R1 penalty: gamma / 2 times the squared gradient at real images; 0 none."""
     r1_every: int = Field(16, gt=0)
     """Steps between R1 penalties, each scaled by this number (lazy regularization)."""
     lecam_weight: float = Field(0.0, ge=0)
-    """LeCam penalty: keeps logits near the other side's running average, which helps on little data; 0 none."""
+    """LeCam penalty: keeps logits near the running average of the other class, which helps on little data; 0 none."""
     lecam_decay: float = Field(0.99, ge=0, lt=1)
-    """Share of LeCam's running averages that each step keeps."""
+    """Decay of LeCam's running averages."""
     batch_fraction: float = Field(1.0, gt=0, le=1)
-    """Share of each batch that the discriminator sees: less is cheaper."""
+    """Fraction of each batch that the discriminator sees: less is cheaper."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The discriminator's optimizer."""
 
@@ -94,7 +94,7 @@ class DiscriminatorTrainer:
         self._averages = _LogitAverages(config.lecam_decay, accelerator)
 
     def factor(self, step: int) -> float:
-        """Returns what multiplies the generator's weight at `step`; 0 while neither player plays."""
+        """Returns the factor of the generator's weight at `step`; 0 before adversarial training starts."""
         return ramp(step, self.steps, self.config.start, self.config.warmup)
 
     def generator_loss(

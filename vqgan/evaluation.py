@@ -1,4 +1,4 @@
-"""How good an image tokenizer is: a few metrics while it trains, and the full, comparable set of a finished one.
+"""Evaluates image tokenizers: a few metrics during training, and the full, comparable set afterwards.
 
 `evaluate_tokenizer` is the cheap one, called by training. `measure_tokenizer` takes one pass over a reference set for
 PSNR, SSIM, LPIPS, rFID, inception score, the codebook's metrics and the rate, each with its protocol (papers.md H).
@@ -38,7 +38,7 @@ from vqgan.system.devices import arithmetic, device_name, usable_device
 from vqgan.system.downloads import download_timeout
 
 LPIPS_SMALLEST_IMAGE = 32
-"""Least side in pixels that LPIPS' networks can pool down."""
+"""Smallest side in pixels that LPIPS' networks can pool."""
 
 
 def evaluate_tokenizer(
@@ -107,13 +107,13 @@ class TokenizerEvaluationConfig(Config):
     lpips: tuple[PerceptualConfig, ...] = Field(
         (PerceptualConfig(backbone="alex"), PerceptualConfig(backbone="vgg")), strict=False
     )
-    """LPIPS networks, [] for none: a tokenizer that was trained on one is to be judged by another. Each may have its
+    """LPIPS networks, [] for none: evaluate a tokenizer with another one than it was trained with. Each may have its
     file: [{backbone: alex, weights: alexnet.pth}]."""
     inception_weights: str = "pretrained"
     """`pretrained` (torch-fidelity's, from torch.hub's cache, downloaded on first use), a path to that file, or
     `random` (untrained features: for tests and dry runs)."""
     device: str | None = None
-    """Where the networks run: cpu, cuda, cuda:1, ...; null for cuda if there is one, else cpu."""
+    """Device of the networks: cpu, cuda, cuda:1, ...; null for cuda if there is one, else cpu."""
 
     @model_validator(mode="after")
     def _check_networks_differ(self) -> "TokenizerEvaluationConfig":

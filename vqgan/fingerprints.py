@@ -1,6 +1,6 @@
-"""Fingerprints: short names of what a thing is, so that another one in its place is noticed.
+"""Fingerprints: short hashes that identify networks and files, so that a replaced one is noticed.
 
-A network's is of its weights (names, types, shapes, values), wherever they lie and in whatever file they came.
+That of a network covers its weights (names, types, shapes, values), independent of device and file format.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ _DIGITS = 16
 
 @dataclass(frozen=True)
 class FrozenPart:
-    """Something that a run reads and does not train: see `vqgan.training.task.Task.frozen_parts`."""
+    """A part that a run reads but does not train: see `vqgan.training.task.Task.frozen_parts`."""
 
     fingerprints: Mapping[str, str]
-    """Of each thing about it that matters, by what it is called."""
+    """Fingerprints by name."""
     is_only_shown: bool = False
-    """Whether training does not depend on it: it makes what is looked at and shipped, and may change."""
+    """Whether training does not depend on it: it is used for previews and saved models only, and may change."""
     remedy: str = ""
-    """Where the one that the run began with may be found."""
+    """Where the part that the run started with may be found."""
 
     @classmethod
     def of(cls, network: nn.Module) -> "FrozenPart":
@@ -35,12 +35,12 @@ class FrozenPart:
 
 
 def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """Of named tensors, in the order of their names."""
+    """Returns the fingerprint of named tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         value = weights[name].detach()
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        if value.is_meta:  # a rehearsal: there are no values
+        if value.is_meta:  # a traced step of the planner: there are no values
             continue
         value = value.cpu().contiguous()
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
@@ -48,12 +48,12 @@ def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def network_fingerprint(network: nn.Module) -> str:
-    """Of all that a network's state dict has."""
+    """Returns the fingerprint of a network's state dict."""
     return weights_fingerprint(network.state_dict())
 
 
 def settings_fingerprint(settings: Mapping[str, Any]) -> str:
-    """Of plain values."""
+    """Returns the fingerprint of plain values."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:_DIGITS]
 
 

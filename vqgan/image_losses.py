@@ -1,7 +1,7 @@
-"""How far generated images are from those that they should be: weighted l1, l2 and perceptual distances (papers.md
+"""Reconstruction losses of generated images: weighted l1, l2 and perceptual distances (papers.md
 A.3).
 
-For every network whose output is an image with a target. The adversarial term has a player of its own:
+For every network whose output is an image with a target. The adversarial term is in:
 `vqgan.discriminator_trainer`.
 """
 
@@ -24,7 +24,7 @@ class PerceptualTermConfig(PerceptualConfig, may_change=("weight", "batch_fracti
     weight: float = Field(0.1, ge=0)
     """Weight; 0 leaves the network out."""
     batch_fraction: float = Field(1.0, gt=0, le=1)
-    """Share of each batch that the network sees: less is cheaper."""
+    """Fraction of each batch that the network sees: less is cheaper."""
 
 
 class ImageLossesConfig(Config, may_change=("l1_weight", "l2_weight")):

@@ -1,10 +1,10 @@
-"""ImageTokenizer: the one face of stage 1 that anyone else sees.
+"""ImageTokenizer: the public interface of stage 1.
 
 tokenizer = ImageTokenizer.from_pretrained("runs/vqgan-shapes/model")
 codes = tokenizer.encode("cat.png")   # (B, N) int64; also PIL images, lists, arrays, tensors (B, 3, H, W) in [-1, 1]
 images = tokenizer.decode(codes)      # (B, 3, H, W) in [-1, 1]; output_type="pil": PIL images
 
-A model folder, a run folder or a name on the Hugging Face Hub will do; `push_to_hub` puts one there.
+`from_pretrained` takes a model folder, a run folder or a name on the Hugging Face Hub; `push_to_hub` uploads one.
 
 Other image sizes than that of training: `decode(codes, grid=tokenizer.grid_of(height, width))`.
 """
@@ -35,35 +35,35 @@ class _Stored(Config):
 
 
 class CodesFingerprint(NamedTuple):
-    """What decides an image's codes and what they stand for: not the decoder, of which there may be several.
+    """Fingerprint of everything that determines an image's codes and their meaning, without the decoder.
 
-    Tokenizers of equal fingerprints may take each other's place, with images that look different.
+    Tokenizers with equal fingerprints are interchangeable, though their decoded images may look different.
     """
 
     settings: str
-    """Of the kind and sizes of encoder and quantizer, the size of the images included."""
+    """Fingerprint of kind and sizes of encoder and quantizer, including the image size."""
     encoder: str
-    """Of the encoder's weights."""
+    """Fingerprint of the encoder's weights."""
     quantizer: str
-    """Of the quantizer's weights, the codebook."""
+    """Fingerprint of the quantizer's weights, including the codebook."""
 
     def __str__(self) -> str:
         return "-".join(self)
 
     @classmethod
     def parse(cls, text: object) -> "CodesFingerprint | None":
-        """Returns what `str` made; None for anything else."""
+        """Parses the result of `str`; returns None for anything else."""
         parts = text.split("-") if isinstance(text, str) else []
         return cls(*parts) if len(parts) == len(cls._fields) else None
 
     def differs_from(self, other: "CodesFingerprint") -> str:
-        """In words, in what."""
+        """Returns the differences in words."""
         names = {"settings": "settings", "encoder": "the encoder's weights", "quantizer": "the codebook"}
         return " and ".join(what for name, what in names.items() if getattr(self, name) != getattr(other, name))
 
 
 def codes_fingerprint(autoencoder: Autoencoder) -> CodesFingerprint:
-    """That of an autoencoder as it is now; a pass over its encoder's weights."""
+    """Computes the fingerprint of an autoencoder, with one pass over its encoder's weights."""
     return CodesFingerprint(
         settings_fingerprint(autoencoder.config.settings_of_codes(with_defaults=False)),
         weights_fingerprint(autoencoder.encoder.state_dict()),
@@ -72,7 +72,7 @@ def codes_fingerprint(autoencoder: Autoencoder) -> CodesFingerprint:
 
 
 class ImageTokenizer(PushToHubMixin, nn.Module):
-    """A frozen autoencoder as a translator between images and codes; always fp32, whatever the autocast.
+    """A frozen autoencoder that converts images to codes and back; always fp32, even under autocast.
 
     Half precision would change which code is nearest.
     """
@@ -85,16 +85,16 @@ class ImageTokenizer(PushToHubMixin, nn.Module):
         self.autoencoder = autoencoder.eval().requires_grad_(False)
 
     def codes_fingerprint(self) -> CodesFingerprint:
-        """Returns what decides the codes; a pass over the encoder's weights."""
+        """Returns the fingerprint of the codes, with one pass over the encoder's weights."""
         return codes_fingerprint(self.autoencoder)
 
     def codes_as_frozen_part(self) -> FrozenPart:
-        """Of a run that trains on its codes, whoever decodes them."""
+        """Returns the frozen part of a run that trains on its codes, whichever decoder is used."""
         remedy = "the run's model/image_tokenizer is a copy, and one with the same codes and another decoder serves too"
         return FrozenPart(self.codes_fingerprint()._asdict(), remedy=remedy)
 
     def decoder_fingerprint(self) -> str:
-        """Of what only the images depend on: the decoder's weights and settings."""
+        """Returns the fingerprint of the decoder's weights and settings, which only decoded images depend on."""
         settings = settings_fingerprint(self.autoencoder.config.model_dump(mode="json", include={"decoder", "output"}))
         return f"{settings}-{weights_fingerprint(self.autoencoder.decoder.state_dict())}"
 
@@ -115,7 +115,7 @@ class ImageTokenizer(PushToHubMixin, nn.Module):
 
     @property
     def latent_dim(self) -> int:
-        """Width D of what a place's codes stand for."""
+        """Width D of the latents of codes."""
         return self.autoencoder.quantizer.code_dim
 
     def grid_of(self, height: int, width: int) -> Grid:
@@ -123,12 +123,12 @@ class ImageTokenizer(PushToHubMixin, nn.Module):
         return self._code_grid(self.autoencoder.grid_of(height, width))
 
     def train(self, mode: bool = True) -> "ImageTokenizer":  # noqa: ARG002
-        """Stays in evaluation mode: a tokenizer does not change while stage 2 trains on its codes."""
+        """Does nothing: the tokenizer stays in evaluation mode while stage 2 trains on its codes."""
         return super().train(False)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; images and codes from elsewhere are brought here."""
+        """Device of the weights; images and codes are moved to it."""
         return next(self.autoencoder.parameters()).device
 
     @torch.no_grad()
@@ -157,7 +157,7 @@ class ImageTokenizer(PushToHubMixin, nn.Module):
     def reconstruct(
         self, images: ImagesInput, output_type: OutputType = "pt"
     ) -> Float[Tensor, "B 3 H W"] | list[Image.Image]:
-        """Returns what the decoder makes of the images' codes: a tensor in [-1, 1] (`pt`) or PIL images (`pil`).
+        """Returns reconstructions, encoded and decoded: a tensor in [-1, 1] (`pt`) or PIL images (`pil`).
 
         `images`, sizes and errors are those of `encode`.
         """
@@ -200,7 +200,7 @@ class ImageTokenizer(PushToHubMixin, nn.Module):
     def decode(
         self, codes: Int64[Tensor, "B N"], grid: Grid | None = None, output_type: OutputType = "pt"
     ) -> Float[Tensor, "B 3 H W"] | list[Image.Image]:
-        """Returns the images of codes: a tensor in [-1, 1] (`pt`) or PIL images (`pil`).
+        """Decodes codes to images: a tensor in [-1, 1] (`pt`) or PIL images (`pil`).
 
         `grid` (h, w) is that of training unless given. Raises ValueError where N is not h * w.
         """
@@ -259,5 +259,5 @@ class ImageTokenizer(PushToHubMixin, nn.Module):
         return cls(load_model(lambda: build_autoencoder(config), folder.path))
 
     def _code_grid(self, places: Grid) -> Grid:
-        # A residual quantizer's codes of one place stand side by side: the grid is that much wider.
+        # A residual quantizer's codes of one position are adjacent: the grid is that much wider.
         return places[0], places[1] * self.autoencoder.quantizer.codes_per_latent

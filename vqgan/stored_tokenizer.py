@@ -1,4 +1,4 @@
-"""An image tokenizer that stays in its folder: in memory only while it translates.
+"""An image tokenizer that is loaded only while it is used.
 
 For training on codes that are there already (parti/code_cache): images are drawn now and then, and between two
 drawings the tokenizer's memory belongs to the training.

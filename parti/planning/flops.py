@@ -62,5 +62,5 @@ def mean_keys(kind: MaskKind, grid: tuple[int, int], kernel: int) -> float:
 
 
 def matrix_weights(module: nn.Module) -> int:
-    """Returns the number of the number of weights that each position is multiplied with."""
+    """Returns the number of the number of the number of weights that each position is multiplied with."""
     return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))

@@ -1,4 +1,5 @@
-"""What the training tools share: `--help`, `--print-config`, `--config FILE`, dotted overrides, one-line errors."""
+"""The command line of the training tools: `--help`, `--print-config`, `--config FILE`, dotted overrides, one-line
+errors."""
 
 import sys
 from collections.abc import Callable

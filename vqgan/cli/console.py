@@ -1,4 +1,4 @@
-"""What a command begins with: standard output and standard error that can show anything."""
+"""Standard output and standard error that can print any text, whatever the terminal's encoding."""
 
 import functools
 import io
@@ -9,7 +9,7 @@ Main = Callable[[list[str]], int]
 
 
 def command(main: Main) -> Main:
-    """`main(argv)` of a tool, after which no letter ends it with a UnicodeEncodeError.
+    """Runs `main(argv)` of a tool without UnicodeEncodeErrors.
 
     Captions and file names are in any language, and names on a disk need not even be text. A container, a scheduler or
     a Windows console may take ASCII or cp1252 alone: what they cannot show is then written as an escape (`\\xfc`).
@@ -25,6 +25,6 @@ def command(main: Main) -> Main:
 
 
 def show_anything(stream: object) -> None:
-    """Letters outside the stream's encoding are written as escapes from now on, where it is one of Python's own."""
+    """Makes a stream write characters outside its encoding as escapes, if it is one of Python's own."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")

@@ -1,9 +1,9 @@
-"""Which settings of a run may change while it goes on, and which decide what its weights mean.
+"""Which settings of a run may change when it resumes, and which determine the meaning of its weights.
 
-Heads, a kernel, a norm or an activation show in no tensor's shape: weights that learned with 2 heads load with 4, and
-are another network. Each config class says of its fields what holds (`fixed` and `may_change`, see
-`vqgan.config.schema.Config`); a section's own fields are those of its class, and a section that may be null is a field
-too.
+The number of heads, a kernel, a norm or an activation does not show in a tensor's shape: weights trained with 2 heads
+load into a network with 4, which computes something else. Each config class declares its fields as `fixed` or
+`may_change` (see `vqgan.config.schema.Config`); a section's fields are declared by its own class, and an optional
+section is a field too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,13 +15,13 @@ from pydantic_core import to_jsonable_python
 from vqgan.config.schema import Config
 
 _GIVEN, _NONE = "given", "none"
-"""What is recorded of a section that may be null."""
+"""The record of an optional section."""
 
 
 def fixed_settings(config: Config, prefix: str = "", *, with_defaults: bool = True) -> dict[str, Any]:
-    """Returns what decides the meaning of the weights, as plain values by dotted names.
+    """Returns the settings that determine the meaning of the weights, as plain values by dotted names.
 
-    Without those that are at the default of their class, a setting that a later version adds changes nothing.
+    Settings at the default of their class are left out, so that settings added in later versions do not matter.
     """
     found: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
@@ -38,13 +38,13 @@ def fixed_settings(config: Config, prefix: str = "", *, with_defaults: bool = Tr
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Of `fixed_settings`, what both have and differs. What only one has came or went with another version."""
+    """Returns the differences of two `fixed_settings`, among the settings that both have."""
     names = [name for name in now if name in before and before[name] != now[name]]
     return [f"{name} was {before[name]} and is {now[name]}" for name in names]
 
 
 def unclassified(config_type: type[BaseModel]) -> Iterator[str]:
-    """Yields fields of a config and of its sections that are said neither to be fixed nor to change, once each."""
+    """Yields the fields of a config and of its sections that are declared neither fixed nor changeable, once each."""
     seen: set[type[BaseModel]] = set()
 
     def walk(kind: type[BaseModel]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the annotations of a config's fields say: the kinds of a section, and the types of a value."""
+"""Reads the annotations of a config's fields: the kinds of a section, and the types of a value."""
 
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin

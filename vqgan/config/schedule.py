@@ -18,7 +18,7 @@ def _check_span(value: Any) -> Any:
 
 
 Span = Annotated[int | str, BeforeValidator(_check_span)]
-"""A stretch of a run: steps (500), or a share of the run ("25%"), which keeps its meaning when the length changes."""
+"""A length in a run: steps (500), or a share of the run ("25%"), which scales with its length."""
 
 
 def in_steps(span: int | str, steps: int) -> float:
@@ -27,26 +27,26 @@ def in_steps(span: int | str, steps: int) -> float:
 
 
 class ScheduleConfig(Config, may_change=("shape", "warmup", "decay_from", "decay_until", "final_ratio")):
-    """How the learning rate goes: a linear warm-up, a plateau, then a decay to `final_ratio` at the last step.
+    """Learning rate schedule: a linear warm-up, a plateau, then a decay to `final_ratio` at the last step.
 
-    A run that may be prolonged keeps its rate for long and decays late (warmup-stable-decay): shape linear with
-    decay_from 80%. Where a run that has decayed is prolonged, its rate does not go up again.
+    For a run that may be extended, decay late (warmup-stable-decay): shape linear with decay_from 80%. If a run that
+    has decayed is extended, its rate does not increase again.
     """
 
     shape: Literal["constant", "cosine", "exponential", "linear"] = "cosine"
-    """The decay's curve."""
+    """Shape of the decay."""
     warmup: Span = 0
-    """From 0 to the full rate: steps, or a share of the run such as 5%."""
+    """Warm-up from 0 to the full rate: steps, or a share of the run such as 5%."""
     decay_from: Span = 0
-    """Where the decay begins: steps, or a share of the run."""
+    """Start of the decay: steps, or a share of the run."""
     decay_until: Span = "100%"
-    """Where the decay ends; the rate stays at `final_ratio` from there on."""
+    """End of the decay; the rate stays at `final_ratio` afterwards."""
     final_ratio: float = Field(0.1, gt=0, le=1)
-    """Rate at the end, as a share of the full rate."""
+    """Final rate as a fraction of the full rate."""
 
 
 def learning_rate_factor(step: int, steps: int, config: ScheduleConfig) -> float:
-    """Returns what multiplies the full learning rate at `step` (0-based) of a run of `steps`."""
+    """Returns the factor of the full learning rate at `step` (0-based) of a run of `steps`."""
     warmup = in_steps(config.warmup, steps)
     if step < warmup:
         return (step + 1) / max(1.0, warmup)

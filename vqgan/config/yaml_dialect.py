@@ -13,11 +13,11 @@ _LARGEST = 1 << 63
 
 
 class NotYAMLError(ValueError):
-    """Text that is not YAML, or holds what no config holds; the message is one line."""
+    """Text that is not YAML, or has values that no config has; the message is one line."""
 
 
 class Loader(yaml.SafeLoader):
-    """YAML whose plain words are those of YAML 1.2, and whose keys are unique.
+    """YAML loader with the plain scalars of YAML 1.2 and unique keys.
 
     YAML 1.1, which PyYAML speaks, reads `1e-4` as text, `on` and `no` as booleans, `010` as 8, `16:9` as 969.
     """
@@ -25,7 +25,7 @@ class Loader(yaml.SafeLoader):
     _nodes = _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Counted while it is read, because reading alone takes PyYAML seconds."""
+        """Counts values while parsing, because parsing alone may take PyYAML seconds."""
         self._nodes, self._depth = self._nodes + 1, self._depth + 1
         if self._nodes > 2 * _MOST_VALUES or self._depth > _DEEPEST:
             what = "nested too deeply" if self._depth > _DEEPEST else f"of more than {_MOST_VALUES} values"
@@ -52,7 +52,7 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merged mappings (`<<`) may double with every line."""
+        """Limits merged mappings (`<<`), which may double with every line."""
         super().flatten_mapping(node)
         if len(node.value) > _MOST_VALUES:
             raise yaml.MarkedYAMLError(problem="too many keys are merged", problem_mark=node.start_mark)
@@ -70,7 +70,7 @@ for _tag, _pattern, _first in (
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or `Loader` would take for something else."""
+    """YAML dumper that quotes every text which YAML 1.1 or `Loader` would read as another type."""
 
 
 _Dumper.yaml_implicit_resolvers = {

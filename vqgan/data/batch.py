@@ -12,7 +12,7 @@ from vqgan.data.source import UnusableSample
 
 @dataclass(frozen=True)
 class Item:
-    """One transformed sample, and the unusable ones that were passed over on the way to it."""
+    """One transformed sample, and the unusable ones that were skipped before it."""
 
     image: Float[Tensor, "3 H W"]
     caption: str | None

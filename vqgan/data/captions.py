@@ -18,13 +18,13 @@ _NEWLINE = re.compile(r"\r\n|\n|\r")
 
 CaptionChoice = Literal["auto", "first", "random", "joined"]
 """Of several captions. auto: the first of a list, all of a text whatever its lines; first: the first text or line;
-random: one text or line, drawn each time the image is shown; joined: all of them in one."""
+random: one text or line, sampled each time the image is shown; joined: all of them in one."""
 
 
 def read_captions(value: Any, choice: CaptionChoice, name: str, *, required: bool) -> tuple[str, ...]:
     """Returns the captions that training may show of item `name`: more than one only where the choice is random.
 
-    `value` is what the data set holds: None, text, or a list of texts, in which what is not text is passed over.
+    `value` is what the data set holds: None, text, or a list of texts, of which values that are not text are skipped.
     Whitespace is collapsed, blank captions are left out. Raises UnusableSample for any other value, or where a
     caption is `required` and there is none.
     """
@@ -47,9 +47,9 @@ def read_captions(value: Any, choice: CaptionChoice, name: str, *, required: boo
 
 
 def choose_caption(sample: Sample, rng: np.random.Generator | None) -> str | None:
-    """Returns the caption to show: drawn with `rng` where there are several, the first without (evaluation)."""
+    """Returns the caption to show: sampled with `rng` if there are several; the first without (evaluation)."""
     if rng is None or len(sample.captions) < 2:
-        return sample.caption  # nothing is drawn: data sets without several captions keep their random crops
+        return sample.caption  # no random number is used, so data sets with one caption keep their random crops
     return sample.captions[int(rng.integers(len(sample.captions)))]
 
 

@@ -126,7 +126,7 @@ class DataPipeline:
         local = share.local_size(self.config.batch_size)
         if first_step >= steps:
             return
-        # A loader draws a seed for its workers: not from the global generator, whose state is part of a checkpoint.
+        # The loader samples a seed for its workers: not from the global generator, whose state is in the checkpoints.
         settings: dict[str, Any] = {
             "generator": torch.Generator(),
             "pin_memory": torch.cuda.is_available(),
@@ -178,7 +178,7 @@ class DataPipeline:
         """
         places, size = iter(self._places()), batch_size or self.config.batch_size
         skipped: list[UnusableSample] = []
-        ready: Batch | None = None  # one behind: what is skipped after the last batch is told with it
+        ready: Batch | None = None  # one behind: items skipped after the last batch are reported with it
         count = 0
         while own := list(islice(places, size)):
             count += 1

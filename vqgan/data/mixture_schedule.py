@@ -1,7 +1,7 @@
 """Whose turn it is: rows of items interleaved by weights, with random access.
 
 At every point of the order each row has had its share to less than one item (Tijdeman, "The chairman assignment
-problem", 1980), so in any stretch of it to less than two. The order is a cycle that repeats; nothing is drawn at
+problem", 1980), so in any stretch of it to less than two. The order is a cycle that repeats; nothing is sampled at
 random, so position and turn follow from each other by arithmetic.
 """
 

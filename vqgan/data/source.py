@@ -69,7 +69,7 @@ class UnusableSample(Exception):
         return f"{self.name}: {self.cause}"
 
     def report(self) -> "UnusableSample":
-        """Returns the same without a traceback, to be kept.
+        """Returns the error without its traceback, for storing.
 
         A traceback holds the calls that it went through with half a decoded image in them, often in a circle that
         Python's collector, which counts objects and not megabytes, comes across much later.

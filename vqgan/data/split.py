@@ -1,4 +1,4 @@
-"""Which items of a data set are held out: a choice that stays when the data set grows."""
+"""Splits a data set into training and validation items, by a choice that is stable when the data set grows."""
 
 import hashlib
 
@@ -14,7 +14,8 @@ def hash_score(key: str) -> float:
 
 
 def val(scores: Float[np.ndarray, "N"], share: float) -> Bool[np.ndarray, "N"]:
-    """Returns which items to hold out: those whose score in [0, 1) is below `share`, so a larger share only adds items.
+    """Returns the mask of validation items: those whose score in [0, 1) is below `share`, so a larger share only adds
+    items.
 
     Of two items or more with different scores, each side gets at least one.
     """

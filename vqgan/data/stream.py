@@ -5,7 +5,7 @@ partition, so what a step sees depends on the number of partitions alone, never 
 them; each of those reads only its own partitions. A partition is an endless row of numbered items: pass after pass over
 its part, every pass in another seeded order, nothing twice and nothing left out within a pass.
 
-Items come undecoded, so that a resumed run passes over what it has seen without decoding it.
+Items come undecoded, so that a resumed run skips what it has seen without decoding it.
 """
 
 from abc import ABC, abstractmethod
@@ -101,9 +101,9 @@ class PartitionReader(ABC):
 
     @abstractmethod
     def epoch(self, order: np.random.Generator, skip: int) -> tuple[int, Iterator[EncodedSample]]:
-        """One epoch, its files in the order that `order` draws: how many items are left out, and those after them.
+        """Returns one epoch, its files in the order by `order`: the number of items left out, and those after them.
 
-        As many are left out, up to `skip`, as cost nothing to pass over.
+        As many are left out, up to `skip`, as can be skipped for free.
         """
 
 

@@ -3,7 +3,7 @@
 An item on a source's list is never lost silently: the loader names what it skips. This is about what never gets on the
 list. A source says it by an attribute `unused`, a tuple of `Unused`, of its whole location rather than of one split;
 a source without the attribute passes nothing over. What anyone expects beside images (metadata, captions of images,
-hidden files, a README) is not told, so that what is told is worth reading.
+hidden files, a README) is not reported, so that reports are worth reading.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 from vqgan.data.source import printable
 
 EXAMPLES = 3
-"""Names that are kept of a kind."""
+"""Number of names stored for each kind."""
 LINES = 12
 """Kinds that are printed; the JSON report of a check has all."""
 
@@ -31,7 +31,7 @@ class Unused:
     examples: tuple[str, ...] = ()
     """Names of the first few, relative to the data set; printable."""
     lost: bool = True
-    """Whether it may be data that was meant to be used: a problem for a check, where other things are only told."""
+    """Whether it may be data that was meant to be used: a problem for a check, which only reports other things."""
 
     @classmethod
     def of(cls, names: Sequence[str], what: str, reason: str, *, lost: bool = True) -> "Unused":
@@ -50,7 +50,7 @@ class Unused:
 
 
 def unused_in(*sources: Any) -> tuple[Unused, ...]:
-    """Returns what sources pass over, once where several (the splits of a data set) tell the same; what may be lost
+    """Returns what sources skip, once if several (the splits of a data set) report the same; what may be lost
     first.
 
     To be asked for when it is needed: a stream learns of it while it is read.

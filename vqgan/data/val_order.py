@@ -30,5 +30,5 @@ class InRandomOrder:
 
     @property
     def unused(self) -> tuple[Unused, ...]:
-        """What the source passes over."""
+        """What the source skips."""
         return unused_in(self._source)

@@ -12,7 +12,7 @@ from vqgan.system.parent_process import signal_when_parent_ends
 def worker_init_fn(_number: int) -> None:
     """What a loader process does first (`worker_init_fn`).
 
-    It passes over Ctrl-C and the first SIGTERM; a second one, which only its own parent sends, ends it. Where the
+    It ignores Ctrl-C and the first SIGTERM; a second one, which only its own parent sends, ends it. Where the
     training process is gone, by whatever way, so is this one: at once on Linux, within seconds elsewhere, by PyTorch.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, by the kernel that is fastest where it runs.
+"""Scaled dot-product attention, by the fastest kernel for the device.
 
 Legend: B batch, H heads, Q queries, K keys, d head width.
 """
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 SHORT = 256 * 256
-"""Queries times keys up to which the plain form is taken on a CPU."""
+"""Largest number of queries times keys for the plain form on a CPU."""
 
 
 def attend(

@@ -1,1 +1,1 @@
-"""What stage 1 minimizes; no networks of stage 1."""
+"""Losses of stage 1; no networks of stage 1."""

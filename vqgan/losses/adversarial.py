@@ -45,7 +45,7 @@ def vanilla_discriminator_loss(real: Logits, fake: Logits) -> Scalar:
 
 @dataclass(frozen=True)
 class AdversarialLoss:
-    """What each side minimizes: `generator(fake_logits)` and `discriminator(real_logits, fake_logits)`."""
+    """Losses of both sides: `generator(fake_logits)` and `discriminator(real_logits, fake_logits)`."""
 
     generator: Callable[[Logits], Scalar]
     discriminator: Callable[[Logits, Logits], Scalar]
@@ -56,7 +56,7 @@ ADVERSARIAL_LOSSES = {
     "hinge": AdversarialLoss(linear_generator_loss, hinge_discriminator_loss),
     "vanilla": AdversarialLoss(linear_generator_loss, vanilla_discriminator_loss),
 }
-"""By the name that a config uses. StyleGAN2 is trained with `non_saturating`, taming's PatchGAN with `hinge`."""
+"""Losses by their name in a config. StyleGAN2 is trained with `non_saturating`, taming's PatchGAN with `hinge`."""
 
 
 def r1_penalty(discriminator: Callable[[Tensor], Tensor], images: Float[Tensor, "B C H W"]) -> Scalar:

@@ -27,7 +27,7 @@ _WEIGHTS_ENUMS: dict[Backbone, str] = {
     "alex": "AlexNet_Weights",
     "squeeze": "SqueezeNet1_1_Weights",
 }
-"""Where torchvision keeps the URL of each backbone's ImageNet weights."""
+"""torchvision's names of each backbone's ImageNet weights."""
 
 
 class PerceptualConfig(Config, may_change=("backbone", "weights", "seed")):
@@ -39,7 +39,7 @@ class PerceptualConfig(Config, may_change=("backbone", "weights", "seed")):
     """`pretrained` (torchvision's cache, downloaded on first use), a path to torchvision's state-dict file, or
     `random` (untrained features: for tests and dry runs)."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Which weights, if `random`."""
+    """Seed of the weights, if `random`."""
 
 
 class PerceptualLoss(nn.Module):
@@ -52,7 +52,7 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         import lpips
 
-        # Only the CPU generator draws here; seeding that one alone leaves every global generator as it was.
+        # Only the CPU generator is used here; a forked one leaves the global generators unchanged.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.default_generator.manual_seed(config.seed)
             # lpips asks torchvision for untrained networks by a deprecated argument.
@@ -67,7 +67,7 @@ class PerceptualLoss(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "PerceptualLoss":  # noqa: ARG002
-        """Stays in eval mode: the linear layers carry a dropout."""
+        """Does nothing: the network stays in evaluation mode, because the linear layers have dropout."""
         return super().train(False)
 
     def forward(self, reconstruction: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, ""]:
@@ -121,7 +121,7 @@ def weights_file(config: PerceptualConfig) -> Path:
 
 
 def _load_backbone(backbone: nn.Module, path: Path, name: Backbone) -> None:
-    """Copy torchvision's `features.<index>.*` into lpips' `slice<k>.<index>.*`."""
+    """Copies torchvision's `features.<index>.*` into lpips' `slice<k>.<index>.*`."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -100,7 +100,8 @@ class InceptionMeter:
 
 
 class GeneratedInceptionMeter:
-    """FID of generated images against real ones, and the drawn ones' inception score. The sets may differ in number."""
+    """FID of generated images against real ones, and the inception score of the generated ones. Set sizes may
+    differ."""
 
     def __init__(self, network: FeatureNet) -> None:
         self._network = network
@@ -203,7 +204,7 @@ def _untrained() -> nn.Module:
         def load_state_dict(self, *_: object, **__: object) -> None:
             """Do nothing."""
 
-    # Only the CPU generator draws here; seeding that one alone leaves every global generator as it was.
+    # Only the CPU generator is used here; a forked one leaves the global generators unchanged.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         network = Untrained("untrained", ["2048", "logits_unbiased"], feature_extractor_weights_path=_file_of({}))

@@ -125,7 +125,7 @@ class ReferenceSet:
                 except UnusableSample as unusable:
                     yield unusable.report()
             return
-        # A loader draws a seed for its workers: from a generator of its own, to leave the global one alone.
+        # The loader samples a seed for its workers: from a generator of its own, to leave the global one unchanged.
         loader = DataLoader[Any](
             _Items(source, self._transform),
             batch_size=None,

@@ -1,4 +1,4 @@
-"""What an evaluation need not be told, because the run that the model comes from says it."""
+"""Defaults of an evaluation from the run that the model comes from."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

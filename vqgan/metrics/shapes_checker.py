@@ -1,7 +1,7 @@
-"""Does an image show what its `shapes` caption says? Judged from pixels alone.
+"""Checks from pixels alone whether an image shows what its `shapes` caption says.
 
 An opinion independent of the renderer: of `vqgan.data.sources.shapes` only the grammar and its constants are used. Made
-for what networks draw: blurred edges, a background that is nearly white, specks, slight color shifts.
+for what networks generate: blurred edges, a background that is nearly white, specks, slight color shifts.
 
 How an image is read (the numbers are those in `describe`):
 

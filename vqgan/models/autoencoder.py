@@ -1,4 +1,4 @@
-"""What every stage-1 autoencoder is: an encoder, a quantizer and a decoder.
+"""Base class of the stage-1 autoencoders: an encoder, a quantizer and a decoder.
 
 The three are modules of their own, so that any quantizer goes with any pair of networks, and so that a decoder can be
 trained alone on frozen codes.
@@ -23,16 +23,16 @@ Grid = tuple[int, int]
 
 
 class AutoencoderConfig(Config, ABC, fixed=("kind", "image_size", "output")):
-    """What the configs of all autoencoders have in common."""
+    """Base of the configs of all autoencoders."""
 
     kind: str
-    """Which autoencoder: see `vqgan.models.AUTOENCODERS`."""
+    """Kind of the autoencoder: see `vqgan.models.AUTOENCODERS`."""
     image_size: int = Field(256, gt=0)
     """Side of the square training image in pixels."""
     output: Literal["rgb", "logit_laplace"] = "rgb"
     """What the decoder emits: raw RGB (Parti), or mean and log scale of a logit-Laplace density (ViT-VQGAN, DALL-E)."""
     quantizer: QuantizerConfig = NearestConfig()
-    """From latents to codes."""
+    """The quantizer."""
 
     @property
     @abstractmethod
@@ -41,11 +41,11 @@ class AutoencoderConfig(Config, ABC, fixed=("kind", "image_size", "output")):
 
     @property
     def output_channels(self) -> int:
-        """Values that the decoder emits for a pixel."""
+        """Output channels of the decoder."""
         return {"rgb": 3, "logit_laplace": 6}[self.output]
 
     def settings_of_codes(self, *, with_defaults: bool = True) -> dict[str, Any]:
-        """Returns the settings that decide what an image's codes are, by dotted names: neither the decoder's, nor what
+        """Returns the settings that determine an image's codes, by dotted names: neither the decoder's, nor what
         only training knows, such as weights of losses. `with_defaults`: see `fixed_settings`."""
         settings = fixed_settings(self, with_defaults=with_defaults)
         return {name: value for name, value in settings.items() if name.partition(".")[0] not in ("decoder", "output")}
@@ -90,7 +90,7 @@ class AutoencoderOutput(NamedTuple):
 
 
 class Decoder(nn.Module, ABC):
-    """Latents to images."""
+    """Decodes latents to images."""
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "B N E"], grid: Grid) -> Decoded:
@@ -122,7 +122,8 @@ class Autoencoder(nn.Module):
         self.decoder = decoder
 
     def freeze_codes(self) -> None:
-        """From now on only the decoder learns: what an image's codes are cannot change (Parti, papers.md D.5)."""
+        """Freezes encoder and quantizer, so that codes cannot change and only the decoder trains (Parti, papers.md
+        D.5)."""
         for part in (self.encoder, self.quantizer):
             part.requires_grad_(False)
             part.eval()
@@ -157,7 +158,7 @@ class Autoencoder(nn.Module):
         return self.decoder(latents, grid or self.grid)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], quantize: bool = True) -> AutoencoderOutput:
-        """Reconstruct; with `quantize=False` the decoder reads the continuous latents."""
+        """Reconstructs images; with `quantize=False` the decoder reads the continuous latents."""
         grid = self.grid_of(*images.shape[-2:])
         latents = self.encode(images)
         if not quantize:

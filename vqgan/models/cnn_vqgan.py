@@ -56,7 +56,7 @@ class CNNVQGANConfig(
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in the residual blocks."""
     quantizer: QuantizerConfig = NearestConfig(codebook_size=1024, code_dim=256, l2_normalize=False)
-    """From latents to codes."""
+    """The quantizer."""
 
     @property
     def stride(self) -> int:
@@ -91,7 +91,7 @@ class CNNVQGANConfig(
 
 
 class CNNVQGAN(Autoencoder):
-    """See the module's docstring."""
+    """CNN VQGAN of the module's docstring."""
 
     config: CNNVQGANConfig
 

@@ -27,7 +27,7 @@ from torch.nn import functional
 from vqgan.config.schema import Config, ConfigError
 
 _SLOPE = 0.2
-"""Of the leaky ReLUs, both papers."""
+"""Negative slope of the leaky ReLUs, both papers."""
 
 
 class StyleGAN2DiscriminatorConfig(Config, fixed=("kind", "channel_multiplier", "channels", "stddev_group")):
@@ -232,7 +232,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def _initialize_patchgan(module: nn.Module) -> None:
-    """DCGAN's: convolutions N(0, 0.02), batch norm scales N(1, 0.02), biases 0."""
+    """Initializes as DCGAN: convolutions N(0, 0.02), batch norm scales N(1, 0.02), biases 0."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -251,7 +251,7 @@ DISCRIMINATORS: dict[str, Callable[[Any, int], Discriminator]] = {
     "stylegan2": StyleGAN2Discriminator,
     "patchgan": PatchDiscriminator,
 }
-"""From a config's `kind` to the class that it configures."""
+"""Discriminators by the config's `kind`."""
 
 
 def build_discriminator(config: DiscriminatorConfig, image_size: int) -> Discriminator:

@@ -27,7 +27,7 @@ from vqgan.quantizers import GumbelConfig, QuantizerConfig, build_quantizer
 _WIDTHS = (1, 2, 4, 8)
 """Widths of the encoder's groups, in multiples of `hidden`; the decoder has them backwards."""
 _STRIDE = 2 ** (len(_WIDTHS) - 1)
-"""Between two groups the image is halved."""
+"""Each group but the last halves the image."""
 _ENCODER_KERNELS = (3, 3, 3, 1)
 _DECODER_KERNELS = (1, 3, 3, 3)
 
@@ -54,7 +54,7 @@ class DVAEConfig(AutoencoderConfig, fixed=("hidden", "blocks_per_group", "decode
 
 
 class DVAE(Autoencoder):
-    """See the module's docstring. Reads images of any size whose sides are multiples of 8."""
+    """DALL-E's dVAE. Reads images of any size whose sides are multiples of 8."""
 
     def __init__(self, config: DVAEConfig) -> None:
         quantizer = build_quantizer(config.quantizer)
@@ -139,7 +139,7 @@ def _groups(widths: list[int], blocks: int, kernels: tuple[int, ...]) -> nn.Modu
 
 
 def _conv(width_in: int, width_out: int, kernel: int) -> nn.Conv2d:
-    """Returns a convolution that keeps the size, with openai/DALL-E's start: variance 1 / fan-in, zero bias."""
+    """Builds a size-preserving convolution with openai/DALL-E's initialization: variance 1 / fan-in, zero bias."""
     conv = nn.Conv2d(width_in, width_out, kernel, padding=kernel // 2)
     nn.init.normal_(conv.weight, std=(width_in * kernel**2) ** -0.5)
     assert conv.bias is not None

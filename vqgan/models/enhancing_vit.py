@@ -3,7 +3,7 @@
 The same plan as `vqgan.models.vit_vqgan`, read differently from the paper (arXiv 2110.04627, section 3.1): tanh stands
 in the feed-forward of every block instead of in a head after them; positions are fixed sines and cosines; queries, keys
 and values have no bias; heads are 64 wide, so that all of them together may be wider or narrower than the model;
-patches are cut and pasted by convolutions. Its networks read and paint images in [0, 1]: converted here at both ends.
+patches are cut and pasted by convolutions. Its networks use images in [0, 1], which are converted here at both ends.
 """
 
 from typing import Literal
@@ -56,7 +56,7 @@ class EnhancingViTVQGANConfig(AutoencoderConfig, fixed=("patch_size",)):
 
 
 class EnhancingViTVQGAN(Autoencoder):
-    """See the module's docstring. Other image sizes than that of training read interpolated positions."""
+    """ViT-VQGAN of enhancing-transformers. Other image sizes than that of training use interpolated positions."""
 
     def __init__(self, config: EnhancingViTVQGANConfig) -> None:
         quantizer = build_quantizer(config.quantizer)

@@ -36,7 +36,7 @@ class ViTVQGANConfig(AutoencoderConfig, fixed=("patch_size",)):
 
 
 class ViTVQGAN(Autoencoder):
-    """See the module's docstring. Other image sizes than that of training read interpolated positions."""
+    """ViT-VQGAN. Other image sizes than that of training use interpolated positions."""
 
     def __init__(self, config: ViTVQGANConfig) -> None:
         quantizer = build_quantizer(config.quantizer)

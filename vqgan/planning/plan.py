@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """In training, and in drawing between steps."""
+        """Whether it fits in training, and in sampling between steps."""
         return max(self.needed, self.sampling_copy) <= self.room
 
     @property

@@ -90,8 +90,8 @@ class StepRecorder(TorchDispatchMode):
         self.flops = 0
         """Of matrix products, convolutions and attention so far: two for a multiplication with its sum."""
         self.truth = False
-        """What a question to a tensor gets for an answer: no while networks are built (nothing of what was drawn has to
-        be drawn again), yes in training (gradients are finite)."""
+        """Sets the answer of data-dependent questions: no while networks are built (no random number has to
+        be sampled again), yes in training (gradients are finite)."""
         self.told = 1.0
         """Share of what a mask chooses from that it chooses."""
         self._now = 0
@@ -142,7 +142,7 @@ class StepRecorder(TorchDispatchMode):
             life.stays |= life.kind == kind
 
     def enter(self, window: str) -> None:
-        """A stretch of time with this name begins; names may come again. `peaks` tells the most of each."""
+        """Starts a phase with this name, which may recur. `peaks` has the maximum of each."""
         self._windows.append((self._now, window))
 
     def exactly(self) -> None:
@@ -186,13 +186,13 @@ class StepRecorder(TorchDispatchMode):
         return self._now
 
     def before_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Called before each optimizer's step: now its gradients can be told."""
+        """Called before each optimizer's step: its gradients can now be identified."""
         self.call((parameter.grad for parameter in _parameters(optimizer)), "gradients", stays=False)
         self.enter("update")
         self._updating = True
 
     def after_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Called after it: now its state can be told."""
+        """Called after it: its state can now be identified."""
         states = (optimizer.state.get(parameter, {}) for parameter in _parameters(optimizer))
         self.call((value for state in states for value in tree_iter(state) if isinstance(value, Tensor)), _STATE)
         self._updating = False

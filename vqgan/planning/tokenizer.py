@@ -82,7 +82,7 @@ def _play(config: TrainVQGANConfig, micro_batch_size: int, kernels: Kernels, sha
         perceptual = task.losses.perceptual
         roles = Roles(trained, [] if perceptual is None else [perceptual], [task.ema.module])
         size = config.model.image_size
-        # All micro-batches: what the discriminator has seen of each is kept for its own update. R1 is due at step 0.
+        # All micro-batches: their images are stored for the discriminator's update. R1 is due at step 0.
         first = (images(micro_batch_size, size) for _ in range(config.loop.gradient_accumulation_steps))
         steps = (list(first), [images(micro_batch_size, size)])
         since, (with_penalty, without) = trace_step(recording, task, roles, steps)

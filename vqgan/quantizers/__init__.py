@@ -1,4 +1,4 @@
-"""From latents to codes and back; one idea a file, one return type for all. The table of quantizers by `kind`."""
+"""Quantizers: latents to codes and back, one per file; a new one goes into the tables below by its `kind`."""
 
 from collections.abc import Callable
 from typing import Annotated, Any

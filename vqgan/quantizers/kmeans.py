@@ -1,9 +1,9 @@
 """k-means: centers of clusters of vectors, by Lloyd's iterations from a k-means++ start (Arthur, Vassilvitskii 2007).
 
-k-means++ draws one center at a time, each with a probability in proportion to the squared distance to the centers
-before. Here a round draws many at once from the distances at its beginning, and then keeps each with the ratio of its
-distance by now to that at the beginning (rejection sampling): the same distribution, but 8192 centers take about a
-hundred searches, not 8192 passes over all vectors.
+k-means++ samples one center at a time, with a probability proportional to the squared distance to the previous centers.
+Here a round samples many at once from the distances at its start, and then accepts each with the ratio of its current
+distance to that at the start (rejection sampling): the same distribution, but 8192 centers take about a hundred
+searches instead of 8192 passes over all vectors.
 """
 
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor
 from vqgan.quantizers.search import nearest_codes
 
 _ROUND_SHARE = 8
-"""Centers that there are already, to one that a round draws: more would mostly be refused."""
+"""Number of existing centers per candidate of a round: more candidates would mostly be rejected."""
 
 _NEVER_ZERO = 1e-12
-"""Added to squared distances: where every vector is a center already, some are drawn twice."""
+"""Added to squared distances: if every vector is a center already, some are sampled twice."""
 
 
 def kmeans(

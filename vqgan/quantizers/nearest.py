@@ -20,7 +20,7 @@ from vqgan.quantizers.search import nearest_codes
 
 
 class CodebookConfig(Config, fixed=("codebook_size", "code_dim", "l2_normalize"), may_change=("commitment_weight",)):
-    """A learned codebook in which the nearest code is looked up, however it learns."""
+    """Base config of learned codebooks with nearest-neighbor look-up."""
 
     has_codebook: ClassVar[bool] = True
 
@@ -87,7 +87,7 @@ class NearestQuantizer(Quantizer):
 
     @torch.no_grad()
     def place(self, indices: Int64[Tensor, "K"], vectors: Float[Tensor, "K D"]) -> None:
-        """Put codes somewhere else, apart from what training does: vectors as `normalize` gives them."""
+        """Replaces codes outside of gradient training; `vectors` are normalized as by `normalize`."""
         self.codebook[indices] = vectors
 
 

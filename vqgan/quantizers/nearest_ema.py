@@ -32,7 +32,7 @@ class NearestEMAConfig(CodebookConfig, fixed=("kind",), may_change=("decay", "ep
     kind: Literal["nearest_ema"] = "nearest_ema"
     """Nearest neighbor; each code is the running mean of the latents that chose it."""
     decay: float = Field(0.99, ge=0, lt=1)
-    """Share of the running sums that each training step keeps."""
+    """Decay of the running sums and counts per training step."""
     epsilon: float = Field(1e-5, gt=0)
     """Laplace smoothing of the running counts, in latents."""
 
@@ -79,12 +79,12 @@ class NearestEMAQuantizer(NearestQuantizer):
             self._waiting = None
 
     def weights_of_codes(self) -> dict[str, Tensor]:
-        """Returns the codebook: running sums and counts serve training alone."""
+        """Returns the codebook; running sums and counts are needed for training only."""
         return {"codebook": self.codebook}
 
     @torch.no_grad()
     def place(self, indices: Int64[Tensor, "K"], vectors: Float[Tensor, "K D"]) -> None:
-        """Put codes somewhere else, where they weigh as much as an average code."""
+        """Replaces codes; each gets the count of an average code."""
         super().place(indices, vectors)
         count = self.counts.mean()
         self.sums[indices] = vectors * count

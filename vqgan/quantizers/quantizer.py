@@ -1,4 +1,4 @@
-"""What every quantizer offers: latents to codes and back, whatever the idea behind it.
+"""Base class of the quantizers: latents to codes and back. A new quantizer subclasses it, see `vqgan.quantizers`.
 
 Letters: B batch, N latents of an image, D width that the quantizer reads (`latent_dim`), E width that it gives to the
 decoder (`code_dim`), M codes of an image: N, or N times `codes_per_latent`, a latent's codes side by side.
@@ -31,7 +31,7 @@ class Quantized(NamedTuple):
 
 
 class LookUp(NamedTuple):
-    """One learned codebook, and what it was asked in a batch: each vector that it replaced, and by which code.
+    """One learned codebook with the vectors that it quantized in a batch, and their codes.
 
     codes: None where the batch was not quantized; `latents` then has no rows for a codebook deeper than the first.
     """
@@ -56,11 +56,11 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "B N D"]) -> Quantized:
-        """Quantize, with losses; random draws only in training mode."""
+        """Quantizes, with losses; random only in training mode."""
 
     @abstractmethod
     def encode(self, latents: Float[Tensor, "B N D"]) -> Int64[Tensor, "B M"]:
-        """Codes alone, without losses and without chance."""
+        """Returns the codes only, without losses; deterministic."""
 
     @abstractmethod
     def embed(self, codes: Int64[Tensor, "B M"]) -> Float[Tensor, "B N E"]:
@@ -68,10 +68,10 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def unquantized(self, latents: Float[Tensor, "B N D"]) -> Float[Tensor, "B N E"]:
-        """Returns what the decoder reads while training without codes: the same space, not rounded to any code."""
+        """Returns the unquantized latents in the decoder's space, for training without codes."""
 
     def weights_of_codes(self) -> dict[str, Tensor]:
-        """Returns what of the state decides which code is chosen and what it stands for."""
+        """Returns the part of the state dict that determines the codes and their meaning."""
         return self.state_dict()
 
     def look_ups(
@@ -87,8 +87,8 @@ class Quantizer(nn.Module, ABC):
         """Called before each training step (0-based, of a run of `steps`): temperatures and weights have schedules."""
 
     def moving_once(self) -> AbstractContextManager[None]:
-        """Around the forward passes of one training step: a codebook that follows its latents moves at their end.
+        """Context of the forward passes of one training step: an EMA codebook is updated once, at its end.
 
-        All micro-batches then meet the same codes, and count as one batch.
+        All micro-batches then see the same codes, and count as one batch.
         """
         return nullcontext()

@@ -32,7 +32,7 @@ class ResidualConfig(
     has_codebook: ClassVar[bool] = True
 
     kind: Literal["residual"] = "residual"
-    """Several codes to a latent, each the nearest one to what the codes before left over."""
+    """Several codes per latent, each the nearest one to the residual of the previous codes."""
     codebook_size: int = Field(16384, gt=1)
     """Number of codes of each level."""
     code_dim: int = Field(256, gt=0)

@@ -31,7 +31,7 @@ _ONEDNN_LINEAR = (
 def nearest_codes(vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "V D"]) -> Int64[Tensor, "M"]:
     """Index of the closest code (Euclidean) to each vector, compared in fp32; the lowest index wins a tie.
 
-    A vector that is not a number is close to nothing; it gets some code that exists. No gradient is recorded.
+    A non-finite vector gets an arbitrary valid code. No gradient is recorded.
     """
     with torch.autocast(vectors.device.type, enabled=False):
         size = len(codebook)

@@ -1,1 +1,1 @@
-"""The machine: devices, memory, files that change whole or not at all, collectives, processes."""
+"""The machine: devices, memory, atomic files, collectives, processes."""

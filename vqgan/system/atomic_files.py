@@ -1,6 +1,6 @@
-"""Files and folders that change whole or not at all: over a kill, a full disk, a power cut.
+"""Atomic writes of files and folders, safe against kills, full disks and power cuts.
 
-What is new is written beside the old one under a hidden name, flushed down to the disk, and renamed last.
+New content is written beside the old one under a hidden name, flushed to disk, and renamed last.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from pathlib import Path
 from vqgan.errors import UserError
 
 GO_ON = "run the same command again: it goes on from the last checkpoint, if there is one"
-"""What a run's user does once the cause is mended."""
+"""What to do once the cause is fixed."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _FREE_SPACE = "free some space"
@@ -54,7 +54,7 @@ def writing(path: Path, then: str = GO_ON) -> Iterator[None]:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raises CannotWriteError where `needed` bytes do not fit beside what `folder` holds."""
+    """Raises CannotWriteError if `needed` bytes do not fit on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CannotWriteError(
@@ -64,7 +64,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Put `content` in the place of the file at `path`."""
+    """Replaces the file at `path` by `content`."""
     fresh = _hidden(path, "new")
     try:
         with fresh.open("wb") as file:
@@ -80,7 +80,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
-    """A new folder to fill, which then takes the place of the one at `path`; not if filling it fails."""
+    """Context with a new folder to fill, which then replaces the one at `path`, unless filling it fails."""
     recover_folder(path)
     fresh = _hidden(path, "new")
     fresh.mkdir(parents=True)
@@ -113,7 +113,7 @@ def put_in_place(fresh: Path, path: Path) -> None:
 
 
 def recover_folder(path: Path) -> None:
-    """After a kill: a folder that was just being replaced is there again, and nothing is left of its successor."""
+    """Cleans up after a kill: restores a folder that was being replaced, and removes its unfinished successor."""
     old = _hidden(path, "old")
     if old.exists() and not path.exists():
         old.rename(path)
@@ -122,7 +122,7 @@ def recover_folder(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder that must be there as a whole or not at all. A kill may leave one named .removed-*."""
+    """Removes a folder atomically. A kill may leave one named .removed-*."""
     doomed = _hidden(path, "removed")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
@@ -130,7 +130,7 @@ def remove_folder(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush a file, or all files of a folder, down to the disk."""
+    """Flushes a file, or all files of a folder, to disk."""
     for path in [*folder.rglob("*"), folder]:
         if path.is_dir():
             sync_folder(path)
@@ -139,7 +139,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder down to the disk, where its file system knows how to."""
+    """Flushes the entries of a folder to disk, if its file system supports it."""
     try:
         _sync(folder)
     except OSError as error:
@@ -160,7 +160,7 @@ def _hidden(path: Path, kind: str) -> Path:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange the names of two folders in one step: Linux with glibc, on most of its file systems."""
+    """Exchanges the names of two folders atomically: Linux with glibc, on most file systems."""
     try:
         renameat2 = ctypes.CDLL(None).renameat2
     except (OSError, AttributeError):
@@ -170,7 +170,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _system_error(error: Exception) -> int | None:
-    """Returns the system's number for what went wrong; libraries written in Rust have it in their message alone."""
+    """Returns the errno of an error; libraries written in Rust have it only in their message."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     named = re.search(r"\(os error (\d+)\)", str(error))

@@ -1,6 +1,6 @@
-"""Opening files that a data set, an archive or a person names: regular files alone, no more bytes than a limit.
+"""Opens untrusted files: regular files only, and no more bytes than a limit.
 
-A name from outside may lead to a pipe that nobody writes to, a device without end, or a sparse file of a terabyte.
+An untrusted name may be a pipe that nobody writes to, an endless device, or a sparse file of a terabyte.
 `open_regular` refuses the first two before it reads; `read_bounded` refuses the third.
 """
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 MAX_TEXT_BYTES = 1 << 24
-"""Of a list of prompts: 16 MB are some 200,000 of them."""
+"""Largest list of prompts in bytes: 16 MB are some 200,000 prompts."""
 
 
 class RefusedFileError(OSError):
-    """A file that is not opened or read; `strerror` says why, as of every OSError."""
+    """A file that is refused; `strerror` says why, as for every OSError."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(0, cause)

@@ -1,6 +1,6 @@
-"""SHA256SUMS: what the files of a folder were when they were written. `sha256sum -c SHA256SUMS` reads it too.
+"""SHA256SUMS: checksums of the files of a folder. `sha256sum -c SHA256SUMS` reads it too.
 
-safetensors and JSON take a file with a flipped byte for a whole one, and give other weights, or another vocabulary.
+safetensors and JSON do not notice a flipped byte, which gives other weights or another vocabulary.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ _LARGEST = 1 << 20
 
 
 def add_checksums(folder: Path, names: Iterable[str]) -> None:
-    """Note what these files of the folder are now; what is noted of others stays."""
+    """Records the checksums of these files of the folder; those of other files are unchanged."""
     try:
         known = _read(folder) or {}
     except ValueError:
@@ -42,12 +42,12 @@ def changed_since_written(folder: Path, name: str) -> str:
 
 
 def has_checksums(folder: Path) -> bool:
-    """Returns whether the folder's files were noted when they were written."""
+    """Returns whether the folder has checksums."""
     return (folder / SUMS_FILE).is_file()
 
 
 def noted_files(folder: Path) -> list[str]:
-    """Returns the files whose checksums there are; none where there are no checksums, or they cannot be read."""
+    """Returns the files that have checksums; empty if there are none, or they cannot be read."""
     try:
         return sorted(_read(folder) or ())
     except (OSError, ValueError):
@@ -55,7 +55,7 @@ def noted_files(folder: Path) -> list[str]:
 
 
 def _read(folder: Path) -> dict[str, str] | None:
-    """Returns the checksums by names. Raises ValueError where it is no list of them."""
+    """Parses checksums by name. Raises ValueError for any other text."""
     if not has_checksums(folder):
         return None
     if (folder / SUMS_FILE).stat().st_size > _LARGEST:

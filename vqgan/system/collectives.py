@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other about a codebook; alone, a process keeps what it has.
+"""Collectives for codebooks; a single process returns its own values.
 
 Each returns its value, and each is called by all processes at the same place.
 """

@@ -1,4 +1,4 @@
-"""Where networks run: the device that was asked for or the best there is, and what a report says of it."""
+"""Chooses the device of networks, and describes it in reports."""
 
 import platform
 
@@ -23,13 +23,13 @@ def usable_device(name: str | None, option: str, dtype: torch.dtype = torch.floa
 
 
 def device_name(device: torch.device) -> str:
-    """Returns what it is, for a protocol."""
+    """Describes a device, for a protocol."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def arithmetic(device: torch.device) -> str:
-    """Recent GPUs round what they convolve to TF32 unless told otherwise, which changes some codes."""
+    """Disables TF32 for convolutions, the default of recent GPUs, because it changes some codes."""
     rounded = device.type == "cuda" and torch.backends.cudnn.allow_tf32
     return "float32, convolutions in TF32" if rounded else "float32"

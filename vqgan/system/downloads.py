@@ -1,16 +1,16 @@
-"""Weights that are fetched on first use."""
+"""Downloads of weights on first use."""
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _PATIENCE = 20.0
-"""Seconds to wait for an answer of a server that weights are fetched from."""
+"""Seconds to wait for a server's answer."""
 
 
 @contextmanager
 def download_timeout() -> Iterator[None]:
-    """Downloads give up on a server that does not answer; torch.hub would wait for as long as the system does."""
+    """Context with a timeout for downloads; torch.hub has none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)
     try:

@@ -1,4 +1,4 @@
-"""Keep freed memory in the process.
+"""Keeps freed memory in the process.
 
 glibc gives large blocks back to the system when they are freed. A training step frees and asks for the same large
 tensors over and over, so every step the kernel zeroes all their pages again: a tenth to a third of a small step on a
@@ -13,7 +13,7 @@ _KEEP_BELOW = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Serve blocks up to 1 GiB from the heap and do not shrink it; True where that took effect."""
+    """Serves blocks up to 1 GiB from the heap and does not shrink it; returns whether that took effect."""
     if sys.platform != "linux":
         return False
     try:

@@ -1,4 +1,4 @@
-"""A process whose parent ends goes on by itself; here is how it may notice."""
+"""Detects that the parent process has ended."""
 
 import ctypes
 import os
@@ -8,11 +8,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def signal_when_parent_ends(number: int) -> None:
-    """From now on Linux sends this signal when the parent ends, by whatever way; 0: none. Elsewhere: nothing."""
+    """Makes Linux send this signal when the parent ends; 0: none. Does nothing on other systems."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def has_launcher() -> bool:
-    """Returns whether the parent is `torchrun` or `accelerate launch`, which set these, and not a shell that may go."""
+    """Returns whether the parent is `torchrun` or `accelerate launch`, by their environment variables, and not a
+    shell."""
     return "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_DYNAMO_BACKEND" in os.environ

@@ -1,4 +1,4 @@
-"""What a run says of itself when it begins, goes on and is complete; lines for a person."""
+"""Messages of a run when it starts, resumes and is complete."""
 
 from accelerate import Accelerator
 from torch import nn
@@ -12,7 +12,7 @@ from vqgan.training.task import Task
 
 
 def complete_already(folder: RunFolder, done: int, steps: int) -> list[str]:
-    """Of a run whose command is given once more."""
+    """Returns the message of a run whose command is given again."""
     larger = "loop.steps" if done >= steps else "loop.patience"
     return [f"{folder.path} is complete at step {done}; a larger {larger} goes on from there"]
 
@@ -40,7 +40,7 @@ def how_it_begins(
 
 
 def _about_held_rates(task: Task, done: int) -> list[str]:
-    """Of optimizers whose rate would go up again because the run was prolonged, and does not."""
+    """Returns the message about optimizers whose rate is held because the run was extended."""
     held = {
         name: factor
         for name, part in task.stateful().items()
@@ -54,7 +54,7 @@ def _about_held_rates(task: Task, done: int) -> list[str]:
 
 
 def where_the_models_are(best: BestTracker, folder: RunFolder, given_up: bool) -> list[str]:
-    """Of a complete run. `given_up`: waiting for a better evaluation ended it, and model/ holds the best model."""
+    """Returns the message of a complete run. `given_up`: early stopping ended it, and model/ holds the best model."""
     if given_up:
         return [f"complete; the model in {folder.model} is the best, {best.describe()}"]
     lines = [f"complete; the model is in {folder.model}"]

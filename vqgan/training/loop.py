@@ -1,10 +1,9 @@
-"""The one training loop: it decides when to log, evaluate, preview, save and stop; the task decides the rest.
+"""The training loop of all objectives: when to log, evaluate, preview, save and stop; the task does the rest.
 
 Running the same command again resumes from the newest checkpoint, and gives the numbers of a run that was never
 stopped: what a step sees depends on its number alone (see `vqgan.data.loader`), and all other state is saved (see
-`vqgan.training.checkpoints.manager`). Steps without a finite gradient are the guard's business (see
-`vqgan.training.monitor.nan_guard`): the loop goes back when it says so. What is promised, and what happens when
-something breaks: docs/resume.md.
+`vqgan.training.checkpoints.manager`). Steps without a finite gradient are handled by the NaN guard (see
+`vqgan.training.monitor.nan_guard`), which may ask the loop to roll back. Guarantees and failures: docs/resume.md.
 """
 
 from collections.abc import Sequence
@@ -62,7 +61,7 @@ class LoopConfig(
     save_every: int = Field(500, ge=0)
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = Field(2, gt=0)
-    """Number of newest checkpoints that stay; from 2 on, one may be damaged and the run still goes on."""
+    """Number of newest checkpoints to keep; with 2 or more a run survives a damaged one."""
     keep_best: KeepBestConfig | None = None
     """Keep the model of the best evaluation in best/, and its checkpoint: {metric: psnr, mode: higher}."""
     patience: int = Field(0, ge=0)
@@ -249,7 +248,7 @@ class TrainingLoop:
         return share.local_size(self.data.config.batch_size)
 
     def _is_broken(self) -> bool:
-        """Returns whether the weights, or what belongs to them, are such that nothing may be made of them."""
+        """Returns whether weights or other state are not finite, so that nothing may be saved or evaluated."""
         self._not_finite = self._checkpoints.not_finite()
         return bool(self._not_finite)
 
@@ -332,7 +331,8 @@ class TrainingLoop:
                 self._best.check_metric(self.task.evaluate(map(self._received, islice(val, 1))))
 
     def _go_back(self, done: int, progress: Progress) -> int:
-        """To the last good checkpoint, with other data and fresh draws. Raises TrainingDiverged if it cannot."""
+        """Rolls back to the last good checkpoint, with other data and random numbers. Raises TrainingDiverged if it
+        cannot."""
         guard, limits = self._guard, self.config.guard
         seen = (
             f"{limits.max_skipped_in_a_row} steps in a row without a finite gradient "

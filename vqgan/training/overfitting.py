@@ -1,4 +1,4 @@
-"""Whether a run learns its training set by heart: validation metrics get worse while the training loss falls on."""
+"""Detects overfitting: validation metrics get worse while the training loss still falls."""
 
 from collections.abc import Mapping
 

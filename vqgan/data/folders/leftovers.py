@@ -1,6 +1,6 @@
 """Files of a folder that are no images to read, by ending: which may be images all the same, and which need not worry.
 
-What anyone expects beside images is not told: a README, a license, checksums, what file managers leave behind.
+What is expected beside images is not reported: a README, a license, checksums, what file managers leave behind.
 """
 
 import os

@@ -76,7 +76,7 @@ class _Lines:
             yield line
 
     def forget(self) -> list[str]:
-        """Returns the lines that were kept."""
+        """Returns the stored lines and clears them."""
         kept, self.kept = self.kept, []
         return kept
 

@@ -2,7 +2,7 @@
 
 The names are those of `datasets`, in any case and with a number or a suffix behind (`val2017`, `Test_images`). A folder
 is split where it has a training and a validation folder; where it has several of a kind the likeliest name wins, and
-what is then used by neither split is told.
+what neither split uses is reported.
 """
 
 import re

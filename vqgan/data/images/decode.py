@@ -203,7 +203,7 @@ def _orientation(image: Image.Image, needed: Essential) -> int:
 
 
 def _essential_of(image: Image.Image) -> Essential:
-    """Returns what an image that is open tells of its orientation, as far as it is in the form of a file."""
+    """Returns the orientation metadata of an open image, in the form of a file."""
     exif = image.info.get("exif", b"")
     if not exif and "Raw profile type exif" in image.info:
         exif = png.from_hexadecimal(str(image.info["Raw profile type exif"]).encode("ascii", "replace"))

@@ -1,6 +1,6 @@
 """From a PIL image of any size to a square tensor in [-1, 1], and back to PIL.
 
-Resizing low-passes before it shrinks (`F.interpolate` does not unless told to): by Lanczos, and in the crops of DALL-E
+Resizing low-passes before it shrinks (`F.interpolate` does not by default): by Lanczos, and in the crops of DALL-E
 by area, as the paper does. An image that has the right size already passes through unchanged.
 """
 

@@ -1,4 +1,4 @@
-"""What lies where in a tar shard: found once by its headers, kept in the user's cache folder.
+"""Index of a tar shard: built once from its headers, stored in the user's cache folder.
 
 It holds every member, so it serves whatever endings a run asks for.
 """
@@ -30,7 +30,7 @@ class ShardIndex:
     keys: list[str]
     """By sample: WebDataset's key."""
     scores: Float[np.ndarray, "N"]
-    """By sample: the key's hash in [0, 1), which decides who is held out."""
+    """By sample: the key's hash in [0, 1), which assigns samples to the validation split."""
     owners: Int64[np.ndarray, "M"]
     """By member: the sample that it belongs to."""
     endings: list[str]

@@ -1,4 +1,4 @@
-"""What was learned about a shard by reading it, kept in the user's cache folder.
+"""Cache of what is known about shards after reading them, in the user's cache folder.
 
 A note is believed as long as the shard's stamp is the same: size and modification time of a file, size and tag of what
 a server gives. Whatever is wrong with a note, or with the folder, costs only that the shard is read again.
@@ -20,7 +20,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def write_cached(kind: str, shard: str, version_key: str, arrays: Arrays) -> None:
-    """Write a note of some `kind` about a shard, whole or not at all; an empty stamp says nothing, and is not kept."""
+    """Writes an entry of some `kind` about a shard, atomically; nothing is written for an empty version key."""
     place = _place(kind, shard)
     with suppress(OSError):
         if not version_key:

@@ -16,7 +16,7 @@ class PassedOver:
     holes: list[int] = field(default_factory=list)
 
     def add_member(self, name: str) -> None:
-        """Hidden files are expected, and not told."""
+        """Hidden files are expected, and not reported."""
         if PurePosixPath(name).name.startswith("."):
             return
         self.members += 1
@@ -30,7 +30,7 @@ class PassedOver:
 
 
 def unused_of(shards: Mapping[str, PassedOver]) -> tuple[Unused, ...]:
-    """Returns what was passed over in shards, by their names."""
+    """Returns what was skipped in shards, by their names."""
     holes = [f"{shard} before byte {end:,}" for shard, passed in shards.items() for end in passed.holes]
     names = [f"{shard}/{name}" for shard, passed in shards.items() for name in passed.names]
     found = []

@@ -47,7 +47,7 @@ class LocalFile:
         self.position = 0
         status = os.fstat(self._file.fileno())
         self.version_key = f"{status.st_size} {status.st_mtime_ns}"
-        """What tells this content from another, or nothing where it is not known."""
+        """Identifies this version of the content; empty if unknown."""
 
     def __enter__(self) -> "LocalFile":
         return self
@@ -65,7 +65,7 @@ class LocalFile:
         return content
 
     def skip(self, count: int) -> int:
-        """Pass over `count` bytes; how many there were."""
+        """Skips `count` bytes; returns how many there were."""
         count = min(count, self.size - self.position)
         self.position = self._file.seek(self.position + count)
         return count
@@ -98,7 +98,7 @@ class RemoteFile:
         return bytes(content)
 
     def skip(self, count: int) -> int:
-        """Pass over `count` bytes; how many there were."""
+        """Skips `count` bytes; returns how many there were."""
         passed = 0
         while passed < count and (piece := self._next(count - passed)):
             passed += len(piece)
@@ -106,7 +106,7 @@ class RemoteFile:
 
     @property
     def version_key(self) -> str:
-        """What tells this content from another, or nothing where it is not known; asks the server for the file."""
+        """Identifies this version of the content; empty if unknown. Asks the server for the file."""
         if self._identity == ("", None):
             self._fill()
         tag, total = self._identity

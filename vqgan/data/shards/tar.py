@@ -30,7 +30,7 @@ _MOST_ANNOUNCEMENTS = 16
 _MOST_DIGITS = 20
 """Of a number in a pax header; 2^64 has twenty."""
 _RECORD = 20 * BLOCK
-"""Archives are filled up to a multiple of this, but for writers that were told another one."""
+"""Archives are filled up to a multiple of this, unless the writer was configured otherwise."""
 _LONGEST_END_MARK = 1 << 24
 """Bytes of zeros that are read in search of another header: 16 MB. `tar` itself writes at most 1 MB."""
 _WITHOUT_CONTENT = (
@@ -71,7 +71,7 @@ class ForwardFile(Protocol):
         ...
 
     def skip(self, count: int) -> int:
-        """Pass over `count` bytes; how many there were."""
+        """Skips `count` bytes; returns how many there were."""
         ...
 
 
@@ -130,7 +130,7 @@ def members(file: ForwardFile, passed: PassedOver | None = None) -> Iterator[Mem
 
 
 def _next_header(file: ForwardFile, passed: PassedOver) -> bytes | None:
-    """Returns the next header's block, None at the end of the archive. Zeros on the way there are passed over."""
+    """Returns the next header's block, None at the end of the archive. Zeros before it are skipped."""
     zeros = 0
     while True:
         block = file.read(BLOCK)

@@ -3,9 +3,9 @@
 Captions stand in a text file of the image's name (`cat.png`, `cat.txt`) or in a `metadata.csv` / `metadata.jsonl` with
 the columns `file_name` and `text` (the Hugging Face imagefolder convention; in JSON the text may be a list of several),
 at the top or in subfolders; metadata, where there is any, also says which files belong to the data set
-(`vqgan.data.folders.catalog`). Held out is a subfolder (`train/` beside `valid/`, `vqgan.data.folders.split_folders`),
-or else a share of the files chosen by a hash of their names, so that it stays when files are added. What is in the
-folder and not used is told (`unused`).
+(`vqgan.data.folders.catalog`). The validation split is a subfolder (`train/` beside `valid/`,
+`vqgan.data.folders.split_folders`), or else a share of the files chosen by a hash of their names, so that it stays when
+files are added. What is in the folder and not used is reported (`unused`).
 """
 
 from collections.abc import Callable

@@ -79,14 +79,14 @@ class HubStream:
     ) -> None:
         rows = open_rows(config, split, streaming=True)
         features = rows.features
-        if features is None:  # a format without a schema: the first row tells
+        if features is None:  # a format without a schema: read the first row
             features = dict.fromkeys(next(iter(rows.take(1)), {}))
         self._reader = _RowReader(config, features, require_captions, min_side)
         self._rows = self._reader.leave_encoded(rows)
         self._captions = self._reader.captions_alone(rows)
         self._is_local = Path(config.name).expanduser().exists()
         self._name = config.name
-        # The first file's front is held out. A number of rows over all files would need every file's length.
+        # The validation split is the front of the first file. A fraction of all rows would need every file's length.
         self._val = config.val_count if config.val_split is None else 0
         self._only_front = split == "val" and config.val_split is None
 
@@ -112,7 +112,7 @@ class HubStream:
 
     @property
     def parts(self) -> int:
-        """Its files; of a front that is held out the first alone."""
+        """Returns the files of a split; for a validation split at the front only the first."""
         return 1 if self._only_front else self.files
 
     def is_local(self, part: int) -> bool:  # noqa: ARG002

@@ -75,7 +75,7 @@ class DatasetConfig(
     val_fraction: float = Field(0.05, gt=0, lt=1)
     """Without val_split: share of the rows to hold out, chosen by row number."""
     val_count: int = Field(1000, gt=0)
-    """Streaming without val_split: how many rows at the front of the first file are held out."""
+    """Streaming without val_split: number of rows at the front of the first file that are the validation split."""
     background: Color = "#ffffff"
     """What shows through transparent images."""
 
@@ -89,7 +89,7 @@ def row_files(config: DatasetConfig) -> RowFiles:
 
 
 def open_rows(config: DatasetConfig, split: Split, *, streaming: bool) -> Any:
-    """Returns the rows of a split, before anything is held out."""
+    """Returns the rows of a split, before a validation split is taken from it."""
     import datasets
 
     wanted = config.val_split if split == "val" and config.val_split is not None else config.split
@@ -119,7 +119,7 @@ def open_rows(config: DatasetConfig, split: Split, *, streaming: bool) -> Any:
         raise
     except Exception as error:  # datasets, huggingface_hub, pyarrow and the network each raise their own kinds
         if not streaming and path.exists() and isinstance(error, datasets.exceptions.DatasetGenerationError):
-            with suppress(Exception):  # whatever goes wrong now, the first error is the one to tell
+            with suppress(Exception):  # report the first error, whatever fails now
                 return readable_rows(_parquet_files(path, wanted))
         raise DataError(
             f"data set {config.name!r} (config {config.config_name}, split {wanted}) cannot be opened: "
@@ -181,7 +181,7 @@ def _check_files(paths: Iterable[Path]) -> None:
         except HostileTarError as error:
             raise DataError(f"data file {str(path)!r} is refused: {error}") from None
         except (BrokenTarError, RemoteError):
-            continue  # what can be read of it is read, and the rest is told
+            continue  # the readable part is used, the rest is reported
         if packed is not None:
             raise DataError(f"data file {str(path)!r}: {packed!r:.80} is compressed; put the images there as they are")
 

@@ -82,7 +82,7 @@ class Mixture:
 
     @property
     def unused(self) -> tuple[Unused, ...]:
-        """What its sources pass over."""
+        """What its sources skip."""
         return unused_in(*self.sources)
 
     def captions(self, index: int) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ class MixtureStream:
 
     @property
     def unused(self) -> tuple[Unused, ...]:
-        """What its sources pass over, as far as they have been read."""
+        """What its sources have skipped so far."""
         parts = zip(self._sources, self._names, strict=True)
         return tuple(unused.within(name) for source, name in parts for unused in unused_in(source))
 

@@ -33,7 +33,7 @@ def open_source(
     require_captions: bool = False,
     min_side: int | None = None,
 ) -> Source | Stream:
-    """One split of a data set; `image_size` is what drawn data sets (shapes, openmoji) are drawn at.
+    """One split of a data set; `image_size` is the size of rendered data sets (shapes, openmoji).
 
     Validation items of an index come in a random order that is always the same. `min_side`: large JPEGs may be decoded
     smaller, down to this shorter side (`decode_image`).

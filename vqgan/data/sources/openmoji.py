@@ -3,8 +3,8 @@
 The drawings are the SVGs of OpenMoji (openmoji.org, license CC BY-SA 4.0: name it where images are shown), drawn at
 the size asked for; the captions are the English Unicode names, e.g. "grinning face". With skin tones there are 3,953.
 
-Held out is a share of the emoji by a hash of their code points. The five skin tones of an emoji go to the same side as
-the plain one: they differ in one color, so that validation images would otherwise be all but known.
+The validation split is a share of the emoji by a hash of their code points. The five skin tones of an emoji go to the
+same side as the plain one: they differ in one color, so that validation images would otherwise be all but known.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from vqgan.data.split import hash_score, items_of_split
 
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _CACHE_BYTES = 256 * 2**20
-"""What generated images may occupy in memory: all of them up to 200x200 pixels; beyond it, some are drawn each time."""
+"""Memory for rendered images: all of them up to 200x200 pixels; above it, some are rendered each time."""
 
 
 class OpenMojiConfig(Config, may_change=("kind", "skin_tones", "val_fraction", "background")):

@@ -13,7 +13,7 @@ LOST_COLUMN = "_why_it_is_lost"
 
 
 def readable_rows(files: Sequence[str]) -> Any:
-    """Returns the rows of Parquet files as a `datasets.Dataset`, converted once and kept until a file changes.
+    """Returns the rows of Parquet files as a `datasets.Dataset`, converted once and cached until a file changes.
 
     Raises ValueError where no file has a schema that can be read.
     """
@@ -23,7 +23,7 @@ def readable_rows(files: Sequence[str]) -> Any:
     for file in files:
         try:
             schema = pyarrow.parquet.read_schema(file)
-        except Exception:  # pyarrow raises many kinds; another file may tell
+        except Exception:  # pyarrow raises many kinds; another file may be readable
             continue
         features = datasets.Features.from_arrow_schema(schema)
         features[LOST_COLUMN] = datasets.Value("string")

@@ -89,7 +89,7 @@ def combinations(split: Split) -> list[tuple[str, str, str, str]]:
 
 
 def render(scene: Scene, placements: tuple[Placement, Placement], size: int) -> Image.Image:
-    """Draw a scene on white, anti-aliased, `size` x `size` pixels."""
+    """Renders a scene on white, anti-aliased, `size` x `size` pixels."""
     canvas = np.full((size, size, 3), 255, np.float32)
     for thing, place in zip((scene.first, scene.second), placements, strict=True):
         cover = _coverage(thing.shape, place, EXTENTS[thing.size] / 2, size)[..., None]
@@ -101,7 +101,7 @@ class ShapesConfig(Config, may_change=("kind", "seed", "train_size", "val_size")
     """Procedural images of two shapes with captions; no files needed."""
 
     kind: Literal["shapes"] = "shapes"
-    """Two colored shapes in a relation, drawn on the fly."""
+    """Two colored shapes in a relation, rendered on the fly."""
     seed: int = Field(0, ge=0)
     """Which images: a sample is a function of (seed, split, index)."""
     train_size: int = Field(100_000, gt=0)
@@ -127,7 +127,7 @@ class Shapes:
         return Sample(render(scene, placements, self.size), str(scene), f"shapes-{index}")
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """Returns the caption alone: nothing is drawn."""
+        """Returns the caption without rendering the image."""
         return (str(self.scene(index)[0]),)
 
     def scene(self, index: int) -> tuple[Scene, tuple[Placement, Placement]]:

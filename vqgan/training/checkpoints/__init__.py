@@ -1,1 +1,1 @@
-"""Checkpoints that appear whole or not at all, and notice damage."""
+"""Checkpoints: atomic, and checked against damage."""

@@ -1,4 +1,4 @@
-"""Which validation evaluation of a run was the best."""
+"""Tracks the best validation evaluation of a run."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -9,31 +9,31 @@ from vqgan.config.schema import Config, ConfigError
 
 
 class KeepBestConfig(Config, may_change=("metric", "mode")):
-    """Which model and checkpoint are kept beside the newest."""
+    """The metric by which the best model and checkpoint are kept."""
 
     metric: str = Field(min_length=1)
     """A metric of the validation evaluations, as the console and metrics.jsonl name it: psnr, nats_per_code."""
     mode: Literal["lower", "higher"]
-    """Which values of it are better."""
+    """Whether higher or lower values are better."""
 
 
 class BestTracker:
-    """The best evaluation so far. One that is not a number never is; of equal ones it is the first."""
+    """The best evaluation so far; NaN never is, ties go to the first."""
 
     def __init__(self, config: KeepBestConfig | None) -> None:
         self.config = config
         self.step = 0
-        """After which the best evaluation was; 0: none yet."""
+        """Step of the best evaluation; 0 before the first."""
         self.last_step = 0
-        """After which the last evaluation was."""
+        """Step of the last evaluation."""
         self.value = 0.0
         self.last_value = 0.0
         self.training_loss: float | None = None
-        """What the training loss was at the best evaluation, where it is known."""
+        """Training loss at the best evaluation, if known."""
         self._without_better = 0
 
     def check_metric(self, metrics: Mapping[str, float]) -> None:
-        """Raises ConfigError where the evaluations, of which `metrics` is one, do not have the metric."""
+        """Raises ConfigError if `metrics` of an evaluation do not have the metric."""
         if self.config is not None and self.config.metric not in metrics:
             raise ConfigError(
                 f"loop.keep_best.metric: {self.config.metric!r} is no metric of this run's validation evaluations; "
@@ -41,7 +41,7 @@ class BestTracker:
             )
 
     def improved_by(self, metrics: Mapping[str, float], step: int, training_loss: float | None = None) -> bool:
-        """Take note of the evaluation after `step`; whether it is the best so far."""
+        """Records the evaluation after `step`; returns whether it is the best so far."""
         if self.config is None:
             return False
         self.check_metric(metrics)
@@ -61,7 +61,7 @@ class BestTracker:
         return self.step > 0 and 0 < patience <= self._without_better
 
     def worsened_share(self) -> float:
-        """By how much of the best value the last is worse."""
+        """Returns by which fraction of the best value the last one is worse."""
         assert self.config is not None
         worse = self.last_value - self.value if self.config.mode == "lower" else self.value - self.last_value
         return worse / max(abs(self.value), 1e-12)
@@ -73,7 +73,7 @@ class BestTracker:
         return f"{self.config.metric} {self.value:.4g} at step {self.step:,}{last}"
 
     def evaluation(self) -> dict[str, object]:
-        """Returns the best one, for people and scripts to read."""
+        """Returns the best evaluation, for people and scripts."""
         assert self.config is not None
         return {"step": self.step, "metric": self.config.metric, "value": self.value, "mode": self.config.mode}
 
@@ -84,7 +84,7 @@ class BestTracker:
         return self.evaluation() | since | {"training_loss": self.training_loss}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Of another metric than this config's nothing is taken: the comparison begins anew."""
+        """Restores the state; if it is of another metric than the config's, the comparison starts again."""
         same = self.config is not None and (state.get("metric"), state.get("mode")) == (
             self.config.metric,
             self.config.mode,

@@ -1,7 +1,7 @@
-"""How the whole state of a run, of all its processes, goes into a checkpoint and comes back.
+"""Saves and loads the whole state of a run, of all its processes: this is where checkpoints are written.
 
-The loop decides when. All processes call these methods together. What fails on one of them fails on all, with the same
-line, and leaves the checkpoints that are there alone.
+The loop decides when. All processes call these methods together. A failure on one of them fails on all, with the same
+line, and leaves existing checkpoints unchanged.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ from vqgan.training.task import Task
 
 
 class CheckpointManager:
-    """Writes and reads the checkpoints of `task` in `run`; the newest `keep` stay."""
+    """Writes and reads the checkpoints of `task` in `run`, and keeps the newest `keep`."""
 
     def __init__(
         self, task: Task, window: MetricAccumulator, accelerator: Accelerator, run: RunFolder, keep: int
@@ -61,20 +61,20 @@ class CheckpointManager:
         return 0, []
 
     def last_good(self) -> int:
-        """Step of the newest checkpoint that a run in trouble may go back to; 0 where there is none."""
+        """Returns the step of the newest checkpoint for a rollback; 0 if there is none."""
         for step in reversed(self._steps()):
             if self._all_ranks_agree(self.checkpoints.about(step).good) and not self._damage(step):
                 return step
         return 0
 
     def not_finite(self) -> list[str]:
-        """Names of the parts of the task's state that hold values which are not numbers or not finite."""
+        """Returns the names of the parts of the task's state with non-finite values."""
         state = collect(self._task.stateful())
         broken = [name for name, part in state.items() if not _is_finite(list(_tensors(part)))]
         return sorted(set(all_gather_object(self._accelerator, broken)))
 
     def save(self, step: int, loop_state: dict[str, Any], about: CheckpointMeta, keep: set[int]) -> None:
-        """Write the checkpoint of `step` and model/; the checkpoints of the steps in `keep` stay in any case.
+        """Writes the checkpoint of `step` and model/; the checkpoints of the steps in `keep` are never removed.
 
         Raises CannotWriteError; then the checkpoints are those from before.
         """
@@ -82,7 +82,7 @@ class CheckpointManager:
             self._on_all_ranks(lambda: self._prepare(step))
             checksums = self._on_all_ranks(lambda: self._save_sharded(step))
             checksums |= self._on_all_ranks(lambda: self._save_rank_states(step, loop_state))
-            # The model first: a run whose last checkpoint stands counts as complete.
+            # The model first: a run whose last checkpoint exists counts as complete.
             self._on_all_ranks(lambda: self._publish(step, checksums, about, keep))
         except CannotWriteError:
             if self._accelerator.is_main_process:
@@ -90,7 +90,7 @@ class CheckpointManager:
             raise
 
     def save_best(self, evaluation: dict[str, object]) -> None:
-        """Write best/, the model of the best `evaluation`. Raises CannotWriteError; then best/ is as it was."""
+        """Writes best/, the model of the best `evaluation`. Raises CannotWriteError and leaves best/ unchanged."""
         self._on_all_ranks(lambda: self._replace_best(evaluation))
 
     def compare_identity(self, step: int) -> list[str]:
@@ -105,7 +105,7 @@ class CheckpointManager:
         return self._identity.compare(path.read_bytes())
 
     def restore(self, step: int) -> dict[str, Any]:
-        """Everything as it was when the checkpoint of `step` was written; returns the loop's own part."""
+        """Restores the checkpoint of `step`; returns the loop's own state."""
         state = self.checkpoints.read_part(step, "state.pt")
         loop_state: dict[str, Any] = state.pop("loop")
         parts = self._task.stateful()
@@ -134,12 +134,12 @@ class CheckpointManager:
         return {}
 
     def _save_sharded(self, step: int) -> dict[str, str]:
-        """This process's parts of the tensors that are divided between all: an exchange."""
+        """Returns this process's shards of the sharded tensors; a collective."""
         _, divided = separate(collect(self._task.stateful()))
         return self.checkpoints.save_sharded(step, divided)
 
     def _save_rank_states(self, step: int, loop_state: dict[str, Any]) -> dict[str, str]:
-        """This process's files of a checkpoint: their checksums by their names."""
+        """Writes this process's files of a checkpoint; returns their checksums by name."""
         accelerator = self._accelerator
         checksums: dict[str, str] = {}
         if accelerator.is_main_process:
@@ -167,10 +167,10 @@ class CheckpointManager:
         return {}
 
     def _restore_process(self, step: int, processes: int) -> None:
-        """What each process has of its own: the random state, and the metrics since the last log line."""
+        """Returns the state of each process: random state, and the metrics since the last log line."""
         self._window.clear()
         if processes != self._accelerator.num_processes:
-            # Other processes than before: fresh draws, not the first again.
+            # Another number of processes: new random states, not the initial ones again.
             torch.manual_seed(torch.initial_seed() + step)
             return
         state = self.checkpoints.read_part(step, f"process-{self._accelerator.process_index}.pt")
@@ -196,14 +196,14 @@ class CheckpointManager:
         return steps
 
     def _all_ranks_agree(self, choice: Any) -> Any:
-        """Returns the first process's choice."""
+        """Broadcasts the first process's value."""
         choices = [choice]
         if self._accelerator.num_processes > 1:
             broadcast_object_list(choices)
         return choices[0]
 
     def _on_all_ranks(self, act: Callable[[], dict[str, str]]) -> dict[str, str]:
-        """Returns what `act` gives on all processes. Where one of them cannot write, all raise CannotWriteError."""
+        """Runs `act` on all processes. If one of them cannot write, all raise CannotWriteError."""
         results: dict[str, str] = {}
         failure = ""
         try:

@@ -1,8 +1,8 @@
-"""What a run's weights depend on beside themselves: noted in each checkpoint, compared when the run goes on.
+"""Identity of a run: what its weights depend on, recorded in each checkpoint and compared when the run resumes.
 
 A run reads frozen networks by their paths (an image tokenizer, a text encoder, perceptual weights), and settings that
-show in no tensor (heads, a kernel, a norm) decide what its weights mean. Where one of them was exchanged, everything
-still loads, and trains on as another model: so it is refused, with what was, what is, and the remedy.
+no tensor shows (heads, a kernel, a norm) determine the meaning of its weights. If one of them is replaced, everything
+still loads but trains as another model: so it is refused, with the old value, the new one, and a hint.
 """
 
 import json
@@ -19,7 +19,7 @@ from vqgan.training.checkpoints.store import CheckpointError
 IDENTITY_FILE = "identity.json"
 _ANOTHER_RUN = "or choose another run_dir"
 _SHOWN = 3
-"""Changed settings in a line."""
+"""Formats changed settings in one line."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Identity:
     folder: Path
 
     def content(self) -> bytes:
-        """Returns what a checkpoint keeps of it: neither paths nor names of folders, which may change."""
+        """Returns the state for a checkpoint, without paths and folder names, which may change."""
         frozen = {name: dict(part.fingerprints) for name, part in self.frozen.items()}
         values = {"settings": dict(self.settings), "frozen": frozen, "files": self._files(noted_files(self.folder))}
         return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
@@ -54,7 +54,7 @@ class Identity:
         return [line for name in self.frozen for line in self._compare_part(name, before["frozen"].get(name))]
 
     def compare_settings(self, before: Mapping[str, Any]) -> None:
-        """Raises CheckpointError where one that is fixed has changed."""
+        """Raises CheckpointError if a fixed setting has changed."""
         if found := changes(before, self.settings):
             more = f" (and {len(found) - _SHOWN} more)" if len(found) > _SHOWN else ""
             raise CheckpointError(
@@ -80,6 +80,6 @@ class Identity:
         yield f"{name} is another one than before ({was_and_is}); what it draws looks different, training is the same"
 
     def _files(self, names: Any) -> dict[str, str]:
-        """Their checksums now; "" for one that is not there."""
+        """Returns the current checksums of files; "" for a missing one."""
         paths = {name: self.folder / name for name in sorted(names)}
         return {name: file_fingerprint(path) if path.is_file() else "" for name, path in paths.items()}

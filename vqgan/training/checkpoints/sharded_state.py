@@ -1,8 +1,8 @@
-"""Tensors that are divided between processes, in a checkpoint: each process writes its part, any number reads them.
+"""Sharded tensors in a checkpoint: each process writes its shard, and any number of processes can read them.
 
-By torch.distributed.checkpoint, in safetensors files (`shard-0000R-...safetensors`, one a process) beside the other
-parts: nothing is pickled. What is not divided stays where it was, in `state.pt`, which says of each divided tensor what
-it is called there. A run that continues in one process, or with whole weights, gets them whole.
+Written by torch.distributed.checkpoint as safetensors files (`shard-0000R-...safetensors`, one per process): nothing is
+pickled. Other state stays in `state.pt`, which refers to each sharded tensor by name. A run that resumes in a single
+process, or without sharding, gets full tensors.
 """
 
 import warnings
@@ -28,7 +28,7 @@ _KEY = "divided_tensor"
 
 
 def separate(state: Any, path: str = "") -> tuple[Any, dict[str, DTensor]]:
-    """`state` with a note in the place of each divided tensor, and those tensors by the names in the notes."""
+    """Returns `state` with a reference in place of each sharded tensor, and those tensors by their names."""
     if isinstance(state, DTensor):
         dimension = next(place.dim for place in state.placements if isinstance(place, Shard))
         kind = str(state.dtype).removeprefix("torch.")

@@ -1,9 +1,9 @@
-"""Checkpoints that appear whole or not at all, and that notice when they are damaged later.
+"""The checkpoints of a run folder: written atomically, with checksums.
 
 A checkpoint is a folder `step-XXXXXXX` with `state.pt` (a dictionary of the states of named objects), one
 `process-RANK.pt` a process, `about.json` and `SHA256SUMS` (`sha256sum -c` reads it too). It is written under another
-name, flushed to disk and renamed last. Nothing but tensors and plain containers is ever unpickled. torch.load itself
-takes a file with a flipped byte for a whole one, and gives wrong numbers: hence the checksums.
+name, flushed to disk and renamed last. Only tensors and plain containers are unpickled. torch.load does not notice a
+flipped byte and returns wrong numbers: hence the checksums.
 """
 
 import hashlib
@@ -28,17 +28,17 @@ _SUMS, _ABOUT = "SHA256SUMS", "about.json"
 
 
 class CheckpointError(UserError, ValueError):
-    """A checkpoint that does not belong to this run, or none that is intact."""
+    """A checkpoint of another run, or no intact checkpoint."""
 
 
 @dataclass(frozen=True)
 class CheckpointMeta:
-    """What a checkpoint is good for."""
+    """What a checkpoint may be used for."""
 
     good: bool
-    """A run in trouble may go back to it."""
+    """A run may roll back to it."""
     passing: bool
-    """Written only because the run was stopped there: the next one takes its place."""
+    """Written only because the run was interrupted there: the next one replaces it."""
 
 
 class Checkpoints:
@@ -56,7 +56,7 @@ class Checkpoints:
         return sorted(int(match[1]) for match in names if match)
 
     def clean_up(self) -> None:
-        """Clear away what a kill has left: of unfinished checkpoints, and of those that were being removed."""
+        """Removes what a kill has left: unfinished checkpoints, and those that were being removed."""
         for old in self.folder.glob(".old-step-*"):
             recover_folder(old.with_name(old.name.removeprefix(".old-")))
         for pattern in (".writing-step-*", ".removed-step-*"):
@@ -72,7 +72,7 @@ class Checkpoints:
         return folder
 
     def save_rank_state(self, step: int, name: str, state: dict[str, Any]) -> dict[str, str]:
-        """Write one file of the checkpoint that is being prepared, down to the disk; its checksum by its name."""
+        """Writes one file of the unfinished checkpoint, flushed to disk; returns its checksum by name."""
         with writing(self.folder), (self._unfinished(step) / name).open("wb") as file:
             summing = _Summing(file)
             summing.save(state)
@@ -81,7 +81,7 @@ class Checkpoints:
         return {name: summing.checksum()}
 
     def write_file(self, step: int, name: str, content: bytes) -> dict[str, str]:
-        """Returns the same for bytes."""
+        """Writes bytes likewise."""
         with writing(self.folder):
             write_file(self._unfinished(step) / name, content)
         return {name: hashlib.sha256(content).hexdigest()}
@@ -95,7 +95,7 @@ class Checkpoints:
     def publish(
         self, step: int, checksums: Mapping[str, str], about: CheckpointMeta, keep: Collection[int] = ()
     ) -> Path:
-        """Give the prepared checkpoint, whose parts have these checksums, its name; remove those that are too old.
+        """Publishes the unfinished checkpoint, whose files have these checksums, and removes those that are too old.
 
         Those of the steps in `keep` stay in any case.
         """
@@ -112,7 +112,7 @@ class Checkpoints:
         return final
 
     def abandon(self, step: int) -> None:
-        """Give up the checkpoint that is being prepared, and the space it takes."""
+        """Discards the unfinished checkpoint."""
         shutil.rmtree(self._unfinished(step), ignore_errors=True)
 
     def read_part(self, step: int, name: str) -> dict[str, Any]:
@@ -130,11 +130,11 @@ class Checkpoints:
             ) from None
 
     def folder_of(self, step: int) -> Path:
-        """Returns where the files of a checkpoint are."""
+        """Returns the folder of a checkpoint."""
         return self._named(step)
 
     def about(self, step: int) -> CheckpointMeta:
-        """Returns what the checkpoint of `step` is good for; for nothing, where that cannot be read."""
+        """Returns what the checkpoint of `step` may be used for; for nothing if that cannot be read."""
         try:
             return CheckpointMeta(**json.loads((self._named(step) / _ABOUT).read_bytes()))
         except (OSError, ValueError, TypeError):
@@ -164,7 +164,7 @@ class Checkpoints:
         return found
 
     def quarantine(self, step: int) -> Path:
-        """Rename a damaged checkpoint, so that nothing takes it for one."""
+        """Renames a damaged checkpoint, so that it is ignored."""
         aside = self.folder / f"damaged-step-{step:07d}"
         with writing(self.folder):
             shutil.rmtree(aside, ignore_errors=True)
@@ -172,7 +172,7 @@ class Checkpoints:
         return aside
 
     def discard_after(self, step: int) -> None:
-        """Remove checkpoints later than `step`, the latest first: a run that went back must not resume from them."""
+        """Removes checkpoints later than `step`, the latest first: after a rollback a run must not resume from them."""
         with writing(self.folder):
             for later in reversed(self.steps()):
                 if later > step:
@@ -194,7 +194,7 @@ class Checkpoints:
 
 
 class _Summing:
-    """A file that torch.save writes to, and that knows the checksum of what was meant to be written."""
+    """A file for torch.save that computes the checksum of the written bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -231,7 +231,7 @@ def collect(stateful: dict[str, Stateful]) -> dict[str, Any]:
 
 
 def restore(stateful: dict[str, Stateful], state: Mapping[str, Any], source: str) -> None:
-    """Load every named object. Raises CheckpointError when the names differ: the config is of another run."""
+    """Loads every named object. Raises CheckpointError if the names differ: the config is that of another run."""
     if stateful.keys() != state.keys():
         raise CheckpointError(
             f"{source} holds the state of {', '.join(sorted(state))}, this run has {', '.join(sorted(stateful))}: "

@@ -1,1 +1,1 @@
-"""What is watched while a run goes on: metrics, progress, trackers, values that are not finite."""
+"""Monitoring of a run: metrics, progress, trackers, non-finite values."""

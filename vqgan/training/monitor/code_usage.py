@@ -1,4 +1,4 @@
-"""How evenly a codebook is used, to look at: how often each code was hit, most first."""
+"""Chart of codebook usage: hits of each code, most used first."""
 
 from typing import Protocol, runtime_checkable
 

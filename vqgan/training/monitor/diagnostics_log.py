@@ -1,17 +1,17 @@
-"""Which of a task's findings are worth a line: the new ones, and now and then those that persist."""
+"""Selects the findings of a task to log: new ones, and persistent ones now and then."""
 
 import re
 from collections.abc import Iterable, Mapping
 
 _LINES_BETWEEN_REMINDERS = 20
-"""Log lines after which a finding that persists is told again: often enough to be seen, rarely enough to be read."""
+"""Log lines after which a persistent finding is logged again."""
 
 
 _NUMBER = r"-?(\b(nan|inf)\b|\d+(,\d{3})*(\.\d+)?(e[-+]?\d+)?)"
 
 
 class Diagnostics:
-    """Remembers what was told. A finding is its words: with another metric in it, it is still the same.
+    """Remembers logged findings. A finding is identified by its words, without the numbers in it.
 
     The words are part of a checkpoint: they may come from the run alone, not from where its folder lies.
     """
@@ -20,7 +20,7 @@ class Diagnostics:
         self._lines: dict[str, int] = {}
 
     def new_messages(self, findings: Iterable[str]) -> list[str]:
-        """Those of a log line's findings that should be told now; one that is missing is forgotten."""
+        """Returns the findings of a log line to log now; a finding that no longer occurs is forgotten."""
         current = {re.sub(_NUMBER, "#", finding): finding for finding in findings}
         self._lines = {words: self._lines.get(words, -1) + 1 for words in current}
         return [finding for words, finding in current.items() if self._lines[words] % _LINES_BETWEEN_REMINDERS == 0]

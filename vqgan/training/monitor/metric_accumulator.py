@@ -1,4 +1,4 @@
-"""The metrics between two log lines: means that no skipped step enters, and a true rate."""
+"""Metrics between two log lines: means without skipped steps, and the rate."""
 
 import time
 from typing import Any
@@ -8,21 +8,21 @@ from torch import Tensor
 
 
 class MetricAccumulator:
-    """Sums of the metrics since the last log line, kept on the device: no wait for it at every step."""
+    """Sums of the metrics since the last log line, on the device, to avoid a synchronization at every step."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self.clear()
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """The metrics of a step."""
+        """Adds the metrics of a step."""
         self._steps += 1
         for name, value in values.items():
             total, count = self._sums.get(name, (torch.zeros((), device=value.device), 0))
             self._sums[name] = (total.to(value.device) + value.detach().float(), count + 1)
 
     def add_skipped(self) -> None:
-        """A step that was skipped: its metrics are not numbers, and one of them would spoil the mean."""
+        """Counts a skipped step, whose metrics are not finite."""
         self._steps += 1
         self._skipped += 1
 
@@ -35,11 +35,11 @@ class MetricAccumulator:
         return self._skipped / max(self._steps, 1)
 
     def start_clock(self) -> None:
-        """Training goes on."""
+        """Resumes the clock."""
         self._started = time.monotonic()
 
     def stop_clock(self) -> None:
-        """What follows (evaluation, saving) does not count into the rate."""
+        """Stops the clock: what follows (evaluation, saving) does not count into the rate."""
         self._seconds += time.monotonic() - self._started
 
     def rate(self) -> tuple[float, float]:
@@ -48,7 +48,7 @@ class MetricAccumulator:
         return self._steps * self._batch_size / max(seconds, 1e-9), seconds
 
     def clear(self) -> None:
-        """Begin again, with the clock running."""
+        """Resets the sums, with the clock running."""
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._steps = 0
         self._skipped = 0

@@ -1,10 +1,10 @@
-"""What happens when training steps have no finite gradient: skip, go back once, stop with an explanation.
+"""Handles training steps without a finite gradient: skip, roll back, stop with an explanation.
 
-A single step without a finite gradient is left out by `Optimizer.step`; the guard counts it. A run of them means that
-the weights themselves are on their way out, and waiting does not help. Then the loop goes back to the last checkpoint
-from before the trouble. Runs are exactly deterministic, so the same steps would end the same way: the batches that led
-there are passed over, as PaLM did at its loss spikes (arXiv 2204.02311, section 5.1), and random draws are fresh.
-Departure from PaLM: it went back about 100 steps, here it is to the last checkpoint, and only for lost gradients.
+A single step without a finite gradient is skipped by `Optimizer.step`, and the guard counts it. Several in a row mean
+that the weights are diverging. Then the loop rolls back to the last good checkpoint. Runs are deterministic, so the
+same steps would fail again: the batches that led there are skipped, as PaLM did at its loss spikes (arXiv 2204.02311,
+section 5.1), and random numbers are new. Departure from PaLM: it went back about 100 steps, here it is to the last
+checkpoint, and only for non-finite gradients.
 """
 
 from collections.abc import Mapping
@@ -17,33 +17,33 @@ from vqgan.errors import UserError
 
 
 class NaNGuardConfig(Config, may_change=("max_skipped_in_a_row", "max_rollbacks")):
-    """What to do about steps without a finite gradient; each of them is left out and counted in any case."""
+    """What to do about steps without a finite gradient; each of them is skipped and counted in any case."""
 
     max_skipped_in_a_row: int = Field(10, ge=0)
-    """Skipped steps in a row after which the run goes back to its last good checkpoint, or stops; 0: never."""
+    """Skipped steps in a row after which the run rolls back to its last good checkpoint, or stops; 0: never."""
     max_rollbacks: int = Field(1, ge=0)
-    """How often in the whole run it may go back before it stops with an explanation."""
+    """Number of rollbacks in the whole run before it stops with an explanation."""
 
 
 class TrainingDiverged(UserError, ValueError):
-    """Training came to an end without finite gradients; the message is one line for the person who started it."""
+    """Training diverged; the message is one line for the user."""
 
 
 class NaNGuard:
-    """Counts skipped steps; knows where in the data the run is. The same on every process, as skipping is."""
+    """Counts skipped steps and the offset in the data; the same on every process."""
 
     def __init__(self, config: NaNGuardConfig) -> None:
         self.config = config
         self.skipped_steps = 0
-        """In the whole run, with those that a rollback took back."""
+        """Skipped steps of the whole run, including those before a rollback."""
         self.rollbacks = 0
         self.data_offset = 0
-        """Batches that were passed over: step s reads batch s + data_offset."""
+        """Number of skipped batches: step s reads batch s + data_offset."""
         self._in_a_row = 0
         self._until_calm = 0
 
     def count(self, skipped: bool) -> None:
-        """A step is done."""
+        """Records a step."""
         if skipped:
             self.skipped_steps += 1
             self._in_a_row += 1
@@ -59,12 +59,12 @@ class NaNGuard:
 
     @property
     def reset_skips(self) -> bool:
-        """Whether a checkpoint of this moment is good to go back to: none of the last steps was skipped."""
+        """Whether a checkpoint of this moment is good for a rollback: none of the last steps was skipped."""
         return not self.skipping and self._until_calm == 0
 
     @property
     def diverged(self) -> bool:
-        """Whether so many steps in a row were skipped that training must not go on from here."""
+        """Whether too many steps in a row were skipped to continue from here."""
         return 0 < self.config.max_skipped_in_a_row <= self._in_a_row
 
     def go_back(self, done: int, to: int) -> None:
@@ -89,7 +89,7 @@ class NaNGuard:
 
 
 def separate_skips(metrics: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns a step's metrics without the `skipped` flags of its players, and the names of the players whose flag is
+    """Returns a step's metrics without the `skipped` flags of its networks, and the names of the networks whose flag is
     set.
 
     Not of those that `overflowed`: in fp16 that is how a loss scale is found, and no sign of divergence. Losses of such

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: the same lines everywhere, and below them a bar on a terminal."""
+"""Progress display of a run: log lines, and below them a bar on a terminal."""
 
 import os
 import sys
@@ -26,18 +26,18 @@ class Progress:
             self._bar = tqdm(total=steps, initial=first_step, desc=title, dynamic_ncols=True, bar_format=_BAR)
 
     def advance(self) -> None:
-        """One step is done."""
+        """Advances by one step."""
         if self._bar is not None:
             self._bar.update()
 
     def go_back(self, step: int) -> None:
-        """The run goes on from `step`."""
+        """Sets the step that the run resumes from."""
         if self._bar is not None:
             self._bar.n = step
             self._bar.refresh()
 
     def report(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:
-        """Show metrics after `step` steps."""
+        """Shows metrics after `step` steps."""
         if not self._visible:
             return
         shown = [f"{images_per_second:.0f} images/s"]
@@ -48,16 +48,16 @@ class Progress:
         self.say("  ".join([f"step {step}/{self._steps}", *shown, *_as_text(values)]))
 
     def first(self, step: int, values: Mapping[str, float], seconds: float) -> None:
-        """That the run's first step is done: a sign of life, long before the first mean is."""
+        """Reports that the run's first step is done, long before the first means."""
         self.say("  ".join([f"step {step}/{self._steps}", f"{seconds:.1f} s", *_as_text(values)]))
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Prints a line."""
         if self._visible:
             tqdm.write(printable(f"{self._title}: {text}"), file=sys.stderr)
 
     def close(self) -> None:
-        """Leave the terminal tidy."""
+        """Closes the bar."""
         if self._bar is not None:
             self._bar.close()
 

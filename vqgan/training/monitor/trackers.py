@@ -1,5 +1,4 @@
-"""Where metrics and images go: the run folder always, and TensorBoard, W&B or Trackio through accelerate where asked
-for."""
+"""Writes metrics and images to the run folder, and to TensorBoard, W&B or Trackio through accelerate if configured."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +45,7 @@ class Trackers:
             accelerator.init_trackers(config.project, config=flatten(settings))
 
     def log(self, values: Mapping[str, float], step: int, split: str) -> None:
-        """Record metrics of `split` (train, val) after `step` steps."""
+        """Logs metrics of `split` (train, val) after `step` steps."""
         if not self._accelerator.is_main_process:
             return
         self._run.append_metrics({"step": step, "split": split, **values})
@@ -54,18 +53,18 @@ class Trackers:
             self._accelerator.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def preview(self, image: Image.Image, step: int) -> None:
-        """Record what there is to look at after `step` steps, as samples/step-XXXXXXX.png too."""
+        """Logs a preview image after `step` steps, also as samples/step-XXXXXXX.png."""
         self._record(image, "preview", step, file="step")
 
     def code_counts(self, counts: Int64[Tensor, "V"], step: int) -> None:
-        """Record how often each code was hit: a chart, as samples/codes-XXXXXXX.png too, and a histogram over ranks."""
+        """Logs how often each code was hit: a chart, also as samples/codes-XXXXXXX.png, and a histogram over ranks."""
         self._record(usage_chart(counts), "code_usage", step, file="codes")
         if self._accelerator.is_main_process:
             for name in self._names:
                 _HISTOGRAMS[name](self._native(name), "val/codes_by_use", *in_bins(counts), step)
 
     def close(self) -> None:
-        """Flush the trackers."""
+        """Flushes the trackers."""
         if self._names:
             self._accelerator.end_training()
 

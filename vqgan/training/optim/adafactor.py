@@ -39,7 +39,8 @@ _EPSILON = 1e-30
 
 
 class Adafactor(torch.optim.Optimizer):
-    """See the module's docstring. `groups` as for any torch optimizer; each may have its own `weight_decay`."""
+    """Adafactor with an int8 first moment. `groups` as for any torch optimizer; each may have its own
+    `weight_decay`."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], *, lr: float, betas: tuple[float, float], weight_decay: float = 0.0
@@ -48,7 +49,8 @@ class Adafactor(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """One step of every parameter that has a gradient, one after the other: temporaries are of one parameter."""
+        """Updates every parameter with a gradient, one after the other, so that temporaries are those of one
+        parameter."""
         parameters = [(parameter, group) for group in self.param_groups for parameter in group["params"]]
         for index, (parameter, group) in enumerate(parameters):
             if parameter.grad is None:

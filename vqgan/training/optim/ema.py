@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's weights (timm's, with a warm-up so that short runs profit too)."""
+"""Exponential moving average of a network's weights (timm's, with a warm-up for short runs)."""
 
 import copy
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from vqgan.training.parallel.sharding import Layers, Sharding, copy_parameters, 
 
 
 class EMAConfig(Config, may_change=("decay", "warmup_power")):
-    """The averaged copy that is evaluated and shipped."""
+    """The averaged copy that is evaluated and saved."""
 
     decay: float = Field(0.999, ge=0, lt=1)
-    """Share of the average that each step keeps, once warm. 0: the copy is the trained network itself."""
+    """Decay after the warm-up. 0: the copy equals the trained network."""
     warmup_power: float = Field(0.8, gt=0)
     """The decay at step t is at most 1 - (1 + t) ** -warmup_power."""
 
@@ -40,15 +40,15 @@ class EMA(Generic[NetworkT]):
         self._hollow: NetworkT | None = None
 
     def update(self, network: NetworkT, step: int) -> None:
-        """Move the average towards `network` after step `step` (0-based)."""
+        """Updates the average with `network` after step `step` (0-based)."""
         self._ema.update(network, step=step)
 
     def follow(self, network: NetworkT) -> None:
-        """Start at the weights of `network`, where it is."""
+        """Resets the average to the weights of `network`, on its device."""
         self.module.to(next(network.parameters()).device).load_state_dict(network.state_dict())
 
     def shard(self, network: NetworkT, sharding: Sharding, layers: Layers[NetworkT]) -> None:
-        """Divide the average as `network` is divided by now, and start at its weights."""
+        """Shards the average like `network`, and resets it to its weights."""
         self._hollow = meta_copy(self.module)
         sharding.shard(self.module, layers(self.module), None)
         copy_parameters(network, self.module)

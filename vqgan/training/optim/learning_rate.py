@@ -1,4 +1,4 @@
-"""The learning rate of a run that may be prolonged: what has come down does not go up again by itself."""
+"""The learning rate of a run that may be extended: a decayed rate does not increase again."""
 
 from typing import Any
 

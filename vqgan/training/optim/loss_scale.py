@@ -1,11 +1,11 @@
-"""One factor on a player's loss, for training in fp16, whose smallest number (6e-8) many gradients fall below.
+"""Loss scale of one network for training in fp16, whose smallest number is 6e-8.
 
 The rules are those of torch.amp.GradScaler (Micikevicius et al., 1710.03740, section 3.2): halved where a gradient is
 not finite, doubled after 2000 updates in a row. Not that class itself, because it decides by what the tensors of one
 process show, while here the decision must be one of all processes, and `Optimizer.step` has made it already.
 
-Each player of a GAN has its own: their losses differ by orders of magnitude, and the overflow of one is no reason to
-leave out the update of the other.
+Generator and discriminator have separate scales: their losses differ by orders of magnitude, and an overflow of one
+should not skip the update of the other.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ class LossScale:
         return metrics
 
     def adapt(self, is_finite: bool) -> None:
-        """An update is over: were all gradients finite?"""
+        """Adapts the scale after an update: were all gradients finite?"""
         self._finite_in_a_row = self._finite_in_a_row + 1 if is_finite else 0
         if not is_finite:
             self.value = max(self.value / 2, LOWEST)

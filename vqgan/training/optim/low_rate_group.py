@@ -1,4 +1,4 @@
-"""One network with two learning rates: a pretrained BERT wants a gentler one than what starts at random beside it."""
+"""One network with two learning rates: a lower one for a pretrained BERT than for randomly initialized parts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from vqgan.training.parallel.sharded_tensors import whole
 class LowRateGroup:
     """Two optimizers of one kind: `gentle` modules learn at `ratio` times the rate of the rest of `network`.
 
-    Each clips the gradients of its own part. Where any gradient is not finite neither takes a step.
+    Each clips the gradients of its own part. If any gradient is not finite, neither takes a step.
     """
 
     def __init__(

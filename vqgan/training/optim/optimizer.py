@@ -1,4 +1,4 @@
-"""Optimizers over parameter groups that are formed by what a parameter is, not by its name."""
+"""Optimizers with parameter groups by the kind of a parameter, not by its name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ class OptimizerConfig(
     fixed=("kind", "learning_rate_scale", "layer_decay"),
     may_change=("learning_rate", "betas", "momentum", "nesterov", "weight_decay", "adam_ratio", "clip_norm"),
 ):
-    """One player's optimizer."""
+    """The optimizer of one network."""
 
     kind: Literal["adafactor", "adamw", "muon"] = "adamw"
     """adamw; adafactor: Parti's, with one byte of state a weight where adamw has eight; or muon: orthogonalized
@@ -72,7 +72,7 @@ class Optimizer:
 
     @property
     def scale(self) -> float:
-        """What the loss of this step is multiplied by; `step` divides its gradients again."""
+        """Loss scale of this step; `step` unscales the gradients."""
         return self._loss_scale.value
 
     def step(self, step: int) -> dict[str, torch.Tensor]:
@@ -132,7 +132,7 @@ class Optimizer:
             group.update(own)
 
     def _divided(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Moments of a process that held whole weights, divided as the weights are now."""
+        """Shards the moments of a process that held full weights, like the weights."""
         if isinstance(self._optimizer, Adafactor):
             return state  # knows itself along which side its statistics are divided
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]

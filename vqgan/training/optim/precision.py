@@ -1,4 +1,4 @@
-"""What networks compute in while they train; weights, moments and losses are fp32 in any case."""
+"""Compute precision of networks in training; weights, moments and losses are always fp32."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ import torch
 Precision = Literal["fp32", "bf16", "fp16"]
 
 DTYPES: dict[Precision, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What matrix products are rounded to; None: nothing is."""
+"""Autocast dtype of matrix products; None: fp32."""
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

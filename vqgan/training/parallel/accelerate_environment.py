@@ -1,7 +1,7 @@
-"""What accelerate reads from its environment, where a launcher puts what an accelerate config file says.
+"""Checks the environment variables of accelerate, which a launcher sets from an accelerate config file.
 
-A run's arithmetic is its own config's business. What would change it from the side, and what asks for something that
-is not done here, is refused in one line; the rest decides where processes run and how they find each other. Sharding
+A run's arithmetic is defined by its own config. Variables that would change it, and those of unsupported features, are
+refused in one line; the others determine where processes run and how they find each other. Sharding
 (`ACCELERATE_USE_FSDP` and what belongs to it) is read by `vqgan.training.parallel.sharding`.
 """
 

@@ -1,4 +1,4 @@
-"""Processes and devices, by accelerate. Collectives return their value."""
+"""Processes and devices through accelerate. Collectives return their value."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ def build_accelerator(timeout_minutes: float = 10.0) -> Accelerator:
 
 
 class RankFailure(UserError, RuntimeError):
-    """Another process of the launch has ended, or does not answer; the message is one line."""
+    """Another process of the launch has ended or does not answer; the message is one line."""
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from vqgan.data.images.formats.exif import check_directories
 
 @dataclass(frozen=True)
 class Essential:
-    """An encoded image without its annotations, and those of them that may tell its orientation."""
+    """An encoded image without its annotations, and those of them that may hold its orientation."""
 
     data: bytes
     exif: bytes = b""
@@ -23,7 +23,7 @@ class Essential:
 def essential(data: bytes) -> Essential:
     """Returns what the pixels of an encoded image need, in the same format; other formats as they are.
 
-    Raises RefusedImageError for what would cost too much. What is malformed is left for the decoder to judge.
+    Raises RefusedImageError for what would cost too much. Malformed data is left to the decoder.
     """
     if data.startswith(png.SIGNATURE):
         return Essential(*png.essential(data))

@@ -1,7 +1,7 @@
 """JPEG without its annotations (ITU-T T.81, annex B).
 
-Of the segments before the first scan those stay that decoding needs: tables, frame headers, and what tells the colors
-(JFIF, Adobe). What lies between markers is passed over as Pillow and libjpeg do.
+Of the segments before the first scan those stay that decoding needs: tables, frame headers, and the color markers
+(JFIF, Adobe). Data between markers is skipped, as in Pillow and libjpeg.
 """
 
 import re
