@@ -7,17 +7,15 @@ Images are read as for training, except for the transform. A fingerprint and a t
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from vqgan.data.captions import all_captions
 from vqgan.data.images.transforms import TransformConfig
+from vqgan.data.iterate import iterate
 from vqgan.data.source import Sample, Source, UnusableSample
 from vqgan.data.sources.mixture import Mixture
 from vqgan.data.stream import Stream
@@ -62,37 +60,10 @@ def scan(source: Source | Stream, limit: int = 0, workers: int = 0) -> Iterator[
     Of a mixture it takes the first ones, which are mixed.
     """
     if isinstance(source, Stream):
-        for item in islice(source.iterate(), limit or None):
-            try:
-                yield image_stats(item.load())
-            except UnusableSample as unusable:
-                yield unusable.report()
-        return
+        return iterate(source, image_stats, limit=limit or None)
     count = expected_items(source, limit) or 0
     stretch = count if isinstance(source, Mixture) else len(source)
-    numbers = [place * stretch // count for place in range(count)]
-    # The loader samples a seed for its workers: from a generator of its own, to leave the global one unchanged.
-    loader = DataLoader[Any](
-        _ImageStatsDataset(source, numbers), batch_size=None, num_workers=workers, generator=torch.Generator()
-    )
-    yield from loader
-
-
-class _ImageStatsDataset(Dataset[ImageStats | UnusableSample]):
-    """Returns unusable items as values: an exception would end the loader."""
-
-    def __init__(self, source: Source, numbers: Sequence[int]) -> None:
-        self._source = source
-        self._numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: int) -> ImageStats | UnusableSample:
-        try:
-            return image_stats(self._source[self._numbers[index]])
-        except UnusableSample as unusable:
-            return unusable.report()
+    return iterate(source, image_stats, workers, [place * stretch // count for place in range(count)])
 
 
 @dataclass(frozen=True)

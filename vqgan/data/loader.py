@@ -255,16 +255,6 @@ class DataPipeline:
         return replace(self.preview_batch(1), repeated=True, skipped=tuple(skipped))
 
 
-def _samples(source: Source | Stream) -> Iterator[Sample | UnusableSample]:
-    """One pass in the source's own order."""
-    loads = (item.load for item in source.iterate()) if isinstance(source, Stream) else _loads(source)
-    for load in loads:
-        try:
-            yield load()
-        except UnusableSample as unusable:
-            yield unusable.report()
-
-
 def _loads(source: Source) -> Iterator[Load]:
     return (partial(source.__getitem__, index) for index in range(len(source)))
 

@@ -5,18 +5,18 @@ Two metrics compare only if these agree. The set is the images as the tokenizer 
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
-from torch.utils.data import DataLoader, Dataset
 
 from vqgan.config.schema import Config
 from vqgan.data.batch import Batch, Item
 from vqgan.data.images.resizing import resizer
 from vqgan.data.images.transforms import ImageTransform, TransformConfig
-from vqgan.data.source import DataError, Sample, Source, Split, UnusableSample
+from vqgan.data.iterate import iterate
+from vqgan.data.source import DataError, Sample, Split, UnusableSample
 from vqgan.data.sources.open_source import SourceConfig, open_source
 from vqgan.data.stream import Stream
 from vqgan.metrics.fidelity import to_uint8
@@ -110,51 +110,18 @@ class ReferenceSet:
         }
 
     def _usable(self) -> Iterator[Item]:
+        read = partial(_item, transform=self._transform)
         for source in self._sources:
-            for item in self._items(source):
+            for item in iterate(source, read, self.config.workers):
                 if isinstance(item, UnusableSample) or (self._require_captions and not item.caption):
                     self._skipped += 1
                 else:
                     yield item
 
-    def _items(self, source: Source | Stream) -> Iterator[Item | UnusableSample]:
-        if isinstance(source, Stream):
-            for undecoded in source.iterate():
-                try:
-                    yield _item(undecoded.load(), self._transform)
-                except UnusableSample as unusable:
-                    yield unusable.report()
-            return
-        # The loader samples a seed for its workers: from a generator of its own, to leave the global one unchanged.
-        loader = DataLoader[Any](
-            _Items(source, self._transform),
-            batch_size=None,
-            num_workers=self.config.workers,
-            generator=torch.Generator(),
-        )
-        yield from loader
-
 
 def captions_sha256(captions: Sequence[str]) -> str:
     """SHA-256 of a list of captions: their order counts. Each is UTF-8 with a line feed at its end."""
     return hashlib.sha256("".join(f"{caption}\n" for caption in captions).encode()).hexdigest()
-
-
-class _Items(Dataset[Item | UnusableSample]):
-    """A source's samples as tensors. What is unusable comes as a value: an exception would end the loader."""
-
-    def __init__(self, source: Source, transform: ImageTransform) -> None:
-        self._source = source
-        self._transform = transform
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Item | UnusableSample:
-        try:
-            return _item(self._source[index], self._transform)
-        except UnusableSample as unusable:
-            return unusable.report()
 
 
 def _item(sample: Sample, transform: ImageTransform) -> Item:
