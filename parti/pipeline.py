@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from parti.base_pipeline import GeneratedImage, OnRows, Pipeline, Requests, SampleOptions, TextToImageOutput
 from parti.completion import Completion
+from parti.layers.lora import merge_lora
 from parti.model_card import text_to_image_card
 from parti.models import GENERATORS, Generator, GeneratorConfig, TokenSpace
 from parti.pairs import token_space
@@ -198,6 +199,15 @@ class TextToImage(PushToHubMixin, Pipeline):
     def model_card(self, name: str) -> str:
         """Returns README.md of the model on the Hub: kind, sizes, sampling settings and how to use it."""
         return text_to_image_card(name, self.generator, self.image_size, self.sampling)
+
+    def load_lora_weights(self, folder: str | Path) -> "TextToImage":
+        """Adds the LoRA adapters in `folder`, or those of a run that trained some (task.lora), to the generator.
+
+        Returns the pipeline itself. Raises ModelFolderError where there are none, or where they belong to another
+        generator.
+        """
+        self.generator = merge_lora(self.generator, folder)
+        return self
 
     @classmethod
     def open_folder(cls, folder: str | Path | ModelFolder) -> ModelFolder:

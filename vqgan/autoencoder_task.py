@@ -68,7 +68,7 @@ class AutoencoderTask(AdversarialObjective[Batch]):
         super().__init__(Learner(config, autoencoder, accelerator, steps), config.adversarial, autoencoder.image_size)
         self.config = config
         self.steps = steps
-        self._judge = check_image
+        self._check_image = check_image
         self._codes_per_batch = 0
         self._code_counts: Int64[Tensor, "V"] | None = None
         self.autoencoder = autoencoder
@@ -127,7 +127,7 @@ class AutoencoderTask(AdversarialObjective[Batch]):
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """PSNR, codebook usage and perplexity of the averaged weights; right captions where a judge is known."""
         metrics, self._code_counts = evaluate_tokenizer_and_count(
-            self._tokenizer(), batches, self.accelerator, self._judge
+            self._tokenizer(), batches, self.accelerator, self._check_image
         )
         return metrics
 

@@ -42,7 +42,7 @@ class PromptAccuracyMeter:
     """
 
     def __init__(self, check_image: CaptionChecker, prompts: Sequence[str], seed: int = 0) -> None:
-        self._judge = check_image
+        self._check_image = check_image
         self._seed = seed
         self._right: list[bool] = []
         self._right_for_others: list[bool] = []
@@ -54,9 +54,9 @@ class PromptAccuracyMeter:
 
     def add(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
         """Checks each image against its own prompt and against another one."""
-        self._right += map(self._judge, images, prompts)
+        self._right += map(self._check_image, images, prompts)
         others = list(islice(self._others, len(images)))
-        self._right_for_others += map(self._judge, images, others)
+        self._right_for_others += map(self._check_image, images, others)
 
     def metrics(self) -> Iterator[Metric]:
         """Yields both metrics of all images so far."""

@@ -13,10 +13,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqgan.config.schema import Config, ConfigError
-from vqgan.hub.model_folder import ModelFolderError, read_model_config, read_weights, save_model_folder
+from vqgan.hub.model_folder import (
+    ModelFolderError,
+    find_model_folder,
+    read_model_config,
+    read_weights,
+    save_model_folder,
+)
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
+LORA_FOLDER = "lora"
+"""In a model folder: where the adapters lie that are merged into its weights."""
 _KIND = "lora"
 _TENSOR = re.compile(r"\.lora_([AB])\.default\.weight$")
 
@@ -76,11 +84,12 @@ def save_lora(folder: Path, network: nn.Module, config: LoRAConfig) -> None:
 
 
 def merge_lora(network: NetworkT, folder: str | Path) -> NetworkT:
-    """A copy of `network` with the adapters in `folder` (of `save_lora`) added to its layers.
+    """A copy of `network` with the adapters in `folder` (`save_lora`, or a run that trained some) added to its layers.
 
     Raises ModelFolderError where there are none, or where they belong to another network.
     """
-    folder = Path(folder).expanduser()
+    folder = find_model_folder(folder)
+    folder = folder / LORA_FOLDER if (folder / LORA_FOLDER).is_dir() else folder
     values = read_model_config(folder)
     if values.get("kind") != _KIND or not isinstance(values.get("lora"), dict):
         raise ModelFolderError(f"{folder} holds no LoRA adapters; give the lora folder of a run that trained some")

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from parti.layers.gradient_scales import GradientScales
+from parti.layers.lora import LORA_FOLDER, LoRAConfig, add_lora, merged_copy, save_lora
 from parti.models import Generator, Logits
 from parti.pairs import PairTokenizer, TokenPair, dropped_captions
 from parti.pipeline import TextToImage
@@ -23,6 +24,7 @@ from parti.text.encoders import PretrainedTextEncoder
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.images.transforms import to_pil
+from vqgan.errors import ConfigError
 from vqgan.fingerprints import FrozenPart
 from vqgan.metrics.caption_checkers import CaptionChecker
 from vqgan.metrics.sums import MetricSums
@@ -30,6 +32,7 @@ from vqgan.training.learner import Learner, LearnerConfig, LossAndMetrics
 from vqgan.training.monitor.findings import no_better_than_guessing, not_finite
 from vqgan.training.objective import Objective
 from vqgan.training.parallel.gradient_accumulation import rows_of
+from vqgan.training.parallel.sharding import requested_sharding
 from vqgan.training.task import Stateful
 
 
@@ -40,6 +43,9 @@ class NextTokenTaskConfig(LearnerConfig, may_change=("caption_dropout", "text_lo
     """Fraction of the captions that are dropped (replaced by the null caption), for guidance."""
     text_loss_share: float = Field(0.125, ge=0, lt=1)
     """For models that predict text too (DALL-E): weight of its cross-entropy; that of the image codes is 1 minus it."""
+    lora: LoRAConfig | None = None
+    """Train small matrices beside the frozen weights (LoRA), of a model that `start_from` names: {rank: 8}. The model
+    that is sampled and shipped has them merged; model/lora holds them alone."""
     sampling: SamplingConfig = SamplingConfig()
     """Sampling settings of previews and evaluated prompts; the saved model recommends them."""
     sampled_prompts: int = Field(128, ge=0)
@@ -69,12 +75,16 @@ class NextTokenTask(Objective[_Part]):
     ) -> None:
         own_scales = config.precision == "fp16" and bool(generator.branches())
         tokenizers.image.to(accelerator.device)
+        if config.lora is not None:
+            if requested_sharding(accelerator) is not None:
+                raise ConfigError("task.lora needs whole weights on each GPU; use configs/accelerate/ddp.yaml")
+            add_lora(generator, config.lora)
         super().__init__(Learner(config, generator, accelerator, steps, scales_loss=not own_scales))
         # After the learner has prepared the network: sharding exchanges its parameters.
         self.gradient_scales = GradientScales(generator.branches()) if own_scales else None
         self.config = config
         self._seed = seed
-        self._judge = check_image
+        self._check_image = check_image
         self.generator = generator
         self.tokenizers = tokenizers
 
@@ -134,12 +144,12 @@ class NextTokenTask(Objective[_Part]):
             sums.add("nats", F.cross_entropy(logits.flatten(0, 1), tokens.codes.flatten(), reduction="sum"))
             sums.add("codes", torch.tensor(float(tokens.codes.numel()), device=device))
             prompts += batch.texts()
-        if self._judge is not None and self.config.sampled_prompts:
+        if self._check_image is not None and self.config.sampled_prompts:
             share = -(-self.config.sampled_prompts // self.accelerator.num_processes)  # at least one each
             wanted = [(prompt, seed) for seed, prompt in enumerate(prompts[:share])]
             with self.ema.gathered(device):
                 images = to_pil(self._pipeline().generate(wanted, self.config.sampling)) if wanted else []
-            right = sum(map(self._judge, images, prompts))
+            right = sum(map(self._check_image, images, prompts))
             sums.add("right", torch.tensor([float(right), float(len(wanted))], device=device))
         totals = sums.totals()
         metrics = {"nats_per_code": (totals["nats"] / totals["codes"]).item()}
@@ -152,7 +162,7 @@ class NextTokenTask(Objective[_Part]):
         """Returns a sheet of images generated for the batch's captions."""
         prompts = batch.texts()
         images = to_pil(self._pipeline().generate([(prompt, 0) for prompt in prompts], self.config.sampling))
-        marks = list(map(self._judge, images, prompts)) if self._judge else None
+        marks = list(map(self._check_image, images, prompts)) if self._check_image else None
         return contact_sheet(images, prompts, marks=marks)
 
     def stateful(self) -> dict[str, Stateful]:
@@ -173,6 +183,9 @@ class NextTokenTask(Objective[_Part]):
     def save_model(self, folder: Path) -> None:
         """Saves the averaged weights and both tokenizers as a model folder."""
         self._pipeline().save_pretrained(folder)
+        if self.config.lora is not None:
+            save_lora(folder / LORA_FOLDER, self.ema.module, self.config.lora)
 
     def _pipeline(self) -> TextToImage:
-        return TextToImage(self.ema.module, self.tokenizers.text, self.tokenizers.image, self.config.sampling)
+        generator = self.ema.module if self.config.lora is None else merged_copy(self.ema.module)
+        return TextToImage(generator, self.tokenizers.text, self.tokenizers.image, self.config.sampling)

@@ -163,7 +163,7 @@ class SynthesisTask(Objective[_Part]):
         self.config = config
         self.tokenizer = tokenizer
         self._seed = seed
-        self._judge = check_image
+        self._check_image = check_image
         self.generator = generator
         self.encoder = encoder
         self.discriminators = discriminators
@@ -241,10 +241,10 @@ class SynthesisTask(Objective[_Part]):
             seed += len(prompts)
             counts = torch.tensor(float(len(prompts)), device=first.device)
             sums.add("diversity", torch.stack([(first - second).abs().mean() / 2 * counts, counts]))
-            if self._judge is not None:
+            if self._check_image is not None:
                 images = to_pil(first)
                 for name, asked in (("prompt", prompts), ("random_pairing", prompts[1:] + prompts[:1])):
-                    right = torch.tensor(float(sum(map(self._judge, images, asked))), device=first.device)
+                    right = torch.tensor(float(sum(map(self._check_image, images, asked))), device=first.device)
                     sums.add(f"{name}_accuracy", torch.stack([right, counts]))
         totals = sums.totals()
         if not totals:
@@ -256,7 +256,7 @@ class SynthesisTask(Objective[_Part]):
         """Returns a sheet of images generated for the batch's captions, all scales side by side."""
         prompts = batch.texts()
         scales = self._pipeline().generate([(prompt, 0) for prompt in prompts])
-        marks = list(map(self._judge, to_pil(scales[-1]), prompts)) if self._judge else None
+        marks = list(map(self._check_image, to_pil(scales[-1]), prompts)) if self._check_image else None
         scale = max(1, _SHOWN // self.generator.config.sides[-1])
         return contact_sheet(side_by_side(scales), prompts, columns=3, scale=scale, marks=marks)
 

@@ -65,8 +65,9 @@ def test_a_saved_adapter_is_merged_into_its_base_and_no_other(tmp_path: Path) ->
     assert sum(sizes) < sum(value.numel() * 4 for value in base.state_dict().values())
     with pytest.raises(ModelFolderError, match=r"an adapter for '.*', which this network lacks"):
         merge_lora(decoder_only(), tmp_path / "lora")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ModelFolderError):
-        merge_lora(base, tmp_path)
+        merge_lora(base, tmp_path / "empty")
 
 
 def test_targets_that_match_nothing_are_one_line() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from parti.layers.lora import LoRAConfig
 from parti.models import DecoderOnly, DecoderOnlyConfig
 from parti.next_token.next_token_task import NextTokenTask, NextTokenTaskConfig
 from parti.pairs import PairTokenizer, dropped_captions, token_space
@@ -302,3 +303,32 @@ def test_fp16_scales_the_loss_of_a_model_without_gradient_scales_which_then_lear
     assert metrics[-1]["loss_scale"] == 2**16
     assert tasks["fp16"].stateful().keys() == {"generator", "ema", "optimizer"}
     assert tasks["fp16"].optimizer.state_dict()["loss_scale"] == {"value": 2**16, "finite_in_a_row": 20}
+
+
+def test_lora_trains_beside_the_base_and_ships_merged(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    optimizer = OptimizerConfig(learning_rate=1e-2, schedule=ScheduleConfig(shape="constant"))
+    config = NextTokenTaskConfig(
+        precision="fp32", caption_dropout=0.0, lora=LoRAConfig(rank=4), optimizer=optimizer, ema=EMAConfig(decay=0)
+    )
+    task = task_of(config)
+    text, image = task.tokenizers.text, task.tokenizers.image
+    base = TextToImage(tiny_generator(token_space(text, image)), text, image)
+    before = {name: value.clone() for name, value in task.generator.state_dict().items() if "lora_" not in name}
+    losses = [task.train_step([pairs()], step)["loss"].item() for step in range(30)]
+    assert losses[-1] < losses[0] - 0.3, "the adapters learn"
+    after = task.generator.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items()), "and nothing else"
+
+    task.save_model(tmp_path / "model")
+    shipped = TextToImage.from_pretrained(tmp_path / "model")
+    assert list(shipped.generator.state_dict()) == list(base.generator.state_dict())
+    learned = task.generator.state_dict()
+    assert any("lora_B" in name and learned[name].abs().max() > 0 for name in learned)
+    codes = image.encode(pairs().images)
+    ids = text.encode(CAPTIONS)
+    with torch.no_grad():
+        expected = task.generator.eval()(ids, codes).image
+        torch.testing.assert_close(shipped.generator(ids, codes).image, expected, atol=1e-4, rtol=1e-4)
+        with_adapters = base.load_lora_weights(tmp_path / "model").generator(ids, codes).image
+    torch.testing.assert_close(with_adapters, expected, atol=1e-4, rtol=1e-4)
