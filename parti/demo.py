@@ -10,29 +10,32 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
 from PIL import Image
+from pydantic import Field
 
 from parti.evaluation import CheckedImage, check_images, evaluate_prompts
 from parti.next_token.train_next_token import TrainPartiConfig
 from parti.next_token.train_next_token import train as train_parti
 from parti.pipeline import TextToImage
 from parti.report.page import Report, render, training_seconds
-from vqgan.config.schema import Config, ConfigError, load_config
+from vqgan.config.options import Option, read_options
+from vqgan.config.schema import Config, apply_options, load_config, read_yaml
 from vqgan.contact_sheet import comparison_sheet, contact_sheet
 from vqgan.data.images.transforms import to_pil
 from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.data.sources.open_source import open_source
 from vqgan.data.sources.shapes import Shapes
+from vqgan.errors import ConfigError
 from vqgan.evaluation import evaluate_tokenizer
 from vqgan.metrics.caption_checkers import caption_checker
 from vqgan.train_tokenizer import TrainVQGANConfig
 from vqgan.train_tokenizer import train as train_vqgan
 from vqgan.training.checkpoints.store import Checkpoints
 from vqgan.training.parallel.distributed import build_accelerator
+from vqgan.training.parallel.seeding import SEEDS
 from vqgan.training.run_folder import RunFolder
 
 SHOWN_SAMPLES, SHOWN_RECONSTRUCTIONS = 48, 16
@@ -41,14 +44,23 @@ SHOWN_SAMPLES, SHOWN_RECONSTRUCTIONS = 48, 16
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Demo:
-    """Configs of both stages, number of evaluated images, and output folder."""
+class DemoConfig(Config):
+    """What is trained, how much is judged, and where everything goes."""
 
-    out: Path
+    out: str = "out/demo"
+    """For the runs, the report, the images and the metrics."""
+    seed: int = Field(0, ge=0, lt=SEEDS)
+    """Of both stages."""
+    prompts: int = Field(256, ge=2)
+    """Validation prompts that are drawn, one image each, and judged; at least 2."""
+    vqgan_config: str = "vqgan/shapes"
+    """Settings of stage 1: a YAML file or the name of a shipped config."""
+    parti_config: str = "parti/shapes"
+    """Settings of stage 2, likewise."""
     vqgan: TrainVQGANConfig
+    """Stage 1, as in that file."""
     parti: TrainPartiConfig
-    prompts: int
+    """Stage 2, as in that file."""
 
 
 @dataclass(frozen=True)
@@ -70,35 +82,31 @@ class StageTime:
     resumed: bool
 
 
-def load_demo(
-    out: str | Path, seed: int, vqgan_config: str, parti_config: str, prompts: int, overrides: Sequence[str] = ()
-) -> Demo:
-    """Returns both configurations, read and checked before anything is trained.
+def load_demo(options: Sequence[Option]) -> DemoConfig:
+    """Both configurations, read and checked before anything is trained.
 
-    `overrides` are dotted options with the stage in front: `--vqgan.loop.steps 100 --parti.data.batch_size=32`.
-    Raises ConfigError: one line.
+    Options of a stage have it in front: `--vqgan.loop.steps 100`. Raises ConfigError: one line.
     """
-    out = Path(out)
-    of_stage = _divide(overrides)
-    own = ["--run_dir", str(out / "vqgan"), "--seed", str(seed)]
-    vqgan = load_config(TrainVQGANConfig, vqgan_config, own + of_stage["vqgan"])
-    own = ["--run_dir", str(out / "parti"), "--seed", str(seed), "--image_tokenizer", vqgan.run_dir]
-    parti = load_config(TrainPartiConfig, parti_config, own + of_stage["parti"])
-    for config in (vqgan, parti):
+    given = read_options(options, DemoConfig)
+    fields = DemoConfig.model_fields
+    out, seed = Path(given.get("out", fields["out"].default)), given.get("seed", 0)
+    folder = given.get("vqgan.run_dir", str(out / "vqgan"))
+    stages = {name: read_yaml(given.get(f"{name}_config", f"{name}/shapes")) for name in ("vqgan", "parti")}
+    defaults = {name: values | {"run_dir": str(out / name), "seed": seed} for name, values in stages.items()}
+    defaults["parti"]["image_tokenizer"] = folder
+    demo = apply_options(DemoConfig, None, given, defaults)
+    for config in (demo.vqgan, demo.parti):
         if caption_checker(config.data.source) is None:
             raise ConfigError(
                 f"the demo judges images, and only those of shapes can be judged, not of {config.data.source.kind}; "
-                "train other data with tools/train_vqgan.py and tools/train_parti.py"
+                "train other data with parti train"
             )
         _check_same_run(config, RunFolder(config.run_dir))
-    if prompts < 2:
-        raise ConfigError(f"--prompts is at least 2, received {prompts}")
-    return Demo(out, vqgan, parti, prompts)
+    return demo
 
 
-def run_demo(demo: Demo, started: float, say: Say) -> dict[str, float] | None:
-    """Trains what is missing, evaluates, and writes the files. Returns the contents of metrics.json; None if
-    interrupted.
+def run_demo(demo: DemoConfig, started: float, say: Say) -> dict[str, float] | None:
+    """Train what is missing, judge, write the files. What metrics.json holds; None when training was interrupted.
 
     `started` is the start of the command (time.monotonic()). Raises the errors of training, one line for the user.
     """
@@ -117,8 +125,8 @@ def run_demo(demo: Demo, started: float, say: Say) -> dict[str, float] | None:
     return metrics
 
 
-def train_stages(demo: Demo, started: float, say: Say) -> tuple[StageTime, StageTime] | None:
-    """Trains the unfinished stages; returns None if interrupted. The time of the first one counts from `started`."""
+def train_stages(demo: DemoConfig, started: float, say: Say) -> tuple[StageTime, StageTime] | None:
+    """Train both stages as far as they are not; None when interrupted. The first one's time counts from `started`."""
 
     def timed(config: TrainVQGANConfig | TrainPartiConfig, train: Callable[[], bool], begin: float) -> StageTime | None:
         run = RunFolder(config.run_dir)
@@ -136,8 +144,8 @@ def train_stages(demo: Demo, started: float, say: Say) -> tuple[StageTime, Stage
     return None if stage_2 is None else (stage_1, stage_2)
 
 
-def evaluate(demo: Demo) -> DemoResult:
-    """Evaluates the saved model and its image tokenizer on validation captions and images."""
+def evaluate(demo: DemoConfig) -> DemoResult:
+    """The shipped model, and the image tokenizer inside of it, on validation captions and images."""
     accelerator = build_accelerator()
     model = TextToImage.from_pretrained(demo.parti.run_dir).to(accelerator.device)
     tokenizer = model.image_tokenizer
@@ -173,15 +181,16 @@ def val_captions(config: DataConfig, count: int) -> list[str]:
     return list(captions)
 
 
-def write_files(demo: Demo, findings: DemoResult, metrics: Mapping[str, float]) -> None:
-    """Writes both sheets, the page and metrics.json."""
+def write_files(demo: DemoConfig, findings: DemoResult, metrics: Mapping[str, float]) -> None:
+    """Both sheets, the page and metrics.json."""
     pairs, samples = findings.reconstructions, findings.samples[:SHOWN_SAMPLES]
-    demo.out.mkdir(parents=True, exist_ok=True)
+    out = Path(demo.out)
+    out.mkdir(parents=True, exist_ok=True)
     sheet = comparison_sheet([(original, reconstruction.image) for original, reconstruction in pairs], columns=4)
-    sheet.save(demo.out / "reconstructions.png")
+    sheet.save(out / "reconstructions.png")
     marks = [sample.verdict.correct for sample in samples]
     sheet = contact_sheet([one.image for one in samples], [one.caption for one in samples], columns=8, marks=marks)
-    sheet.save(demo.out / "samples.png")
+    sheet.save(out / "samples.png")
     page = render(
         Report(
             metrics=metrics,
@@ -194,8 +203,8 @@ def write_files(demo: Demo, findings: DemoResult, metrics: Mapping[str, float]) 
             machine=machine(),
         )
     )
-    (demo.out / "report.html").write_text(page, encoding="utf-8")
-    (demo.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    (out / "report.html").write_text(page, encoding="utf-8")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def machine() -> dict[str, str]:
@@ -209,23 +218,6 @@ def machine() -> dict[str, str]:
 def _cores() -> int:
     """Returns the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _divide(overrides: Sequence[str]) -> dict[str, list[str]]:
-    """Returns the options of each stage without their prefix. Raises ConfigError for an option of neither."""
-    of_stage: dict[str, list[str]] = {"vqgan": [], "parti": []}
-    words = iter(overrides)
-    for word in words:
-        stage, dot, rest = word.removeprefix("--").partition(".")
-        if not word.startswith("--") or not dot or stage not in of_stage:
-            raise ConfigError(
-                f"unexpected {word!r}; a setting is --vqgan.section.field VALUE or --parti.section.field VALUE, "
-                "all fields are listed by tools/train_vqgan.py --help and tools/train_parti.py --help"
-            )
-        of_stage[stage].append(f"--{rest}")
-        if "=" not in rest:
-            of_stage[stage] += islice(words, 1)
-    return of_stage
 
 
 def _check_same_run(config: Config, run: RunFolder) -> None:

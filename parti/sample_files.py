@@ -29,7 +29,8 @@ from parti.reranker.scorer import Scorer
 from parti.sampling.generate import LARGEST_SEED, SamplingConfig
 from parti.text.truncation import about_cut_prompts
 from parti.upsampler.upsampler import Upsampler
-from vqgan.config.schema import Config, ConfigError, validate
+from vqgan.config.options import Option, Shortcuts, read_options
+from vqgan.config.schema import Config, ConfigError, apply_options
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.images.decode import decode_image
 from vqgan.data.source import UnusableSample, printable
@@ -57,7 +58,9 @@ class SampleConfig(Config):
     """Another image tokenizer of the same codes for decoding, such as that of the second phase, whose decoder is
     larger: stage-1 run folder, its model folder, or a Hub name."""
     prompts: tuple[str, ...] = Field(strict=False, min_length=1)
-    """Prompts."""
+    """Texts to draw: --prompt TEXT, as often as wanted, each as it stands."""
+    prompts_file: str | None = Field(None, exclude=True)
+    """A file of more prompts, one a line; blank lines are skipped."""
     n: int = Field(4, gt=0)
     """Images of each prompt, at least 1."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
@@ -85,7 +88,7 @@ class SampleConfig(Config):
     watch: bool = False
     """While sampling, OUT/unfinished.png shows the images so far; it is removed at the end."""
     device: str = "cpu"
-    """Device of the networks: cpu, cuda, cuda:1, ..."""
+    """Where the networks run: cpu, cuda, cuda:1, ...; the command takes cuda if there is one."""
     out: str
     """Folder for the images, grid.png and samples.json; made where missing. Files of the same names are replaced,
     others stay."""
@@ -128,43 +131,45 @@ class SampleConfig(Config):
         return self
 
 
-def resolve(
-    prompts: list[str],
-    prompts_file: str | None,
-    device: str | None,
-    sampling: dict[str, int | float | str | None],
-    **given: Any,
-) -> tuple[SampleConfig, StoredPipeline]:
-    """Options as they were typed -> complete settings, and the model that they are for, whose weights are unread.
+def shortcuts() -> Shortcuts:
+    """Returns the spellings of options: settings of sampling without their section, prompts one by one."""
+    names = {name: f"sampling.{name}" for name in SamplingConfig.model_fields}
+    return Shortcuts(names={"prompt": "prompts", **names}, one_by_one=("prompts",))
 
-    None and what is not given take their defaults.
 
-    `sampling` overrides what the model folder recommends. Raises ConfigError or ModelFolderError: one line.
+def load_sample_config(options: Sequence[Option]) -> tuple[SampleConfig, StoredPipeline]:
+    """Returns complete settings, and the model that they are for, whose weights are unread.
+
+    What is not given of `sampling` is what the model recommends.
+
+    Raises ConfigError or ModelFolderError: one line.
     """
+    given = read_options(options, SampleConfig, shortcuts())
     for name, meaning in (("model", "the folder of a stage-2 run"), ("out", "the folder that gets the images")):
         if given.get(name) is None:
             raise ConfigError(f"--{name} is missing: {meaning}")
-    prompts = prompts + (read_prompts(prompts_file) if prompts_file is not None else [])
+    prompts = given.setdefault("prompts", [])
+    if (file := given.pop("prompts_file", None)) is not None:
+        prompts += read_prompts(file)
     if not prompts:
         raise ConfigError("no prompt: give --prompt TEXT, as often as you like, or --prompts-file FILE")
     if not all(prompt.strip() for prompt in prompts):
         raise ConfigError("a prompt is blank; give some text after --prompt")
-    values = {name: value for name, value in given.items() if value is not None}
-    # Codes are sampled in float64, which not every device has.
-    values |= {"prompts": prompts, "device": str(usable_device(device, "--device", torch.float64))}
+    # Codes are drawn in float64, which not every device has.
+    given["device"] = str(usable_device(given.get("device"), "--device", torch.float64))
     stored = find_pipeline(given["model"])
-    stored.check_supported(_options_given(sampling, values))
+    stored.check_supported(_options_given(given))
     recommended = stored.sampling
-    values["sampling"] = recommended and recommended.overridden(**sampling).model_dump()
-    return validate(SampleConfig, values, "command line"), stored
+    defaults = {"sampling": recommended and recommended.model_dump()}
+    return apply_options(SampleConfig, None, given, defaults), stored
 
 
-def _options_given(sampling: Mapping[str, object], values: Mapping[str, Any]) -> dict[str, str]:
+def _options_given(given: Mapping[str, Any]) -> dict[str, str]:
     """Options of the command line that not every model supports -> the name that `Pipeline.unsupported` has for it."""
-    named = {name: "sampling" for name, value in sampling.items() if value is not None}
+    named = {name.removeprefix("sampling."): "sampling" for name in given if name.startswith("sampling.")}
     pipelines_own = {"image": "completion", "keep_top": "completion", "mask": "completion", "watch": "on_rows"}
     pipelines_own |= {"image_tokenizer": "image_tokenizer", "all_scales": "all_scales"}
-    named |= {name: own for name, own in pipelines_own.items() if values.get(name)}
+    named |= {name: own for name, own in pipelines_own.items() if given.get(name)}
     return {f"--{name.replace('_', '-')}": own for name, own in named.items()}
 
 

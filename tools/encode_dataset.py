@@ -1,24 +1,8 @@
-"""Encode a data set once, so that stage 2 trains on its codes without the image tokenizer (data.codes).
-
-accelerate launch tools/encode_dataset.py --tokenizer runs/vqgan-shapes --out codes/shapes
-    --data.source.kind folder --data.source.path images [--views 4] [--text.kind saved --text.folder runs/parti]
-
-Writes OUT/cache.json, which says what was encoded and what was skipped, and shards (Arrow files). Killed at any
-moment, the same command goes on.
-"""
+"""Encode a data set once, for stage 2: the command `parti encode-dataset`."""
 
 import sys
 
-from parti.code_cache.encode import encode
-from parti.code_cache.settings import EncodeConfig
-from vqgan.cli.command_line import run_training
-from vqgan.cli.console import command
-
-
-@command
-def main(argv: list[str]) -> int:
-    return run_training(argv, EncodeConfig, encode, __doc__)
-
+from parti.cli.encode_dataset import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -7,22 +7,15 @@ its own: --help beside --config lists them.
 """
 
 import sys
+from functools import partial
 
-from parti.objectives import choose_objective
-from vqgan.cli.command_line import print_error, run_training
-from vqgan.cli.console import command
-from vqgan.config.schema import ConfigError
+from parti.cli import train
+from parti.objectives import OBJECTIVES
 
-
-@command
-def main(argv: list[str]) -> int:
-    try:
-        objective = choose_objective(argv)
-    except ConfigError as error:
-        print_error(error)
-        return 2
-    return run_training(argv, objective.config_type, objective.train, __doc__)
-
+OTHERS = {"image_tokenizer", "reranker", "text_encoder", "upsampler"}
+"""Objectives with a tool of their own."""
+CHOICES = [name for name in OBJECTIVES if name not in OTHERS]
+main = partial(train.main, choices=CHOICES, about=__doc__)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -4,16 +4,11 @@ accelerate launch tools/train_reranker.py --config configs/reranker/shapes.yaml 
 """
 
 import sys
+from functools import partial
 
-from parti.reranker.train_reranker import TrainRerankerConfig, train
-from vqgan.cli.command_line import run_training
-from vqgan.cli.console import command
+from parti.cli import train
 
-
-@command
-def main(argv: list[str]) -> int:
-    return run_training(argv, TrainRerankerConfig, train, __doc__)
-
+main = partial(train.main, choices=("reranker",), about=__doc__)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

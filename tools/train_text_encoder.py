@@ -4,16 +4,11 @@ accelerate launch tools/train_text_encoder.py --config configs/text_encoder/shap
 """
 
 import sys
+from functools import partial
 
-from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig, train
-from vqgan.cli.command_line import run_training
-from vqgan.cli.console import command
+from parti.cli import train
 
-
-@command
-def main(argv: list[str]) -> int:
-    return run_training(argv, TrainTextEncoderConfig, train, __doc__)
-
+main = partial(train.main, choices=("text_encoder",), about=__doc__)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -6,16 +6,11 @@ Then: python tools/sample.py --model runs/parti-shapes --prompt "..." --upsample
 """
 
 import sys
+from functools import partial
 
-from parti.upsampler.train_upsampler import TrainUpsamplerConfig, train
-from vqgan.cli.command_line import run_training
-from vqgan.cli.console import command
+from parti.cli import train
 
-
-@command
-def main(argv: list[str]) -> int:
-    return run_training(argv, TrainUpsamplerConfig, train, __doc__)
-
+main = partial(train.main, choices=("upsampler",), about=__doc__)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

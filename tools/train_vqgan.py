@@ -4,16 +4,11 @@ accelerate launch tools/train_vqgan.py --config configs/vqgan/shapes.yaml [--sec
 """
 
 import sys
+from functools import partial
 
-from vqgan.cli.command_line import run_training
-from vqgan.cli.console import command
-from vqgan.train_tokenizer import TrainVQGANConfig, train
+from parti.cli import train
 
-
-@command
-def main(argv: list[str]) -> int:
-    return run_training(argv, TrainVQGANConfig, train, __doc__)
-
+main = partial(train.main, choices=("image_tokenizer",), about=__doc__)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

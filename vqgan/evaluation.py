@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from vqgan.config.schema import Config, ConfigError, load_config
+from vqgan.config.options import Option, read_options
+from vqgan.config.schema import Config, ConfigError, apply_options
 from vqgan.data.batch import Batch
 from vqgan.data.images.transforms import to_pil
 from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, ModelFolderError, find_model_folder, open_model_folder
@@ -31,7 +32,7 @@ from vqgan.metrics.inception import INCEPTION_METRICS, InceptionMeter, Inception
 from vqgan.metrics.protocol import AbsentMeter, Meter, Metric, Reconstructions, package
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
 from vqgan.metrics.report import MetricsReport, make_room
-from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
+from vqgan.metrics.run_defaults import data_of_run, find_model, with_image_size
 from vqgan.metrics.sums import MetricSums
 from vqgan.system.checksums import file_sha256
 from vqgan.system.devices import arithmetic, device_name, usable_device
@@ -125,20 +126,19 @@ class TokenizerEvaluationConfig(Config):
         return self
 
 
-def load_evaluation(overrides: Sequence[str]) -> TokenizerEvaluationConfig:
-    """Returns settings from command line words. What is not given of `data` is that of the run that the model comes
-    from.
+def load_evaluation(options: Sequence[Option]) -> TokenizerEvaluationConfig:
+    """Settings from options. What is not given of `data` is that of the run that the model comes from.
 
     The image size follows the tokenizer. Raises ConfigError or ModelFolderError, one line.
     """
-    model = option(overrides, "model")
+    given = read_options(options, TokenizerEvaluationConfig)
+    model = given.get("model")
     defaults: dict[str, Any] = {}
     if model is not None:
         folder, run_config = find_model(model)
-        defaults["data"] = with_image_size(
-            data_of_run(run_config), ImageTokenizer.image_size_in(open_model_folder(folder))
-        )
-    return load_config(TokenizerEvaluationConfig, None, overrides, defaults)
+        size = ImageTokenizer.image_size_in(open_model_folder(folder))
+        defaults["data"] = with_image_size(data_of_run(run_config), size)
+    return apply_options(TokenizerEvaluationConfig, None, given, defaults)
 
 
 @torch.no_grad()

@@ -1,34 +1,30 @@
 """Stage 1 put together: config -> data, networks, task, loop. `tools/train_vqgan.py` calls `train`."""
 
+from typing import Literal
+
 from accelerate import Accelerator
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from vqgan.autoencoder_task import AutoencoderTask, AutoencoderTaskConfig
 from vqgan.cli.command_line import print_out
 from vqgan.config.schedule import in_steps
-from vqgan.config.schema import Config, ConfigError
-from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.config.schema import ConfigError
+from vqgan.data.loader import DataPipeline
 from vqgan.hub.construction import within_memory
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.caption_checkers import caption_checker
 from vqgan.models import AnyAutoencoderConfig, Autoencoder, build_autoencoder
 from vqgan.models.vit_vqgan import ViTVQGANConfig
-from vqgan.training.loop import LoopConfig
-from vqgan.training.monitor.trackers import TrackersConfig
-from vqgan.training.parallel.seeding import SEEDS
 from vqgan.training.run import fit, setup_run
+from vqgan.training.run_config import RunConfig
 from vqgan.training.run_folder import RunFolder
 
 
-class TrainVQGANConfig(Config, may_change=("run_dir", "seed", "codes_from", "preview_images")):
+class TrainVQGANConfig(RunConfig, may_change=("codes_from",)):
     """A stage-1 run."""
 
+    objective: Literal["image_tokenizer"] = "image_tokenizer"
     run_dir: str = "runs/vqgan"
-    """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of initial weights, data order and augmentation."""
-    data: DataConfig = DataConfig()
-    """Images."""
     model: AnyAutoencoderConfig = ViTVQGANConfig()
     """The image tokenizer."""
     codes_from: str | None = None
@@ -36,20 +32,9 @@ class TrainVQGANConfig(Config, may_change=("run_dir", "seed", "codes_from", "pre
     be larger than the one that they were trained with (the second phase of Parti's tokenizer)."""
     task: AutoencoderTaskConfig = AutoencoderTaskConfig()
     """What is minimized, and how."""
-    loop: LoopConfig = LoopConfig()
-    """Length of the run and what happens when."""
-    trackers: TrackersConfig = TrackersConfig()
-    """Experiment trackers."""
-    preview_images: int = Field(12, gt=0)
-    """Validation images in each preview."""
 
     @model_validator(mode="after")
     def _check_parts_fit(self) -> "TrainVQGANConfig":
-        if self.data.transform.image_size != self.model.image_size:
-            raise ValueError(
-                f"data.transform.image_size {self.data.transform.image_size} and model.image_size "
-                f"{self.model.image_size} differ; set both to the same size"
-            )
         if self.task.logit_laplace_weight and self.model.output != "logit_laplace":
             raise ValueError(
                 f"task.logit_laplace_weight is {self.task.logit_laplace_weight} but model.output is "

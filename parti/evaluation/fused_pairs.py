@@ -20,7 +20,8 @@ from parti.fused.captioning.metrics import can_compare_texts
 from parti.fused.inpainting.corruption import CorruptionConfig
 from parti.fused.inpainting.evaluation import evaluate_inpainter
 from parti.fused.inpainting.inpainter import Inpainter
-from vqgan.config.schema import Config, ConfigError, load_config, read_yaml
+from vqgan.config.options import Option, read_options
+from vqgan.config.schema import Config, ConfigError, apply_options, read_yaml
 from vqgan.data.batch import Batch
 from vqgan.data.sources.shapes import ShapesConfig
 from vqgan.hub.model_folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder, read_model_config
@@ -28,7 +29,7 @@ from vqgan.metrics.caption_checkers import caption_checker
 from vqgan.metrics.protocol import AbsentMeter, Metric, package
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
 from vqgan.metrics.report import MetricsReport, make_room
-from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
+from vqgan.metrics.run_defaults import data_of_run, find_model, with_image_size
 from vqgan.system.checksums import file_sha256
 from vqgan.system.devices import arithmetic, device_name, usable_device
 from vqgan.training.parallel.distributed import build_accelerator
@@ -91,16 +92,14 @@ _INPAINTER_METHODS = {
 }
 
 
-def load_captioner_evaluation(overrides: Sequence[str]) -> CaptionerEvaluationConfig:
-    """Returns settings from command line words; what is not given is as in the run. Raises ConfigError,
-    ModelFolderError."""
-    return _load(CaptionerEvaluationConfig, overrides, {"rounds": "rounds"})
+def load_captioner_evaluation(options: Sequence[Option]) -> CaptionerEvaluationConfig:
+    """Settings from options; what is not given is as in the run. Raises ConfigError, ModelFolderError."""
+    return _load(CaptionerEvaluationConfig, options, {"rounds": "rounds"})
 
 
-def load_inpainter_evaluation(overrides: Sequence[str]) -> InpainterEvaluationConfig:
-    """Returns settings from command line words; what is not given is as in the run. Raises ConfigError,
-    ModelFolderError."""
-    return _load(InpainterEvaluationConfig, overrides, {"corruption": "corruption"})
+def load_inpainter_evaluation(options: Sequence[Option]) -> InpainterEvaluationConfig:
+    """Settings from options; what is not given is as in the run. Raises ConfigError, ModelFolderError."""
+    return _load(InpainterEvaluationConfig, options, {"corruption": "corruption"})
 
 
 def measure_captioner(config: CaptionerEvaluationConfig, progress: bool = False) -> MetricsReport:
@@ -135,9 +134,10 @@ def measure_inpainter(config: InpainterEvaluationConfig, progress: bool = False)
     return _report(config, folder, inpainter.network, pairs, metrics, device)
 
 
-def _load(kind: type[ConfigT], overrides: Sequence[str], of_task: Mapping[str, str]) -> ConfigT:
+def _load(kind: type[ConfigT], options: Sequence[Option], of_task: Mapping[str, str]) -> ConfigT:
     """`of_task`: settings of the run's task that are settings here."""
-    model = option(overrides, "model")
+    given = read_options(options, kind)
+    model = given.get("model")
     defaults: dict[str, Any] = {}
     if model is not None:
         folder, run_config = find_model(model)
@@ -149,7 +149,7 @@ def _load(kind: type[ConfigT], overrides: Sequence[str], of_task: Mapping[str, s
         values = read_model_config(folder)
         size = values.get("image_size", (values.get("trunk") or {}).get("image_size"))
         defaults["data"] = with_image_size(data, size) if isinstance(size, int) else data
-    return load_config(kind, None, overrides, defaults)
+    return apply_options(kind, None, given, defaults)
 
 
 def _prepared(config: PairsEvaluationConfig) -> tuple[Path, torch.device]:

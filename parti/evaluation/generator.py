@@ -39,7 +39,8 @@ from parti.evaluation.partiprompts import (
 )
 from parti.open_pipeline import find_pipeline
 from parti.sampling.generate import SamplingConfig
-from vqgan.config.schema import Config, ConfigError, load_config
+from vqgan.config.options import Option, read_options
+from vqgan.config.schema import Config, ConfigError, apply_options
 from vqgan.data.sources.open_source import SourceConfig
 from vqgan.hub.model_folder import ModelFolderError
 from vqgan.metrics.caption_checkers import caption_checker
@@ -48,7 +49,7 @@ from vqgan.metrics.inception import GENERATED_METRICS, GeneratedInceptionMeter, 
 from vqgan.metrics.protocol import AbsentMeter, Metric
 from vqgan.metrics.reference_set import EvaluatedSplit, ReferenceSet, ReferenceSetConfig
 from vqgan.metrics.report import MetricsReport, make_room
-from vqgan.metrics.run_defaults import data_of_run, find_model, option, with_image_size
+from vqgan.metrics.run_defaults import data_of_run, find_model, with_image_size
 from vqgan.system.devices import arithmetic, device_name, usable_device
 from vqgan.system.downloads import download_timeout
 from vqgan.training.parallel.seeding import SEEDS
@@ -117,13 +118,14 @@ class GeneratorEvaluationConfig(Config):
         return self
 
 
-def load_evaluation(overrides: Sequence[str]) -> GeneratorEvaluationConfig:
-    """Returns settings from command line words. What is not given of `data` is that of the run that the model comes
-    from, what is not given of `sampling` is what the model recommends; the image size follows its tokenizer.
+def load_evaluation(options: Sequence[Option]) -> GeneratorEvaluationConfig:
+    """Settings from options. What is not given of `data` is that of the run that the model comes from, what
+    is not given of `sampling` is what the model recommends; the image size follows its tokenizer.
 
     Raises ConfigError or ModelFolderError, one line.
     """
-    model = option(overrides, "model")
+    given = read_options(options, GeneratorEvaluationConfig)
+    model = given.get("model")
     defaults: dict[str, Any] = {}
     if model is not None:
         folder, run_config = find_model(model)
@@ -131,9 +133,9 @@ def load_evaluation(overrides: Sequence[str]) -> GeneratorEvaluationConfig:
         if stored.sampling is not None:
             defaults["sampling"] = stored.sampling.model_dump(mode="json")
         data = data_of_run(run_config)
-        if data or any(word.startswith("--data.") for word in overrides):
+        if data or any(name.startswith("data.") for name in given):
             defaults["data"] = with_image_size(data, stored.image_size)
-    return load_config(GeneratorEvaluationConfig, None, overrides, defaults)
+    return apply_options(GeneratorEvaluationConfig, None, given, defaults)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from accelerate import Accelerator
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from parti.mim.beit import BEiT, BEiTConfig
 from parti.mim.mae import MAE, MAEConfig
@@ -12,55 +12,31 @@ from parti.mim.mim_task import AbsoluteErrorTask, ClassTask, MaskedImageTask, Sq
 from parti.mim.mpp import MPP, MPPConfig
 from parti.mim.simmim import SimMIM, SimMIMConfig
 from parti.mim.targets import MeanColors, TokenizerCodes
-from vqgan.config.schema import Config
-from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.data.loader import DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.learner import LearnerConfig
-from vqgan.training.loop import LoopConfig
-from vqgan.training.monitor.trackers import TrackersConfig
-from vqgan.training.parallel.seeding import SEEDS
 from vqgan.training.run import fit, setup_run
+from vqgan.training.run_config import RunConfig
 from vqgan.training.run_folder import RunFolder
 
 
-class TrainMIMConfig(Config, fixed=("objective",), may_change=("run_dir", "seed", "preview_images")):
-    """The head of such a run."""
+class TrainMIMConfig(RunConfig):
+    """The head of such a run; of its data captions are not read."""
 
-    objective: str
-    """What is trained."""
-    run_dir: str
-    """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of initial weights, data order, augmentation and masks."""
-    data: DataConfig = DataConfig()
-    """Images; captions are not read."""
     task: LearnerConfig = LearnerConfig()
     """How the network learns."""
-    loop: LoopConfig = LoopConfig()
-    """Length of the run and what happens when."""
-    trackers: TrackersConfig = TrackersConfig()
-    """Experiment trackers."""
     preview_images: int = Field(6, gt=0)
-    """Validation images in each preview."""
 
-    @model_validator(mode="after")
-    def _check_sizes(self) -> "TrainMIMConfig":
-        size, wanted = self.data.transform.image_size, self.model.encoder.image_size  # type: ignore[attr-defined]
-        if size != wanted:
-            raise ValueError(
-                f"data.transform.image_size {size} and model.encoder.image_size {wanted} differ; set both to the same "
-                "size"
-            )
-        return self
+    def model_image_size(self) -> tuple[str, int]:
+        """The encoder's."""
+        return "model.encoder.image_size", self.model.encoder.image_size  # type: ignore[attr-defined]
 
 
 class TrainMAEConfig(TrainMIMConfig):
     """A run that trains a masked autoencoder."""
 
     objective: Literal["mae"] = "mae"
-    """What is trained."""
     run_dir: str = "runs/mae"
-    """Folder of the run. Running again with the same folder resumes."""
     model: MAEConfig = MAEConfig()
     """Encoder, decoder, masks and targets."""
 
@@ -69,9 +45,7 @@ class TrainSimMIMConfig(TrainMIMConfig):
     """A run of SimMIM."""
 
     objective: Literal["simmim"] = "simmim"
-    """What is trained."""
     run_dir: str = "runs/simmim"
-    """Folder of the run. Running again with the same folder resumes."""
     model: SimMIMConfig = SimMIMConfig()
     """Encoder and masks."""
 
@@ -80,9 +54,7 @@ class TrainBEiTConfig(TrainMIMConfig, fixed=("target_size",), may_change=("image
     """A run of BEiT."""
 
     objective: Literal["beit"] = "beit"
-    """What is trained."""
     run_dir: str = "runs/beit"
-    """Folder of the run. Running again with the same folder resumes."""
     image_tokenizer: str
     """Stage-1 run folder, or its model folder: its codes are the targets. It stays as it is."""
     target_size: int | None = Field(None, gt=0)
@@ -96,9 +68,7 @@ class TrainMPPConfig(TrainMIMConfig):
     """A run of ViT's masked patch prediction."""
 
     objective: Literal["mpp"] = "mpp"
-    """What is trained."""
     run_dir: str = "runs/mpp"
-    """Folder of the run. Running again with the same folder resumes."""
     model: MPPConfig = MPPConfig()
     """Encoder and corruption."""
 

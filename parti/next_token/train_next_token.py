@@ -5,6 +5,7 @@ from typing import Literal, cast
 from accelerate import Accelerator
 from pydantic import Field, model_validator
 
+from parti.captioned_run import CaptionedRunConfig
 from parti.code_cache.batch import CodedBatch
 from parti.code_cache.data import CodeCache, CodedPipeline, PairDataConfig
 from parti.models import GENERATORS, EncoderDecoderConfig, GeneratorConfig
@@ -13,55 +14,39 @@ from parti.pairs import PairTokenizer, token_space
 from parti.text import (
     PretrainedTokenizerConfig,
     SavedTokenizerConfig,
-    TextConfig,
     TextTokenizer,
     TextTokenizerConfig,
 )
 from parti.text.encoders import PretrainedTextEncoderConfig, TrainedTextEncoder, TrainedTextEncoderConfig
 from parti.text.run_tokenizer import load_or_train_tokenizer, notes_on_captions
 from parti.text.warm_start import warm_start
-from vqgan.config.schema import Config, ConfigError
+from vqgan.config.schema import ConfigError
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline
 from vqgan.hub.construction import within_memory
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.caption_checkers import CaptionChecker, caption_checker
 from vqgan.stored_tokenizer import StoredImageTokenizer
-from vqgan.training.loop import LoopConfig
-from vqgan.training.monitor.trackers import TrackersConfig
-from vqgan.training.parallel.seeding import SEEDS
 from vqgan.training.parallel.sharding import is_sharding_requested
 from vqgan.training.run import fit, setup_run
 from vqgan.training.run_folder import RunFolder
 
 
-class TrainPartiConfig(
-    Config, fixed=("objective",), may_change=("run_dir", "seed", "image_tokenizer", "preview_prompts")
-):
+class TrainPartiConfig(CaptionedRunConfig, may_change=("image_tokenizer", "preview_prompts")):
     """A stage-2 run."""
 
     objective: Literal["next_token"] = "next_token"
-    """What is trained; tools/train_parti.py picks the config and the run by it."""
     run_dir: str = "runs/parti"
-    """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0, lt=SEEDS)
-    """Seed of initial weights, data order, augmentation and caption dropout."""
     image_tokenizer: str
     """Stage-1 run folder, or its model folder: gives the codes to learn, and decodes sampled codes."""
     data: PairDataConfig = PairDataConfig()
     """Images, or their codes, and captions."""
-    text: TextConfig = TextTokenizerConfig()
-    """The text vocabulary."""
     model: GeneratorConfig = EncoderDecoderConfig()
     """The generator."""
     task: NextTokenTaskConfig = NextTokenTaskConfig()
     """What is minimized, and how."""
-    loop: LoopConfig = LoopConfig()
-    """Length of the run and what happens when."""
-    trackers: TrackersConfig = TrackersConfig()
-    """Experiment trackers."""
     preview_prompts: tuple[str, ...] = Field((), strict=False)
-    """Prompts of each preview; none: the first twelve validation captions."""
+    """Prompts drawn in each preview; none: the captions of the first validation images."""
 
     @model_validator(mode="after")
     def _check_text_encoder_has_its_tokenizer(self) -> "TrainPartiConfig":
@@ -146,7 +131,7 @@ def build_task(
 
 
 def _preview_batch(config: TrainPartiConfig, data: DataPipeline) -> Batch:
-    batch = data.preview_batch(12)
+    batch = data.preview_batch(config.preview_images)
     if not config.preview_prompts:
         return batch
     prompts = list(config.preview_prompts)

@@ -60,7 +60,7 @@ def plan_generator(config: TrainPartiConfig, tokenizer: TrainVQGANConfig, name: 
 
 
 def tokenizer_config(
-    config: TrainPartiConfig | TrainUpsamplerConfig, path: Path, given: Path | None
+    config: TrainPartiConfig | TrainUpsamplerConfig, path: Path, given: str | Path | None
 ) -> TrainVQGANConfig:
     """Returns the stage-1 config of `image_tokenizer`: `given`, that of its folder, or the shipped one with that
     run_dir.
@@ -79,8 +79,7 @@ def tokenizer_config(
         if read_yaml(candidate).get("run_dir") == config.image_tokenizer:
             return load_config(TrainVQGANConfig, candidate)
     raise ConfigError(
-        f"image_tokenizer {config.image_tokenizer!r} is no folder yet; give its config: "
-        "--image-tokenizer configs/vqgan/....yaml"
+        f"image_tokenizer {config.image_tokenizer!r} is no folder yet; give its config: --image-tokenizer vqgan/..."
     )
 
 

@@ -1,15 +1,9 @@
-"""The plan of a config of any objective but the next token, and the run class of a config file."""
+"""The plan of a config of any objective beside the image tokenizer and the next token."""
 
-from pathlib import Path
 from typing import Any
 
-from parti.next_token.train_next_token import TrainPartiConfig
-from parti.objectives import OBJECTIVES
 from parti.planning.objective import rehearse_objective
-from parti.reranker.train_reranker import TrainRerankerConfig
-from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig
-from parti.upsampler.train_upsampler import TrainUpsamplerConfig
-from vqgan.config.schema import Config, ConfigError, parse_overrides, read_yaml
+from vqgan.config.schema import ConfigError
 from vqgan.data.loader import BatchShard
 from vqgan.planning.parallelism import total
 from vqgan.planning.plan import Hardware, Plan
@@ -17,31 +11,11 @@ from vqgan.planning.suggestions import find_remedies
 from vqgan.train_tokenizer import TrainVQGANConfig
 
 
-def config_type(path: Path, overrides: list[str]) -> type[Config]:
-    """Returns the run class of a config file: by its `objective`, otherwise by keys that only one kind of run has.
-
-    Raises ConfigError for an unknown objective, or a file that cannot be read.
-    """
-    values = read_yaml(path)
-    model = values.get("model")
-    keys = set(values) | {f"model.{key}" for key in (model if isinstance(model, dict) else {})}
-    given = dict(parse_overrides(overrides)).get("objective", values.get("objective"))
-    if given is not None:
-        if given not in OBJECTIVES:
-            raise ConfigError(f"{path}: objective {given!r} is not a choice; one of: {', '.join(OBJECTIVES)}")
-        return OBJECTIVES[given].config_type
-    if "image_tokenizer" in keys:
-        return TrainPartiConfig if "text" in keys or "model.kind" in keys else TrainUpsamplerConfig
-    if "model.image_encoder" in keys or "text" in keys:
-        return TrainRerankerConfig if "model.text_encoder" in keys else TrainTextEncoderConfig
-    return TrainVQGANConfig
-
-
 def plan_objective(config: Any, name: str, hardware: Hardware, tokenizer: TrainVQGANConfig | None = None) -> Plan:
     """Plans the run. Raises ConfigError for sharding, which these objectives do not have, or an unknown vocabulary,
     DataError for a batch that does not divide over the GPUs."""
     parallelism = hardware.parallelism
-    objective = getattr(config, "objective", _NAMES.get(type(config), "a run"))
+    objective = config.objective
     if parallelism.strategy != "ddp":
         raise ConfigError(
             f"--strategy {parallelism.strategy}: {objective} trains with whole weights on each GPU; use ddp"
@@ -70,13 +44,6 @@ def plan_objective(config: Any, name: str, hardware: Hardware, tokenizer: TrainV
         return total(on.parallelism.memory(step, changed.task.precision != "fp32"))
 
     return plan.with_suggestions(find_remedies(measure, config, hardware, plan.needed, plan.room))
-
-
-_NAMES: dict[type, str] = {
-    TrainRerankerConfig: "reranker",
-    TrainTextEncoderConfig: "text encoder",
-    TrainUpsamplerConfig: "upsampler",
-}
 
 
 def _at_a_time(config: Any, hardware: Hardware) -> int:

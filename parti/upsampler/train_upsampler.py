@@ -1,26 +1,22 @@
 """An upsampler's run put together: config -> data, networks, task, loop. `tools/train_upsampler.py` calls `train`."""
 
-from pydantic import Field
+from typing import Literal
 
 from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
 from parti.upsampler.upsampler_task import UpsamplerTask, UpsamplerTaskConfig
-from vqgan.config.schema import Config, ConfigError
+from vqgan.config.schema import ConfigError
 from vqgan.data.loader import DataConfig, DataPipeline
 from vqgan.image_tokenizer import ImageTokenizer
-from vqgan.training.loop import LoopConfig
-from vqgan.training.monitor.trackers import TrackersConfig
-from vqgan.training.parallel.seeding import SEEDS
 from vqgan.training.run import fit, setup_run
+from vqgan.training.run_config import RunConfig
 from vqgan.training.run_folder import RunFolder
 
 
-class TrainUpsamplerConfig(Config, may_change=("run_dir", "seed", "image_tokenizer", "preview_images")):
+class TrainUpsamplerConfig(RunConfig, may_change=("image_tokenizer",)):
     """A run that trains an upsampler."""
 
+    objective: Literal["upsampler"] = "upsampler"
     run_dir: str = "runs/upsampler"
-    """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0, lt=SEEDS)
-    """Seed of initial weights, data order and augmentation."""
     image_tokenizer: str
     """Stage-1 run folder, or its model folder: its reconstructions are enlarged. It is frozen."""
     data: DataConfig = DataConfig()
@@ -29,12 +25,6 @@ class TrainUpsamplerConfig(Config, may_change=("run_dir", "seed", "image_tokeniz
     """The network."""
     task: UpsamplerTaskConfig = UpsamplerTaskConfig()
     """What is minimized, and how."""
-    loop: LoopConfig = LoopConfig()
-    """Length of the run and what happens when."""
-    trackers: TrackersConfig = TrackersConfig()
-    """Experiment trackers."""
-    preview_images: int = Field(12, gt=0)
-    """Validation images in each preview."""
 
 
 def train(config: TrainUpsamplerConfig) -> bool:

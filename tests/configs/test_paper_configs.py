@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from parti.models import GENERATORS, TokenSpace
-from parti.planning.objective_plan import config_type
+from parti.objectives import choose_objective
 from tools.plan import main as plan
 from vqgan.config.schema import load_config
 from vqgan.models import build_autoencoder
@@ -175,7 +175,7 @@ def value_of(config: Any, key: str) -> Any:
 @pytest.mark.parametrize("name", METRICS)
 def test_the_metrics_are_the_papers(name: str) -> None:
     path = CONFIGS / f"{name}.yaml"
-    config = load_config(config_type(path, []), path)
+    config = load_config(choose_objective(path).config_type, path)
     for key, wanted in METRICS[name].items():
         found = value_of(config, key)
         if isinstance(wanted, dict):
@@ -197,7 +197,7 @@ def test_the_metrics_are_the_papers(name: str) -> None:
 )
 def test_the_number_of_parameters(name: str, millions: float) -> None:
     path = CONFIGS / f"{name}.yaml"
-    config: Any = load_config(config_type(path, []), path)
+    config: Any = load_config(choose_objective(path).config_type, path)
     with torch.device("meta"):
         if path.parent.name == "vqgan":
             model: torch.nn.Module = build_autoencoder(config.model)
@@ -209,7 +209,7 @@ def test_the_number_of_parameters(name: str, millions: float) -> None:
 
 @pytest.mark.parametrize("path", PLANNED, ids=name_of)
 def test_r1_is_the_papers_or_declared(path: Path) -> None:
-    config: Any = load_config(config_type(path, []), path)
+    config: Any = load_config(choose_objective(path).config_type, path)
     adversarial = getattr(config.task, "adversarial", None)
     if adversarial is not None and adversarial.weight and adversarial.r1_gamma:
         assert "R1" in head_of(path), "no paper here prints R1: say where it is from"

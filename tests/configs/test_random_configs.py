@@ -16,22 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parti.objectives import choose_objective
-from parti.reranker.train_reranker import TrainRerankerConfig
-from parti.text_encoder.train_text_encoder import TrainTextEncoderConfig
-from parti.upsampler.train_upsampler import TrainUpsamplerConfig
 from vqgan.cli.command_line import print_error, run_training
+from vqgan.config.options import split_options
 from vqgan.config.schema import Config, ConfigError, describe_fields, dump_config, load_config
 from vqgan.data.source import printable
-from vqgan.train_tokenizer import TrainVQGANConfig
 
 ROOT = Path(__file__).parents[2] / "configs"
 FILES = sorted(file for file in ROOT.rglob("*.yaml") if file.parent.name != "accelerate")
-BY_FOLDER: dict[str, type[Config]] = {
-    "vqgan": TrainVQGANConfig,
-    "upsampler": TrainUpsamplerConfig,
-    "reranker": TrainRerankerConfig,
-    "text_encoder": TrainTextEncoderConfig,
-}
 NUMBERS = ["0", "-1", "1", "3", "17", "1e9", "1e-9", "1e400", "-.inf", ".nan", "1_000", "0x10", "010", "1:30", "-0"]
 LARGE = ["2147483648", "1000000000000", "9223372036854775807", "1" + "0" * 22, "9" * 400, "9" * 5000]
 WORDS = ["null", "~", "true", "on", "", "''", "a", "é", "💥", "\u202e", "a" * 10_000]
@@ -65,7 +56,7 @@ VALUES = st.one_of(
 
 
 def type_of(file: Path) -> type[Config]:
-    return BY_FOLDER.get(file.parent.name) or choose_objective(["--config", str(file)]).config_type
+    return choose_objective(file).config_type
 
 
 @cache
@@ -88,8 +79,8 @@ def outcome(file: Path, words: list[str], printed: Path) -> None:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         argv = ["--config", str(file), *words, "--print-config"]
         try:
-            group = printed.name.partition("-")[0]
-            config_type = BY_FOLDER.get(group) or choose_objective(argv).config_type
+            objective = {option.name: option.word for option in split_options(words)}.get("objective")
+            config_type = choose_objective(file, objective).config_type
             code = run_training(argv, config_type, lambda _: True, "")
         except ConfigError as error:
             print_error(error)

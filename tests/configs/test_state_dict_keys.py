@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from parti.next_token.train_next_token import TrainPartiConfig
+from parti.objectives import choose_objective
 from parti.planning.generator import generator_without_weights, tokens_of
 from parti.planning.generator_plan import tokenizer_config
 from parti.planning.objective import build_play
-from parti.planning.objective_plan import config_type
 from vqgan.config.schema import load_config
 from vqgan.models.discriminator import build_discriminator
 from vqgan.planning.step_recorder import fake_step
@@ -27,7 +27,7 @@ FROZEN = Path(__file__).with_name("state_dict_keys.json")
 
 
 def networks(path: Path) -> Mapping[str, nn.Module]:
-    config = load_config(config_type(path, []), path)
+    config = load_config(choose_objective(path).config_type, path)
     if isinstance(config, TrainVQGANConfig):
         with fake_step("cpu"):
             found: dict[str, nn.Module] = {"autoencoder": tokenizer_without_weights(config).autoencoder}

@@ -17,6 +17,7 @@ from parti.pipeline import TextToImage
 from tests.parti.code_cache.tiny_caches import settings
 from tests.tiny_runs import stage_1, stage_2, untrained_tokenizer
 from tools.sample import main as sample
+from vqgan.config.options import split_options
 from vqgan.config.schema import ConfigError
 from vqgan.hub.model_folder import ModelFolderError
 from vqgan.image_tokenizer import ImageTokenizer
@@ -96,8 +97,9 @@ def test_evaluate_says_which_decoder_drew(trained: Path, tmp_path: Path) -> None
             "2",
             "--limit",
             "2",
+            *("--inception_weights", "random", "--clip", "[]", "--device", "cpu"),
         ]
-        config = load_evaluation([*words, "--inception_weights", "random", "--clip", "[]", "--device", "cpu", *given])
+        config = load_evaluation(list(split_options([*words, *given])))
         report = measure_generator(config)
         protocols.append(report.shared["model"])
     own, second = protocols

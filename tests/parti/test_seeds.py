@@ -9,8 +9,9 @@ from parti.fused.captioning.files import CaptionConfig
 from parti.next_token.train_next_token import TrainPartiConfig
 from parti.open_pipeline import StoredPipeline
 from parti.pairs import dropped_captions
-from parti.sample_files import SampleConfig, read_prompts, resolve, write_samples
+from parti.sample_files import SampleConfig, load_sample_config, read_prompts, write_samples
 from tests.tiny import tiny_text_to_image
+from vqgan.config.options import split_options
 from vqgan.config.schema import ConfigError, validate
 from vqgan.training.parallel.seeding import SEEDS, seed_everything
 
@@ -25,7 +26,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sampled(model: Path, out: Path, **options: int) -> tuple[SampleConfig, StoredPipeline]:
-    return resolve(["a red cat"], None, "cpu", {}, model=str(model), out=str(out), **options)
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += ["--prompt", "a red cat", "--device", "cpu", "--model", str(model), "--out", str(out)]
+    return load_sample_config(list(split_options(words)))
 
 
 @pytest.mark.parametrize(("seed", "n"), [(LARGEST, 1), (LARGEST - 1, 2), (0, 1)])

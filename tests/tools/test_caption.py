@@ -139,14 +139,14 @@ def test_a_mistake_is_one_line(
     good = ["--model", model, files[0]]
     cases = {
         "model is required": [files[0]],
-        "images: tuple should have at least 1 item": ["--model", model],
+        "images is required": ["--model", model],
         "config.json is missing": ["--model", str(tmp_path / "nowhere"), files[0]],
         "nowhere.png": ["--model", model, str(tmp_path / "nowhere.png")],
         "text.png": ["--model", model, str(tmp_path / "text.png")],
         "refine: input should be less than or equal to 4, received 5": [*good, "--refine", "5"],
         "exit: 8 is not a choice; one of: 3, 7, 11 or 14": [*good, "--exit", "8"],
-        "invalid int value: 'many'": [*good, "--refine", "many"],
-        "unrecognized arguments: --round": [*good, "--round", "3"],
+        "refine: input should be a valid integer, received 'many'": [*good, "--refine", "many"],
+        "unknown key round": [*good, "--round", "3"],
         "choose another folder": [*good, "--heatmaps", str(tmp_path / "taken")],
         "--device nonsense cannot be used here": [*good, "--device", "nonsense"],
     }

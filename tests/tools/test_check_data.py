@@ -15,12 +15,20 @@ from parti.data_check import check as check_module
 from parti.data_check import first_batch as image_module
 from parti.data_check.check import DataReport, SplitReport
 from parti.data_check.report import report_text
-from parti.data_check.settings import CheckConfig, load_settings
+from parti.data_check.settings import CheckConfig, load_check_config
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
 from tests.vqgan.data.tiny_shards import shades, write_shard
+from vqgan.config.options import split_options
 from vqgan.data.source import DataError, UnusableSample
 
 ROOT = Path(__file__).parents[2]
+
+
+def load_settings(words: list[str]) -> CheckConfig:
+    """What the command makes of its words."""
+    options = list(split_options(words))
+    path = {option.name: option.word for option in options}.get("config")
+    return load_check_config(path and Path(path), [option for option in options if option.name != "config"])
 
 
 def load_main() -> Callable[[list[str]], int]:
@@ -271,15 +279,19 @@ def test_what_a_shard_lost_is_counted_once(tmp_path: Path) -> None:
         path = write_shard(tmp_path / folder / "a.tar", shades(range(20)))
         path.write_bytes(path.read_bytes()[: 12 * 2048 + 700])
     source = {"kind": "shards", "path": str(tmp_path / "*/a.tar"), "streaming": True, "val_fraction": 0.4}
-    (tmp_path / "run.yaml").write_text(json.dumps({"data": {"source": source, "transform": {"image_size": 4}}}))
+    (tmp_path / "run.yaml").write_text(
+        json.dumps({"objective": "image_tokenizer", "data": {"source": source, "transform": {"image_size": 4}}})
+    )
 
     def lost() -> list[list[str]]:
-        findings = check_module.check(load_settings(["--config", str(tmp_path / "run.yaml")])[0])
+        findings = check_module.check(load_settings(["--config", str(tmp_path / "run.yaml")]))
         return [[item.name for item in found.broken] for found in findings.splits.values()]
 
     assert lost() == [["a.tar after sample 12"] * 2, []]
     source |= {"path": str(tmp_path / "one/a.tar"), "val_paths": [str(tmp_path / "two/a.tar")]}
-    (tmp_path / "run.yaml").write_text(json.dumps({"data": {"source": source, "transform": {"image_size": 4}}}))
+    (tmp_path / "run.yaml").write_text(
+        json.dumps({"objective": "image_tokenizer", "data": {"source": source, "transform": {"image_size": 4}}})
+    )
     assert lost() == [["a.tar after sample 12"]] * 2, "two shards, though of one name"
 
 
@@ -301,31 +313,32 @@ def test_causes_that_differ_in_a_path_alone_are_one_line() -> None:
     ids=lambda path: path.stem,
 )
 def test_every_shipped_config_can_be_checked(path: Path) -> None:
-    config, _ = load_settings(["--config", str(path)])
-    assert config.require_captions == (path.parts[-2] not in ("vqgan", "upsampler"))
+    config = load_settings(["--config", str(path)])
+    assert config.require_captions == (path.parts[-2] not in ("vqgan", "upsampler", "mim"))
     if path.stem.startswith("fused_synthesis"):
         assert config.text.kind in ("bpe", "pretrained")
 
 
 def test_a_mistake_in_the_data_of_a_config_is_told(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("image_tokenizer: x\ntext: {length: 7}\ndata: {batch_sise: 3}\n")
+    path.write_text("objective: next_token\nimage_tokenizer: x\ntext: {length: 7}\ndata: {batch_sise: 3}\n")
     with pytest.raises(ValueError, match=r"unknown key data\.batch_sise; did you mean data\.batch_size\?"):
         load_settings(["--config", str(path)])
-    path.write_text("image_tokenizer: x\ntext: {length: 7}\ndata: {batch_size: 3}\nseed: 5\nloop: {steps: 3}\n")
-    config, _ = load_settings(["--config", str(path), "--data.workers", "2", "--max-cut=0.5"])
+    head = "objective: next_token\nimage_tokenizer: x\n"
+    path.write_text(f"{head}text: {{length: 7}}\ndata: {{batch_size: 3}}\nseed: 5\nloop: {{steps: 3}}\n")
+    config = load_settings(["--config", str(path), "--data.workers", "2", "--max-cut=0.5"])
     assert (config.data.batch_size, config.data.workers, config.seed, config.max_cut) == (3, 2, 5, 0.5)
     assert getattr(config.text, "length", None) == 7
-    path.write_text("image_tokenizer: x\ndata: {codes: null, batch_size: 3}\n")
-    assert load_settings(["--config", str(path)])[0].data.batch_size == 3
-    path.write_text("image_tokenizer: x\ndata: {codes: nowhere}\n")
+    path.write_text("objective: next_token\nimage_tokenizer: x\ndata: {codes: null, batch_size: 3}\n")
+    assert load_settings(["--config", str(path)]).data.batch_size == 3
+    path.write_text("objective: next_token\nimage_tokenizer: x\ndata: {codes: nowhere}\n")
     with pytest.raises(DataError, match="nowhere"):
         load_settings(["--config", str(path)])
 
 
 def test_shortcuts_for_what_is_not_a_folder_of_images(tmp_path: Path) -> None:
     def source(name: str) -> dict[str, Any]:
-        return load_settings(["--data", name])[0].data.source.model_dump(mode="json")
+        return load_settings(["--data", name]).data.source.model_dump(mode="json")
 
     (tmp_path / "a.parquet").touch()
     assert source("shapes")["kind"] == "shapes"

@@ -12,6 +12,7 @@ from PIL import Image
 from parti import demo as parti_demo
 from parti.evaluation import evaluate_prompts
 from parti.pipeline import TextToImage
+from vqgan.config.options import split_options
 from vqgan.data.loader import DataPipeline
 from vqgan.data.sources.shapes import Shapes, ShapesConfig, combinations, parse_caption
 from vqgan.evaluation import evaluate_tokenizer
@@ -85,7 +86,7 @@ def test_it_leaves_runs_metrics_images_and_a_page(out: Path) -> None:
 
 def test_the_metrics_are_those_of_the_shipped_model(out: Path) -> None:
     metrics = read_metrics(out)
-    demo = parti_demo.load_demo(out, 0, CONFIGS[0].partition("=")[2], CONFIGS[1].partition("=")[2], 6, TINY[2:])
+    demo = parti_demo.load_demo(list(split_options(words(out))))
     model = TextToImage.from_pretrained(out / "parti")
     batches = DataPipeline(demo.vqgan.data, 0).val_batches()
     check_image = caption_checker(demo.vqgan.data.source)
@@ -122,9 +123,9 @@ def test_the_summary_ends_with_a_line_to_type(out: Path, capsys: pytest.CaptureF
     for name in ("report.html", "samples.png", "reconstructions.png", "metrics.json"):
         assert str(out / name) in printed
     line = shlex.split(printed.strip().splitlines()[-1])
-    assert line[1:4] == ["tools/sample.py", "--model", str(out / "parti")]
-    assert line[4] == "--prompt"
-    first, _, second = parse_caption(line[5])
+    assert line[1:6] == ["-m", "parti", "sample", "--model", str(out / "parti")]
+    assert line[6] == "--prompt"
+    first, _, second = parse_caption(line[7])
     assert (first.color, first.shape, second.color, second.shape) in combinations("val")
 
 
@@ -144,9 +145,9 @@ def test_interrupted_training_ends_it_without_metrics(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--loop.steps", "3"], "unexpected '--loop.steps'; a setting is --vqgan.section.field VALUE or --parti."),
-        (["--parti.loop.stepz", "3"], "unknown key loop.stepz; did you mean loop.steps?"),
-        (["--prompts", "1"], "--prompts is at least 2, received 1"),
+        (["--loop.steps", "3"], "unknown key loop; valid here: out, seed, prompts"),
+        (["--parti.loop.stepz", "3"], "unknown key parti.loop.stepz; did you mean parti.loop.steps?"),
+        (["--prompts", "1"], "prompts: input should be greater than or equal to 2, received 1"),
         (["--vqgan.data.source", "{kind: folder, path: x}"], "only those of shapes can be judged, not of folder"),
     ],
 )

@@ -95,9 +95,9 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     out = ["--out", str(tmp_path / "out")]
     checkpoint = ["--checkpoint", str(tmp_path / "nowhere.ckpt")]
     message = error_of(import_main, ["--format", "tamming", *checkpoint, *out], capsys)
-    assert "invalid choice: 'tamming' (choose from " in message
+    assert "format: 'tamming' is not a choice; did you mean taming?" in message
     assert "mindalle" in message
-    assert "required: --checkpoint" in error_of(import_main, ["--format", "taming", *out], capsys)
+    assert "checkpoint is required" in error_of(import_main, ["--format", "taming", *out], capsys)
     message = error_of(import_main, ["--format", "taming", *checkpoint, *out], capsys)
     assert message.endswith("nowhere.ckpt cannot be read: No such file or directory; give a weight file")
     message = error_of(import_main, ["--format", "taming", *checkpoint, *out, "--config", "nowhere.yaml"], capsys)
@@ -109,7 +109,5 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("main", [import_main, export_main])
 def test_help(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["--help"])
-    assert exit_.value.code == 0
-    assert "--format {taming" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert "--format  taming" in capsys.readouterr().out

@@ -68,7 +68,7 @@ def test_the_exit_code_says_whether_it_fits(needed: int, code: int, monkeypatch:
     plan = Plan(
         "a run", "of nothing", {}, {}, Hardware(ParallelismPlan(), GPU(100e-9)), 1, 1, 1, 0, {"weights": needed}, 1.0
     )
-    monkeypatch.setattr("tools.plan._plan", lambda *_: plan)
+    monkeypatch.setattr("parti.cli.plan.plan_run", lambda *_: plan)
     for form in ([], ["--row"]):
         assert main([*SHAPES, "--gpu", "h100", *form]) == code
 
@@ -94,7 +94,7 @@ def test_stage_1(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*SHAPES, "--gpu", "h10"], "invalid choice"),
+        ([*SHAPES, "--gpu", "h10"], "--gpu h10 is not a choice"),
         (SHAPES, "give --gpu"),
         ([*SHAPES, "--model.widht", "8"], "did you mean"),
         (["--config", "configs/vqgan/shapes.yaml", "--model.widht", "8"], "widht"),

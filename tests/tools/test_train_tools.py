@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 _STACK = "{depth: 1, width: 16, heads: 2, mlp_width: 32}"
 STAGE_1 = f"""
+objective: image_tokenizer
 data:
   source: {{kind: shapes, train_size: 8, val_size: 4}}
   transform: {{image_size: 16}}
@@ -35,6 +36,7 @@ loop: {{steps: 3, log_every: 2}}
 preview_images: 2
 """
 STAGE_2 = """
+objective: next_token
 data:
   source: {kind: shapes, train_size: 8, val_size: 4}
   transform: {image_size: 16}

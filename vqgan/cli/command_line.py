@@ -1,56 +1,102 @@
-"""The command line of the training tools: `--help`, `--print-config`, `--config FILE`, dotted overrides, one-line
-errors."""
+"""What every command does with its words: options, `--config`, `--print-config`, `--help`, one-line errors, exit code.
+
+A command has a config, whose fields are its options; `vqgan.config.options` says how they are spelled.
+"""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
+from vqgan.cli.console import show_anything
 from vqgan.cli.exit_codes import ExitCode
-from vqgan.config.schema import Config, ConfigError, dump_config, format_help, load_config
+from vqgan.config.options import NO_SHORTCUTS, Option, Shortcuts, read_options, split_options
+from vqgan.config.schema import Config, apply_options, dump_config, format_help
+from vqgan.config.shipped_configs import find_config
 from vqgan.data.source import printable
-from vqgan.errors import UserError
-
-ConfigT = TypeVar("ConfigT", bound=Config)
+from vqgan.errors import ConfigError, UserError
 
 
-def run_training(
-    argv: list[str], config_type: type[ConfigT], train: Callable[[ConfigT], bool], description: str | None
-) -> int:
-    """Parse, train, and return the exit code."""
-    if "--help" in argv or "-h" in argv:
-        print_out(f"{(description or '').strip()}\n\n{_COMMON}\n\n{format_help(config_type)}")
-        return 0
+@dataclass(frozen=True)
+class Command:
+    """What options are read for, and what is then done."""
+
+    config_type: type[Config]
+    run: Callable[[Any], int]
+    """Does it; returns the exit code."""
+    about: str | None
+    """The head of the help."""
+    load: Callable[[Path | None, list[Option]], Config] | None = None
+    """From `--config` and the options to the config, where some of it depends on what is given."""
+    shortcuts: Shortcuts = NO_SHORTCUTS
+    has_file: bool = True
+    """Whether `--config` names a file that the options override."""
+    after_interrupt: str = "interrupted"
+    """Said of Ctrl-C that `run` does not answer itself."""
+
+    def read(self, path: Path | None, options: list[Option]) -> Config:
+        """Raises ConfigError: one line."""
+        if self.load is not None:
+            return self.load(path, options)
+        return apply_options(self.config_type, path, read_options(options, self.config_type, self.shortcuts))
+
+    def help(self) -> str:
+        """The whole text."""
+        names = {field: name for name, field in self.shortcuts.names.items()}
+        options = format_help(self.config_type, names)
+        return f"{(self.about or '').strip()}\n\n{_FILE * self.has_file}{_COMMON}\n\n{options}"
+
+
+Choose = Callable[[Path | None, list[Option]], Command]
+"""Which command it is, where that depends on `--config` or the options, `--help` among them."""
+
+
+def run_command(argv: Sequence[str], command: Command | Choose) -> int:
+    """Reads the words and does what they say; returns the exit code (docs/commands.md)."""
+    for stream in (sys.stdout, sys.stderr):
+        show_anything(stream)
+    after_interrupt = Command.after_interrupt
     try:
-        path, overrides, print_config = split_arguments(argv)
-        config = load_config(config_type, path, overrides)
-        if print_config:
+        options = list(split_options(argv))
+        has_file = not isinstance(command, Command) or command.has_file
+        path, rest = _config_file(options) if has_file else (None, options)
+        if not isinstance(command, Command):
+            command = command(path, rest)
+        after_interrupt = command.after_interrupt
+        wanted = {option.name for option in rest}
+        rest = [option for option in rest if option.name not in ("help", "print_config")]
+        if "help" in wanted:
+            print_out(command.help())
+            return ExitCode.DONE
+        config = command.read(path, rest)
+        if "print_config" in wanted:
             print_out(dump_config(config).rstrip())
-            return 0
-        return ExitCode.DONE if train(config) else ExitCode.INTERRUPTED
+            return ExitCode.DONE
+        return command.run(config)
     except UserError as error:
         print_error(error)
         return ExitCode.USER_ERROR
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted before the first step: the run is as it was; run the same command to go on\n")
+        sys.stderr.write(f"{after_interrupt}\n")
         return ExitCode.INTERRUPTED_AT_ONCE
 
 
-def split_arguments(argv: list[str]) -> tuple[Path | None, list[str], bool]:
-    """Returns the config file, the dotted overrides, and whether `--print-config` was among the words."""
-    path, overrides, print_config = None, [], False
-    words = iter(argv)
-    for word in words:
-        if word in ("--print-config", "--print_config"):
-            print_config = True
-        elif word == "--config" or word.startswith("--config="):
-            value = word.partition("=")[2] or next(words, None)
-            if value is None:
-                raise ConfigError("--config needs a file: --config configs/vqgan/shapes.yaml")
-            path = Path(value)
-        else:
-            overrides.append(word)
-    return path, overrides, print_config
+def training_command(config_type: type[Config], train: Callable[[Any], bool], about: str | None) -> Command:
+    """The command of a run that answers Ctrl-C itself: `train` returns whether it is complete."""
+    return Command(
+        config_type,
+        lambda config: ExitCode.DONE if train(config) else ExitCode.INTERRUPTED,
+        about,
+        after_interrupt="interrupted before the first step: the run is as it was; run the same command to go on",
+    )
+
+
+def run_training(
+    argv: Sequence[str], config_type: type[Config], train: Callable[[Any], bool], about: str | None
+) -> int:
+    """Reads the words, trains, and returns the exit code."""
+    return run_command(argv, training_command(config_type, train, about))
 
 
 def print_out(text: str) -> None:
@@ -63,7 +109,20 @@ def print_error(error: Exception) -> None:
     sys.stderr.write(f"error: {printable(str(error))}\n")
 
 
+def _config_file(options: list[Option]) -> tuple[Path | None, list[Option]]:
+    """What `--config` names, and the other options."""
+    named = [option.word for option in options if option.name == "config"]
+    rest = [option for option in options if option.name != "config"]
+    if not named:
+        return None, rest
+    if not named[-1]:
+        raise ConfigError("--config needs a file or the name of a shipped config: --config vqgan/shapes")
+    return find_config(named[-1]), rest
+
+
+_FILE = """\
+  --config FILE    YAML file, or the name of a shipped config such as vqgan/shapes; the options below override it
+"""
 _COMMON = """\
-  --config FILE    YAML file; the options below override it
   --print-config   print the resolved configuration and stop
   --help           this text"""

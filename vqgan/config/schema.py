@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
 
-from vqgan.config.fields import default_of, field_types, is_union, kind_of, type_name, variants
-from vqgan.config.option_values import read_word
+from vqgan.config.fields import default_of, is_union, kind_of, type_name, variants
+from vqgan.config.options import read_options, split_options
+from vqgan.config.shipped_configs import find_config, nearest_configs
 from vqgan.config.yaml_dialect import NotYAMLError, dump, load
 from vqgan.errors import ConfigError as ConfigError
 from vqgan.system.bounded_file import read_bounded
@@ -63,6 +64,9 @@ class Config(BaseModel):
         if unknown := sorted((cls.fields_fixed | cls.fields_that_may_change) - cls.model_fields.keys()):
             raise TypeError(f"{cls.__qualname__} has no field {unknown[0]} to be fixed or to change")
         for name, field in cls.model_fields.items():
+            if not field.description:  # a subclass that changes a default need not say again what the field is
+                bases = (base for base in cls.__mro__[1:] if issubclass(base, BaseModel) and name in base.model_fields)
+                field.description = next((base.model_fields[name].description for base in bases), None)
             if not field.description and _has_source(cls):
                 raise TypeError(
                     f"{cls.__qualname__}.{name} has no docstring: it is the help text; write one line below the field"
@@ -92,29 +96,42 @@ def load_config(
 ) -> ConfigT:
     """Read `path` (YAML; None for `defaults`, or all of the class's), apply `overrides` and validate.
 
-    `overrides` are command line words: `--section.field value` or `--section.field=value`. The field's type says how a
-    value is read (`vqgan.config.option_values`): text as it stands, anything else in YAML. Raises ConfigError with a
-    single line that names the file or option at fault.
+    `overrides` are command line words (`vqgan.config.options`). Raises ConfigError with a single line that names the
+    file or option at fault.
     """
+    given = read_options(list(split_options(overrides)), config_type)
+    return apply_options(config_type, path, given, defaults)
+
+
+def apply_options(
+    config_type: type[ConfigT],
+    path: str | Path | None,
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+) -> ConfigT:
+    """`load_config` with options that are read already: values by dotted names."""
     values: dict[str, Any] = copy.deepcopy(dict(defaults or {}))
     source = "the defaults"
     if path is not None:
         source = str(path)
         values = read_yaml(path)
-    for name, value in parse_overrides(overrides, config_type):
+    for name, value in given.items():
         _assign(values, name.split("."), value)
-    if overrides:
-        source += " with command line options"
+    if given:
+        source = "command line" if path is None else f"{source} with command line options"
     return validate(config_type, values, source)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Returns a YAML mapping as a dict. Raises ConfigError when the file is missing, not YAML or not a mapping."""
+    """A YAML mapping as a dict, of a file or a shipped config.
+
+    Raises ConfigError when it is missing, not YAML or not a mapping.
+    """
+    path = find_config(path)
     try:
         values = load(read_bounded(path, _LARGEST_FILE).decode())
     except OSError as error:
-        beside = [str(file) for file in sorted(Path(path).parent.glob("*.y*ml"))]
-        nearest = [] if Path(path).exists() else difflib.get_close_matches(str(path), beside, 1, 0.7)
+        nearest = [] if path.exists() else nearest_configs(path)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise ConfigError(f"config file {str(path)!r} cannot be read: {error.strerror or error}{hint}") from None
     except UnicodeDecodeError:
@@ -141,37 +158,6 @@ def validate(config_type: type[ConfigT], values: dict[str, Any], source: str) ->
         raise ConfigError((line if len(line) < _LONGEST_LINE else line[:_LONGEST_LINE] + " ...") + more) from None
 
 
-def parse_overrides(words: Sequence[str], config_type: type[BaseModel] | None = None) -> Iterator[tuple[str, Any]]:
-    """Command line words as (dotted name, value) pairs, each value as its field's type says; in YAML without a type.
-
-    Raises ConfigError for a word that is neither.
-    """
-    for name, word in split_overrides(words):
-        try:
-            yield name, read_word(word, field_types(config_type, name) if config_type is not None else [])
-        except ValueError as error:
-            raise ConfigError(f"--{name}: {error}") from None
-
-
-def split_overrides(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Command line words as (dotted name, word) pairs; a dash in a name is an underscore.
-
-    Raises ConfigError for a word that is neither.
-    """
-    queue = list(words)
-    while queue:
-        word = queue.pop(0)
-        if not word.startswith("--"):
-            raise ConfigError(f"expected an option like --section.field, received {word!r}")
-        name, equals, text = word[2:].partition("=")
-        name = name.replace("-", "_")
-        if not equals:
-            if not queue or queue[0].startswith("--"):
-                raise ConfigError(f"--{name} needs a value: --{name} VALUE")
-            text = queue.pop(0)
-        yield name, text
-
-
 def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, int | float | str | bool]:
     """Returns nested settings under dotted names, as plain values; lists as text."""
     flat: dict[str, int | float | str | bool] = {}
@@ -193,8 +179,12 @@ def describe_fields(config_type: type[BaseModel], prefix: str = "", variant: str
     return (field for field in _walk(config_type, prefix, variant, None) if field.type != _SECTION)
 
 
-def format_help(config_type: type[BaseModel]) -> str:
-    """Returns the `--help` text: every key with type, default and meaning, grouped by section and variant."""
+def format_help(config_type: type[BaseModel], names: Mapping[str, str] | None = None) -> str:
+    """The `--help` text: every key with type, default and meaning, grouped by section and variant.
+
+    `names` are the shorter ones of options, by key.
+    """
+    names = names or {}
     lines: list[str] = []
 
     def write_help(text: str) -> None:
@@ -212,7 +202,7 @@ def format_help(config_type: type[BaseModel]) -> str:
             lines[-1] += f"  [{field.default}]" if field.default else ""
             write_help(field.help)
         else:
-            lines.append(f"  --{field.name}  {field.type}  [{field.default}]")
+            lines.append(f"  --{names.get(field.name, field.name)}  {field.type}  [{field.default}]")
             write_help(field.help)
     return "\n".join(lines).strip("\n")
 

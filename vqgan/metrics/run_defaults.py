@@ -1,6 +1,6 @@
 """Defaults of an evaluation from the run that the model comes from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,3 @@ def data_of_run(run_config: Path | None) -> dict[str, Any]:
 def with_image_size(data: Mapping[str, Any], size: int) -> dict[str, Any]:
     """Returns a `data` section whose images are of that size, whatever it says."""
     return {**data, "transform": {**(data.get("transform") or {}), "image_size": size}}
-
-
-def option(words: Sequence[str], name: str) -> str | None:
-    """Returns the last value of an option among command line words, whatever else they hold."""
-    value = None
-    for position, word in enumerate(words):
-        if word == f"--{name}" and position + 1 < len(words):
-            value = words[position + 1]
-        elif word.startswith(f"--{name}="):
-            value = word.partition("=")[2]
-    return value

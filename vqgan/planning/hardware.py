@@ -39,8 +39,9 @@ GPUS: dict[str, GPU] = {
 def gpu_of(
     name: str | None, memory: float | None = None, tflops: float | None = None, bandwidth: float | None = None
 ) -> GPU:
-    """Returns the GPU of that name, with the numbers given in place of its own. Raises ConfigError where none tells
-    memory."""
+    """The GPU of that name, with the numbers given in place of its own. Raises ConfigError where none tells memory."""
+    if name is not None and name not in GPUS:
+        raise ConfigError(f"--gpu {name} is not a choice; one of: {', '.join(GPUS)}")
     known = GPUS[name] if name else None
     if memory is None:
         if known is None:

@@ -5,7 +5,6 @@ Between the two a run puts its own parts together. The order matters: what draws
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
 
 from accelerate import Accelerator
 
@@ -13,27 +12,15 @@ from vqgan.config.schema import ConfigError
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline
 from vqgan.system.host_memory import keep_freed_memory
-from vqgan.training.loop import LoopConfig, TrainingLoop
-from vqgan.training.monitor.trackers import Trackers, TrackersConfig
+from vqgan.training.loop import TrainingLoop
+from vqgan.training.monitor.trackers import Trackers
 from vqgan.training.parallel.distributed import build_accelerator, detect_rank_failures
 from vqgan.training.parallel.seeding import seed_everything
 from vqgan.training.parallel.sharding import requested_sharding
+from vqgan.training.run_config import RunConfig
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.stopping import end_with_launcher
 from vqgan.training.task import Task
-
-
-@runtime_checkable
-class RunSettings(Protocol):
-    """What the config of any run has."""
-
-    @property
-    def loop(self) -> LoopConfig: ...
-
-    @property
-    def trackers(self) -> TrackersConfig: ...
-
-    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
 def setup_run(seed: int, timeout_minutes: float = 10.0, *, may_shard: bool = False) -> Accelerator:
@@ -54,7 +41,7 @@ def setup_run(seed: int, timeout_minutes: float = 10.0, *, may_shard: bool = Fal
 
 
 def fit(
-    settings: RunSettings,
+    config: RunConfig,
     task: Task,
     data: DataPipeline,
     run: RunFolder,
@@ -69,7 +56,7 @@ def fit(
 
     Raises LostProcess where another process of the launch ends, or does not answer for `loop.timeout_minutes`.
     """
-    trackers = Trackers(settings.trackers, run, accelerator, settings.model_dump(mode="json"))
+    trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
     with detect_rank_failures(accelerator):
-        loop = TrainingLoop(settings.loop, task, data, run, accelerator, trackers, preview, title, notes)
+        loop = TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title, notes)
         return loop.run()

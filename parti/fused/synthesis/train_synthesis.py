@@ -3,9 +3,9 @@
 from typing import Literal
 
 from accelerate import Accelerator
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from parti.captioned_run import train_on_captions
+from parti.captioned_run import CaptionedRunConfig, train_on_captions
 from parti.fused.synthesis.discriminators import Discriminators, DiscriminatorsConfig
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
 from parti.fused.synthesis.matching import JointMatchingConfig
@@ -15,30 +15,18 @@ from parti.fused.text_side import text_space
 from parti.fused.transfer import check_vocabulary, start_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
 from vqgan.config.schedule import in_steps
-from vqgan.config.schema import Config
 from vqgan.data.loader import DataConfig
 from vqgan.metrics.caption_checkers import CaptionChecker, caption_checker
-from vqgan.training.loop import LoopConfig
-from vqgan.training.monitor.trackers import TrackersConfig
-from vqgan.training.parallel.seeding import SEEDS
-from vqgan.training.run_folder import RunFolder
 
 
-class TrainSynthesisConfig(
-    Config, fixed=("objective", "encoder"), may_change=("run_dir", "seed", "start", "preview_images")
-):
+class TrainSynthesisConfig(CaptionedRunConfig, fixed=("encoder",), may_change=("start",)):
     """A run that trains a generator of images at three scales against a discriminator for each."""
 
     objective: Literal["fused_synthesis"] = "fused_synthesis"
-    """What is trained."""
     run_dir: str = "runs/fused-synthesis"
-    """Folder of the run. Running again with the same folder resumes."""
-    seed: int = Field(0, ge=0, lt=SEEDS)
-    """Seed of initial weights, data order, augmentation and noise."""
     data: DataConfig = DataConfig()
     """Images and captions, of the largest scale's size."""
     text: TextConfig = TextTokenizerConfig(length=30)
-    """The text vocabulary."""
     model: SynthesisConfig = SynthesisConfig()
     """The generator."""
     encoder: PosteriorEncoderConfig | None = None
@@ -50,33 +38,20 @@ class TrainSynthesisConfig(
     text.folder the same folder. null: random weights, or those of model.trunk.text.bert."""
     task: SynthesisTaskConfig = SynthesisTaskConfig()
     """What is minimized, and how."""
-    loop: LoopConfig = LoopConfig()
-    """Length of the run and what happens when."""
-    trackers: TrackersConfig = TrackersConfig()
-    """Experiment trackers."""
-    preview_images: int = Field(12, gt=0)
-    """Number of validation captions in each preview."""
+
+    def model_image_size(self) -> tuple[str, int]:
+        """The largest scale's."""
+        return "model.trunk.image_size", self.model.trunk.image_size
 
     @model_validator(mode="after")
     def _check_parts_fit(self) -> "TrainSynthesisConfig":
-        trunk = self.model.trunk
-        if self.data.transform.image_size != trunk.image_size:
-            raise ValueError(
-                f"data.transform.image_size is {self.data.transform.image_size}, model.trunk.image_size "
-                f"{trunk.image_size}; set both to the same"
-            )
         smallest = self.model.sides[0]
         if smallest < 8 or smallest.bit_count() != 1:
             raise ValueError(
                 f"the smallest images have {smallest} pixels, and a discriminator reads a power of two from 8 on; "
                 "set model.trunk.image_size and data.transform.image_size to a power of two from 32 on"
             )
-        if self.data.batch_size // self.loop.gradient_accumulation_steps < 2:
-            raise ValueError(
-                f"data.batch_size {self.data.batch_size} in loop.gradient_accumulation_steps "
-                f"{self.loop.gradient_accumulation_steps} leaves no "
-                "second caption that would be a wrong one; raise the one or lower the other"
-            )
+        self.check_others_to_compare("second caption that would be a wrong one")
         task, steps = self.task, self.loop.steps
         starts = [in_steps(start, steps) for start in (*task.scale_starts, task.adversarial.start)]
         if starts[0] or starts != sorted(starts):
@@ -86,7 +61,7 @@ class TrainSynthesisConfig(
                 "images are drawn from step 0, each larger size joins no earlier than the one before, and the game "
                 "when all are there; put them into this order"
             )
-        check_vocabulary(self.text, self.start, trunk.text.bert, "model.trunk.text.bert")
+        check_vocabulary(self.text, self.start, self.model.trunk.text.bert, "model.trunk.text.bert")
         return self
 
 
@@ -100,7 +75,7 @@ def train(config: TrainSynthesisConfig) -> bool:
     def build(accelerator: Accelerator, tokenizer: TextTokenizer) -> SynthesisTask:
         return build_task(config, accelerator, tokenizer, check_image)
 
-    return train_on_captions(config, RunFolder(config.run_dir, config), build, title="synthesis")
+    return train_on_captions(config, build, title="synthesis")
 
 
 def build_task(

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from parti.objectives import choose_objective
 from parti.planning.generator_plan import tokenizer_config
 from parti.planning.objective import blank_pairs, build_play, rehearse_objective
-from parti.planning.objective_plan import config_type
 from parti.planning.stand_ins import blank_vocabulary, text_sizes
 from parti.text import SavedTokenizerConfig, UnigramConfig
 from tests.measured import most_memory
@@ -25,13 +25,13 @@ ALL = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "ac
 def read(name: str) -> tuple[Any, TrainVQGANConfig | None]:
     """A shipped config, and that of the image tokenizer which it names."""
     path = CONFIGS / name
-    config: Any = load_config(config_type(path, []), path)
+    config: Any = load_config(choose_objective(path).config_type, path)
     return config, tokenizer_config(config, path, None) if hasattr(config, "image_tokenizer") else None
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_shipped_config_is_of_a_known_run(path: Path) -> None:
-    load_config(config_type(path, []), path)
+    load_config(choose_objective(path).config_type, path)
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from parti.open_pipeline import find_pipeline
 from parti.pipeline import TextToImage
 from parti.reranker.contrastive_task import ContrastiveTaskConfig
 from parti.reranker.dual_encoder import build_dual_encoder, build_processor
 from parti.reranker.rerank import best_of, candidate_seeds, sample_best
 from parti.reranker.scorer import Scorer
 from parti.reranker.train_reranker import TrainRerankerConfig, build_task, train
-from parti.sample_files import resolve, write_samples
+from parti.sample_files import SampleConfig, write_samples
 from parti.text.tokenizer import TextTokenizer
 from tests.tiny import CAPTIONS, tiny_text_to_image
 from vqgan.config.schema import ConfigError, describe_fields, dump_config, load_config, validate
@@ -119,8 +120,9 @@ def test_one_candidate_is_plain_sampling() -> None:
 def test_sample_files_say_which_seed_won_and_with_what_score(trained: Path, tmp_path: Path) -> None:
     tiny_text_to_image().save_pretrained(tmp_path / "model")
     options = {"model": str(tmp_path / "model"), "n": 2, "seed": 5, "rerank": 3, "reranker": str(trained)}
-    resolved = resolve(CAPTIONS[:2], None, "cpu", {}, out=str(tmp_path / "out"), **options)
-    write_samples(*resolved)
+    options |= {"prompts": CAPTIONS[:2], "device": "cpu", "out": str(tmp_path / "out")}
+    config = validate(SampleConfig, options, "the test")
+    write_samples(config, find_pipeline(config.model))
     records = json.loads((tmp_path / "out" / "samples.json").read_text(encoding="utf-8"))
     model, scorer = TextToImage.from_pretrained(tmp_path / "model"), Scorer.from_pretrained(trained)
     assert [record["prompt"] for record in records] == [prompt for prompt in CAPTIONS[:2] for _ in range(2)]

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from pydantic import Field, model_validator
 
+from vqgan.config.options import read_options, split_options
 from vqgan.config.schema import (
     Config,
     ConfigError,
@@ -14,7 +15,6 @@ from vqgan.config.schema import (
     dump_config,
     format_help,
     load_config,
-    parse_overrides,
     read_yaml,
     validate,
 )
@@ -329,7 +329,10 @@ def test_the_error_says_whether_options_took_part(file: Path) -> None:
 )
 def test_plain_words(tmp_path: Path, text: str, value: object) -> None:
     (tmp_path / "plain.yaml").write_text(f"key: {text}\n")
-    (_, option), file = *parse_overrides(["--key", text]), read_yaml(tmp_path / "plain.yaml")["key"]
+    option, file = (
+        read_options(list(split_options(["--key", text])), None)["key"],
+        read_yaml(tmp_path / "plain.yaml")["key"],
+    )
     assert option == file == value
     assert type(option) is type(file) is type(value)
 

@@ -21,7 +21,7 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_fits_itself(path: Path, tmp_path: Path) -> None:
-    assert choose_objective(["--config", str(path)]) == OBJECTIVES["fused_inpainting"]
+    assert choose_objective(path) == OBJECTIVES["fused_inpainting"]
     config = load_config(TrainInpaintingConfig, path)
     # Sizes alone: nothing is fetched for a test.
     trunk = config.model.model_copy(update={"text": config.model.text.model_copy(update={"bert": None})})

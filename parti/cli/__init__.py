@@ -1,0 +1,1 @@
+"""The commands: `parti train`, `parti sample`, ..., and the same behind tools/*.py."""
