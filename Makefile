@@ -5,6 +5,8 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	&& echo $$python && break; done)
 BIN := .venv/bin
 WORKERS ?= 2
+# In their order: by number of tests, the files with few and slow ones would be left for the end.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all check format docs clean
 
@@ -13,12 +15,12 @@ demo: .venv/.installed  ## Train both stages on the embedded data, sample unseen
 
 # Two processes with one thread each; then, with two threads, the tests whose sums those divide (docs/testing.md).
 test: .venv/.installed check  ## Lint, types, import contracts, and every test that takes seconds
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
-	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "threads and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(BY_FILE)
+	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) $(BY_FILE) -m "threads and not slow"
 
 test-all: .venv/.installed check  ## The same with the slow proofs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m ""
-	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "threads or slow_threads"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(BY_FILE) -m ""
+	OMP_NUM_THREADS=2 $(BIN)/pytest -n $(WORKERS) $(BY_FILE) -m "threads or slow_threads"
 
 check: .venv/.installed
 	$(BIN)/ruff check .
