@@ -6,6 +6,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("vqgan", "parti", "tools", "benchmarks")
+WHERE = {
+    "codes are looked up": "vqgan/quantizers/search.py: nearest_codes",
+    "a new quantizer goes": "vqgan/quantizers/__init__.py: QUANTIZERS",
+    "R1 is computed": "vqgan/losses/adversarial.py: r1_penalty",
+    "both updates of a GAN step are": "vqgan/autoencoder_task.py: AutoencoderTask",
+    "captions are dropped": "parti/pairs.py: dropped_captions",
+    "guidance is applied": "parti/sampling/filters.py: apply_guidance",
+    "codes are sampled": "parti/sampling/generate.py: generate_codes",
+    "a training step is": "vqgan/training/loop.py: TrainingLoop",
+    "a checkpoint is written": "vqgan/training/checkpoints/manager.py: CheckpointManager",
+    "a new objective goes": "parti/objectives.py: OBJECTIVES",
+}
+"""What readers look for, and where it is; a test checks that the names exist."""
 HEAD = """# The tree
 
 One line a file, from the file itself (`python docs/make_tree.py` writes this page; a test compares it). `vqgan` is
@@ -33,7 +46,10 @@ def rows(folder: Path, depth: int) -> Iterator[str]:
 
 def tree() -> str:
     """The whole page."""
-    parts = [HEAD]
+    where = [
+        f"| {what} | `{place.partition(': ')[0]}` | `{place.partition(': ')[2]}` |" for what, place in WHERE.items()
+    ]
+    parts = [HEAD, "| Where ... | file | name |", "|---|---|---|", *where]
     for name in PACKAGES:
         init = ROOT / name / "__init__.py"
         parts += [f"\n## {name}\n", *([summary(init), ""] if init.exists() else []), *rows(ROOT / name, 0)]

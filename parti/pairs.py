@@ -1,4 +1,4 @@
-"""Tokenizes batches of images (or their codes) and captions to the token pairs that stage 2 trains on."""
+"""Tokenizes batches of images (or their codes) and captions for stage 2, and drops captions for guidance."""
 
 import random
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What stage-1 training minimizes: the autoencoder's losses, and the discriminator's.
+"""Training of stage 1: the autoencoder's losses, and the discriminator's update.
 
 L = l1 + l2 + logit-Laplace + perceptual + adversarial + codebook, each with its weight (ViT-VQGAN, arXiv 2110.04627,
 section 3.2; papers.md A.3). The defaults are the paper's weights.
@@ -36,7 +36,7 @@ from vqgan.training.task import Stateful
 
 
 class AutoencoderTaskConfig(ImageLossesConfig, LearnerConfig, may_change=("logit_laplace_weight", "codebook_weight")):
-    """Weights of the losses, and how the autoencoder learns."""
+    """Weights of the losses, and optimizer of the autoencoder."""
 
     logit_laplace_weight: float = Field(0.0, ge=0)
     """Weight of the logit-Laplace likelihood; needs model.output logit_laplace (the paper has 0.1)."""
@@ -45,13 +45,13 @@ class AutoencoderTaskConfig(ImageLossesConfig, LearnerConfig, may_change=("logit
     adversarial: AdversarialConfig = AdversarialConfig()
     """The adversarial term."""
     codebook_maintenance: CodebookMaintenanceConfig = CodebookMaintenanceConfig()
-    """How the codebook starts and stays alive."""
+    """Codebook initialization and maintenance."""
 
 
 class AutoencoderTask(AdversarialObjective[Batch]):
     """Trains an autoencoder, against a discriminator if the adversarial weight is positive.
 
-    An autoencoder whose codes are frozen (`Autoencoder.freeze_codes`) trains its decoder alone.
+    An autoencoder whose codes are frozen (`Autoencoder.freeze_codes`) trains only its decoder.
     """
 
     network_name = "autoencoder"
@@ -112,7 +112,7 @@ class AutoencoderTask(AdversarialObjective[Batch]):
         return metrics
 
     def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
-        """What is going wrong, in plain words, by the metrics of a stretch of training."""
+        """Returns findings from the metrics of a log line."""
         quantizer = self.autoencoder.quantizer
         discriminator_steps = metrics.get("step", 0.0) - in_steps(self.config.adversarial.start, self.steps)
         return diagnose_tokenizer(
@@ -125,19 +125,20 @@ class AutoencoderTask(AdversarialObjective[Batch]):
         )
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """PSNR, codebook usage and perplexity of the averaged weights; right captions where a judge is known."""
+        """Returns PSNR, codebook usage and perplexity of the averaged weights, and the accuracy with a caption
+        checker."""
         metrics, self._code_counts = evaluate_tokenizer_and_count(
             self._tokenizer(), batches, self.accelerator, self._check_image
         )
         return metrics
 
     def code_counts(self) -> Int64[Tensor, "V"] | None:
-        """How often each code was hit in the last evaluation; None before the first."""
+        """Returns how often each code was hit in the last evaluation; None before the first."""
         return self._code_counts
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Image.Image:
-        """Originals beside their reconstructions."""
+        """Returns a sheet of originals and reconstructions."""
         tokenizer = self._tokenizer()
         reconstructions = tokenizer.decode(tokenizer.encode(batch.images))
         return comparison_sheet(list(zip(to_pil(batch.images), to_pil(reconstructions), strict=True)))
@@ -152,7 +153,7 @@ class AutoencoderTask(AdversarialObjective[Batch]):
         return {"codes_from": FrozenPart(codes)} | self.losses.frozen_parts("task")
 
     def save_model(self, folder: Path) -> None:
-        """The averaged autoencoder as an image tokenizer folder."""
+        """Saves the averaged autoencoder as an image tokenizer folder."""
         self._tokenizer().save_pretrained(folder)
 
     def _tokenizer(self) -> ImageTokenizer:
@@ -161,7 +162,7 @@ class AutoencoderTask(AdversarialObjective[Batch]):
     def _losses(
         self, output: AutoencoderOutput, images: Tensor, step: int
     ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Tensor]]:
-        """The weighted terms whose sum is minimized, and metrics beside them."""
+        """Returns the weighted terms of the loss, and metrics."""
         config, decoded = self.config, output.decoded
         terms = {f"loss_{name}": term for name, term in self.losses(decoded.images, images).items()}
         if config.logit_laplace_weight and decoded.mean is not None and decoded.log_scale is not None:
@@ -179,7 +180,8 @@ class AutoencoderTask(AdversarialObjective[Batch]):
     def _observe(
         self, latents: Float[Tensor, "B N D"], codes: Int64[Tensor, "B M"] | None
     ) -> dict[str, Float[Tensor, ""]]:
-        """Show the step's latents and codes, of all processes, to the codebook's care; metrics of the codebook."""
+        """Passes the step's latents and codes, of all processes, to the codebook maintenance; returns codebook
+        metrics."""
         quantizer = self.autoencoder.quantizer
         latents = all_gather_rows(self.accelerator, latents)
         codes = all_gather_rows(self.accelerator, codes) if codes is not None else None
@@ -188,7 +190,7 @@ class AutoencoderTask(AdversarialObjective[Batch]):
         if books := codebooks(quantizer):
             metrics["code_norm_spread"] = torch.stack([norm_spread(book.codebook) for book in books]).mean()
         if codes is not None:
-            # Not `bincount`: on a GPU it waits for the device.
+            # Not `bincount`: on a GPU it synchronizes.
             hits = torch.zeros(quantizer.codebook_size, dtype=torch.int64, device=codes.device)
             hits.index_add_(0, codes.flatten(), torch.ones_like(codes.flatten()))
             self._codes_per_batch = codes.numel()

@@ -44,8 +44,8 @@ class PromptAccuracyMeter:
     def __init__(self, check_image: CaptionChecker, prompts: Sequence[str], seed: int = 0) -> None:
         self._check_image = check_image
         self._seed = seed
-        self._right: list[bool] = []
-        self._right_for_others: list[bool] = []
+        self._correct: list[bool] = []
+        self._correct_for_others: list[bool] = []
         self._no_pairing = ""
         try:
             self._others: Iterator[str] = iter(other_captions(prompts, seed))
@@ -54,16 +54,16 @@ class PromptAccuracyMeter:
 
     def add(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
         """Checks each image against its own prompt and against another one."""
-        self._right += map(self._check_image, images, prompts)
+        self._correct += map(self._check_image, images, prompts)
         others = list(islice(self._others, len(images)))
-        self._right_for_others += map(self._check_image, images, others)
+        self._correct_for_others += map(self._check_image, images, others)
 
     def metrics(self) -> Iterator[Metric]:
         """Yields both metrics of all images so far."""
         method = "share of images that show their prompt in every respect, by a checker of pixels"
-        accuracy = sum(self._right) / len(self._right)
-        error = (accuracy * (1 - accuracy) / len(self._right)) ** 0.5
-        details = {"check_image": "vqgan.metrics.shapes_checker", "images": len(self._right), "standard_error": error}
+        accuracy = sum(self._correct) / len(self._correct)
+        error = (accuracy * (1 - accuracy) / len(self._correct)) ** 0.5
+        details = {"check_image": "vqgan.metrics.shapes_checker", "images": len(self._correct), "standard_error": error}
         yield Metric("prompt_accuracy", accuracy, "", method, details)
         name, method = (
             "random_pairing_accuracy",
@@ -73,8 +73,8 @@ class PromptAccuracyMeter:
         if self._no_pairing:
             yield Metric(name, None, "", method, details, missing=self._no_pairing)
         else:
-            value = sum(self._right_for_others) / len(self._right_for_others)
-            yield Metric(name, value, "", method, details | {"images": len(self._right_for_others)})
+            value = sum(self._correct_for_others) / len(self._correct_for_others)
+            yield Metric(name, value, "", method, details | {"images": len(self._correct_for_others)})
 
 
 class FIDMeter:

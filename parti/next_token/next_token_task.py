@@ -1,6 +1,6 @@
 """Next-token training of stage 2: cross-entropy of the image codes given the text (Parti, section 2.2).
 
-Captions are dropped at random (classifier-free guidance), by `TokenPairs` in `parti.pairs`.
+Captions are dropped at random (classifier-free guidance), by `parti.pairs.dropped_captions`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -60,7 +60,7 @@ def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
     return logits.masked_fill(drop, float("-inf"))
 
 
-def draw(logits: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int64[Tensor, "B"]:
+def sample_codes(logits: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int64[Tensor, "B"]:
     """Samples one code per row by the inverse CDF: the first whose cumulative probability exceeds `uniform` in [0, 1).
 
     Uses float64 and one random number per row, so that a row's code does not depend on the other rows.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from parti.models.generator import Generator, PromptGroup
 from parti.sampling.cuda_graph import GraphedStep
-from parti.sampling.filters import apply_guidance, draw, keep_top_k, keep_top_p, temper
+from parti.sampling.filters import apply_guidance, keep_top_k, keep_top_p, sample_codes, temper
 from parti.sampling.packed_weights import Precision, prepared
 from vqgan.config.schedule import cosine
 from vqgan.config.schema import Config, ConfigError, validate
@@ -150,7 +150,7 @@ def sample_token(
         logits = keep_top_k(logits, settings.top_k)
     if settings.top_p < 1:
         logits = keep_top_p(logits, settings.top_p)
-    return draw(logits, uniform)
+    return sample_codes(logits, uniform)
 
 
 def _by_prompt(model: Generator, text_ids: Int64[Tensor, "B T"]) -> tuple[list[PromptGroup], Int64[Tensor, "B"]]:

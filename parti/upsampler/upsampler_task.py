@@ -1,8 +1,8 @@
-"""What an upsampler's training minimizes: the distance of an enlarged reconstruction to the large original.
+"""Training of an upsampler: the distance of an enlarged reconstruction to the large original.
 
-What it will enlarge is what the image tokenizer decodes, so that is what it learns on: a large image is made small,
-goes through the frozen tokenizer, and the upsampler has to give the large one back (Parti; papers.md D.5). Losses and
-weights are those of the tokenizer itself: l2, perceptual, adversarial.
+It is trained on what it will enlarge, reconstructions of the image tokenizer: a large image is downsampled and passed
+through the frozen tokenizer, and the upsampler has to restore the large one (Parti; papers.md D.5). Losses and weights
+are those of the tokenizer: l2, perceptual, adversarial.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ from vqgan.training.monitor.findings import not_finite
 
 
 class UpsamplerTaskConfig(ImageLossesConfig, LearnerConfig):
-    """Weights of the losses, and how the upsampler learns."""
+    """Weights of the losses, and optimizer of the upsampler."""
 
     adversarial: AdversarialConfig = AdversarialConfig()
     """The adversarial term."""
@@ -78,12 +78,12 @@ class UpsamplerTask(AdversarialObjective[Batch]):
 
     @torch.no_grad()
     def reconstruct(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
-        """What the upsampler reads: originals made small (means over squares of pixels), to codes and back."""
+        """Returns the upsampler's input: originals downsampled (area averages), encoded and decoded."""
         small = F.avg_pool2d(images, self.upsampler.config.scale)
         return self.image_tokenizer.decode(self.image_tokenizer.encode(small))
 
     def diagnose(self, metrics: Mapping[str, float]) -> list[str]:
-        """Lost numbers."""
+        """Returns findings about non-finite values."""
         remedy = (
             "lower task.optimizer.learning_rate (with a discriminator also task.adversarial.optimizer.learning_rate), "
             "set task.optimizer.clip_norm, or set task.precision to fp32"
@@ -126,5 +126,5 @@ class UpsamplerTask(AdversarialObjective[Batch]):
         return {"image_tokenizer": FrozenPart(parts)} | self.losses.frozen_parts("task")
 
     def save_model(self, folder: Path) -> None:
-        """The averaged upsampler as a model folder."""
+        """Saves the averaged upsampler as a model folder."""
         self.ema.module.save_pretrained(folder)

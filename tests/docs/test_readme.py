@@ -32,6 +32,16 @@ def test_the_tree_is_the_repository() -> None:
     assert page == runpy.run_path(str(ROOT / "docs" / "make_tree.py"))["tree"](), "run python docs/make_tree.py"
 
 
+def test_places_that_the_tree_names_exist() -> None:
+    for place in runpy.run_path(str(ROOT / "docs" / "make_tree.py"))["WHERE"].values():
+        file, _, name = place.partition(": ")
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        names |= {ast.unparse(node.target) for node in tree.body if isinstance(node, ast.AnnAssign)}
+        names |= {ast.unparse(node.targets[0]) for node in tree.body if isinstance(node, ast.Assign)}
+        assert name in names, place
+
+
 def test_every_module_says_what_it_is() -> None:
     for package in ("vqgan", "parti", "tools", "benchmarks"):
         for path in (ROOT / package).rglob("*.py"):

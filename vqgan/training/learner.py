@@ -1,4 +1,4 @@
-"""A network that learns: all that the objectives have in common around their losses.
+"""The learner: everything that the objectives share around their losses.
 
 An objective says what is minimized on a micro-batch. Mixed precision, gradient accumulation, compiled layers, the
 processes of the launch (DDP, or FSDP2 as an accelerate config asks for it), the optimizer with its loss scale, the
@@ -30,12 +30,12 @@ LossAndMetrics = tuple[Float[Tensor, ""], Mapping[str, Tensor]]
 
 
 class LearnerConfig(Config, may_change=("precision", "compile_layers")):
-    """How a network learns, whatever it is that it learns."""
+    """Training settings of any network."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
     """The network's optimizer."""
     ema: EMAConfig = EMAConfig()
-    """The averaged weights that are evaluated, previewed and shipped."""
+    """The averaged weights that are evaluated, previewed and saved."""
     precision: Precision = "bf16"
     """Arithmetic of the networks in training; logits, losses, look-ups and weights are fp32 in any case. fp16, for GPUs
     without bf16, scales the loss of each player, or with decoder_only the gradients of each block, as DALL-E does."""
@@ -82,7 +82,7 @@ class Player:
             return self.parallel(*inputs, **named)
 
     def autocast(self) -> torch.autocast:
-        """A new context of its precision."""
+        """Returns a new autocast context of its precision."""
         return autocast(self.accelerator.device, self.precision)
 
     @property
@@ -110,7 +110,7 @@ class Player:
 
 
 class Opponent(Player):
-    """The second player of a GAN: its own optimizer, no average."""
+    """The discriminator of a GAN: its own optimizer, no average."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What every training run begins and ends with, whatever its objective.
+"""Setup and main loop of every training run, for any objective.
 
 Between the two a run puts its own parts together. The order matters: what draws initial weights comes after
 `setup_run`.

@@ -1,4 +1,4 @@
-"""What a training task gives to the loop: it decides *what* is minimized, the loop decides *when*."""
+"""Interface between task and loop: the task decides *what* is minimized, the loop *when*."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -48,11 +48,11 @@ class Task(Protocol):
         ...
 
     def preview(self, batch: Batch) -> Image.Image:
-        """Something to look at: reconstructions, samples."""
+        """Returns a preview image: reconstructions or samples."""
         ...
 
     def stateful(self) -> dict[str, Stateful]:
-        """Everything that a resumed run needs, by name."""
+        """Returns everything that a resumed run needs, by name."""
         ...
 
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
@@ -62,5 +62,5 @@ class Task(Protocol):
         ...
 
     def save_model(self, folder: Path) -> None:
-        """Write what is shipped: the averaged weights and their config."""
+        """Saves the averaged weights and their config as a model folder."""
         ...

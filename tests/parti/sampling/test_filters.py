@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parti.sampling.filters import apply_guidance, draw, keep_top_k, keep_top_p
+from parti.sampling.filters import apply_guidance, keep_top_k, keep_top_p, sample_codes
 from parti.sampling.generate import SamplingConfig, sample_token
 from vqgan.config.schema import ConfigError
 
@@ -184,7 +184,7 @@ def test_draws_are_as_frequent_as_they_are_likely() -> None:
     probabilities = torch.tensor([0.5, 0.0, 0.25, 0.15, 0.08, 0.02])
     count = 20_000
     uniform = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    generated = draw(probabilities.log().expand(count, -1), uniform).bincount(minlength=6)
+    generated = sample_codes(probabilities.log().expand(count, -1), uniform).bincount(minlength=6)
     assert generated[1] == 0
     likely = probabilities > 0
     expected = probabilities[likely] * count
@@ -196,9 +196,9 @@ def test_the_ends_of_the_unit_interval_draw_the_first_and_last_possible_code() -
     logits = torch.tensor([[-INF, -INF, 0.3, -INF, 1.0, -2.0, -INF, -INF]])
     nothing = torch.tensor([0.0], dtype=torch.float64)
     almost_one = torch.tensor([math.nextafter(1.0, 0.0)], dtype=torch.float64)
-    assert draw(logits, nothing).item() == 2
-    assert draw(logits, almost_one).item() == 5
-    assert draw(logits, torch.tensor([math.nextafter(1.0, 0.0)]).clamp(max=1 - 2**-24)).item() == 5
+    assert sample_codes(logits, nothing).item() == 2
+    assert sample_codes(logits, almost_one).item() == 5
+    assert sample_codes(logits, torch.tensor([math.nextafter(1.0, 0.0)]).clamp(max=1 - 2**-24)).item() == 5
 
 
 def test_a_filtered_code_is_never_generated() -> None:
@@ -206,14 +206,14 @@ def test_a_filtered_code_is_never_generated() -> None:
     filtered = keep_top_k(keep_top_p(logits, 0.8), 4)
     spread = torch.cat([torch.rand(1000, dtype=torch.float64), 1 - torch.logspace(-17, -1, 1000, dtype=torch.float64)])
     uniform = spread.clamp(0, math.nextafter(1.0, 0.0))
-    generated = draw(filtered, uniform)
+    generated = sample_codes(filtered, uniform)
     assert filtered.gather(1, generated[:, None]).isfinite().all()
 
 
 def test_a_rows_code_does_not_depend_on_the_other_rows() -> None:
     logits, uniform = random_logits(16), torch.rand(16, dtype=torch.float64)
-    together = draw(logits, uniform)
-    alone = torch.cat([draw(logits[row : row + 1], uniform[row : row + 1]) for row in range(16)])
+    together = sample_codes(logits, uniform)
+    alone = torch.cat([sample_codes(logits[row : row + 1], uniform[row : row + 1]) for row in range(16)])
     assert torch.equal(together, alone)
 
 
