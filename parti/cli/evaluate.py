@@ -1,7 +1,7 @@
 """Measure a trained model: every metric with the protocol that it was measured by.
 
 parti evaluate --model runs/vqgan-shapes --out metrics.json [--section.field value ...]
-parti evaluate tokenizer|generator|captioner|inpainter --model FOLDER --out metrics.json [--section.field value ...]
+parti evaluate tokenizer|generator|captioner|inpainter|encoder --model FOLDER --out metrics.json [--section.field ...]
 
 Without the word, the objective of the run that the model comes from says which. --help behind it lists its settings.
 
@@ -12,7 +12,9 @@ captions: prompt accuracy where a judge is known, FID, inception score, CLIP sco
 FILE (PartiPrompts.tsv) images, a sheet a category, and CLIP scores by category and challenge. A model that draws in one
 pass (fused_synthesis) has all of it but the nats. captioner: right captions behind each row and round where a judge is
 known, nats a word, BLEU, CIDEr, METEOR. inpainter: holes filled with the right and a wrong caption, words told with and
-without the image. Where weights of a feature network are not there, its metrics are null and say what to fetch.
+without the image. encoder (masked image modeling): a linear probe and nearest neighbors on frozen features, beside the
+same network before training and beside the image made small. Where weights of a feature network are not there, its
+metrics are null and say what to fetch.
 """
 
 import difflib
@@ -20,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from parti.evaluation import fused_pairs, generator
+from parti.evaluation import encoder, fused_pairs, generator
 from vqgan import evaluation as tokenizer
 from vqgan.cli.command_line import Command, print_out, run_command
 from vqgan.cli.exit_codes import ExitCode
@@ -52,6 +54,7 @@ EVALUATIONS = {
     "inpainter": Evaluation(
         fused_pairs.InpainterEvaluationConfig, fused_pairs.load_inpainter_evaluation, fused_pairs.measure_inpainter
     ),
+    "encoder": Evaluation(encoder.EncoderEvaluationConfig, encoder.load_evaluation, encoder.measure_encoder),
 }
 _OF_OBJECTIVE = {
     "image_tokenizer": "tokenizer",
@@ -59,6 +62,7 @@ _OF_OBJECTIVE = {
     "fused_synthesis": "generator",
     "fused_captioning": "captioner",
     "fused_inpainting": "inpainter",
+    **dict.fromkeys(("mae", "simmim", "beit", "mpp"), "encoder"),
 }
 
 

@@ -67,6 +67,9 @@ class BEiT(ClassNetwork):
         truncated_normal(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    def untrained(self) -> "BEiT":
+        return BEiT(self.config, self.head.out_features)
+
     def draw_mask(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         mask = block_mask(self.grid, self.config.masked_patches, rng, smallest=self.config.smallest_block)
         return (mask.reshape(-1),)

@@ -47,6 +47,10 @@ class MaskedImageNetwork(PretrainedMixin, nn.Module):
         """Rows and columns of patches."""
         return self.encoder_config.grid
 
+    def untrained(self) -> "MaskedImageNetwork":
+        """The same network with new random weights."""
+        return type(self)(self.config)  # type: ignore[call-arg, arg-type]
+
     @abstractmethod
     def draw_mask(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         """What is masked of one image, each array (N,)."""

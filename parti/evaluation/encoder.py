@@ -1,0 +1,191 @@
+"""What an encoder has learned: `tools/evaluate.py encoder`.
+
+A linear probe and nearest neighbors on frozen features, each beside the same network before training and beside the
+image itself, made small: what is no better than both has not been learned.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from tqdm import tqdm
+
+from parti.evaluation.image_labels import SHAPES_CLASSES, CaptionClasses, shapes_attributes
+from parti.evaluation.probes import NEIGHBORS, TEMPERATURE, Probed, interval, probe
+from parti.mim.network import MaskedImageNetwork
+from parti.mim.networks import load_network
+from vqgan.config.options import Option, read_options
+from vqgan.config.schema import Config, ConfigError, apply_options, read_yaml
+from vqgan.data.batch import Batch
+from vqgan.data.sources.shapes import ShapesConfig
+from vqgan.hub.model_folder import WEIGHTS_FILE, find_model_folder, read_model_config
+from vqgan.metrics.protocol import Metric
+from vqgan.metrics.reference_set import ReferenceSet, ReferenceSetConfig
+from vqgan.metrics.report import MetricsReport, make_room
+from vqgan.metrics.run_defaults import data_of_run, find_model, with_image_size
+from vqgan.system.checksums import file_sha256
+from vqgan.system.devices import arithmetic, device_name, usable_device
+from vqgan.training.parallel.seeding import SEEDS
+
+_PIXELS = 8
+"""Side to which images are averaged for the baseline of pixels."""
+
+
+class EncoderEvaluationConfig(Config):
+    """What to evaluate, on which images."""
+
+    model: str
+    """Run folder or model folder of masked image modeling."""
+    out: str
+    """JSON file for the metrics; its folder is made where missing."""
+    data: ReferenceSetConfig
+    """Images; by default those of the run. Labels are attributes of shapes, else captions that are names of classes."""
+    train_images: int = Field(3000, ge=50)
+    """Training images, the first ones, that the probe is fitted to and neighbors are looked up in."""
+    limit: int = Field(1024, gt=0)
+    """Validation images, the first ones, whose labels are asked for."""
+    seed: int = Field(0, ge=0, lt=SEEDS)
+    """Of the network before training that is compared with."""
+    device: str | None = None
+    """Where the network runs: cpu, cuda, cuda:1, ...; null for cuda if there is one, else cpu."""
+
+
+def load_evaluation(options: Sequence[Option]) -> EncoderEvaluationConfig:
+    """Returns settings from options; what is not given is as in the run. Raises ConfigError,
+    ModelFolderError."""
+    given = read_options(options, EncoderEvaluationConfig)
+    model = given.get("model")
+    defaults: dict[str, Any] = {}
+    if model is not None:
+        folder, run_config = find_model(model)
+        data, values = data_of_run(run_config), read_model_config(folder)
+        run = read_yaml(run_config) if run_config is not None else {}
+        defaults = {"seed": run["seed"]} if "seed" in run else {}
+        size = (values.get("encoder") or {}).get("image_size")
+        defaults["data"] = with_image_size(data, size) if isinstance(size, int) else data
+    return apply_options(EncoderEvaluationConfig, None, given, defaults)
+
+
+def measure_encoder(config: EncoderEvaluationConfig, progress: bool = False) -> MetricsReport:
+    """All metrics. Raises ConfigError, DataError or ModelFolderError, one line."""
+    folder, device = find_model_folder(config.model), usable_device(config.device, "device:")
+    make_room(config.out)
+    network = load_network(folder).to(device)
+    size = config.data.transform.image_size
+    if size != network.image_size:
+        raise ConfigError(
+            f"data.transform.image_size is {size}, the model in {folder} reads {network.image_size}; leave it out or "
+            "set it to that"
+        )
+    sets = [
+        ReferenceSet(config.data, "train", config.train_images, require_captions=True),
+        ReferenceSet(config.data, "val", config.limit, require_captions=True),
+    ]
+    torch.manual_seed(config.seed)
+    sources = {"": network, "random_": network.untrained().to(device).eval(), "pixels_": None}
+    features, captions = _features(sources, sets, device, progress)
+    labels, classes = _labels(config, captions)
+    count = len(captions[1])
+    metrics: list[Metric] = []
+    for prefix, (train, test) in features.items():
+        metrics += _metrics(prefix, probe(train, test, labels[0], labels[1], classes), classes, count)
+    return _report(config, folder, network, sets, metrics, device)
+
+
+def _features(
+    sources: dict[str, MaskedImageNetwork | None], sets: Sequence[ReferenceSet], device: torch.device, progress: bool
+) -> tuple[dict[str, tuple[list[Tensor], list[Tensor]]], list[list[str]]]:
+    """Of each source the features by layer, of the training and the validation images; and the captions of both."""
+    found: dict[str, list[list[Tensor]]] = {prefix: [] for prefix in sources}
+    captions: list[list[str]] = []
+    for images in sets:
+        parts: dict[str, list[list[Tensor]]] = {prefix: [] for prefix in sources}
+        captions.append([])
+        for batch in _batches(images, device, progress):
+            captions[-1] += batch.texts()
+            for prefix, network in sources.items():
+                parts[prefix].append(_averaged(batch.images) if network is None else pooled(network, batch.images))
+        for prefix, of_batches in parts.items():
+            found[prefix].append([torch.cat(layer) for layer in zip(*of_batches, strict=True)])
+    return {prefix: (both[0], both[1]) for prefix, both in found.items()}, captions
+
+
+@torch.no_grad()
+def pooled(network: MaskedImageNetwork, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B D"]]:
+    """The mean over the patches of their states after each block."""
+    return [states.mean(1).float().cpu() for states in network.layer_states(images)]
+
+
+def _averaged(images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B D"]]:
+    return [F.adaptive_avg_pool2d(images, _PIXELS).flatten(1).cpu()]
+
+
+def _batches(images: ReferenceSet, device: torch.device, progress: bool) -> Iterator[Batch]:
+    with tqdm(total=images.expected, unit="image", desc="features", disable=not progress) as bar:
+        for batch in images.batches():
+            yield batch.to(device)
+            bar.update(len(batch))
+
+
+def _labels(
+    config: EncoderEvaluationConfig, captions: Sequence[Sequence[str]]
+) -> tuple[list[dict[str, Tensor]], dict[str, int]]:
+    if isinstance(config.data.source, ShapesConfig):
+        return [shapes_attributes(part) for part in captions], SHAPES_CLASSES
+    number = CaptionClasses(captions[0])
+    return [{"class": number(part)} for part in captions], {"class": len(number)}
+
+
+def _metrics(prefix: str, probed: Probed, classes: dict[str, int], count: int) -> Iterator[Metric]:
+    of = {
+        "": "the encoder",
+        "random_": "the same network before training",
+        "pixels_": f"the image averaged to {_PIXELS}x{_PIXELS}",
+    }[prefix]
+    where = f"mean of the patches after layer {probed.layer + 1}" if prefix != "pixels_" else "pixels"
+    for kind, shares, method in (
+        ("probe", probed.linear, "linear probe (ridge)"),
+        ("knn", probed.neighbors, f"{NEIGHBORS} nearest neighbors by cosine, T={TEMPERATURE}"),
+    ):
+        details = {"features": where, "layer": probed.layer + 1, "labels": list(shares)}
+        mean = sum(shares.values()) / len(shares)
+        name = f"{prefix}{kind}"
+        if len(shares) > 1:
+            yield Metric(name, mean, "", f"{method} on {of}, mean over {len(shares)} labels; {where}", details)
+        for label, share in shares.items():
+            line = f"{method} on {of}: {label}, one of {classes[label]}, +-{interval(share, count):.3f}"
+            own = {"classes": classes[label], "interval_95": interval(share, count)}
+            yield Metric(f"{name}_{label}", share, "", line, details | own)
+
+
+def _report(
+    config: EncoderEvaluationConfig,
+    folder: Path,
+    network: MaskedImageNetwork,
+    sets: Sequence[ReferenceSet],
+    metrics: Sequence[Metric],
+    device: torch.device,
+) -> MetricsReport:
+    weights = file_sha256(folder / WEIGHTS_FILE)
+    size = config.data.transform.image_size
+    parameters = sum(parameter.numel() for parameter in network.encoder.parameters())
+    about = {"path": str(folder), "weights_sha256": weights, "image_size": size}
+    shared = sets[1].protocol() | {
+        "fitted_to": sets[0].protocol()["reference"],
+        "model": about,
+        "seed": config.seed,
+        "dtype": arithmetic(device),
+        "device": device_name(device),
+        "torch": torch.__version__,
+    }
+    head = [
+        f"{folder}: an encoder of {parameters:,} weights, images of {size}x{size}, weights sha256 {weights[:16]}",
+        f"fitted to {shared['fitted_to']['images']} images, asked {shared['reference']['images']} of "
+        f"{shared['reference']['source']}; {shared['dtype']} on {shared['device']}",
+    ]
+    return MetricsReport(about, shared, metrics, head)
