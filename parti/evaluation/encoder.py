@@ -48,7 +48,7 @@ class EncoderEvaluationConfig(Config):
     train_images: int = Field(3000, ge=50)
     """Training images, the first ones, that the probe is fitted to and neighbors are looked up in."""
     limit: int = Field(1024, gt=0)
-    """Validation images, the first ones, whose labels are asked for."""
+    """Validation images, the first ones, whose labels are predicted."""
     seed: int = Field(0, ge=0, lt=SEEDS)
     """Of the network before training that is compared with."""
     device: str | None = None
@@ -185,7 +185,7 @@ def _report(
     }
     head = [
         f"{folder}: an encoder of {parameters:,} weights, images of {size}x{size}, weights sha256 {weights[:16]}",
-        f"fitted to {shared['fitted_to']['images']} images, asked {shared['reference']['images']} of "
+        f"fitted to {shared['fitted_to']['images']} images, tested on {shared['reference']['images']} of "
         f"{shared['reference']['source']}; {shared['dtype']} on {shared['device']}",
     ]
     return MetricsReport(about, shared, metrics, head)

@@ -1,4 +1,4 @@
-"""Labels of images that an encoder can be asked for: attributes of shapes, or captions that are names of classes.
+"""Labels of images that an encoder can be probed for: attributes of shapes, or captions that are names of classes.
 
 Of a shapes image only what it shows is a label: "A above B" and "B below A" draw the same, so objects are named by
 where they are. The first object is the upper or the left one.

@@ -1,4 +1,4 @@
-"""What frozen features tell of an image's labels: a linear probe and nearest neighbors, in closed form.
+"""What frozen features say about an image's labels: a linear probe and nearest neighbors, in closed form.
 
 Both are those of the papers at a small scale: features standardized as by MAE's batch norm without scale or shift and
 a linear map on top (here ridge regression of one-hot labels, so nothing is trained step by step), and DINO's weighted
@@ -64,7 +64,7 @@ def nearest_neighbors(
 
 
 class Probed(NamedTuple):
-    """The shares of test images whose label is told right, by label; `layer` is the one that was chosen."""
+    """The shares of test images whose label is predicted right, by label; `layer` is the one that was chosen."""
 
     linear: dict[str, float]
     neighbors: dict[str, float]
@@ -102,8 +102,8 @@ def probe(
     ridge = Ridge(seen)
     linear, neighbors = {}, {}
     for name, labels in train_labels.items():
-        told = ridge.predict(labels, classes[name], penalties[name], asked)
-        linear[name] = _right(told, test_labels[name])
+        predicted = ridge.predict(labels, classes[name], penalties[name], asked)
+        linear[name] = _right(predicted, test_labels[name])
         neighbors[name] = _right(nearest_neighbors(seen, labels, classes[name], asked), test_labels[name])
     return Probed(linear, neighbors, layer)
 
@@ -115,5 +115,5 @@ def interval(share: float, count: int) -> float:
     return _INTERVAL * math.sqrt(inner) / (1 + square / count)
 
 
-def _right(told: Int64[Tensor, "M"], labels: Int64[Tensor, "M"]) -> float:
-    return (told == labels).double().mean().item()
+def _right(predicted: Int64[Tensor, "M"], labels: Int64[Tensor, "M"]) -> float:
+    return (predicted == labels).double().mean().item()

@@ -1,1 +1,1 @@
-"""Masked image modeling: encoders that learn by telling what was taken from an image. One paper a file."""
+"""Masked image modeling: encoders that learn by predicting what was taken from an image. One paper a file."""

@@ -51,8 +51,8 @@ class ViTConfig(
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads; set heads to a divisor")
         if self.image_size // self.patch_size < 2:
             raise ValueError(
-                f"an image of {self.image_size} pixels is one patch of {self.patch_size}: nothing is left to tell a "
-                "masked one from; lower patch_size"
+                f"an image of {self.image_size} pixels is one patch of {self.patch_size}: no other patch is left to "
+                "predict a masked one from; lower patch_size"
             )
         return self
 

@@ -1,6 +1,6 @@
 """BEiT (Bao et al., "BEiT: BERT Pre-Training of Image Transformers", arXiv 2106.08254).
 
-Blocks of patches are masked, and each masked one is told as the code that an image tokenizer has for it: any of the
+Blocks of patches are masked, and the target of each is the code that an image tokenizer has for it: any of the
 toolkit's, a dVAE as in the paper or another. The paper's own ablation finds a tokenizer trained on ImageNet alone as
 good as DALL-E's.
 

@@ -1,7 +1,7 @@
 """MAE (He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377).
 
 Three quarters of the patches are left out, the encoder sees the rest alone; a small decoder fills the places with one
-learned token and tells the pixels of what was left out. Written from the paper and tested against transformers'
+learned token and predicts the pixels of what was left out. Written from the paper and tested against transformers'
 ViTMAEForPreTraining (the authors' code has a licence that excludes commercial use; nothing of it is here).
 
 Legend: B batch, N patches, V visible ones, U = V + 1 with the class token, D width, P numbers of a patch.
@@ -47,7 +47,7 @@ class MAEConfig(Config, fixed=("kind", "normalize_targets"), may_change=("mask_r
     """Share of the patches that is left out."""
     normalize_targets: bool = True
     """Tell each patch's pixels less their mean, over their deviation: better features (table 1d), but no images that
-    can be looked at. Flat patches have nothing left to be told: off for drawings."""
+    can be looked at. Flat patches have nothing left to be predicted: off for drawings."""
 
     @model_validator(mode="after")
     def _check_something_is_masked_and_something_is_not(self) -> "MAEConfig":
@@ -122,7 +122,7 @@ class MAE(PixelNetwork):
         return normalize_patches(patches) if self.config.normalize_targets else patches
 
     def shown(self, predictions: Float[Tensor, "B N P"], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-        """With normalized targets the true means and deviations of patches are put in: the network tells neither."""
+        """With normalized targets the true means and deviations of patches are put in: the network predicts neither."""
         if self.config.normalize_targets:
             predictions = restore_patches(predictions, patchify(to_imagenet(images), self.patch_size))
         return from_imagenet(unpatchify(predictions, self.grid)).clamp(-1, 1)

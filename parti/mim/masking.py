@@ -89,7 +89,7 @@ def unit_mask(grid: Grid, unit: int, ratio: float, rng: np.random.Generator) -> 
 
 
 class Corruption(NamedTuple):
-    """Of each patch: `chosen`, is it to be told; `hidden`, does [mask] stand for it; `source`, whose embedding is in
+    """Of each patch: `chosen`, is it predicted; `hidden`, does [mask] stand for it; `source`, whose embedding is in
     its place otherwise (its own, but for those that were replaced)."""
 
     chosen: Bool[np.ndarray, "N"]

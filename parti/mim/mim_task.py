@@ -70,13 +70,13 @@ class MaskedImageTask(Objective[MaskedPart]):
     def preview(self, batch: Batch) -> Image.Image:
         """Each image, what the network sees of it, and what it makes of that."""
         masks = self.val_masks(batch)
-        told = self.reconstruct(batch.images, masks)
-        seen = torch.where(self._on_pixels(masks[0]), torch.zeros_like(told), batch.images)
-        rows = zip(to_pil(batch.images), to_pil(seen), to_pil(told), strict=True)
+        predicted = self.reconstruct(batch.images, masks)
+        seen = torch.where(self._on_pixels(masks[0]), torch.zeros_like(predicted), batch.images)
+        rows = zip(to_pil(batch.images), to_pil(seen), to_pil(predicted), strict=True)
         images = [image for row in rows for image in row]
-        return contact_sheet(images, ["image", "masked", self.told_as] * len(batch))
+        return contact_sheet(images, ["image", "masked", self.preview_label] * len(batch))
 
-    told_as = "predicted"
+    preview_label = "predicted"
     """What stands beneath predictions in previews."""
 
     @abstractmethod
@@ -104,7 +104,7 @@ class _PixelTask(MaskedImageTask):
         del step
         predictions = self.learner(part.images, *part.masks)
         errors = self.errors(predictions.float(), self.network.targets(part.images)).mean(-1)
-        # Not a selection of the masked ones, whose number a GPU would have to tell first.
+        # Not a selection of the masked ones, whose number a GPU would have to wait for.
         loss = (errors * part.masks[0]).sum() * part.weight
         return loss, {"loss": loss}
 
@@ -129,7 +129,7 @@ class SquaredErrorTask(_PixelTask):
     """Mean squared error, in units of the targets (MAE, section 3)."""
 
     @property
-    def told_as(self) -> str:  # type: ignore[override]
+    def preview_label(self) -> str:  # type: ignore[override]
         """Says what the true image has added."""
         normalized = getattr(self.network.config, "normalize_targets", False)
         return "predicted, in the true means and deviations" if normalized else "predicted"

@@ -1,8 +1,9 @@
 """ViT's masked patch prediction (Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929, B.1.2).
 
-Half of the patches are to be told: of these 80% are [mask], 10% another patch, 10% as they are. Each is told as one of
-512 mean colors. There is no published code; what the paper leaves open is said here: the number of chosen patches is
-exact, another patch is one of the same image, and embeddings are exchanged before positions are added.
+Half of the patches are predicted: of these 80% are [mask], 10% another patch, 10% as they are. The target of each is
+its mean color, one of 512 classes. There is no published code; what the paper leaves open is said here: the number of
+chosen patches is exact, another patch is one of the same image, and embeddings are exchanged before positions are
+added.
 
 Legend: B batch, N patches, M chosen patches of the batch, K classes.
 """
@@ -31,7 +32,7 @@ class MPPConfig(Config, fixed=("kind",), may_change=("chosen", "hidden", "replac
     encoder: ViTConfig = ViTConfig()
     """The encoder."""
     chosen: float = Field(0.5, gt=0, le=1)
-    """Share of the patches that are to be told."""
+    """Share of the patches that are predicted."""
     hidden: float = Field(0.8, ge=0, le=1)
     """Share of the chosen ones for which [mask] stands."""
     replaced: float = Field(0.1, ge=0, le=1)

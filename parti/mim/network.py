@@ -18,7 +18,7 @@ from vqgan.config.schema import Config
 from vqgan.hub.pretrained import PretrainedMixin
 
 Masks = tuple[Tensor, ...]
-"""What a network's `forward` takes beside the images; the first, bool (B, N), says which patches are to be told."""
+"""What a network's `forward` takes beside the images; the first, bool (B, N), says which patches are predicted."""
 
 
 class MaskedImageNetwork(PretrainedMixin, nn.Module):
@@ -49,7 +49,7 @@ class MaskedImageNetwork(PretrainedMixin, nn.Module):
 
     def untrained(self) -> "MaskedImageNetwork":
         """The same network with new random weights."""
-        return type(self)(self.config)  # type: ignore[call-arg, arg-type]
+        return type(self)(self.config)  # type: ignore[call-arg]
 
     @abstractmethod
     def draw_mask(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -83,11 +83,11 @@ class MaskedImageNetwork(PretrainedMixin, nn.Module):
 
 
 class PixelNetwork(MaskedImageNetwork):
-    """One that tells pixels: `forward(images, mask)` gives (B, N, P), in the units of `targets`."""
+    """One that predicts pixels: `forward(images, mask)` gives (B, N, P), in the units of `targets`."""
 
     @abstractmethod
     def targets(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N P"]:
-        """What the patches of images in [-1, 1] are to be told as."""
+        """What the patches of images in [-1, 1] are predicted as."""
 
     @abstractmethod
     def shown(self, predictions: Float[Tensor, "B N P"], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
@@ -95,4 +95,4 @@ class PixelNetwork(MaskedImageNetwork):
 
 
 class ClassNetwork(MaskedImageNetwork):
-    """One that tells classes: `forward(images, chosen, ...)` gives the logits (M, K) of the chosen patches."""
+    """One that predicts classes: `forward(images, chosen, ...)` gives the logits (M, K) of the chosen patches."""

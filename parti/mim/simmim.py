@@ -1,7 +1,7 @@
 """SimMIM (Xie et al., "SimMIM: a Simple Framework for Masked Image Modeling", arXiv 2111.09886).
 
 Large squares of an image are masked, a learned token stands for each of their patches from the first layer on, and one
-linear layer tells their pixels. The encoder is a Swin Transformer, or a ViT as BEiT has it.
+linear layer predicts their pixels. The encoder is a Swin Transformer, or a ViT as BEiT has it.
 
 Legend: B batch, N patches, P numbers of a patch.
 """
@@ -99,7 +99,7 @@ class SimMIM(PixelNetwork):
     def shown(
         self,
         predictions: Float[Tensor, "B N P"],
-        images: Float[Tensor, "B 3 H W"],  # noqa: ARG002 - pixels are told as they are
+        images: Float[Tensor, "B 3 H W"],  # noqa: ARG002 - pixels are predicted as they are
     ) -> Float[Tensor, "B 3 H W"]:
         return from_imagenet(unpatchify(predictions, self.grid)).clamp(-1, 1)
 

@@ -1,4 +1,4 @@
-"""What a masked patch is to be told as: its pixels, a class of its mean color, or a code of an image tokenizer.
+"""What a masked patch is predicted as: its pixels, a class of its mean color, or a code of an image tokenizer.
 
 Images are in [-1, 1] at the edges of this room, as everywhere in the toolkit; the encoders read, and pixel targets are
 in, ImageNet's units, as in all the papers: so published weights fit, and exported ones want the usual preprocessing.

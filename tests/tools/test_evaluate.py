@@ -142,7 +142,7 @@ def test_a_model_folder_alone_takes_images_from_anywhere(tmp_path: Path, capsys:
 
 
 def test_each_mistake_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = "the first word says what to evaluate: tokenizer, generator, captioner, inpainter; "
+    first = "the first word says what to evaluate: tokenizer, generator, captioner, inpainter, encoder; "
     assert error_of([], capsys).startswith("--model is missing")
     assert "say in the first word what to evaluate" in error_of(["--model", str(tmp_path)], capsys)
     assert error_of(["tokeniser"], capsys) == f"{first}received 'tokeniser'; did you mean tokenizer?"

@@ -132,11 +132,11 @@ def test_previews_keep_what_is_seen(name: str) -> None:
     masks = one.val_masks(whole)
     assert one.preview(whole).size[0] > 3 * 32
     if name in ("mae", "simmim", "simmim_vit"):
-        told = one.reconstruct(whole.images, masks)
-        seen = ~one._on_pixels(masks[0]).expand_as(told)
-        assert torch.equal(told[seen], whole.images[seen])
-        assert not torch.equal(told, whole.images)
-    assert one.told_as == ("predicted, in the true means and deviations" if name == "mae" else "predicted")
+        predicted = one.reconstruct(whole.images, masks)
+        seen = ~one._on_pixels(masks[0]).expand_as(predicted)
+        assert torch.equal(predicted[seen], whole.images[seen])
+        assert not torch.equal(predicted, whole.images)
+    assert one.preview_label == ("predicted, in the true means and deviations" if name == "mae" else "predicted")
 
 
 def test_no_masked_patch_gives_no_nan() -> None:

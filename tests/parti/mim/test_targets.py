@@ -1,4 +1,4 @@
-"""What masked patches are told as."""
+"""What masked patches are predicted as."""
 
 import numpy as np
 import pytest
@@ -98,8 +98,8 @@ def test_a_palette_finds_the_colors_that_are_there() -> None:
     pixels = colors[members] + torch.randn(len(members), 3, generator=generator) * 0.02
     palette = fit_palette(pixels, 4)
     assert torch.cdist(colors, palette).min(1).values.max() < 0.05
-    told = nearest_colors(pixels, palette)
-    assert all(len(told[members == number].unique()) == 1 for number in range(4))
+    predicted = nearest_colors(pixels, palette)
+    assert all(len(predicted[members == number].unique()) == 1 for number in range(4))
     assert torch.equal(palette, fit_palette(pixels, 4)), "the same seed, the same palette"
 
 
