@@ -1,6 +1,7 @@
 """A run on images with captions and a vocabulary of its own: what the objectives of stage 2 have in common."""
 
 from collections.abc import Callable
+from functools import partial
 
 from accelerate import Accelerator
 
@@ -50,6 +51,6 @@ def train_on_captions(
     if accelerator.is_main_process:
         run.create()
     vocabulary = load_or_train_tokenizer(config.text, data, run, accelerator, config.loop.timeout_minutes)
-    task = build_task(accelerator, vocabulary)
     notes = notes_on_captions(config.text, data, vocabulary, accelerator)
+    task = partial(build_task, accelerator, vocabulary)
     return fit(config, task, data, run, accelerator, preview, title, notes)

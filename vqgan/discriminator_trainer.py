@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vqgan.config.schedule import Span, ramp
 from vqgan.config.schema import Config
 from vqgan.data.batch import Batch
+from vqgan.hub.construction import within_memory
 from vqgan.losses.adversarial import ADVERSARIAL_LOSSES, adaptive_weight, lecam_penalty, r1_penalty
 from vqgan.models.discriminator import DiscriminatorConfig, StyleGAN2DiscriminatorConfig, build_discriminator
 from vqgan.training.learner import Learner, Opponent
@@ -84,7 +85,9 @@ class DiscriminatorTrainer:
     ) -> None:
         self.config = config
         self.steps = steps
-        discriminator = build_discriminator(config.discriminator, image_size).to(accelerator.device)
+        discriminator = within_memory(lambda: build_discriminator(config.discriminator, image_size)).to(
+            accelerator.device
+        )
         # Channels last: convolutions take half the time on a CPU.
         self.discriminator: nn.Module = discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._learner = Opponent(config.optimizer, precision, discriminator, accelerator, steps)

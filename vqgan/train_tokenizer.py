@@ -1,5 +1,6 @@
 """Stage 1 put together: config -> data, networks, task, loop. `tools/train_vqgan.py` calls `train`."""
 
+from functools import partial
 from typing import Literal
 
 from accelerate import Accelerator
@@ -61,11 +62,10 @@ def train(config: TrainVQGANConfig) -> bool:
     accelerator = setup_run(config.seed, config.loop.timeout_minutes)
     data = DataPipeline(config.data, config.seed)
     preview = data.preview_batch(config.preview_images)
-    task = build_task(config, accelerator)
     run = RunFolder(config.run_dir, config)
     if accelerator.is_main_process:
         run.create()
-    return fit(config, task, data, run, accelerator, preview, title="stage 1")
+    return fit(config, partial(build_task, config, accelerator), data, run, accelerator, preview, title="stage 1")
 
 
 def build_task(config: TrainVQGANConfig, accelerator: Accelerator) -> AutoencoderTask:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from parti.text.checkpoint import TOKENIZER_FILES, WEIGHT_FILES, find_checkpoint
 from parti.text.tokenizer import TextTokenizer
-from parti.text.transformers_folder import SAFE_WEIGHTS, SAFELY
+from parti.text.transformers_folder import SAFE_WEIGHTS, SAFELY, check_weights
 from vqgan.config.schema import Config, ConfigError
+from vqgan.hub.construction import is_only_sized
 from vqgan.hub.model_folder import ModelFolderError
 
 _BERT_STD, _BERT_WIDTH = 0.02, 768
@@ -125,7 +126,7 @@ def start_from_bert(
     Raises ConfigError if the BERT cannot be loaded, is not a BERT, has other sizes, or another vocabulary than
     `tokens`.
     """
-    if config.bert is None:
+    if config.bert is None or is_only_sized():
         return
     bert, mask_id = _load(config.bert)
     own = bert.config
@@ -167,6 +168,7 @@ def _load(name: str) -> tuple[Any, int]:
         config = AutoConfig.from_pretrained(folder, **SAFELY)
         if config.model_type != "bert":
             raise ConfigError(f"{name!r} is a {config.model_type}, not a BERT; give one of its family")
+        check_weights(folder, lambda: family(config, add_pooling_layer=False))
         network, report = family.from_pretrained(
             folder,
             dtype=torch.float32,

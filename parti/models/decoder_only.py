@@ -108,14 +108,15 @@ class DecoderOnly(Generator):
         self.row_positions = nn.Parameter(torch.empty(tokens.image_grid[0], width))
         self.column_positions = nn.Parameter(torch.empty(tokens.image_grid[1], width))
         self.kernel = config.kernel
-        self.layer_kinds: list[MaskKind] = (
-            dalle_layer_kinds(config.depth) if config.attention == "sparse" else ["full"] * config.depth
-        )
         rotary = None
         if config.options.rotary:
             rotary = RotaryPositions(tokens.image_grid, width // config.heads, tokens.text_length)
         self.blocks: Sequence[Block] = cast(
             Sequence[Block], nn.ModuleList(Block(config, rotary) for _ in range(config.depth))
+        )
+        # Behind the blocks, of which a depth that is none ends the building (`vqgan.hub.construction`).
+        self.layer_kinds: list[MaskKind] = (
+            dalle_layer_kinds(config.depth) if config.attention == "sparse" else ["full"] * config.depth
         )
         self.norm = norm(width, config.options.norm)
         self.text_head = nn.Linear(width, tokens.text_vocab_size)

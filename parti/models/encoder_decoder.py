@@ -104,7 +104,6 @@ class EncoderDecoder(Generator):
         if isinstance(self.text_encoder, PretrainedTextEncoder):
             config = config.model_copy(update={"text_encoder": self.text_encoder.config})
         self.config = config
-        self.layer_kinds: list[MaskKind] = [config.attention] * config.decoder_depth
         self.kernel = config.kernel
         # One extra row, the start token, which the head never predicts.
         self.image_embedding = nn.Embedding(tokens.image_vocab_size + 1, width)
@@ -113,6 +112,8 @@ class EncoderDecoder(Generator):
         self.decoder: Sequence[DecoderBlock] = cast(
             Sequence[DecoderBlock], nn.ModuleList(DecoderBlock(config, rotary) for _ in range(config.decoder_depth))
         )
+        # Behind the blocks, of which a depth that is none ends the building (`vqgan.hub.construction`).
+        self.layer_kinds: list[MaskKind] = [config.attention] * config.decoder_depth
         self.decoder_norm = norm(width, config.options.norm)
         self.head = nn.Linear(width, tokens.image_vocab_size)
         self.dropout = nn.Dropout(config.dropout)

@@ -1,5 +1,6 @@
 """Stage 2 put together: config -> data, tokenizers, generator, task, loop. `tools/train_parti.py` calls `train`."""
 
+from functools import partial
 from typing import Literal, cast
 
 from accelerate import Accelerator
@@ -100,7 +101,9 @@ def train(config: TrainPartiConfig) -> bool:
     check_image = caption_checker(config.data.source)
     cut = notes_on_captions(config.text, data, text_tokenizer, accelerator)
     ids_are_ours = cache is not None and cache.has_ids_of(run.path)
-    task = build_task(config, accelerator, text_tokenizer, image_tokenizer, check_image, ids_are_ours=ids_are_ours)
+    task = partial(
+        build_task, config, accelerator, text_tokenizer, image_tokenizer, check_image, ids_are_ours=ids_are_ours
+    )
     return fit(config, task, data, run, accelerator, preview, title="stage 2", notes=cut)
 
 

@@ -22,7 +22,13 @@ from torch import Tensor
 
 from parti.text.architecture import architecture_fingerprint
 from parti.text.checkpoint import TOKENIZER_FILES, WEIGHT_FILES
-from parti.text.transformers_folder import SAFE_WEIGHTS, SAFELY, UnsafeFolderError, check_transformers_folder
+from parti.text.transformers_folder import (
+    SAFE_WEIGHTS,
+    SAFELY,
+    UnsafeFolderError,
+    check_transformers_folder,
+    check_weights,
+)
 from vqgan.data.images.transforms import to_pil
 from vqgan.fingerprints import FrozenPart, network_fingerprint, settings_fingerprint
 from vqgan.hub.huggingface import NotOnHubError, fetch_model
@@ -144,6 +150,10 @@ def _load(name: Path) -> Scorer:
                 f"{name} holds a {config.model_type} model, which does not compare images with texts; "
                 "give a CLIP or SigLIP model, or a run of tools/train_reranker.py"
             )
+        _one_line(
+            lambda: check_weights(name, lambda: AutoModel.from_config(config, trust_remote_code=False)),
+            f"{name}: its weights are missing or damaged",
+        )
         processor = _one_line(
             lambda: AutoProcessor.from_pretrained(name, **SAFELY), f"{name}: its processor is damaged"
         )

@@ -11,6 +11,7 @@ from parti.reranker.contrastive_task import ContrastiveTask, ContrastiveTaskConf
 from parti.reranker.dual_encoder import DualEncoderConfig, build_dual_encoder, build_processor
 from parti.text.tokenizer import TextTokenizer, TextTokenizerConfig
 from vqgan.data.loader import DataConfig
+from vqgan.hub.construction import within_memory
 
 
 class TrainRerankerConfig(CaptionedRunConfig):
@@ -47,6 +48,6 @@ def train(config: TrainRerankerConfig) -> bool:
 
 def build_task(config: TrainRerankerConfig, accelerator: Accelerator, processor: Any) -> ContrastiveTask:
     """The dual encoder for this vocabulary, and the task of a run."""
-    model = build_dual_encoder(config.model, processor)
+    model = within_memory(lambda: build_dual_encoder(config.model, processor))
     pairs = config.data.batch_size // config.loop.gradient_accumulation_steps
     return ContrastiveTask(config.task, model, processor, accelerator, config.loop.steps, pairs)

@@ -24,11 +24,11 @@ from parti.layers.norms import norm
 from parti.layers.options import TransformerOptions
 from parti.text.architecture import architecture_fingerprint
 from parti.text.checkpoint import WEIGHT_FILES, find_checkpoint
-from parti.text.transformers_folder import SAFE_WEIGHTS, SAFELY, UnsafeFolderError, check_settings
+from parti.text.transformers_folder import SAFE_WEIGHTS, SAFELY, UnsafeFolderError, check_settings, check_weights
 from parti.text.usable_length import usable_length
 from vqgan.config.schema import Config, ConfigError
 from vqgan.fingerprints import FrozenPart, network_fingerprint
-from vqgan.hub.construction import TooLargeError
+from vqgan.hub.construction import TooLargeError, is_only_sized
 from vqgan.hub.initial_weights import Resizer, first_rows
 
 _KNOWN = (
@@ -262,11 +262,14 @@ def _load(name: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, **SAFELY)
         config = getattr(config, "text_config", config)  # only the text side of CLIP
+        if is_only_sized():
+            return _states_alone(_family(config).from_config(config, trust_remote_code=False))
+        check_weights(folder, lambda: _family(config).from_config(config, trust_remote_code=False))
         with _warnings_off():
             network, report = _family(config).from_pretrained(
                 folder, config=config, dtype=torch.float32, output_loading_info=True, **SAFE_WEIGHTS
             )
-    except ConfigError:
+    except (ConfigError, TooLargeError):
         raise
     except Exception as error:  # a damaged or foreign file may raise anything
         reason = " ".join(str(error).split())[:300]

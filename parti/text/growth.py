@@ -7,14 +7,16 @@ letter turn one caption into a terabyte. Published vocabularies replace a charac
 import json
 from typing import Any
 
-_MOST_GROWTH, _MOST_TOKENS, _LONGEST = 64.0, 64, 100_000
-"""Limits: factor by which rules may lengthen a text; special tokens around it; text positions."""
+LONGEST = 100_000
+"""Largest number of text positions: every caption is padded to it."""
+_MOST_GROWTH, _MOST_TOKENS = 64.0, 64
+"""Limits: factor by which rules may lengthen a text; special tokens around it."""
 
 
 def check_growth(tokenizer: str, length: int) -> None:
     """Raises ValueError if the rules of a tokenizer's JSON could make a short text very long."""
-    if not 0 < length <= _LONGEST:
-        raise ValueError(f"its text has {length} positions, 1 to {_LONGEST} are possible")
+    if not 0 < length <= LONGEST:
+        raise ValueError(f"its text has {length} positions, 1 to {LONGEST} are possible")
     rules = json.loads(tokenizer)
     for part in ("normalizer", "pre_tokenizer", "decoder", "post_processor"):
         growth, tokens = 1.0, 0

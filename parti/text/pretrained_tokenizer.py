@@ -10,7 +10,7 @@ from pydantic import Field
 from tokenizers import Tokenizer, decoders
 
 from parti.text.checkpoint import TOKENIZER_FILES, find_checkpoint
-from parti.text.growth import check_growth
+from parti.text.growth import LONGEST, check_growth
 from parti.text.tokenizer import TextTokenizer
 from parti.text.transformers_folder import SAFELY
 from parti.text.vocabulary import NULL_TOKEN
@@ -26,7 +26,7 @@ class PretrainedTokenizerConfig(Config, fixed=("kind", "name", "length")):
     """Any tokenizer that transformers reads and the `tokenizers` library runs."""
     name: str
     """Folder, or name on the Hugging Face Hub (owner/name)."""
-    length: int = Field(128, gt=1)
+    length: int = Field(128, gt=1, le=LONGEST)
     """Text positions T, the model's special tokens included; longer captions are cut. CLIP has at most 77."""
 
 

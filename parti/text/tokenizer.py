@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from parti.text.bpe_dropout import BPEDropout
-from parti.text.growth import check_growth
+from parti.text.growth import LONGEST, check_growth
 from parti.text.vocabulary import NULL_TOKEN, PAD_TOKEN, learn_bpe, learn_unigram
 from vqgan.config.schema import Config
 from vqgan.hub.model_folder import ModelFolderError, check_unchanged
@@ -39,7 +39,7 @@ class TextTokenizerConfig(
     """Byte-pair merges, over bytes."""
     vocab_size: int = Field(16_000, gt=258)
     """Upper bound of the vocabulary: 2 special tokens, 256 bytes and merges. Few captions give fewer merges."""
-    length: int = Field(128, gt=0)
+    length: int = Field(128, gt=0, le=LONGEST)
     """Text positions T; longer captions are truncated."""
     training_captions: int = Field(100_000, gt=0)
     """Number of captions that the vocabulary is trained on, from all over the training split."""
@@ -57,7 +57,7 @@ class UnigramConfig(Config, fixed=("kind", "vocab_size", "length", "training_cap
     """Pieces of a unigram language model, over bytes."""
     vocab_size: int = Field(16_000, gt=258)
     """Upper bound of the vocabulary: 2 special tokens, 256 bytes and pieces. Few captions give fewer pieces."""
-    length: int = Field(128, gt=0)
+    length: int = Field(128, gt=0, le=LONGEST)
     """Text positions T; longer captions are truncated."""
     training_captions: int = Field(100_000, gt=0)
     """Number of captions that the vocabulary is trained on, from all over the training split."""

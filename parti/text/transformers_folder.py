@@ -7,10 +7,14 @@ bounded size, and must not refer to files elsewhere on this machine.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from vqgan.hub.construction import TooLargeError, check_sizes
+from vqgan.hub.weights_header import WeightsHeaderError, stored_sizes
 from vqgan.system.bounded_file import check_regular
 
 SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -85,6 +89,24 @@ def check_settings(settings: Any, where: str) -> None:
         # Many published files contain the path where their author saved them; such a path does not exist here.
         if key.endswith("_file") and isinstance(value, str) and _leads_elsewhere(value):
             raise UnsafeFolderError(f"{where}: {key} names {value[:80]!r}, a file of this machine; remove the key")
+
+
+def check_weights(folder: Path, build: Callable[[], nn.Module]) -> None:
+    """Raises UnsafeFolderError where the folder's settings, of which `build` makes a network, are not of its weights.
+
+    To be called before transformers reads them: `num_hidden_layers: 2147483648` takes all memory.
+    """
+    tensors = numbers = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            more = stored_sizes(path)
+        except WeightsHeaderError as error:
+            raise UnsafeFolderError(f"{path} {error}") from None
+        tensors, numbers = tensors + more[0], numbers + more[1]
+    try:
+        check_sizes(build, tensors, numbers)
+    except TooLargeError as error:
+        raise UnsafeFolderError(f"{folder}: {error}") from None
 
 
 def _entries(node: Any) -> Iterator[tuple[str, Any]]:

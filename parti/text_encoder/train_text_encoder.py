@@ -13,6 +13,7 @@ from parti.text_encoder.corpus import Corpus
 from parti.text_encoder.network import TextEncoderPretraining, TextPretrainingConfig
 from parti.text_encoder.pretraining_task import TextPretrainingTask, TextPretrainingTaskConfig
 from vqgan.data.loader import DataConfig
+from vqgan.hub.construction import within_memory
 
 
 class TrainTextEncoderConfig(CaptionedRunConfig, may_change=("corpus",)):
@@ -56,12 +57,14 @@ def build_task(
 ) -> TextPretrainingTask:
     """The network for this vocabulary, and the task of a run. Raises DataError where the passages are not there."""
     corpus = None if config.corpus is None else Corpus(config.corpus)
-    network = TextEncoderPretraining(
-        config.model,
-        vocab_size=tokenizer.vocab_size,
-        length=tokenizer.length,
-        pad_id=tokenizer.pad_id,
-        image_size=config.data.transform.image_size,
+    network = within_memory(
+        lambda: TextEncoderPretraining(
+            config.model,
+            vocab_size=tokenizer.vocab_size,
+            length=tokenizer.length,
+            pad_id=tokenizer.pad_id,
+            image_size=config.data.transform.image_size,
+        )
     )
     pairs = config.data.batch_size // config.loop.gradient_accumulation_steps
     return TextPretrainingTask(

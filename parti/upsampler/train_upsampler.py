@@ -1,11 +1,15 @@
 """An upsampler's run put together: config -> data, networks, task, loop. `tools/train_upsampler.py` calls `train`."""
 
+from functools import partial
 from typing import Literal
+
+from accelerate import Accelerator
 
 from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
 from parti.upsampler.upsampler_task import UpsamplerTask, UpsamplerTaskConfig
 from vqgan.config.schema import ConfigError
 from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.hub.construction import within_memory
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.run import fit, setup_run
 from vqgan.training.run_config import RunConfig
@@ -43,9 +47,16 @@ def train(config: TrainUpsamplerConfig) -> bool:
         )
     data = DataPipeline(config.data, config.seed)
     preview = data.preview_batch(config.preview_images)
-    upsampler = Upsampler(config.model)
-    task = UpsamplerTask(config.task, upsampler, image_tokenizer, accelerator, config.loop.steps)
     run = RunFolder(config.run_dir, config)
     if accelerator.is_main_process:
         run.create()
+    task = partial(build_task, config, accelerator, image_tokenizer)
     return fit(config, task, data, run, accelerator, preview, title="upsampler")
+
+
+def build_task(
+    config: TrainUpsamplerConfig, accelerator: Accelerator, image_tokenizer: ImageTokenizer
+) -> UpsamplerTask:
+    """The network, and the task of a run."""
+    upsampler = within_memory(lambda: Upsampler(config.model))
+    return UpsamplerTask(config.task, upsampler, image_tokenizer, accelerator, config.loop.steps)

@@ -42,7 +42,7 @@ class CNNVQGANConfig(
     """Width at the full resolution, before the multipliers."""
     channel_multipliers: tuple[Annotated[int, Field(gt=0)], ...] = Field((1, 1, 2, 2, 4), strict=False, min_length=1)
     """Width of each level in base_channels, from the full resolution down; the stride is 2 ** (levels - 1)."""
-    residual_blocks: int = Field(2, gt=0)
+    residual_blocks: int = Field(2, gt=0, le=1000)
     """Residual blocks of an encoder level; a decoder level has one more."""
     attention_resolutions: tuple[int, ...] = Field((16,), strict=False)
     """Levels with attention after each block, named by the side of their grid at image_size: [16] at 256 pixels is

@@ -198,7 +198,7 @@ class PatchDiscriminatorConfig(Config, fixed=("kind", "base_channels", "layers")
     """4x4 convolutions with batch norm, one logit for each 70x70 patch (at 3 layers)."""
     base_channels: int = Field(64, gt=0)
     """Width of the first layer; it doubles with every later one, up to 8 times this."""
-    layers: int = Field(3, gt=0)
+    layers: int = Field(3, gt=0, le=16)
     """Convolutions of stride 2; more see a larger patch."""
 
 

@@ -4,13 +4,14 @@ Between the two a run puts its own parts together. The order matters: what draws
 `setup_run`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from accelerate import Accelerator
 
 from vqgan.config.schema import ConfigError
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline
+from vqgan.hub.construction import counted_within_memory
 from vqgan.system.host_memory import keep_freed_memory
 from vqgan.training.loop import TrainingLoop
 from vqgan.training.monitor.trackers import Trackers
@@ -42,7 +43,7 @@ def setup_run(seed: int, timeout_minutes: float = 10.0, *, may_shard: bool = Fal
 
 def fit(
     config: RunConfig,
-    task: Task,
+    build_task: Callable[[], Task],
     data: DataPipeline,
     run: RunFolder,
     accelerator: Accelerator,
@@ -52,10 +53,12 @@ def fit(
 ) -> bool:
     """Train until complete (true) or interrupted (false), from where the run folder's last checkpoint ends.
 
-    `notes` are findings from before training: said at once, and with those of the first line of metrics.
+    The task is built here, so that whatever is trained ends in one line where the machine's memory cannot hold its
+    networks. `notes` are findings from before training: said at once, and with those of the first line of metrics.
 
-    Raises LostProcess where another process of the launch ends, or does not answer for `loop.timeout_minutes`.
+    Raises what `build_task` raises; ConfigError where the networks are too large; RankFailure where another process of the launch ends, or does not answer for `loop.timeout_minutes`.
     """
+    task = counted_within_memory(build_task)
     trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
     with detect_rank_failures(accelerator):
         loop = TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title, notes)

@@ -10,6 +10,7 @@ from parti.fused.captioning.captioner import Captioner, CaptionerConfig
 from parti.fused.captioning.captioning_task import CaptioningTask, CaptioningTaskConfig
 from parti.fused.transfer import check_vocabulary, start_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
+from vqgan.hub.construction import within_memory
 from vqgan.metrics.caption_checkers import CaptionChecker, caption_checker
 
 
@@ -56,7 +57,7 @@ def build_task(
     check_image: CaptionChecker | None = None,
 ) -> CaptioningTask:
     """The captioner for this vocabulary, and the task of a run. Raises what `start_from` raises."""
-    captioner = Captioner(config.model, tokenizer)
+    captioner = within_memory(lambda: Captioner(config.model, tokenizer))
     if config.start is not None:
         start_from(captioner, config.start)
     return CaptioningTask(config.task, captioner, accelerator, config.loop.steps, config.seed, check_image)

@@ -14,6 +14,7 @@ from parti.fused.text_side import text_space
 from parti.fused.transfer import check_vocabulary, start_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
 from vqgan.data.sources.shapes import ShapesConfig
+from vqgan.hub.construction import within_memory
 
 
 class TrainInpaintingConfig(CaptionedRunConfig, may_change=("start",)):
@@ -50,7 +51,7 @@ def build_task(config: TrainInpaintingConfig, accelerator: Accelerator, tokenize
 
     Raises ConfigError or ModelFolderError where what it starts from is not there or does not fit.
     """
-    network = InpaintingNetwork(config.model, text_space(tokenizer))
+    network = within_memory(lambda: InpaintingNetwork(config.model, text_space(tokenizer)))
     if config.start is not None:
         start_from(network, config.start)
     shapes = isinstance(config.data.source, ShapesConfig)

@@ -16,6 +16,7 @@ from parti.fused.transfer import check_vocabulary, start_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
 from vqgan.config.schedule import in_steps
 from vqgan.data.loader import DataConfig
+from vqgan.hub.construction import within_memory
 from vqgan.metrics.caption_checkers import CaptionChecker, caption_checker
 
 
@@ -89,13 +90,14 @@ def build_task(
     Raises ConfigError or ModelFolderError where what they start from is not there or does not fit.
     """
     tokens = text_space(tokenizer)
-    generator = SynthesisGenerator(config.model, tokens)
+    generator = within_memory(lambda: SynthesisGenerator(config.model, tokens))
     if config.start is not None:
         start_from(generator, config.start)
     joint = isinstance(config.task.matching, JointMatchingConfig)
     text, sides = config.model.trunk.text, config.model.sides
-    discriminators = Discriminators(config.discriminators, text, tokens, sides, matching=joint)
-    encoder = None if config.encoder is None else PosteriorEncoder(config.encoder, config.model)
+    discriminators = within_memory(lambda: Discriminators(config.discriminators, text, tokens, sides, matching=joint))
+    chosen = config.encoder
+    encoder = None if chosen is None else within_memory(lambda: PosteriorEncoder(chosen, config.model))
     return SynthesisTask(
         config.task,
         generator,

@@ -24,7 +24,7 @@ _Box = tuple[int, int, int, int]
 class TransformConfig(Config, fixed=("image_size",), may_change=("crop", "smallest_crop", "background", "flip")):
     """How an image becomes a square of `image_size` pixels."""
 
-    image_size: int = Field(256, gt=0)
+    image_size: int = Field(256, gt=0, le=8192)
     """Height and width of what the model sees, in pixels."""
     crop: Literal["center", "random", "dalle_tokenizer", "dalle_transformer", "pad", "stretch"] = "center"
     """center: largest centered square; random: a random square, some smaller; dalle_tokenizer: the largest square

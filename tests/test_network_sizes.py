@@ -1,0 +1,36 @@
+"""Every size in every run's config, set to 2,147,483,648: one line before a network takes memory or time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import network_sizes
+from network_sizes import BUILDS, SMALL
+
+from parti.objectives import OBJECTIVES
+
+SECONDS, MEGABYTES = 4.0, 1024
+"""Processor time of the slowest was 1.8 s beside twelve busy processes."""
+HARMLESS = ("stddev_group", "kernel", "encoder.base_channels", "encoder.most_channels")
+"""How numbers end that make no tensor larger."""
+
+
+def test_a_huge_size_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, network_sizes.__file__, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["peak_kilobytes"] < MEGABYTES << 10
+    assert {name for name, *_ in answer["refusals"]} >= SMALL.keys()
+    assert len(answer["refusals"]) > 80
+    for name, path, said, seconds in answer["refusals"]:
+        assert "\n" not in said, (name, path, said)
+        assert len(said) < 1200, (name, path)
+        assert said != "built" or path.endswith(HARMLESS), (name, path)
+        assert seconds < SECONDS, (name, path, said, seconds)
+
+
+def test_every_run_is_asked() -> None:
+    assert {objective.config_type for objective in OBJECTIVES.values()} <= set(SMALL.values())
+    assert set(SMALL.values()) == set(BUILDS)
