@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tiny import tiny_image_tokenizer, tiny_text_tokenizer
-
 import parti.fused.captioning.train_captioning as captioning
 import parti.fused.inpainting.train_inpainting as inpainting
 import parti.fused.synthesis.train_synthesis as synthesis
@@ -20,6 +18,7 @@ import parti.text_encoder.train_text_encoder as warm_up
 import parti.upsampler.train_upsampler as upsampling
 import vqgan.train_tokenizer as stage_1
 from parti.reranker.dual_encoder import build_processor
+from tests.tiny import tiny_image_tokenizer, tiny_text_tokenizer
 from vqgan.config.schema import Config, ConfigError, load_config, validate
 from vqgan.hub.construction import counted_within_memory
 from vqgan.training.parallel.distributed import build_accelerator

@@ -64,13 +64,14 @@ def _llamagen(source: Source) -> Autoencoder:
 def _enhancing(source: Source) -> Autoencoder:
     _refuse_image_size(source, "the positions say it")
     tensors = _weights(source, "encoder.to_patch_embedding.0.weight", "state_dict")
+    model = from_enhancing(tensors, source.config)  # whose errors say what the file is
     if source.config is None:
-        source.tell(
-            "assumed without a YAML, as no tensor tells it: use_norm true and use_residual false (as of the published "
-            "base and small models); of a model of use_norm false or of an RQ model every image would be wrong: give "
-            "its YAML with --config"
+        raise ForeignCheckpointError(
+            "an enhancing-transformers checkpoint needs the YAML that belongs to it (--config): no tensor tells "
+            "quantizer.use_norm and quantizer.use_residual, and with the wrong one every image would be wrong; the "
+            "project has its models' YAMLs in configs/"
         )
-    return from_enhancing(tensors, source.config)
+    return model
 
 
 def _openai_dvae(source: Source) -> Autoencoder:

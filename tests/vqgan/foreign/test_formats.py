@@ -94,6 +94,8 @@ def enhancing_file(folder: Path) -> tuple[Autoencoder, Path]:
     for name in ("encoder.en_pos_embedding", "decoder.de_pos_embedding"):
         state[name] = state[name][None]
     torch.save({"state_dict": state, "hyper_parameters": {"image_key": "image"}}, folder / "vit.ckpt")
+    params: dict[str, Any] = {"encoder": {}, "decoder": {}, "quantizer": {"use_norm": True}}
+    (folder / "vit.yaml").write_text(yaml.safe_dump({"model": {"params": params}}), encoding="utf-8")
     return model, folder / "vit.ckpt"
 
 
@@ -140,7 +142,7 @@ def mindalle_file(folder: Path) -> tuple[Autoencoder, Path]:
 FILES: dict[str, tuple[Callable[[Path], tuple[Autoencoder, Path]], str | None, int | None]] = {
     "taming": (taming_file, "project.yaml", None),
     "llamagen": (llamagen_file, None, 16),
-    "enhancing": (enhancing_file, None, None),
+    "enhancing": (enhancing_file, "vit.yaml", None),
     "openai-dvae": (openai_files, None, None),
     "mindalle": (mindalle_file, None, 16),
 }

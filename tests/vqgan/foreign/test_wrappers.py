@@ -140,10 +140,16 @@ def test_what_is_assumed_without_a_yaml_is_said(tmp_path: Path) -> None:
     assert "assumed without a YAML: trained at 32 pixels" in imported({"state_dict": state}, None, tmp_path)[1]
 
 
-def test_an_enhancing_model_without_its_yaml_says_what_no_tensor_tells(tmp_path: Path) -> None:
-    from tests.vqgan.foreign.test_enhancing import foreign_state
+@pytest.mark.parametrize("use_norm", [True, False])
+def test_an_enhancing_model_needs_its_yaml(use_norm: bool, tmp_path: Path) -> None:
+    """The tensors are the same, and every image of the wrong one would be wrong."""
+    from tests.vqgan.foreign.test_enhancing import PARAMS, foreign_state
 
     torch.save({"state_dict": foreign_state()}, tmp_path / "x.ckpt")
-    said: list[str] = []
-    import_checkpoint("enhancing", tmp_path / "x.ckpt", None, tmp_path / "out", None, said.append)
-    assert any("use_norm true and use_residual false" in line and "--config" in line for line in said)
+    with pytest.raises(ForeignCheckpointError, match="needs the YAML that belongs to it"):
+        import_checkpoint("enhancing", tmp_path / "x.ckpt", None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    params = PARAMS | {"quantizer": PARAMS["quantizer"] | {"use_norm": use_norm}}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({"model": {"params": params}}), encoding="utf-8")
+    read = import_checkpoint("enhancing", tmp_path / "x.ckpt", tmp_path / "x.yaml", tmp_path / "out")
+    assert read.autoencoder.config.model_dump()["quantizer"]["l2_normalize"] is use_norm

@@ -5,11 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import network_sizes
-from network_sizes import BUILDS, SMALL
-
 from parti.objectives import OBJECTIVES
+from tests.network_sizes import BUILDS, SMALL
 
+ROOT = Path(__file__).parents[3]
 SECONDS, MEGABYTES = 4.0, 1024
 """Processor time of the slowest was 1.8 s beside twelve busy processes."""
 HARMLESS = ("stddev_group", "kernel", "encoder.base_channels", "encoder.most_channels")
@@ -17,8 +16,8 @@ HARMLESS = ("stddev_group", "kernel", "encoder.base_channels", "encoder.most_cha
 
 
 def test_a_huge_size_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, network_sizes.__file__, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    command = [sys.executable, "-m", "tests.network_sizes", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["peak_kilobytes"] < MEGABYTES << 10
