@@ -12,6 +12,7 @@ from typing import Any
 import parti.fused.captioning.train_captioning as captioning
 import parti.fused.inpainting.train_inpainting as inpainting
 import parti.fused.synthesis.train_synthesis as synthesis
+import parti.mim.train_mim as mim
 import parti.next_token.train_next_token as next_token
 import parti.reranker.train_reranker as reranking
 import parti.text_encoder.train_text_encoder as warm_up
@@ -39,6 +40,13 @@ def rerank(config: Any, folder: Path) -> Task:
     return reranking.build_task(config, build_accelerator(), build_processor(config.model, folder))
 
 
+def masked_codes(config: Any, folder: Path) -> Task:
+    tiny_image_tokenizer().save_pretrained(folder)
+    encoder = config.model.encoder
+    small = {"target_size": 4 * encoder.image_size // encoder.patch_size, "image_tokenizer": str(folder)}
+    return mim.build_task(config.model_copy(update=small), build_accelerator())
+
+
 BUILDS: dict[type[Config], Build] = {
     stage_1.TrainVQGANConfig: lambda config, _: stage_1.build_task(config, build_accelerator()),
     next_token.TrainPartiConfig: lambda config, _: next_token.build_task(
@@ -57,6 +65,10 @@ BUILDS: dict[type[Config], Build] = {
     captioning.TrainCaptioningConfig: lambda config, _: captioning.build_task(
         config, build_accelerator(), tiny_text_tokenizer()
     ),
+    mim.TrainMAEConfig: lambda config, _: mim.build_task(config, build_accelerator()),
+    mim.TrainSimMIMConfig: lambda config, _: mim.build_task(config, build_accelerator()),
+    mim.TrainMPPConfig: lambda config, _: mim.build_task(config, build_accelerator()),
+    mim.TrainBEiTConfig: masked_codes,
     synthesis.TrainSynthesisConfig: lambda config, _: synthesis.build_task(
         config, build_accelerator(), tiny_text_tokenizer()
     ),
@@ -73,6 +85,10 @@ SMALL = {
     "parti/fused_inpainting_shapes": inpainting.TrainInpaintingConfig,
     "parti/fused_captioning_shapes": captioning.TrainCaptioningConfig,
     "parti/fused_synthesis_shapes": synthesis.TrainSynthesisConfig,
+    "mim/mae_shapes": mim.TrainMAEConfig,
+    "mim/simmim_shapes": mim.TrainSimMIMConfig,
+    "mim/mpp_shapes": mim.TrainMPPConfig,
+    "mim/beit_shapes": mim.TrainBEiTConfig,
 }
 PAPERS = {
     "vqgan/vit_vqgan_large": stage_1.TrainVQGANConfig,

@@ -31,7 +31,7 @@ class ViTConfig(
     """Side of a patch in pixels."""
     width: int = Field(768, gt=0)
     """Channels of a token."""
-    depth: int = Field(12, gt=0)
+    depth: int = Field(12, gt=0, le=1000)
     """Number of blocks."""
     heads: int = Field(12, gt=0)
     """Attention heads in each."""

@@ -28,7 +28,7 @@ class MAEDecoderConfig(Config, fixed=("width", "depth", "heads")):
 
     width: int = Field(512, gt=0)
     """Channels of a token."""
-    depth: int = Field(8, gt=0)
+    depth: int = Field(8, gt=0, le=1000)
     """Number of blocks. One does for fine-tuning; probes of the encoder want more (table 1a)."""
     heads: int = Field(16, gt=0)
     """Attention heads in each."""

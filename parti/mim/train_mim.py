@@ -1,6 +1,7 @@
 """Runs of masked image modeling put together: config -> data, network, targets, task, loop."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from parti.mim.mpp import MPP, MPPConfig
 from parti.mim.simmim import SimMIM, SimMIMConfig
 from parti.mim.targets import MeanColors, TokenizerCodes
 from vqgan.data.loader import DataPipeline
+from vqgan.hub.construction import within_memory
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.learner import LearnerConfig
 from vqgan.training.run import fit, setup_run
@@ -79,13 +81,14 @@ def train(config: TrainMIMConfig) -> bool:
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
     accelerator = setup_run(config.seed, config.loop.timeout_minutes)
-    task = build_task(config, accelerator)
     data = DataPipeline(config.data, config.seed)
     preview = data.preview_batch(config.preview_images)
     run = RunFolder(config.run_dir, config)
     if accelerator.is_main_process:
         run.create()
-    return fit(config, task, data, run, accelerator, preview, title=config.objective)
+    return fit(
+        config, partial(build_task, config, accelerator), data, run, accelerator, preview, title=config.objective
+    )
 
 
 def build_task(config: TrainMIMConfig, accelerator: Accelerator) -> MaskedImageTask:
@@ -95,25 +98,29 @@ def build_task(config: TrainMIMConfig, accelerator: Accelerator) -> MaskedImageT
 
 
 def _mae(config: TrainMAEConfig, accelerator: Accelerator) -> MaskedImageTask:
-    return SquaredErrorTask(config.task, MAE(config.model), accelerator, config.loop.steps, config.seed)
+    return SquaredErrorTask(
+        config.task, within_memory(lambda: MAE(config.model)), accelerator, config.loop.steps, config.seed
+    )
 
 
 def _simmim(config: TrainSimMIMConfig, accelerator: Accelerator) -> MaskedImageTask:
-    return AbsoluteErrorTask(config.task, SimMIM(config.model), accelerator, config.loop.steps, config.seed)
+    network = within_memory(lambda: SimMIM(config.model))
+    return AbsoluteErrorTask(config.task, network, accelerator, config.loop.steps, config.seed)
 
 
 def _beit(config: TrainBEiTConfig, accelerator: Accelerator) -> MaskedImageTask:
     tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer).to(accelerator.device)
     encoder = config.model.encoder
     targets = TokenizerCodes(tokenizer, encoder.grid, config.target_size or encoder.image_size)
-    network = BEiT(config.model, targets.classes)
+    network = within_memory(lambda: BEiT(config.model, targets.classes))
     frozen = {"image_tokenizer": tokenizer.codes_as_frozen_part()}
     return ClassTask(config.task, network, targets, accelerator, config.loop.steps, config.seed, frozen)
 
 
 def _mpp(config: TrainMPPConfig, accelerator: Accelerator) -> MaskedImageTask:
     targets = MeanColors(config.model.encoder.patch_size)
-    return ClassTask(config.task, MPP(config.model), targets, accelerator, config.loop.steps, config.seed)
+    network = within_memory(lambda: MPP(config.model))
+    return ClassTask(config.task, network, targets, accelerator, config.loop.steps, config.seed)
 
 
 _BUILDERS: dict[type[TrainMIMConfig], Callable[[Any, Accelerator], MaskedImageTask]] = {

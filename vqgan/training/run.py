@@ -56,7 +56,8 @@ def fit(
     The task is built here, so that whatever is trained ends in one line where the machine's memory cannot hold its
     networks. `notes` are findings from before training: said at once, and with those of the first line of metrics.
 
-    Raises what `build_task` raises; ConfigError where the networks are too large; RankFailure where another process of the launch ends, or does not answer for `loop.timeout_minutes`.
+    Raises what `build_task` raises; ConfigError where the networks are too large; RankFailure where another process of
+    the launch ends, or does not answer for `loop.timeout_minutes`.
     """
     task = counted_within_memory(build_task)
     trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
