@@ -73,7 +73,7 @@ BUILDS: dict[type[Config], Build] = {
         config, build_accelerator(), tiny_text_tokenizer()
     ),
 }
-SMALL = {
+SMALL: dict[str, type[Config]] = {
     "vqgan/shapes": stage_1.TrainVQGANConfig,
     "vqgan/shapes_cnn": stage_1.TrainVQGANConfig,
     "vqgan/shapes_dvae": stage_1.TrainVQGANConfig,
@@ -90,7 +90,7 @@ SMALL = {
     "mim/mpp_shapes": mim.TrainMPPConfig,
     "mim/beit_shapes": mim.TrainBEiTConfig,
 }
-PAPERS = {
+PAPERS: dict[str, type[Config]] = {
     "vqgan/vit_vqgan_large": stage_1.TrainVQGANConfig,
     "vqgan/cnn_vqgan_f16": stage_1.TrainVQGANConfig,
     "vqgan/dvae": stage_1.TrainVQGANConfig,
@@ -150,7 +150,8 @@ def main(folder: Path) -> None:
     """Print all refusals as JSON."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, resource.RLIM_INFINITY))
     found = []
-    for names, only in ((SMALL, ()), (PAPERS, LAYERS)):
+    both: list[tuple[dict[str, type[Config]], tuple[str, ...]]] = [(SMALL, ()), (PAPERS, LAYERS)]
+    for names, only in both:
         for name, config_type in names.items():
             found += [(name, *refusal) for refusal in refusals(name, config_type, folder, only)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
