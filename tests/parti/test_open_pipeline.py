@@ -13,12 +13,13 @@ from torch import nn
 
 from parti.base_pipeline import Pipeline, Requests, SampleOptions
 from parti.evaluation.generator import load_evaluation, measure_generator
-from parti.open_pipeline import PIPELINES, find_pipeline, open_pipeline
+from parti.open_pipeline import PIPELINES, StoredPipeline, find_pipeline, open_pipeline
 from parti.reranker.rerank import sample_best
 from parti.reranker.scorer import Scorer
-from parti.sample_files import resolve, write_samples
+from parti.sample_files import SampleConfig, load_sample_config, write_samples
 from parti.text.tokenizer import TextTokenizer
 from tests.tiny import tiny_text_to_image, tiny_text_tokenizer
+from vqgan.config.options import split_options
 from vqgan.config.schema import ConfigError
 from vqgan.hub.model_folder import CONFIG_FILE, ModelFolder, load_model
 
@@ -88,8 +89,14 @@ def flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path / "flat")
 
 
+def sampled(model: str, out: Path, *more: str) -> tuple[SampleConfig, StoredPipeline]:
+    words = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    words += ["--device", "cpu", "--model", model, "--out", str(out), *more]
+    return load_sample_config(list(split_options(words)))
+
+
 def test_a_new_kind_samples_reranks_and_is_evaluated(flat: str, tmp_path: Path) -> None:
-    records = write_samples(*resolve(PROMPTS, None, "cpu", {}, model=flat, n=2, seed=3, out=str(tmp_path / "out")))
+    records = write_samples(*sampled(flat, tmp_path / "out", "--n", "2", "--seed", "3"))
     assert records == json.loads((tmp_path / "out" / "samples.json").read_text(encoding="utf-8"))
     assert [(record["prompt"], record["seed"]) for record in records] == [(p, s) for p in PROMPTS for s in (3, 4)]
     with Image.open(tmp_path / "out" / "0001-01.png") as image:
@@ -100,7 +107,7 @@ def test_a_new_kind_samples_reranks_and_is_evaluated(flat: str, tmp_path: Path) 
 
     words = ["--model", flat, "--out", str(tmp_path / "metrics.json"), "--device", "cpu", "--clip", "[]"]
     words += ["--data.source", "{kind: shapes, train_size: 4, val_size: 6}", "--inception_weights", "random"]
-    report = measure_generator(load_evaluation([*words, "--samples", "4"]))
+    report = measure_generator(load_evaluation(list(split_options([*words, "--samples", "4"]))))
     assert report.model["parameters"] == 1
     assert report.as_json()["metrics"]["prompt_accuracy"]["value"] == 0
     assert "nats_per_code" not in report.as_json()["metrics"]
@@ -108,9 +115,9 @@ def test_a_new_kind_samples_reranks_and_is_evaluated(flat: str, tmp_path: Path) 
 
 
 def test_an_option_that_a_kind_has_no_use_for_is_one_line(flat: str, tmp_path: Path) -> None:
-    for given, sampling in (({"watch": True}, {}), ({"image_tokenizer": "x"}, {}), ({}, {"top_k": 3})):
+    for words in (["--watch"], ["--image-tokenizer", "x"], ["--top-k", "3"]):
         with pytest.raises(ConfigError, match=r"^--.*: the model in .*flat paints one color; leave it out$"):
-            resolve(PROMPTS, None, "cpu", sampling, model=flat, out=str(tmp_path), **given)
+            sampled(flat, tmp_path, *words)
     with pytest.raises(ConfigError, match="all_scales: Flat paints one color"):
         next(open_pipeline(flat).stream([("a", 0)], SampleOptions(all_scales=True)))
     with pytest.raises(ConfigError, match=r"image_tokenizer: the model in .*flat paints one color"):
@@ -127,7 +134,7 @@ def test_sampling_finds_the_folder_and_reads_its_config_once(tmp_path: Path, mon
         read_text(self, path, config)
 
     monkeypatch.setattr(ModelFolder, "__init__", count)
-    write_samples(*resolve(PROMPTS, None, "cpu", {}, model=str(tmp_path / "run"), n=1, out=str(tmp_path / "out")))
+    write_samples(*sampled(str(tmp_path / "run"), tmp_path / "out", "--n", "1"))
     model = tmp_path / "run" / "model"
     assert reads == [model, model / "image_tokenizer"]
     assert (model / CONFIG_FILE).is_file()
