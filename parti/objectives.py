@@ -66,3 +66,11 @@ def choose_objective(
     if name not in choices:
         raise ConfigError(f"{where}: objective {name} is trained by `parti train`, here: {', '.join(choices)}")
     return OBJECTIVES[name]
+
+
+def train(config: RunConfig) -> bool:
+    """Trains what the config says, whatever its objective; true when complete, false when interrupted.
+
+    A run folder that is there is resumed. Raises a UserError with one line: ConfigError, DataError, ...
+    """
+    return OBJECTIVES[config.objective].train(config)
