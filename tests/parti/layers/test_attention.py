@@ -112,6 +112,20 @@ def test_joint_attention_of_text_and_then_image_is_that_of_one_row(rotary: bool)
         torch.testing.assert_close(step, whole[:, 5 + position], rtol=1e-4, atol=1e-5)
 
 
+def test_a_joint_step_in_bf16_gives_bf16_near_what_fp32_gives() -> None:
+    layer = JointAttention(WIDTH, HEADS)
+    randomize(layer)
+    texts, image = random(1, 5, WIDTH, seed=1), random(2, WIDTH)
+    steps = []
+    for dtype in (torch.float32, torch.bfloat16):
+        layer = layer.to(dtype)
+        _, keys, values = layer.prefill(texts.to(dtype))
+        cache = KeyValueCache(CacheLayout("row", GRID, 3, CPU), 2, HEADS, keys)
+        steps.append(layer.decode_step(image.to(dtype), [SharedText(keys, values, None, 2)], cache, 0))
+    assert steps[1].dtype == torch.bfloat16
+    assert (steps[1].float() - steps[0]).norm() < 0.02 * steps[0].norm()
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_one_query_reads_as_many_do(masked: bool) -> None:
     q, k, v = random(2, HEADS, 8), random(2, HEADS, 5, 8, seed=1), random(2, HEADS, 5, 8, seed=2)
