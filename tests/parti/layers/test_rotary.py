@@ -25,6 +25,14 @@ def test_angles_are_those_of_the_formula() -> None:
         torch.testing.assert_close(turned[state], torch.cat([angles.cos(), angles.sin()]))
 
 
+def test_frequencies_of_wider_heads_lie_closer() -> None:
+    """Of 16 components four pairs turn by the row: by row * 10000^(-i / 4)."""
+    angles = torch.tensor([1.0, 0.1, 0.01, 0.001])
+    rotary = RotaryPositions(GRID, head_width=16)
+    torch.testing.assert_close(rotary.cos[5], torch.cat([angles.cos(), torch.ones(4)]), msg="row 1, column 0")
+    torch.testing.assert_close(rotary.sin[1], torch.cat([torch.zeros(4), angles.sin()]), msg="row 0, column 1")
+
+
 def test_scores_depend_on_differences_of_rows_and_columns_alone() -> None:
     rotary = RotaryPositions(GRID, head_width=16)
     query, key = states(1), states(1, seed=1)
