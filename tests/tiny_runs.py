@@ -35,6 +35,7 @@ _LOOP = {"steps": 8, "log_every": 3, "evaluate_every": 4, "preview_every": 0, "s
 
 PARALLEL_1 = {"task.optimizer": {"kind": "adamw", "learning_rate": 1e-3, "clip_norm": 1.0}, "loop.steps": 6}
 PARALLEL_2 = {"model.dropout": 0.0, "task.sampled_prompts": 0, "task.optimizer.learning_rate": 1e-3, "loop.steps": 6}
+SHARDED_1 = PARALLEL_1 | {"loop.preview_every": 3, "loop.keep_best": {"metric": "psnr", "mode": "higher"}}
 """Changes for runs whose results are compared between one process and two, where sums round differently: muon
 (which works in bf16) and large steps would make much of that."""
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqgan.config.schedule import Span, ramp
-from vqgan.config.schema import Config
+from vqgan.config.schema import Config, ConfigError
 from vqgan.data.batch import Batch
 from vqgan.hub.construction import within_memory
 from vqgan.losses.adversarial import ADVERSARIAL_LOSSES, adaptive_weight, lecam_penalty, r1_penalty
@@ -24,6 +24,7 @@ from vqgan.training.learner import Learner, Opponent
 from vqgan.training.objective import Objective
 from vqgan.training.optim.optimizer import OptimizerConfig
 from vqgan.training.optim.precision import Precision
+from vqgan.training.parallel.sharding import is_sharded
 from vqgan.training.task import Stateful
 
 PartT = TypeVar("PartT")
@@ -174,6 +175,11 @@ class AdversarialObjective(Objective[PartT], Generic[PartT]):
     def __init__(self, learner: Learner[Any], config: AdversarialConfig, image_size: int) -> None:
         super().__init__(learner)
         self.discriminator_trainer: DiscriminatorTrainer | None = None
+        if config.weight and config.adaptive and is_sharded(learner.accelerator):
+            raise ConfigError(
+                "task.adversarial.adaptive is true, but the last layer, at which it compares gradients, is sharded "
+                "(FSDP2); set it to false, or use configs/accelerate/ddp.yaml"
+            )
         if config.weight:
             self.discriminator_trainer = DiscriminatorTrainer(
                 config, image_size, learner.accelerator, learner.steps, learner.precision

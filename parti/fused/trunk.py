@@ -63,6 +63,11 @@ class RowParts(nn.Module):
         first_layer = next((place for place, row in enumerate(there) if str(row) in self.text), 0)
         start_from_bert(self.embeddings, layers, text, tokens, first_layer)
 
+    def repeated_layers(self) -> list[nn.Module]:
+        """Returns the convolutions, BertLayers and fusions, row by row."""
+        kinds = (self.image, self.text, self.fusions)
+        return [kind[str(row)] for row in self.config.rows for kind in kinds if str(row) in kind]
+
     def image_step(self, row: int, image: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:
         """Applies the convolution into `row`."""
         return self.image[str(row)](image)

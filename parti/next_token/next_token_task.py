@@ -62,6 +62,7 @@ class NextTokenTask(Objective[_Part]):
     """Trains a generator on the codes of a frozen image tokenizer."""
 
     network_name = "generator"
+    evaluates_sharded = True
 
     def __init__(
         self,

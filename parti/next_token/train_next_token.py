@@ -75,7 +75,7 @@ def train(config: TrainPartiConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    accelerator = setup_run(config.seed, config.loop.timeout_minutes, may_shard=True)
+    accelerator = setup_run(config.seed, config.loop.timeout_minutes)
     cache: CodeCache | None = None
     if config.data.codes is None:
         image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)

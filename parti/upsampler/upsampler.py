@@ -10,7 +10,7 @@ which 5x5 pixels suffice, and the residual path ends in a gain of 0, so training
 Letters: B batch, h w pixels of the small image, H W of the large one, C channels.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class UpsamplerConfig(Config, fixed=("kind", "scale", "blocks", "channels", "exp
     """Width inside a block, where the activation is, as a multiple of `channels`."""
 
 
-class Upsampler(PretrainedMixin, nn.Module):
+class Upsampler(nn.Module, PretrainedMixin):
     """Images of any size to images with sides `scale` times as long. `from_pretrained` gives a frozen one."""
 
     kinds = ("upsampler",)
@@ -55,6 +55,10 @@ class Upsampler(PretrainedMixin, nn.Module):
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 H W"]:
         """Returns enlarged images, nominally in [-1, 1] but not clamped, in fp32 even under autocast."""
         return self.doublings(images)
+
+    def repeated_layers(self) -> list[nn.Module]:
+        """The residual blocks of all doublings."""
+        return [block for doubling in self.doublings for block in cast(_Doubling, doubling).blocks]
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -132,6 +132,11 @@ class Autoencoder(nn.Module):
         """What is compiled, or divided between processes: encoder and decoder, each as one."""
         return [self.encoder, self.decoder]
 
+    def replicated_modules(self) -> list[nn.Module]:
+        """What is whole on every process in any case: codes are looked up, placed and counted outside of training's
+        forward pass."""
+        return [self.quantizer]
+
     @property
     def codes_are_frozen(self) -> bool:
         """Whether `freeze_codes` was called."""

@@ -5,13 +5,16 @@ processes of the launch (DDP, or FSDP2 as an accelerate config asks for it), the
 step that is left out where a gradient is not finite, and the averaged weights are one thing, the same for all of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor.experimental import implicit_replication
+from torch.nn.parallel import DistributedDataParallel
 
 from vqgan.config.schema import Config
 from vqgan.training.optim.ema import EMA, EMAConfig
@@ -20,7 +23,7 @@ from vqgan.training.optim.optimizer import Optimizer, OptimizerConfig
 from vqgan.training.optim.parameter_groups import freeze, rate_scales
 from vqgan.training.optim.precision import DTYPES, Precision, autocast
 from vqgan.training.parallel.gradient_accumulation import accumulate, add_share, weight_of_each
-from vqgan.training.parallel.sharding import Layers, requested_sharding
+from vqgan.training.parallel.sharding import Layers, is_sharded, replicated_parameters, requested_sharding
 from vqgan.training.task import Stateful
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -94,7 +97,7 @@ class Player:
         """The gradients of the mean over micro-batches and processes; returns this process's means of the metrics."""
         means: dict[str, Tensor] = {}
         share = 1 / len(parts)
-        for part in accumulate(self.accelerator, self.parallel, parts):
+        for part in accumulate(self.parallel, parts):
             loss, metrics = compute_loss(part)
             self.accelerator.backward(loss * (share * self.scale))
             add_share(means, metrics, share)
@@ -110,7 +113,10 @@ class Player:
 
 
 class Opponent(Player):
-    """The discriminator of a GAN: its own optimizer, no average."""
+    """The discriminator of a GAN: its own optimizer, no average.
+
+    Whole on every process, and never compiled: penalties on gradients are differentiated twice.
+    """
 
     def __init__(
         self,
@@ -123,7 +129,11 @@ class Opponent(Player):
     ) -> None:
         scales = rate_scales(network, [], config.learning_rate_scale, config.layer_decay)
         freeze(network, scales)
-        parallel = accelerator.prepare_model(network.to(accelerator.device))
+        network = network.to(accelerator.device)
+        if not is_sharded(accelerator):
+            parallel: nn.Module = accelerator.prepare_model(network)
+        else:
+            parallel = DistributedDataParallel(network)
         optimizer = Optimizer(config, network, steps, fp16=precision == "fp16", scales=scales)
         super().__init__(precision, parallel, optimizer, accelerator, constrain)
 
@@ -159,6 +169,7 @@ class Learner(Player, Generic[NetworkT]):
             for layer in layers(network):
                 layer.compile()
         sharding = requested_sharding(accelerator)
+        self._is_sharded = sharding is not None
         parallel: nn.Module = network
         if sharding is None:
             parallel = accelerator.prepare_model(network.to(accelerator.device))
@@ -178,9 +189,10 @@ class Learner(Player, Generic[NetworkT]):
 
     def update(self, step: int) -> dict[str, Tensor]:
         """The optimizer's step, and the average's behind it; neither where a gradient is not finite."""
-        metrics = super().update(step)
-        if not metrics["skipped"]:  # in the host's memory
-            self.ema.update(self._averaged, step)
+        with self._average_replicated():
+            metrics = super().update(step)
+            if not metrics["skipped"]:  # in the host's memory
+                self.ema.update(self._averaged, step)
         return metrics
 
     def _rate_scales(self, layers: Layers[Any]) -> dict[int, float]:
@@ -188,6 +200,18 @@ class Learner(Player, Generic[NetworkT]):
         if not optimizer.learning_rate_scale and optimizer.layer_decay == 1.0:
             return {}
         return rate_scales(self.network, layers(self.network), optimizer.learning_rate_scale, optimizer.layer_decay)
+
+    @contextmanager
+    def _average_replicated(self) -> Iterator[None]:
+        """Inside, sharded weights and those that are whole on every process may be updated together."""
+        if not self._is_sharded:
+            yield
+            return
+        for parameter in replicated_parameters(self.network):
+            if parameter.grad is not None:
+                parameter.grad = torch.as_tensor(self.accelerator.reduce(parameter.grad, reduction="mean"))
+        with implicit_replication():
+            yield
 
     def weight_of_each(self, counts: Sequence[Tensor]) -> Tensor:
         """See `vqgan.training.parallel.gradient_accumulation.weight_of_each`."""

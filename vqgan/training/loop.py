@@ -7,7 +7,6 @@ stopped: what a step sees depends on its number alone (see `vqgan.data.loader`),
 """
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -30,10 +29,10 @@ from vqgan.training.monitor.progress import Progress
 from vqgan.training.monitor.trackers import Trackers
 from vqgan.training.overfitting import about_memorizing, training_loss
 from vqgan.training.parallel.distributed import all_gather_object, all_reduce_mean
-from vqgan.training.parallel.sharding import is_sharding_requested
 from vqgan.training.run_folder import RunFolder
 from vqgan.training.stopping import StopRequest
 from vqgan.training.task import Task
+from vqgan.training.validation import Validation
 
 _STEPS_BETWEEN_AGREEING_TO_STOP = 8
 """With several processes: to ask whether one of them was told to stop, each waits for its device."""
@@ -109,6 +108,8 @@ class TrainingLoop:
         self._preview_batch = preview_batch.to(accelerator.device)
         self._window = MetricAccumulator(data.config.batch_size)
         self._checkpoints = CheckpointManager(task, self._window, accelerator, run, config.keep_checkpoints)
+        micro_batches = config.gradient_accumulation_steps
+        self._validation = Validation(task, data, self._checkpoints, accelerator, micro_batches, self._received)
         self._best = BestTracker(config.keep_best)
         self._guard = NaNGuard(config.guard)
         self._findings = Diagnostics()
@@ -227,10 +228,7 @@ class TrainingLoop:
         return "interrupted"
 
     def _evaluate(self, done: int, progress: Progress) -> None:
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        even = is_sharding_requested()
-        val = self.data.val_batches(rank, processes, self._val_size(), even=even)
-        metrics = self.task.evaluate(map(self._received, val))
+        metrics = self._validation.metrics()
         self.trackers.log(metrics, done, "val")
         if isinstance(self.task, CountsCodes) and (counts := self.task.code_counts()) is not None:
             self.trackers.code_counts(counts, done)
@@ -242,10 +240,6 @@ class TrainingLoop:
         for finding in self._findings_val.new_messages(memorizing):
             progress.say(f"step {done}: {finding}")
             self._record_event(done, {"event": "finding", "finding": finding})
-
-    def _val_size(self) -> int:
-        share = BatchShard(0, self.accelerator.num_processes, self.config.gradient_accumulation_steps)
-        return share.local_size(self.data.config.batch_size)
 
     def _is_broken(self) -> bool:
         """Returns whether weights or other state are not finite, so that nothing may be saved or evaluated."""
@@ -327,8 +321,7 @@ class TrainingLoop:
         if self.config.keep_best is not None and not self._best.step:
             device = self.accelerator.device
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                val = self.data.val_batches(batch_size=self._val_size())
-                self._best.check_metric(self.task.evaluate(map(self._received, islice(val, 1))))
+                self._best.check_metric(self._validation.trial())
 
     def _go_back(self, done: int, progress: Progress) -> int:
         """Rolls back to the last good checkpoint, with other data and random numbers. Raises TrainingDiverged if it

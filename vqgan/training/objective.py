@@ -23,6 +23,9 @@ class Objective(ABC, Generic[PartT]):
 
     network_name: ClassVar[str] = "network"
     """What the network is called in checkpoints."""
+    evaluates_sharded: ClassVar[bool] = False
+    """Whether `evaluate` is forward passes alone, of as many batches on every process: where weights are sharded
+    (FSDP2), the average then need not be whole anywhere."""
 
     def __init__(self, learner: Learner[Any]) -> None:
         self.learner = learner

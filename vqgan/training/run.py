@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 from accelerate import Accelerator
 
-from vqgan.config.schema import ConfigError
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline
 from vqgan.hub.construction import counted_within_memory
@@ -24,19 +23,15 @@ from vqgan.training.stopping import end_with_launcher
 from vqgan.training.task import Task
 
 
-def setup_run(seed: int, timeout_minutes: float = 10.0, *, may_shard: bool = False) -> Accelerator:
+def setup_run(seed: int, timeout_minutes: float = 10.0) -> Accelerator:
     """Memory, devices and randomness of this process, which ends with its launcher.
 
-    Raises ConfigError where the accelerate config asks for sharded weights and the run is not one that `may_shard`.
+    Raises ConfigError where the accelerate config asks for a sharding that is not supported.
     """
     end_with_launcher()
     keep_freed_memory()
     accelerator = build_accelerator(timeout_minutes)
-    if not may_shard and requested_sharding(accelerator) is not None:
-        raise ConfigError(
-            "weights are sharded (FSDP2) in runs of tools/train_parti.py with objective next_token alone; use "
-            "configs/accelerate/ddp.yaml"
-        )
+    requested_sharding(accelerator)
     seed_everything(seed, accelerator.process_index)
     return accelerator
 

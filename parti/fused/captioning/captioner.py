@@ -94,7 +94,7 @@ class WordHeads(nn.Module):
         self.words = nn.ModuleDict({str(row): WordProjection(width, vocab_size) for row in ROWS})
 
 
-class Captioner(PretrainedMixin, nn.Module):
+class Captioner(nn.Module, PretrainedMixin):
     """The captioning network; see the module's docstring.
 
     Raises ConfigError if the BERT of the trunk cannot be loaded or does not fit.
@@ -140,6 +140,10 @@ class Captioner(PretrainedMixin, nn.Module):
             if row is not None:
                 logits[row] = self.logits(row, self.head(row)(state.text, before))
         return TrainOutput(tuple(logits[row] for row in ROWS), attention_maps)
+
+    def repeated_layers(self) -> list[nn.Module]:
+        """Returns the layers of the trunk's rows."""
+        return self.parts.repeated_layers()
 
     def context(self, images: Float[Tensor, "B 3 H W"]) -> "ImageContext":
         """Encodes images up to row 3, from which captions are decoded."""

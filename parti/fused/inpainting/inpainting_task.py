@@ -78,14 +78,18 @@ class InpaintingTask(AdversarialObjective[_Part]):
         rows = network.trunk.parts
         low_rate = LowRate([rows.embeddings, rows.text], config.bert_lr_ratio)
         learner = Learner(config, self.network, accelerator, steps, low_rate=low_rate)
-        self.inpainter = Inpainter(learner.ema.module, tokenizer)
-        super().__init__(learner, config.adversarial, self.inpainter.image_size)
+        super().__init__(learner, config.adversarial, network.trunk.config.image_size)
         self.config = config
         self.tokenizer = tokenizer
         self._seed = seed
         distances = ImageLossesConfig(l2_weight=0.0, perceptual=config.perceptual)
         self.losses = ImageLosses(distances, accelerator.device, config.precision)
         self._shapes = shapes
+
+    @property
+    def inpainter(self) -> Inpainter:
+        """The averaged network with its vocabulary."""
+        return Inpainter(self.ema.module, self.tokenizer)
 
     def parts(self, batches: Sequence[Batch], step: int) -> list[_Part]:
         rows = rows_of(self.accelerator, batches)

@@ -40,6 +40,10 @@ class InpaintingNetwork(nn.Module):
             logits = self.head(states[chosen].float(), self.trunk.parts.embeddings.weight)
             return InpaintingOutput(torch.tanh(generated.float()), logits)
 
+    def repeated_layers(self) -> list[nn.Module]:
+        """Returns the layers of the trunk's rows."""
+        return self.trunk.parts.repeated_layers()
+
     @property
     def last_layer(self) -> nn.Parameter:
         """Last layer of the image side, where an adaptive adversarial weight compares gradients."""

@@ -98,6 +98,10 @@ class SynthesisGenerator(nn.Module):
                 break
         return tuple(images)
 
+    def repeated_layers(self) -> list[nn.Module]:
+        """Returns the layers of all rows."""
+        return [*self.parts.repeated_layers(), *self.finer.values()]
+
     def weights_beyond(self, scales: int) -> list[nn.Parameter]:
         """Returns the weights that the first `scales` images do not depend on."""
         rows = [str(row) for row in IMAGE_ROWS[scales:]]

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from parti.fused.fusion import group_norm
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
@@ -60,6 +61,10 @@ class GeneratorWithEncoder(nn.Module):
         self.generator = generator
         self.encoder = encoder
 
+    def repeated_layers(self) -> list[nn.Module]:
+        """Returns the layers of the generator, and the encoder as one."""
+        return [*self.generator.repeated_layers(), *([] if self.encoder is None else [self.encoder])]
+
     def forward(
         self, ids: Int64[Tensor, "B T"], noise: Float[Tensor, "B Z h w"], real: Float[Tensor, "b 3 H W"], scales: int
     ) -> tuple[tuple[Tensor, ...], Float[Tensor, ""]]:
@@ -77,8 +82,8 @@ class GeneratorWithEncoder(nn.Module):
             mean, log_variance = self.encoder(real)
             noise = torch.cat([mean + (log_variance / 2).exp() * noise[:count], noise[count:]])
             kl = divergence(mean, log_variance)
-        # Data-parallel training needs every weight in the loss: unused ones enter with zero.
-        kl = torch.stack([kl, *(0 * weight.sum() for weight in unused)]).sum()
+        # Data-parallel training needs every weight in the loss: unused ones enter with zero. Sharded ones need not.
+        kl = torch.stack([kl, *(0 * weight.sum() for weight in unused if not isinstance(weight, DTensor))]).sum()
         return self.generator(ids, noise, scales), kl
 
 

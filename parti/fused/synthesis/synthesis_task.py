@@ -154,7 +154,7 @@ class SynthesisTask(Objective[_Part]):
         super().__init__(Learner(config, painter, accelerator, steps, averaged=generator, low_rate=low_rate))
         self._opponent = Opponent(
             config.discriminator_optimizer,
-            config.precision,
+            self.learner.precision,
             discriminators.train(),
             accelerator,
             steps,

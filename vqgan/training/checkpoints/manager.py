@@ -115,15 +115,15 @@ class CheckpointManager:
         return loop_state
 
     @contextmanager
-    def full_ema(self, device: torch.device) -> Iterator[None]:
-        """Inside, the first process has the task's averaged networks whole, on `device`, to save or draw with.
+    def full_ema(self, device: torch.device, *, everywhere: bool = False) -> Iterator[None]:
+        """Inside, the first process, or each, has the averaged networks whole, on `device`, to save or draw with.
 
         All processes enter together.
         """
         with ExitStack() as averages:
             for part in self._task.stateful().values():
                 if isinstance(part, EMA):
-                    averages.enter_context(part.gathered(device, here=self._accelerator.is_main_process))
+                    averages.enter_context(part.gathered(device, here=everywhere or self._accelerator.is_main_process))
             yield
 
     def _prepare(self, step: int) -> dict[str, str]:

@@ -5,12 +5,13 @@ A part's mean over something of which parts have different numbers (text tokens)
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from contextlib import nullcontext
 from typing import NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
 PartT = TypeVar("PartT")
 
@@ -28,17 +29,14 @@ def rows_of(accelerator: Accelerator, batches: Sequence[Sized]) -> list[Rows]:
     return [Rows((part * processes + rank) * local, local * processes * len(batches)) for part in range(len(batches))]
 
 
-def accumulate(accelerator: Accelerator, network: nn.Module, parts: Sequence[PartT]) -> Iterator[PartT]:
+def accumulate(network: nn.Module, parts: Sequence[PartT]) -> Iterator[PartT]:
     """Each micro-batch; gradients are exchanged between processes only at the last.
 
     Divided networks exchange them at every one: otherwise each process would hold whole gradients in between.
     """
     for part in parts[:-1]:
-        if isinstance(network, FSDPModule):
+        with network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext():
             yield part
-        else:
-            with accelerator.no_sync(network):
-                yield part
     yield parts[-1]
 
 

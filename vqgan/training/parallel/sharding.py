@@ -8,6 +8,9 @@ Layers are brought together in the 16 bits that the task computes in, while the 
 the rounding: a layer's norms, which autocast leaves in fp32, are brought together in fp32. Autocast alone would do the
 same, but it keeps its rounded copy of every weight for the backward pass, so that each process would hold the whole
 network again. What is not in a layer (embeddings, the last norm, the head) stays fp32. Gradients are averaged in fp32.
+
+Scalars cannot be divided; they, and parts that are used outside of a forward pass, stay whole on every process, and the
+learner averages their gradients.
 """
 
 import copy
@@ -29,6 +32,7 @@ from vqgan.config.schema import ConfigError
 from vqgan.training.parallel.sharded_tensors import to_local
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+_NORMS = nn.LayerNorm | nn.RMSNorm | nn.GroupNorm
 Layers = Callable[[NetworkT], Sequence[nn.Module]]
 """Which modules of a network are its units, in the order in which they run."""
 
@@ -50,29 +54,49 @@ class Sharding:
         rounded = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         # Nothing here changes a result in place, which is what FSDP2 warns of where that is a view (as logits are).
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+        replicated = set(replicated_parameters(network))
         for layer in layers:
             self._broadcast_from_rank_zero(layer)
-            norms: list[nn.Module] = [part for part in layer.modules() if isinstance(part, nn.LayerNorm | nn.RMSNorm)]
+            norms: list[nn.Module] = [part for part in layer.modules() if isinstance(part, _NORMS)]
             if dtype is not None and norms:
-                self._fully_shard(norms, exact)
-            self._fully_shard(layer, rounded)
+                self._fully_shard(norms, exact, replicated)
+            self._fully_shard(layer, rounded, replicated)
         self._broadcast_from_rank_zero(network)
-        self._fully_shard(network, exact)
+        self._fully_shard(network, exact, replicated)
 
-    def _fully_shard(self, unit: nn.Module | list[nn.Module], policy: MixedPrecisionPolicy) -> None:
-        fully_shard(unit, mesh=self.mesh, reshard_after_forward=self.reshard_after_forward, mp_policy=policy)
+    def _fully_shard(
+        self, unit: nn.Module | list[nn.Module], policy: MixedPrecisionPolicy, replicated: set[nn.Parameter]
+    ) -> None:
+        reshard = self.reshard_after_forward
+        fully_shard(unit, mesh=self.mesh, reshard_after_forward=reshard, mp_policy=policy, ignored_params=replicated)
 
     def _broadcast_from_rank_zero(self, module: nn.Module) -> None:
         device = torch.device(self.mesh.device_type)
         for tensor in (*module.parameters(), *module.buffers()):
             if not isinstance(tensor, DTensor):
-                tensor.data = tensor.data.to(device)
+                # FSDP2 divides rows: no other memory layout (channels last).
+                tensor.data = tensor.data.to(device).contiguous()
                 dist.broadcast(tensor.data, 0)
+
+
+def replicated_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that every process holds whole: scalars, and those of the parts that the network names.
+
+    `replicated_modules()` are parts that are read or written outside of a forward pass, as a codebook is.
+    """
+    named: Callable[[], Sequence[nn.Module]] = getattr(network, "replicated_modules", list)
+    whole = {parameter for module in named() for parameter in module.parameters()}
+    return [parameter for parameter in network.parameters() if parameter.ndim == 0 or parameter in whole]
 
 
 def is_sharding_requested() -> bool:
     """Returns whether a forward pass takes all processes of the launch, evaluation's too."""
     return _is_set("ACCELERATE_USE_FSDP")
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether the weights of this launch's networks are divided."""
+    return is_sharding_requested() and accelerator.num_processes > 1
 
 
 def requested_sharding(accelerator: Accelerator) -> Sharding | None:

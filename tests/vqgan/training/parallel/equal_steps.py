@@ -31,6 +31,7 @@ from tests.tiny_runs import stage_1
 from vqgan.config.schema import validate
 from vqgan.data.batch import Batch
 from vqgan.training.parallel.distributed import all_reduce_mean, build_accelerator
+from vqgan.training.parallel.sharded_tensors import whole
 from vqgan.training.task import Task
 
 _TIMES = ("learning_rate", "discriminator_learning_rate")
@@ -95,7 +96,7 @@ def taken(build: Callable[[], Task], batches: Sequence[Batch], step: int = 2, av
 
     def keep(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         of_all = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
-        gradients.append(torch.cat([grad.detach().flatten().clone() for grad in of_all if grad is not None]))
+        gradients.append(torch.cat([whole(grad.detach()).flatten().clone() for grad in of_all if grad is not None]))
 
     hook = register_optimizer_step_pre_hook(keep)
     try:
