@@ -1,15 +1,21 @@
 """What every objective has by its learner: skipped steps move nothing; any precision, and compiled layers, train."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import vqgan.discriminator_trainer
+import vqgan.train_tokenizer
+from tests.tiny_runs import stage_1
 from tests.vqgan.training.parallel.equal_steps import OBJECTIVES, larger, parts_of, taken, uneven_pairs
+from vqgan.config.schema import ConfigError
 from vqgan.training.learner import Learner, LearnerConfig
 from vqgan.training.objective import Objective
 from vqgan.training.optim.ema import EMA
+from vqgan.training.parallel.distributed import build_accelerator
 
 _ONE_EACH = [name for name in OBJECTIVES if name not in ("nearest_ema", "residual", "finite_scalar", "lookup_free")]
 
@@ -98,3 +104,11 @@ def test_compiled_layers_take_the_same_step(name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(nn.Module, "compile", counted)
     assert taken(build, [larger(uneven_pairs(), side)]).differences(plain) == []
     assert compiled
+
+
+def test_an_adaptive_weight_is_refused_where_weights_are_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vqgan.discriminator_trainer, "is_sharded", lambda _: True)
+    config = stage_1(Path("nowhere"), **{"task.adversarial.adaptive": True})
+    with pytest.raises(ConfigError, match=r"task\.adversarial\.adaptive is true.*set it to false") as refused:
+        vqgan.train_tokenizer.build_task(config, build_accelerator())
+    assert "\n" not in str(refused.value)
