@@ -1,6 +1,6 @@
 """`save_pretrained`, `from_pretrained` and `push_to_hub`: the one way in which models lie in folders."""
 
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -14,7 +14,7 @@ from vqgan.hub.model_folder import ModelFolder, ModelFolderError, open_model_fol
 PretrainedT = TypeVar("PretrainedT", bound="PretrainedMixin")
 
 
-class PretrainedMixin(ABC):
+class PretrainedMixin(metaclass=ABCMeta):  # not ABC: FSDP2 could not exchange the class of a network of this kind
     """Saving and loading of a class whose objects are one network in a model folder.
 
     A class names its `kinds`, says what it stores (`_stored`) and how it is put together again (`_load`). One that has
