@@ -1,4 +1,4 @@
-"""Write an image tokenizer for another project: the command `parti export-checkpoint`."""
+"""Write an image tokenizer or an encoder for another project: the command `parti export-checkpoint`."""
 
 import sys
 

@@ -17,7 +17,7 @@ COMMANDS = {
     "caption": "tell what images show, with a fused captioner",
     "inpaint": "complete an image and its caption, with a fused inpainting model",
     "import-checkpoint": "convert an image tokenizer of another project",
-    "export-checkpoint": "write an image tokenizer for another project",
+    "export-checkpoint": "write an image tokenizer, or an encoder of masked image modeling, for another project",
     "demo": "train both stages on embedded images, and show the result on a page",
 }
 """Subcommand -> what it does; `parti.cli.NAME` has its `main`."""

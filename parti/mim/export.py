@@ -211,7 +211,10 @@ def _beit_sizes(settings: ViTConfig, layer_scale: float) -> dict[str, Any]:
 
 
 def _write(folder: Path, config: dict[str, Any], weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be made: {error.strerror or error}; give another folder") from None
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tensors = {name: weight.detach().cpu().contiguous().clone() for name, weight in weights.items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata)

@@ -1,6 +1,6 @@
 """Runs of masked image modeling put together: config -> data, network, targets, task, loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from parti.mim.mpp import MPP, MPPConfig
 from parti.mim.simmim import SimMIM, SimMIMConfig
 from parti.mim.targets import MeanColors, TokenizerCodes
 from vqgan.data.loader import DataPipeline
+from vqgan.fingerprints import FrozenPart
 from vqgan.hub.construction import within_memory
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.learner import LearnerConfig
@@ -109,11 +110,21 @@ def _simmim(config: TrainSimMIMConfig, accelerator: Accelerator) -> MaskedImageT
 
 
 def _beit(config: TrainBEiTConfig, accelerator: Accelerator) -> MaskedImageTask:
-    tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer).to(accelerator.device)
+    tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
+    return build_beit_task(config, accelerator, tokenizer, {"image_tokenizer": tokenizer.codes_as_frozen_part()})
+
+
+def build_beit_task(
+    config: TrainBEiTConfig,
+    accelerator: Accelerator,
+    tokenizer: ImageTokenizer,
+    frozen: Mapping[str, FrozenPart] | None = None,
+) -> ClassTask:
+    """The task for codes of this image tokenizer. Raises ConfigError for one whose codes are not one a patch."""
     encoder = config.model.encoder
-    targets = TokenizerCodes(tokenizer, encoder.grid, config.target_size or encoder.image_size)
-    network = within_memory(lambda: BEiT(config.model, targets.classes))
-    frozen = {"image_tokenizer": tokenizer.codes_as_frozen_part()}
+    size = config.target_size or encoder.image_size
+    targets = TokenizerCodes(tokenizer.to(accelerator.device), encoder.grid, size)
+    network = within_memory(partial(BEiT, config.model, targets.classes))
     return ClassTask(config.task, network, targets, accelerator, config.loop.steps, config.seed, frozen)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 import parti.fused.captioning.train_captioning as captioning
 import parti.fused.inpainting.train_inpainting as inpainting
 import parti.fused.synthesis.train_synthesis as synthesis
+import parti.mim.train_mim as mim
 import parti.reranker.train_reranker as reranking
 import parti.text_encoder.train_text_encoder as warm_up
 from parti.planning.stand_ins import blank_vocabulary, full_caption, text_sizes, without_starts
@@ -129,6 +130,18 @@ def _upsampler(config: TrainUpsamplerConfig, accelerator: Accelerator, tokenizer
     )
 
 
+def _mim(config: mim.TrainMIMConfig, accelerator: Accelerator, tokenizer: TrainVQGANConfig | None) -> Play:
+    frozen: dict[str, nn.Module] = {}
+    if isinstance(config, mim.TrainBEiTConfig):
+        assert tokenizer is not None, "BEiT predicts the codes of an image tokenizer"
+        frozen["image tokenizer"] = image_tokenizer = tokenizer_without_weights(tokenizer)
+        task: mim.MaskedImageTask = mim.build_beit_task(config, accelerator, image_tokenizer)
+    else:
+        task = mim.build_task(config, accelerator)
+    parts: dict[str, nn.Module] = {"encoder": task.network.encoder}
+    return Play(task, parts | {"decoder or head": _Rest(task.network, parts)}, frozen, [task.ema.module])
+
+
 _BUILDERS: dict[type, Callable[[Any, Accelerator, TrainVQGANConfig | None], Play]] = {
     warm_up.TrainTextEncoderConfig: _warm_up,
     reranking.TrainRerankerConfig: _reranker,
@@ -136,6 +149,7 @@ _BUILDERS: dict[type, Callable[[Any, Accelerator, TrainVQGANConfig | None], Play
     captioning.TrainCaptioningConfig: _captioning,
     synthesis.TrainSynthesisConfig: _synthesis,
     TrainUpsamplerConfig: _upsampler,
+    **dict.fromkeys((mim.TrainMAEConfig, mim.TrainSimMIMConfig, mim.TrainBEiTConfig, mim.TrainMPPConfig), _mim),
 }
 
 
@@ -178,7 +192,12 @@ def _all_at_once(config: Any) -> Any:
 
 
 def _told(config: Any) -> float:
-    """Returns the largest fraction of words that are predicted."""
+    """Returns the largest fraction of words, or of patches, that are predicted."""
+    if isinstance(config, mim.TrainBEiTConfig):
+        height, width = config.model.encoder.grid
+        return config.model.masked_patches / (height * width)
+    if isinstance(config, mim.TrainMPPConfig):
+        return config.model.chosen
     return config.task.masking.chosen if isinstance(config, warm_up.TrainTextEncoderConfig) else 1.0
 
 

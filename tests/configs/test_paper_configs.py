@@ -23,6 +23,7 @@ PAPERS = {
     *(f"vqgan/vit_vqgan_{size}" for size in ("small", "base", "large", "mixed", "second_phase")),
     *("vqgan/cnn_vqgan_f16", "vqgan/cnn_vqgan_f8", "vqgan/dvae", "upsampler/parti_512"),
     *(f"parti/parti_{size}" for size in ("350m", "750m", "3b", "20b")),
+    *(f"mim/{method}_base" for method in ("mae", "simmim", "beit", "mpp")),
     *("parti/dalle_12b", "parti/fused_inpainting", "parti/fused_captioning", "parti/fused_synthesis"),
 }
 

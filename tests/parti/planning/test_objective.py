@@ -38,6 +38,8 @@ def test_every_shipped_config_is_of_a_known_run(path: Path) -> None:
     ("name", "pairs"),
     [
         ("reranker/shapes.yaml", 4),
+        ("mim/mae_shapes.yaml", 4),
+        *(SLOW(f"mim/{method}_shapes.yaml", 4) for method in ("simmim", "beit", "mpp")),
         SLOW("text_encoder/shapes.yaml", 8),
         SLOW("upsampler/shapes_2x.yaml", 2),
         SLOW("parti/fused_inpainting_shapes.yaml", 4),
