@@ -11,6 +11,7 @@ from vqgan.cli.command_line import print_out
 from vqgan.config.schedule import in_steps
 from vqgan.config.schema import ConfigError
 from vqgan.data.loader import DataPipeline
+from vqgan.fine_tuning import start, start_discriminator_from, start_tokenizer_from
 from vqgan.hub.construction import within_memory
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.caption_checkers import caption_checker
@@ -21,7 +22,7 @@ from vqgan.training.run_config import RunConfig
 from vqgan.training.run_folder import RunFolder
 
 
-class TrainVQGANConfig(RunConfig, may_change=("codes_from",)):
+class TrainVQGANConfig(RunConfig, may_change=("codes_from", "start_from")):
     """A stage-1 run."""
 
     objective: Literal["image_tokenizer"] = "image_tokenizer"
@@ -31,6 +32,9 @@ class TrainVQGANConfig(RunConfig, may_change=("codes_from",)):
     codes_from: str | None = None
     """A stage-1 run or model folder whose encoder and codebook this run keeps, frozen: only the decoder learns, and may
     be larger than the one that they were trained with (the second phase of Parti's tokenizer)."""
+    start_from: str | None = None
+    """Fine-tuning: a run, a model folder (an imported one too) or a Hub name whose weights this run starts from, as far
+    as they fit; what was taken is listed. Of a run the discriminator too. Not read when the run is resumed."""
     task: AutoencoderTaskConfig = AutoencoderTaskConfig()
     """What is minimized, and how."""
 
@@ -44,6 +48,9 @@ class TrainVQGANConfig(RunConfig, may_change=("codes_from",)):
         maintenance = self.task.codebook_maintenance
         places_codes = in_steps(maintenance.unquantized, self.loop.steps) > 0 or maintenance.restart_every > 0
         remedy = "set task.codebook_maintenance.unquantized and task.codebook_maintenance.restart_every to 0"
+        if self.codes_from and self.start_from:
+            both = f"codes_from {self.codes_from!r} and start_from {self.start_from!r}"
+            raise ValueError(f"{both} both give the encoder; set one to null")
         if places_codes and self.codes_from:
             raise ValueError(f"task.codebook_maintenance moves codes, but those of codes_from are frozen; {remedy}")
         if places_codes and not self.model.quantizer.has_codebook:
@@ -77,8 +84,12 @@ def build_task(config: TrainVQGANConfig, accelerator: Accelerator) -> Autoencode
             print_out(
                 f"codes of {config.codes_from}, frozen; {taken} of the decoder's {total} weights start from there"
             )
+    start(config.start_from, config.run_dir, accelerator, partial(start_tokenizer_from, autoencoder))
     check_image = caption_checker(config.data.source)
-    return AutoencoderTask(config.task, autoencoder, accelerator, config.loop.steps, config.seed, check_image)
+    task = AutoencoderTask(config.task, autoencoder, accelerator, config.loop.steps, config.seed, check_image)
+    if (trainer := task.discriminator_trainer) is not None:
+        start(config.start_from, config.run_dir, accelerator, partial(start_discriminator_from, trainer.discriminator))
+    return task
 
 
 def load_frozen_codes(autoencoder: Autoencoder, folder: str) -> tuple[int, int]:

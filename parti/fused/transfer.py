@@ -20,7 +20,7 @@ _PARTS = "parts."
 T = TypeVar("T")
 
 
-def start_from(model: nn.Module, start: str | Path) -> list[str]:
+def load_shared_rows(model: nn.Module, start: str | Path) -> list[str]:
     """Loads the weights below modules called `parts` (a `RowParts`) from the same names in the model folder `start`.
 
     Returns the names of the weights that were loaded. Raises ModelFolderError if the folder holds no fused model,
@@ -37,12 +37,23 @@ def start_from(model: nn.Module, start: str | Path) -> list[str]:
             continue
         if theirs[part].shape != state[name].shape:
             raise ConfigError(
-                f"start: {part} in {folder} has the shape {tuple(theirs[part].shape)}, this model's has "
+                f"start_from: {part} in {folder} has the shape {tuple(theirs[part].shape)}, this model's has "
                 f"{tuple(state[name].shape)}; set model.trunk to that model's sizes"
             )
         state[name].copy_(theirs[part])
         loaded.append(name)
     return loaded
+
+
+def start_rows_from(model: nn.Module, source: str | Path) -> list[str]:
+    """`load_shared_rows`, with a line for a person."""
+    loaded, all_of_it = load_shared_rows(model, source), model.state_dict()
+    weights = sum(all_of_it[name].numel() for name in loaded)
+    total = sum(value.numel() for value in all_of_it.values())
+    return [
+        f"start_from {source}: {len(loaded)} of {len(all_of_it)} tensors, the rows that both have ({weights:,} of "
+        f"{total:,} weights)"
+    ]
 
 
 def _by_part(named: dict[str, T]) -> dict[str, T]:
@@ -58,11 +69,11 @@ def check_vocabulary(text: TextConfig, start: str | None, bert: str | None, bert
     name, folder = getattr(text, "name", None), getattr(text, "folder", None)
     if start is not None and folder != start:
         raise ValueError(
-            f"start {start!r} was trained with its own vocabulary, but text is {text.kind} {folder or ''}; "
+            f"start_from {start!r} was trained with its own vocabulary, but text is {text.kind} {folder or ''}; "
             f"set text.kind to saved and text.folder to {start!r}"
         )
     if start is not None and bert is not None:
-        raise ValueError(f"start {start!r} and {bert_key} {bert!r} both initialize the text side; set one to null")
+        raise ValueError(f"start_from {start!r} and {bert_key} {bert!r} both initialize the text side; set one to null")
     if bert is not None and name != bert:
         raise ValueError(
             f"{bert_key} {bert!r} was trained with its own tokenizer, but text is {text.kind} "

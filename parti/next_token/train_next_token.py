@@ -11,6 +11,7 @@ from parti.code_cache.batch import CodedBatch
 from parti.code_cache.data import CodeCache, CodedPipeline, PairDataConfig
 from parti.models import GENERATORS, EncoderDecoderConfig, GeneratorConfig
 from parti.next_token.next_token_task import NextTokenTask, NextTokenTaskConfig
+from parti.next_token.start_from import start_generator_from
 from parti.pairs import PairTokenizer, token_space
 from parti.text import (
     PretrainedTokenizerConfig,
@@ -24,6 +25,7 @@ from parti.text.warm_start import warm_start
 from vqgan.config.schema import ConfigError
 from vqgan.data.batch import Batch
 from vqgan.data.loader import DataPipeline
+from vqgan.fine_tuning import start
 from vqgan.hub.construction import within_memory
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.metrics.caption_checkers import CaptionChecker, caption_checker
@@ -33,7 +35,7 @@ from vqgan.training.run import fit, setup_run
 from vqgan.training.run_folder import RunFolder
 
 
-class TrainPartiConfig(CaptionedRunConfig, may_change=("image_tokenizer", "preview_prompts")):
+class TrainPartiConfig(CaptionedRunConfig, may_change=("image_tokenizer", "start_from", "preview_prompts")):
     """A stage-2 run."""
 
     objective: Literal["next_token"] = "next_token"
@@ -44,10 +46,20 @@ class TrainPartiConfig(CaptionedRunConfig, may_change=("image_tokenizer", "previ
     """Images, or their codes, and captions."""
     model: GeneratorConfig = EncoderDecoderConfig()
     """The generator."""
+    start_from: str | None = None
+    """Fine-tuning: a stage-2 run, a model folder or a Hub name whose weights this run starts from, as far as they fit:
+    the text vocabulary is mapped token by token, codes of another image tokenizer start anew; what was taken is listed.
+    Not read when the run is resumed."""
     task: NextTokenTaskConfig = NextTokenTaskConfig()
     """What is minimized, and how."""
     preview_prompts: tuple[str, ...] = Field((), strict=False)
     """Prompts drawn in each preview; none: the captions of the first validation images."""
+
+    @model_validator(mode="after")
+    def _check_adapters_have_a_base(self) -> "TrainPartiConfig":
+        if self.task.lora is not None and self.start_from is None:
+            raise ValueError("task.lora trains beside frozen weights, and those are random; name a model in start_from")
+        return self
 
     @model_validator(mode="after")
     def _check_text_encoder_has_its_tokenizer(self) -> "TrainPartiConfig":
@@ -128,6 +140,8 @@ def build_task(
         )
     if isinstance(chosen, TrainedTextEncoderConfig) and chosen.start is not None:
         warm_start(cast(TrainedTextEncoder, generator.text_encoder), chosen.start)
+    fill = partial(start_generator_from, generator, text_tokenizer, image_tokenizer)
+    start(config.start_from, config.run_dir, accelerator, fill)
     bpe_dropout = config.text.dropout if isinstance(config.text, TextTokenizerConfig) else 0.0
     tokenizers = PairTokenizer(text_tokenizer, image_tokenizer, bpe_dropout, ids_are_ours)
     return NextTokenTask(config.task, generator, tokenizers, accelerator, config.loop.steps, config.seed, check_image)

@@ -9,6 +9,7 @@ from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
 from parti.upsampler.upsampler_task import UpsamplerTask, UpsamplerTaskConfig
 from vqgan.config.schema import ConfigError
 from vqgan.data.loader import DataConfig, DataPipeline
+from vqgan.fine_tuning import start, start_network_from
 from vqgan.hub.construction import within_memory
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.training.run import fit, setup_run
@@ -16,7 +17,7 @@ from vqgan.training.run_config import RunConfig
 from vqgan.training.run_folder import RunFolder
 
 
-class TrainUpsamplerConfig(RunConfig, may_change=("image_tokenizer",)):
+class TrainUpsamplerConfig(RunConfig, may_change=("image_tokenizer", "start_from")):
     """A run that trains an upsampler."""
 
     objective: Literal["upsampler"] = "upsampler"
@@ -27,6 +28,9 @@ class TrainUpsamplerConfig(RunConfig, may_change=("image_tokenizer",)):
     """Large images: data.transform.image_size is model.scale times the image tokenizer's."""
     model: UpsamplerConfig = UpsamplerConfig()
     """The network."""
+    start_from: str | None = None
+    """Fine-tuning: an upsampler's run or model folder whose weights this run starts from, as far as they fit; what was
+    taken is listed. Not read when the run is resumed."""
     task: UpsamplerTaskConfig = UpsamplerTaskConfig()
     """What is minimized, and how."""
 
@@ -59,4 +63,5 @@ def build_task(
 ) -> UpsamplerTask:
     """The network, and the task of a run."""
     upsampler = within_memory(lambda: Upsampler(config.model))
+    start(config.start_from, config.run_dir, accelerator, partial(start_network_from, upsampler))
     return UpsamplerTask(config.task, upsampler, image_tokenizer, accelerator, config.loop.steps)

@@ -52,7 +52,7 @@ def test_the_training_command_is_parsed(path: Path, capsys: pytest.CaptureFixtur
     commands = re.findall(r"^#   (accelerate launch .*tools/train_.*)$", head_of(path), re.MULTILINE)
     assert commands
     for command in commands:
-        words = shlex.split(command.split(" --start ")[0])
+        words = shlex.split(command.split(" --start_from ")[0])
         if "--config_file" in words:
             assert Path(words[words.index("--config_file") + 1]).is_file()
         start = next(index for index, word in enumerate(words) if word.startswith("tools/"))

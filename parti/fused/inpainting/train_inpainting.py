@@ -11,13 +11,14 @@ from parti.fused.inpainting.inpainting_task import InpaintingTask, InpaintingTas
 from parti.fused.inpainting.network import InpaintingNetwork
 from parti.fused.rows import TrunkConfig
 from parti.fused.text_side import text_space
-from parti.fused.transfer import check_vocabulary, start_from
+from parti.fused.transfer import check_vocabulary, start_rows_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
 from vqgan.data.sources.shapes import ShapesConfig
+from vqgan.fine_tuning import start
 from vqgan.hub.construction import within_memory
 
 
-class TrainInpaintingConfig(CaptionedRunConfig, may_change=("start",)):
+class TrainInpaintingConfig(CaptionedRunConfig, may_change=("start_from",)):
     """A run that pretrains the fused trunk: image inpainting and language completion."""
 
     objective: Literal["fused_inpainting"] = "fused_inpainting"
@@ -25,7 +26,7 @@ class TrainInpaintingConfig(CaptionedRunConfig, may_change=("start",)):
     text: TextConfig = TextTokenizerConfig(length=30)
     model: TrunkConfig = TrunkConfig()
     """The trunk."""
-    start: str | None = None
+    start_from: str | None = None
     """Run or model folder of another fused model whose parts this one starts from, with text.kind saved and
     text.folder the same folder. null: random weights, or those of model.text.bert."""
     task: InpaintingTaskConfig = InpaintingTaskConfig()
@@ -33,7 +34,7 @@ class TrainInpaintingConfig(CaptionedRunConfig, may_change=("start",)):
 
     @model_validator(mode="after")
     def _check_parts_fit(self) -> "TrainInpaintingConfig":
-        check_vocabulary(self.text, self.start, self.model.text.bert, "model.text.bert")
+        check_vocabulary(self.text, self.start_from, self.model.text.bert, "model.text.bert")
         return self
 
 
@@ -52,7 +53,6 @@ def build_task(config: TrainInpaintingConfig, accelerator: Accelerator, tokenize
     Raises ConfigError or ModelFolderError where what it starts from is not there or does not fit.
     """
     network = within_memory(lambda: InpaintingNetwork(config.model, text_space(tokenizer)))
-    if config.start is not None:
-        start_from(network, config.start)
+    start(config.start_from, config.run_dir, accelerator, partial(start_rows_from, network))
     shapes = isinstance(config.data.source, ShapesConfig)
     return InpaintingTask(config.task, network, tokenizer, accelerator, config.loop.steps, config.seed, shapes)

@@ -1,5 +1,6 @@
 """A run of progressive text-to-image generation put together: config -> data, vocabulary, networks, task, loop."""
 
+from functools import partial
 from typing import Literal
 
 from accelerate import Accelerator
@@ -12,15 +13,16 @@ from parti.fused.synthesis.matching import JointMatchingConfig
 from parti.fused.synthesis.posterior_encoder import PosteriorEncoder, PosteriorEncoderConfig
 from parti.fused.synthesis.synthesis_task import SynthesisTask, SynthesisTaskConfig
 from parti.fused.text_side import text_space
-from parti.fused.transfer import check_vocabulary, start_from
+from parti.fused.transfer import check_vocabulary, start_rows_from
 from parti.text import TextConfig, TextTokenizer, TextTokenizerConfig
 from vqgan.config.schedule import in_steps
 from vqgan.data.loader import DataConfig
+from vqgan.fine_tuning import start
 from vqgan.hub.construction import within_memory
 from vqgan.metrics.caption_checkers import CaptionChecker, caption_checker
 
 
-class TrainSynthesisConfig(CaptionedRunConfig, fixed=("encoder",), may_change=("start",)):
+class TrainSynthesisConfig(CaptionedRunConfig, fixed=("encoder",), may_change=("start_from",)):
     """A run that trains a generator of images at three scales against a discriminator for each."""
 
     objective: Literal["fused_synthesis"] = "fused_synthesis"
@@ -34,7 +36,7 @@ class TrainSynthesisConfig(CaptionedRunConfig, fixed=("encoder",), may_change=("
     """The encoder from real images to noise, for training only; null, as in the diagram: none."""
     discriminators: DiscriminatorsConfig = DiscriminatorsConfig()
     """The discriminators."""
-    start: str | None = None
+    start_from: str | None = None
     """Run or model folder of another fused model whose parts the generator starts from, with text.kind saved and
     text.folder the same folder. null: random weights, or those of model.trunk.text.bert."""
     task: SynthesisTaskConfig = SynthesisTaskConfig()
@@ -62,7 +64,7 @@ class TrainSynthesisConfig(CaptionedRunConfig, fixed=("encoder",), may_change=("
                 "images are drawn from step 0, each larger size joins no earlier than the one before, and the game "
                 "when all are there; put them into this order"
             )
-        check_vocabulary(self.text, self.start, self.model.trunk.text.bert, "model.trunk.text.bert")
+        check_vocabulary(self.text, self.start_from, self.model.trunk.text.bert, "model.trunk.text.bert")
         return self
 
 
@@ -91,8 +93,7 @@ def build_task(
     """
     tokens = text_space(tokenizer)
     generator = within_memory(lambda: SynthesisGenerator(config.model, tokens))
-    if config.start is not None:
-        start_from(generator, config.start)
+    start(config.start_from, config.run_dir, accelerator, partial(start_rows_from, generator))
     joint = isinstance(config.task.matching, JointMatchingConfig)
     text, sides = config.model.trunk.text, config.model.sides
     discriminators = within_memory(lambda: Discriminators(config.discriminators, text, tokens, sides, matching=joint))

@@ -8,7 +8,7 @@ from torch import nn
 
 from parti.fused.fusion import TextToImageFusion
 from parti.fused.rows import TrunkConfig
-from parti.fused.transfer import start_from
+from parti.fused.transfer import load_shared_rows
 from parti.fused.trunk import RowParts, Trunk
 from tests.parti.fused.tiny_trunk import TEXT, TOKENS, TRUNK
 from vqgan.config.schema import ConfigError
@@ -41,7 +41,7 @@ def test_every_part_of_the_same_row_is_taken(tmp_path: Path) -> None:
     torch.manual_seed(2)
     model = Captioner(DEEPER)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    taken = start_from(model, str(tmp_path))
+    taken = load_shared_rows(model, str(tmp_path))
     state = model.state_dict()
     assert set(taken) == {name for name in state if name.startswith("parts.")}
     assert {name.split(".")[2] for name in taken if name.startswith("parts.image.")} == {"1", "2", "3", "4", "11"}
@@ -56,7 +56,7 @@ def test_a_row_that_the_other_does_not_have_stays(tmp_path: Path) -> None:
     saved(tmp_path, TRUNK)
     model = Captioner(DEEPER)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    taken = start_from(model, tmp_path)
+    taken = load_shared_rows(model, tmp_path)
     left = [name for name in before if name not in taken]
     assert {name.split(".")[2] for name in left if name.startswith("parts.image.")} == {"4", "11"}
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in left)
@@ -66,16 +66,16 @@ def test_other_sizes_are_refused(tmp_path: Path) -> None:
     saved(tmp_path)
     wider = DEEPER.model_copy(update={"channels": (8, 12, 16, 32)})
     with pytest.raises(ConfigError, match=r"start: image\.4\.0\.weight .* set model\.trunk to that model's sizes"):
-        start_from(Captioner(wider), tmp_path)
+        load_shared_rows(Captioner(wider), tmp_path)
 
 
 def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, kind="upsampler")
     with pytest.raises(ModelFolderError, match="holds no fused model to start from"):
-        start_from(Captioner(DEEPER), tmp_path)
+        load_shared_rows(Captioner(DEEPER), tmp_path)
     with pytest.raises(ModelFolderError, match=r"config\.json is missing"):
-        start_from(Captioner(DEEPER), tmp_path / "nowhere")
+        load_shared_rows(Captioner(DEEPER), tmp_path / "nowhere")
     (tmp_path / "model" / "model.safetensors").unlink()
     (tmp_path / "model" / "config.json").write_text('{"kind": "fused_inpainting"}')
     with pytest.raises(ModelFolderError, match="is missing"):
-        start_from(Captioner(DEEPER), tmp_path)
+        load_shared_rows(Captioner(DEEPER), tmp_path)

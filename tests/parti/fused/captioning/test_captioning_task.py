@@ -307,7 +307,7 @@ def test_a_run_starts_from_the_pretraining_model(tmp_path: Path) -> None:
     config = run_config(tmp_path / "run")
     folder = str(tmp_path / "trunk")
     fresh = build_task(config, build_accelerator(), tokenizer).captioner.parts.state_dict()
-    config = config.model_copy(update={"start": folder})
+    config = config.model_copy(update={"start_from": folder})
     parts = build_task(config, build_accelerator(), tokenizer).captioner.parts.state_dict()
     assert all(torch.equal(weight, theirs[name]) for name, weight in parts.items())
     assert any(not torch.equal(weight, fresh[name]) for name, weight in parts.items())
@@ -322,7 +322,7 @@ def test_configs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             "data": good["data"] | {"transform": {"image_size": 64}}
         },
         "text.dropout 0.1: a captioner tells whole words": {"text": good["text"] | {"dropout": 0.1}},
-        "start 'elsewhere' was trained with its own vocabulary": {"start": "elsewhere"},
+        "start_from 'elsewhere' was trained with its own vocabulary": {"start_from": "elsewhere"},
         "model.text.bert 'bert' was trained with its own tokenizer": {
             "model": good["model"] | {"text": good["model"]["text"] | {"bert": "bert"}}
         },

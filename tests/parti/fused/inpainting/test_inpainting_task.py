@@ -355,7 +355,7 @@ def test_a_run_that_was_stopped_gives_the_run_that_was_not(tmp_path: Path, monke
 
     # Another run starts from it: with its vocabulary and all of its parts.
     start = str(tmp_path / "straight")
-    next_run = run_of(tmp_path / "next", start=start, text={"kind": "saved", "folder": start})
+    next_run = run_of(tmp_path / "next", start_from=start, text={"kind": "saved", "folder": start})
     first = next_run.model_copy(update={"loop": next_run.loop.model_copy(update={"steps": 1})})
     assert train(first)
     begun = torch.load(tmp_path / "next" / "checkpoints" / "step-0000001" / "state.pt", weights_only=True)["network"]
@@ -385,7 +385,7 @@ def test_a_run_starts_from_a_bert_with_its_own_tokenizer(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"start": "there"}, "set text.kind to saved and text.folder to 'there'"),
+        ({"start_from": "there"}, "set text.kind to saved and text.folder to 'there'"),
         (
             {"model": MODEL | {"text": MODEL["text"] | {"bert": "b"}}},
             "set text.kind to pretrained and text.name to 'b'",

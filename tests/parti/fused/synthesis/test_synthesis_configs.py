@@ -9,7 +9,7 @@ from parti.fused.synthesis.discriminators import Discriminators
 from parti.fused.synthesis.generator import SynthesisConfig, SynthesisGenerator
 from parti.fused.synthesis.train_synthesis import TrainSynthesisConfig
 from parti.fused.text_side import TextSpace
-from parti.fused.transfer import start_from
+from parti.fused.transfer import load_shared_rows
 from parti.fused.trunk import Trunk
 from tests.parti.fused.synthesis.tiny_synthesis import MODEL, TOKENS, TRUNK, tiny_generator
 from vqgan.config.schema import dump_config, load_config
@@ -57,7 +57,7 @@ def test_a_start_from_the_pretraining_task_takes_the_rows_that_both_have(tmp_pat
     trunk = Trunk(TRUNK, TOKENS)
     save_model_folder(tmp_path, {"kind": "fused_inpainting"}, {f"trunk.{k}": v for k, v in trunk.state_dict().items()})
     generator = tiny_generator(MODEL)
-    taken = start_from(generator, tmp_path)
+    taken = load_shared_rows(generator, tmp_path)
     assert {name for name, _ in generator.named_parameters() if name.startswith("parts.")} - set(taken) == {
         name for name, _ in generator.named_parameters() if name.startswith("parts.fusions.12.")
     }

@@ -359,7 +359,7 @@ def test_a_healthy_run_has_no_finding_and_a_sick_one_says_what_helps() -> None:
             "each larger size joins no earlier than the one before",
         ),
         ({"task.scale_starts": (0, 0, "50%")}, "the game when all are there"),
-        ({"start": "runs/trunk"}, "set text.kind to saved and text.folder to 'runs/trunk'"),
+        ({"start_from": "runs/trunk"}, "set text.kind to saved and text.folder to 'runs/trunk'"),
     ],
 )
 def test_configs_that_do_not_fit_are_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -1,15 +1,32 @@
-"""Fine-tuning: an image tokenizer, and its discriminator, that start from another one's weights."""
+"""Fine-tuning (`start_from`): networks that start from the weights of a run, a model folder or a model on the Hub."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from accelerate import Accelerator
 from torch import nn
 
+from vqgan.cli.command_line import print_out
 from vqgan.config.changes import changes, fixed_settings
 from vqgan.hub.initial_weights import take_weights
+from vqgan.hub.model_folder import find_model_folder, read_weights
 from vqgan.image_tokenizer import ImageTokenizer
 from vqgan.models import Autoencoder
 from vqgan.training.checkpoints.store import Checkpoints
 from vqgan.training.run_folder import RunFolder
+
+
+def start(source: str | None, run_dir: str, accelerator: Accelerator, fill: Callable[[str], Sequence[str]]) -> None:
+    """Lets `fill` take the weights of `source`, if there is one, and prints the lines that it returns.
+
+    A run that has a checkpoint goes on from that: then the source is not read, and may be gone.
+    """
+    if source is None or Checkpoints(RunFolder(run_dir).checkpoints, keep=1).steps():
+        return
+    lines = fill(source)
+    if accelerator.is_main_process:
+        for line in lines:
+            print_out(line)
 
 
 def start_tokenizer_from(autoencoder: Autoencoder, source: str | Path) -> list[str]:
@@ -44,3 +61,11 @@ def start_discriminator_from(discriminator: nn.Module, source: str | Path) -> li
     return take_weights(discriminator, state["discriminator"], f"{source}, discriminator").lines(
         f"{source}, discriminator"
     )
+
+
+def start_network_from(network: nn.Module, source: str | Path) -> list[str]:
+    """Fills `network` from the weights in a model folder, whatever they are of; returns lines for a person.
+
+    Raises ModelFolderError where there are no weights, ConfigError where next to nothing of them fits.
+    """
+    return take_weights(network, read_weights(find_model_folder(source)), str(source)).lines(str(source))

@@ -7,10 +7,10 @@ import torch
 
 from tests.tiny import AUTOENCODER, tiny_image_tokenizer
 from vqgan.config.schema import ConfigError
+from vqgan.fine_tuning import start_discriminator_from, start_tokenizer_from
 from vqgan.hub.initial_weights import take_weights
 from vqgan.hub.model_folder import ModelFolderError
 from vqgan.models import AUTOENCODERS, Autoencoder
-from vqgan.start_tokenizer import start_discriminator_from, start_tokenizer_from
 
 
 def build(seed: int = 1, **changes: object) -> Autoencoder:
