@@ -65,7 +65,7 @@ def test_a_row_that_the_other_does_not_have_stays(tmp_path: Path) -> None:
 def test_other_sizes_are_refused(tmp_path: Path) -> None:
     saved(tmp_path)
     wider = DEEPER.model_copy(update={"channels": (8, 12, 16, 32)})
-    with pytest.raises(ConfigError, match=r"start: image\.4\.0\.weight .* set model\.trunk to that model's sizes"):
+    with pytest.raises(ConfigError, match=r"start_from: image\.4\.0\.weight .* set model\.trunk to that model's sizes"):
         load_shared_rows(Captioner(wider), tmp_path)
 
 

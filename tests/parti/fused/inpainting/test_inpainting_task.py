@@ -390,7 +390,7 @@ def test_a_run_starts_from_a_bert_with_its_own_tokenizer(tmp_path: Path) -> None
             {"model": MODEL | {"text": MODEL["text"] | {"bert": "b"}}},
             "set text.kind to pretrained and text.name to 'b'",
         ),
-        ({"model": MODEL | {"image_size": 32}}, r"image_size is 16, model\.image_size 32; set both to the same"),
+        ({"model": MODEL | {"image_size": 32}}, r"image_size 16 and model\.image_size 32 differ; set both to the same"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

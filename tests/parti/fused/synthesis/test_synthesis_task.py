@@ -348,7 +348,7 @@ def test_a_healthy_run_has_no_finding_and_a_sick_one_says_what_helps() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.transform": {"image_size": 64}}, "data.transform.image_size is 64, model.trunk.image_size 32"),
+        ({"data.transform": {"image_size": 64}}, "data.transform.image_size 64 and model.trunk.image_size 32 differ"),
         ({"loop.gradient_accumulation_steps": 4}, "no second caption that would be a wrong one"),
         (
             {"task.adversarial.start": 2, "task.distance.l1_weight": 0.0},

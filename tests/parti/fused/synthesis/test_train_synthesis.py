@@ -26,10 +26,10 @@ def batch(captions: list[str | None]) -> Batch:
 
 def test_an_equal_caption_is_no_wrong_one() -> None:
     task = task_of()
-    mixed = task._parts([batch([CAPTIONS[0], CAPTIONS[0], CAPTIONS[1], CAPTIONS[1]])], 0)[0]
+    mixed = task.parts([batch([CAPTIONS[0], CAPTIONS[0], CAPTIONS[1], CAPTIONS[1]])], 0)[0]
     assert mixed.wrong.tolist() == [True, False, True, False]
     alike = [batch([CAPTIONS[0]] * 4)]
-    assert task._parts(alike, 0)[0].wrong.tolist() == [False] * 4
+    assert task.parts(alike, 0)[0].wrong.tolist() == [False] * 4
     metrics = task.train_step(alike, 0)
     assert metrics["caption_accuracy"].item() == 0, "of no wrong caption none is told"
 
@@ -37,7 +37,7 @@ def test_an_equal_caption_is_no_wrong_one() -> None:
 def test_the_mean_over_wrong_captions_leaves_equal_ones_out() -> None:
     """Twice the same pair beside others adds nothing to what wrong captions cost but through the pair itself."""
     task = task_of()
-    part = task._parts([batch([CAPTIONS[0], CAPTIONS[0], CAPTIONS[1], CAPTIONS[2]])], 0)[0]
+    part = task.parts([batch([CAPTIONS[0], CAPTIONS[0], CAPTIONS[1], CAPTIONS[2]])], 0)[0]
     real = task.discriminators(part.real, part.ids, wrong=True)
     logits = real.scales[-1].wrong
     assert logits is not None
