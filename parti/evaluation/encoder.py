@@ -1,7 +1,8 @@
 """What an encoder has learned: `tools/evaluate.py encoder`.
 
 A linear probe and nearest neighbors on frozen features, each beside the same network before training and beside the
-image itself, made small: what is no better than both has not been learned.
+image itself, made small: what is no better than both has not been learned. And, where asked for, fine-tuning on few
+labels beside the same network from scratch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
+from parti.evaluation.few_labels import EPOCHS, LAYER_DECAY, LEARNING_RATE, fine_tune, right
 from parti.evaluation.image_labels import SHAPES_CLASSES, CaptionClasses, shapes_attributes
 from parti.evaluation.probes import NEIGHBORS, TEMPERATURE, Probed, interval, probe
 from parti.mim.network import MaskedImageNetwork
@@ -49,8 +51,11 @@ class EncoderEvaluationConfig(Config):
     """Training images, the first ones, that the probe is fitted to and neighbors are looked up in."""
     limit: int = Field(1024, gt=0)
     """Validation images, the first ones, whose labels are predicted."""
+    few_labels: int = Field(0, ge=0)
+    """Training images, the first ones, on which the encoder is fine-tuned, and the network before training beside it;
+    0: neither, as it takes minutes."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Of the network before training that is compared with."""
+    """Of the network before training that is compared with, and of the order of images in fine-tuning."""
     device: str | None = None
     """Where the network runs: cpu, cuda, cuda:1, ...; null for cuda if there is one, else cpu."""
 
@@ -87,13 +92,16 @@ def measure_encoder(config: EncoderEvaluationConfig, progress: bool = False) -> 
         ReferenceSet(config.data, "val", config.limit, require_captions=True),
     ]
     torch.manual_seed(config.seed)
-    sources = {"": network, "random_": network.untrained().to(device).eval(), "pixels_": None}
+    untrained = network.untrained().to(device).eval()
+    sources = {"": network, "random_": untrained, "pixels_": None}
     features, captions = _features(sources, sets, device, progress)
     labels, classes = _labels(config, captions)
     count = len(captions[1])
     metrics: list[Metric] = []
     for prefix, (train, test) in features.items():
         metrics += _metrics(prefix, probe(train, test, labels[0], labels[1], classes), classes, count)
+    if config.few_labels:
+        metrics += _fine_tuned(config, {"": network, "random_": untrained}, labels, classes, device, progress)
     return _report(config, folder, network, sets, metrics, device)
 
 
@@ -161,6 +169,40 @@ def _metrics(prefix: str, probed: Probed, classes: dict[str, int], count: int) -
             line = f"{method} on {of}: {label}, one of {classes[label]}, +-{interval(share, count):.3f}"
             own = {"classes": classes[label], "interval_95": interval(share, count)}
             yield Metric(f"{name}_{label}", share, "", line, details | own)
+
+
+def _fine_tuned(
+    config: EncoderEvaluationConfig,
+    networks: dict[str, MaskedImageNetwork],
+    labels: Sequence[dict[str, Tensor]],
+    classes: dict[str, int],
+    device: torch.device,
+    progress: bool,
+) -> Iterator[Metric]:
+    few = min(config.few_labels, config.train_images)
+    train = ReferenceSet(config.data, "train", few, require_captions=True)
+    images = torch.cat([batch.images for batch in _batches(train, device, False)])
+    few_rows = {name: of_train[:few].to(device) for name, of_train in labels[0].items()}
+    for prefix, network in networks.items():
+        decay = LAYER_DECAY if not prefix else 1.0
+        classifier = fine_tune(network, images, few_rows, classes, seed=config.seed, layer_decay=decay)
+        counts, place = dict.fromkeys(classes, 0), 0
+        for batch in _batches(ReferenceSet(config.data, "val", config.limit, require_captions=True), device, progress):
+            rows = {name: of_val[place : place + len(batch)].to(device) for name, of_val in labels[1].items()}
+            for name, found in right(classifier, batch.images, rows).items():
+                counts[name] += int(found)
+            place += len(batch)
+        shares = {name: found / place for name, found in counts.items()}
+        what = "the same network from scratch" if prefix else "the encoder"
+        details = {"images": few, "epochs": EPOCHS, "layer_decay": decay, "learning_rate": LEARNING_RATE}
+        method = f"{what}, fine-tuned on {few} images"
+        if len(shares) > 1:
+            mean = sum(shares.values()) / len(shares)
+            yield Metric(f"{prefix}few_labels", mean, "", f"{method}, mean over {len(shares)} labels", details)
+        for name, share in shares.items():
+            own = {"classes": classes[name], "interval_95": interval(share, place)}
+            line = f"{method}: {name}, one of {classes[name]}, +-{interval(share, place):.3f}"
+            yield Metric(f"{prefix}few_labels_{name}", share, "", line, details | own)
 
 
 def _report(

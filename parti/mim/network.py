@@ -61,7 +61,11 @@ class MaskedImageNetwork(PretrainedMixin, nn.Module):
         return tuple(torch.from_numpy(np.stack(column)).to(device) for column in zip(*rows, strict=True))
 
     def repeated_layers(self) -> Sequence[nn.Module]:
-        """The blocks of the encoder."""
+        """The blocks of the network, the encoder's first."""
+        return self.encoder_blocks()
+
+    def encoder_blocks(self) -> Sequence[nn.Module]:
+        """The blocks of the encoder, in their order."""
         stages = getattr(self.encoder, "layers", None)
         return [*self.encoder.blocks] if stages is None else [block for stage in stages for block in stage.blocks]
 

@@ -15,6 +15,7 @@ import parti.fused.synthesis.train_synthesis as synthesis
 import parti.mim.train_mim as mim
 import parti.reranker.train_reranker as reranking
 import parti.text_encoder.train_text_encoder as warm_up
+from parti.mim.mim_task import MaskedImageTask
 from parti.planning.stand_ins import blank_vocabulary, full_caption, text_sizes, without_starts
 from parti.reranker.dual_encoder import build_processor
 from parti.upsampler.train_upsampler import TrainUpsamplerConfig
@@ -135,7 +136,7 @@ def _mim(config: mim.TrainMIMConfig, accelerator: Accelerator, tokenizer: TrainV
     if isinstance(config, mim.TrainBEiTConfig):
         assert tokenizer is not None, "BEiT predicts the codes of an image tokenizer"
         frozen["image tokenizer"] = image_tokenizer = tokenizer_without_weights(tokenizer)
-        task: mim.MaskedImageTask = mim.build_beit_task(config, accelerator, image_tokenizer)
+        task: MaskedImageTask = mim.build_beit_task(config, accelerator, image_tokenizer)
     else:
         task = mim.build_task(config, accelerator)
     parts: dict[str, nn.Module] = {"encoder": task.network.encoder}

@@ -10,16 +10,20 @@ from tests.tiny import tiny_image_tokenizer
 from tools.evaluate import main
 
 DATA = ["--data.source", "{kind: shapes}", "--train_images", "60", "--limit", "30"]
+FEW = ["--few_labels", "25"]
 
 
 def test_every_metric_has_its_baselines_and_its_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_network("mae").save_pretrained(tmp_path / "model")
     out = tmp_path / "metrics.json"
-    assert main(["encoder", "--model", str(tmp_path / "model"), "--out", str(out), *DATA]) == 0
+    assert main(["encoder", "--model", str(tmp_path / "model"), "--out", str(out), *DATA, *FEW]) == 0
     metrics = json.loads(out.read_text())["metrics"]
     for name in ("probe", "knn", "probe_axis", "probe_color_a", "knn_shape_b"):
         for prefix in ("", "random_", "pixels_"):
             assert 0 <= metrics[prefix + name]["value"] <= 1
+    for prefix in ("", "random_"):
+        assert 0 < metrics[f"{prefix}few_labels"]["value"] < 1
+        assert metrics[f"{prefix}few_labels_axis"]["protocol"]["images"] == 25
     protocol = metrics["probe_axis"]["protocol"]
     assert protocol["fitted_to"]["images"] == 60
     assert protocol["reference"]["images"] == 30
@@ -29,7 +33,7 @@ def test_every_metric_has_its_baselines_and_its_protocol(tmp_path: Path, capsys:
     said = capsys.readouterr().out
     assert "the same network before training" in said
     again = tmp_path / "again.json"
-    assert main(["encoder", "--model", str(tmp_path / "model"), "--out", str(again), *DATA]) == 0
+    assert main(["encoder", "--model", str(tmp_path / "model"), "--out", str(again), *DATA, *FEW]) == 0
     assert json.loads(again.read_text()) == json.loads(out.read_text()), "nothing is left to chance"
 
 
