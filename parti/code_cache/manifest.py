@@ -1,6 +1,7 @@
 """`cache.json`: the contents and the origin of a code cache, for people and for the runs that read it."""
 
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -134,13 +135,16 @@ class CacheRecord(Config):
     """The unusable images."""
     unused: tuple[UnusedRecord, ...] = Field((), strict=False)
     """Unused files in the data set's location."""
+    crc32: int | None = None
+    """Checksum of all other values as JSON with sorted keys; absent in caches of earlier versions."""
 
 
 def write_record(folder: Path, record: CacheRecord) -> None:
     """Writes cache.json atomically."""
     path = folder / CACHE_FILE
+    values = record.model_dump(mode="json", exclude={"crc32"})
     with writing(path, MAKE_THE_REST):
-        write_file(path, (json.dumps(record.model_dump(mode="json"), indent=2) + "\n").encode())
+        write_file(path, (json.dumps(values | {"crc32": _crc32(values)}, indent=2) + "\n").encode())
 
 
 def read_record(folder: Path) -> CacheRecord:
@@ -152,15 +156,24 @@ def read_record(folder: Path) -> CacheRecord:
         raise DataError(
             f"no code cache in {str(folder)!r}: {CACHE_FILE} is missing; make one with tools/encode_dataset.py"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}; make the cache anew") from None
     if not isinstance(values, dict) or values.get("version") != 1:
         version = values.get("version") if isinstance(values, dict) else None
         raise DataError(f"{path} has version {version!r}, this program reads version 1; make the cache anew")
+    if "crc32" in values and values.pop("crc32") != _crc32(values):
+        raise DataError(
+            f"{path} does not have its checksum (crc32): it is damaged, or was edited; make the cache anew, or remove "
+            "the line crc32 if the change was meant"
+        )
     try:
         return validate(CacheRecord, values, str(path))
     except ConfigError as error:
         raise DataError(f"{error}; make the cache anew") from None
+
+
+def _crc32(values: Any) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def unused_records(found: Iterable[Unused]) -> tuple[UnusedRecord, ...]:

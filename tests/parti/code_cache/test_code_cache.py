@@ -15,6 +15,7 @@ import parti.next_token.train_next_token
 from parti.code_cache.batch import NO_IMAGE, CodedBatch, CodedSample, read_codes
 from parti.code_cache.data import CodeCache, CodedPipeline, PairDataConfig
 from parti.code_cache.encode import encode
+from parti.code_cache.manifest import read_record, write_record
 from parti.fused.captioning.train_captioning import TrainCaptioningConfig
 from parti.pairs import PairTokenizer
 from parti.pipeline import TextToImage
@@ -131,9 +132,9 @@ def test_the_image_tokenizer_is_in_memory_only_while_images_are_decoded(
     read: list[str] = []
     original = ImageTokenizer.from_pretrained.__func__  # type: ignore[attr-defined]
 
-    def counting(kind: type[ImageTokenizer], folder: Path | str) -> ImageTokenizer:
+    def counting(kind: type[ImageTokenizer], folder: Path | str, **options: Any) -> ImageTokenizer:
         read.append(str(folder))
-        return original(kind, folder)
+        return original(kind, folder, **options)
 
     train_step, kept = parti.next_token.train_next_token.NextTokenTask.train_step, []
 
@@ -303,8 +304,7 @@ def break_json(folder: Path) -> None:
 
 
 def unfinished(folder: Path) -> None:
-    path = folder / "cache.json"
-    path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
+    write_record(folder, read_record(folder).model_copy(update={"complete": False}))
 
 
 def of_the_future(folder: Path) -> None:
