@@ -16,7 +16,7 @@ COMMANDS = {
     "encode-dataset": "encode a data set once, so that stage 2 trains without the image tokenizer",
     "caption": "tell what images show, with a fused captioner",
     "inpaint": "complete an image and its caption, with a fused inpainting model",
-    "import-checkpoint": "convert an image tokenizer of another project",
+    "import-checkpoint": "convert an image tokenizer, or an encoder of masked image modeling, of another project",
     "export-checkpoint": "write an image tokenizer, or an encoder of masked image modeling, for another project",
     "demo": "train both stages on embedded images, and show the result on a page",
 }
