@@ -199,8 +199,9 @@ def write_samples(config: SampleConfig, stored: StoredPipeline, progress: bool =
     model = stored.load(config.image_tokenizer).to(config.device)
     scorer = Scorer.from_pretrained(config.reranker).to(config.device) if config.reranker is not None else None
     upsampler = Upsampler.from_pretrained(config.upsample).to(config.device) if config.upsample is not None else None
+    about_upsampler = "" if upsampler is None else upsampler.note_on(model.image_tokenizer)
     completion = _completion(config, model)
-    for line in about_cut_prompts(config.prompts, model.text_tokenizer):
+    for line in [*about_cut_prompts(config.prompts, model.text_tokenizer), *filter(None, [about_upsampler])]:
         sys.stderr.write(printable(f"note: {line}") + "\n")
     with _writing_to(config.out) as folder:
         given = _write_given(completion, model, folder)

@@ -35,11 +35,11 @@ _KNOWN = (
     *("albert", "bert", "big_bird", "camembert", "clip_text_model", "convbert", "data2vec-text", "deberta"),
     *("deberta-v2", "distilbert", "electra", "ernie", "flaubert", "ibert", "longformer", "megatron-bert", "mobilebert"),
     *("modernbert", "mpnet", "mt5", "nystromformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert"),
-    *("roformer", "squeezebert", "t5", "umt5", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod", "gpt2"),
+    *("roformer", "t5", "umt5", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "gpt2"),
     *("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"),
 )
 """Text networks of transformers by `model_type`. Others are refused: some of them download weights or run code that
-their config names."""
+their config names, squeezebert does not run without its pooler, and xmod not without a language."""
 _LEFT_BY_OTHERS = {
     *("decoder_start_token_id", "position_embedding_type", "gradient_checkpointing", "task_specific_params"),
     *("n_positions", "output_past", "directionality", "pooler_fc_size", "pooler_num_attention_heads"),

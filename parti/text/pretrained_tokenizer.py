@@ -4,18 +4,21 @@ The ids are the model's own, with special tokens. Padding gets an additional id 
 for the end of text and for padding (CLIP does), but here the id alone must identify padding.
 """
 
+import json
 from typing import Literal
 
 from pydantic import Field
 from tokenizers import Tokenizer, decoders
 
 from parti.text.checkpoint import TOKENIZER_FILES, find_checkpoint
+from parti.text.components import check_components, check_file, check_runs, is_panic
 from parti.text.growth import LONGEST, check_growth
 from parti.text.tokenizer import TextTokenizer
 from parti.text.transformers_folder import SAFELY
 from parti.text.vocabulary import NULL_TOKEN
 from vqgan.config.schema import Config, ConfigError
 
+_TOKENIZER_FILE = "tokenizer.json"
 PAD_TOKEN = "<|caption-padding|>"
 
 
@@ -37,8 +40,12 @@ def load_pretrained_tokenizer(config: PretrainedTokenizerConfig) -> TextTokenize
     from transformers import AutoTokenizer
 
     try:
+        if (folder / _TOKENIZER_FILE).is_file():
+            check_file((folder / _TOKENIZER_FILE).read_bytes())
         loaded = AutoTokenizer.from_pretrained(folder, **SAFELY)
-    except Exception as error:  # a damaged or foreign file may raise anything
+    except BaseException as error:  # a damaged or foreign file may raise anything
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"text.name: transformers reads no tokenizer from {config.name!r}: {reason}") from None
     if not hasattr(loaded, "backend_tokenizer"):
@@ -50,6 +57,8 @@ def load_pretrained_tokenizer(config: PretrainedTokenizerConfig) -> TextTokenize
     tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     try:
         check_growth(tokenizer.to_str(), config.length)
+        check_components(json.loads(tokenizer.to_str()))
+        check_runs(tokenizer)
     except ValueError as error:
         raise ConfigError(f"text.name: the tokenizer of {config.name!r} is refused: {error}") from None
     own = tokenizer.num_special_tokens_to_add(False)

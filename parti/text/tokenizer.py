@@ -18,16 +18,20 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from parti.text.bpe_dropout import BPEDropout
+from parti.text.components import check_file, check_runs, is_panic
 from parti.text.growth import LONGEST, check_growth
 from parti.text.vocabulary import NULL_TOKEN, PAD_TOKEN, learn_bpe, learn_unigram
 from vqgan.config.schema import Config
 from vqgan.hub.model_folder import ModelFolderError, check_unchanged
+from vqgan.system.bounded_file import read_bounded
 from vqgan.system.checksums import add_checksums
 
 PAD_ID, NULL_ID = 0, 1
 """Ids of a learned vocabulary: padding, and the null token for 'no caption'."""
 
 TEXT_TOKENIZER_FILE = "text_tokenizer.json"
+_LARGEST_FILE = 128 << 20
+"""Largest size in bytes; the largest published vocabulary has 33 MB."""
 
 
 class TextTokenizerConfig(
@@ -182,9 +186,13 @@ class TextTokenizer:
         if not path.is_file():
             raise ModelFolderError(f"no text tokenizer in {folder}: {TEXT_TOKENIZER_FILE} is missing")
         try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain exceptions
-            raise ModelFolderError(f"{path} is damaged: {error}") from None
+            content = read_bounded(path, _LARGEST_FILE).decode()
+            check_file(content)
+            tokenizer = Tokenizer.from_str(content)
+        except BaseException as error:  # the library raises plain exceptions, and panics
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
+            raise ModelFolderError(f"{path} is damaged: {' '.join(str(error).split())[:300]}") from None
         truncation, padding = tokenizer.truncation, tokenizer.padding
         if truncation is None:
             raise ModelFolderError(f"{path} has no truncation length; it was not written by save_pretrained")
@@ -192,6 +200,7 @@ class TextTokenizer:
         pad = PAD_TOKEN if padding is None else padding["pad_token"]
         try:
             check_growth(tokenizer.to_str(), truncation["max_length"])
+            check_runs(tokenizer)
             read = cls(tokenizer, truncation["max_length"], pad)
         except ValueError as error:
             raise ModelFolderError(f"{path} is damaged: {error}") from None

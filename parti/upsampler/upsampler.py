@@ -10,7 +10,7 @@ which 5x5 pixels suffice, and the residual path ends in a gain of 0, so training
 Letters: B batch, h w pixels of the small image, H W of the large one, C channels.
 """
 
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from vqgan.config.schema import Config, validate
 from vqgan.data.images.transforms import to_pil
-from vqgan.hub.model_folder import ModelFolder, load_model
+from vqgan.hub.model_folder import ModelFolder, ModelFolderError, load_model
 from vqgan.hub.pretrained import PretrainedMixin
+from vqgan.image_tokenizer import CodesFingerprint, ImageTokenizer
 
 
 class UpsamplerConfig(Config, fixed=("kind", "scale", "blocks", "channels", "expansion")):
@@ -41,6 +42,32 @@ class UpsamplerConfig(Config, fixed=("kind", "scale", "blocks", "channels", "exp
     """Width inside a block, where the activation is, as a multiple of `channels`."""
 
 
+class TrainedOn(NamedTuple):
+    """The image tokenizer whose reconstructions an upsampler was trained on."""
+
+    codes: CodesFingerprint
+    decoder: str
+    """Fingerprint of its decoder (`ImageTokenizer.decoder_fingerprint`)."""
+
+    @classmethod
+    def of(cls, tokenizer: ImageTokenizer) -> "TrainedOn":
+        """Returns the fingerprints of a tokenizer."""
+        return cls(tokenizer.codes_fingerprint(), tokenizer.decoder_fingerprint())
+
+    def stored(self) -> dict[str, str]:
+        """Returns what config.json of a model folder has of it."""
+        return {_CODES: str(self.codes), _DECODER: self.decoder}
+
+    @classmethod
+    def parse(cls, codes: object, decoder: object) -> "TrainedOn | None":
+        """Parses the values of `stored`; returns None for anything else, as in folders of earlier versions."""
+        parsed = CodesFingerprint.parse(codes)
+        return cls(parsed, decoder) if parsed is not None and isinstance(decoder, str) else None
+
+
+_CODES, _DECODER = "codes_fingerprint", "decoder_fingerprint"
+
+
 class Upsampler(nn.Module, PretrainedMixin):
     """Images of any size to images with sides `scale` times as long. `from_pretrained` gives a frozen one."""
 
@@ -50,6 +77,7 @@ class Upsampler(nn.Module, PretrainedMixin):
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__()
         self.config = config
+        self.trained_on: TrainedOn | None = None
         self.doublings = nn.Sequential(*(_Doubling(config) for _ in range(config.scale.bit_length() - 1)))
 
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 H W"]:
@@ -79,13 +107,40 @@ class Upsampler(nn.Module, PretrainedMixin):
         (enlarged,) = to_pil(self.upsample(pixels.permute(2, 0, 1)[None].float().div(127.5).sub(1)))
         return enlarged
 
+    def note_on(self, tokenizer: ImageTokenizer | None) -> str:
+        """Returns what to say where the images of `tokenizer` are enlarged, which may not be that of the training.
+
+        Raises ModelFolderError if its codes are others: then its decoder's errors are others too. Empty if it is the
+        same tokenizer, or where the model folder is of an earlier version, which does not say.
+        """
+        if self.trained_on is None:
+            return ""
+        if tokenizer is None:
+            return "the upsampler was trained on images of an image tokenizer, and this model has none"
+        if differing := self.trained_on.codes.differs_from(tokenizer.codes_fingerprint()):
+            raise ModelFolderError(
+                "the upsampler was trained on images of another image tokenizer than the model's, which differs from "
+                f"it in {differing}; give an upsampler that was trained with the model's image_tokenizer"
+            )
+        if self.trained_on.decoder != tokenizer.decoder_fingerprint():
+            return (
+                "the upsampler was trained on images of another decoder of the same codes than the one in use; it may "
+                "sharpen errors that are not there, so compare with the images before it (without --upsample)"
+            )
+        return ""
+
     def _stored(self) -> tuple[dict[str, Any], nn.Module]:
-        return self.config.model_dump(mode="json"), self
+        trained_on = {} if self.trained_on is None else self.trained_on.stored()
+        return self.config.model_dump(mode="json") | trained_on, self
 
     @classmethod
     def _load(cls, folder: ModelFolder) -> "Upsampler":
-        config = validate(UpsamplerConfig, folder.config, str(folder))
-        return load_model(lambda: cls(config), folder.path).eval().requires_grad_(False)
+        values = dict(folder.config)
+        trained_on = TrainedOn.parse(values.pop(_CODES, None), values.pop(_DECODER, None))
+        config = validate(UpsamplerConfig, values, str(folder))
+        upsampler = load_model(lambda: cls(config), folder.path).eval().requires_grad_(False)
+        upsampler.trained_on = trained_on
+        return upsampler
 
 
 def bicubic(images: Float[Tensor, "B 3 h w"], scale: int) -> Float[Tensor, "B 3 H W"]:

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import model_validator
 from torch import Tensor
 
-from parti.upsampler.upsampler import Upsampler, bicubic
+from parti.upsampler.upsampler import TrainedOn, Upsampler, bicubic
 from vqgan.contact_sheet import comparison_sheet
 from vqgan.data.batch import Batch
 from vqgan.data.images.transforms import to_pil
@@ -126,5 +126,6 @@ class UpsamplerTask(AdversarialObjective[Batch]):
         return {"image_tokenizer": FrozenPart(parts)} | self.losses.frozen_parts("task")
 
     def save_model(self, folder: Path) -> None:
-        """Saves the averaged upsampler as a model folder."""
+        """Saves the averaged upsampler as a model folder, which notes the image tokenizer."""
+        self.ema.module.trained_on = TrainedOn.of(self.image_tokenizer)
         self.ema.module.save_pretrained(folder)

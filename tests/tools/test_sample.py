@@ -18,7 +18,7 @@ from parti.completion import Completion, keep_top
 from parti.pipeline import TextToImage
 from parti.reranker.scorer import Scorer
 from parti.sampling.generate import SamplingConfig
-from parti.upsampler.upsampler import Upsampler, UpsamplerConfig
+from parti.upsampler.upsampler import TrainedOn, Upsampler, UpsamplerConfig
 from tests.tiny import tiny_image_tokenizer, tiny_text_to_image
 from vqgan.contact_sheet import contact_sheet
 from vqgan.data.images.decode import decode_image
@@ -284,6 +284,24 @@ def test_completions_are_reranked_and_enlarged(
             assert np.array_equal(enlarged, seen)
     with Image.open(tmp_path / "best" / "given.png") as given:
         assert given.size == (16, 16)
+
+
+def test_an_upsampler_of_another_decoder_is_said_and_one_of_other_codes_refused(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upsampler = Upsampler(UpsamplerConfig(scale=2, blocks=1, channels=8))
+    own = TrainedOn.of(TextToImage.from_pretrained(model).image_tokenizer)
+    words = ["--model", model, "--prompt", "a cat", "--n", "1", "--upsample", str(tmp_path / "x2"), "--out"]
+    for trained_on, said in ((own, False), (own._replace(decoder="another"), True)):
+        upsampler.trained_on = trained_on
+        upsampler.save_pretrained(tmp_path / "x2")
+        assert main([*words, str(tmp_path / "out")]) == 0
+        assert ("note: the upsampler was trained on images of another decoder" in capsys.readouterr().err) == said
+    upsampler.trained_on = own._replace(codes=own.codes._replace(quantizer="another"))
+    upsampler.save_pretrained(tmp_path / "x2")
+    message = error_of([*words, str(tmp_path / "none")], capsys)
+    assert message.startswith("the upsampler was trained on images of another image tokenizer than the model's")
+    assert not (tmp_path / "none").exists()
 
 
 def test_images_and_masks_that_do_not_serve(

@@ -16,6 +16,7 @@ from vqgan.config.schema import describe_fields, load_config
 
 ROOT = Path(__file__).parents[2]
 RUN = """
+objective: upsampler
 data:
   source: {kind: shapes, train_size: 8, val_size: 4}
   transform: {image_size: 32}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from parti.upsampler.train_upsampler import TrainUpsamplerConfig, train
-from parti.upsampler.upsampler import Upsampler, UpsamplerConfig, bicubic
+from parti.upsampler.upsampler import TrainedOn, Upsampler, UpsamplerConfig, bicubic
 from parti.upsampler.upsampler_task import UpsamplerTask, UpsamplerTaskConfig
 from tests.tiny import AUTOENCODER, tiny_image_tokenizer
 from vqgan.config.schema import ConfigError, describe_fields, validate
@@ -178,7 +178,10 @@ def test_the_shipped_folder_has_the_averaged_weights(tmp_path: Path) -> None:
     for step in range(3):
         task.train_step([batch()], step)
     task.save_model(tmp_path)
-    shipped = Upsampler.from_pretrained(tmp_path).state_dict()
+    read = Upsampler.from_pretrained(tmp_path)
+    assert read.trained_on == TrainedOn.of(task.image_tokenizer)
+    assert read.note_on(task.image_tokenizer) == ""
+    shipped = read.state_dict()
     averaged, trained = task.ema.module.state_dict(), task.upsampler.state_dict()
     assert all(torch.equal(shipped[name], averaged[name]) for name in averaged)
     assert any(not torch.equal(shipped[name], trained[name]) for name in trained)

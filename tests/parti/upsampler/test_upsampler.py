@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from parti.upsampler.upsampler import Upsampler, UpsamplerConfig, WeightNormConv2d, bicubic
+from parti.upsampler.upsampler import TrainedOn, Upsampler, UpsamplerConfig, WeightNormConv2d, bicubic
 from tests.tiny import tiny_image_tokenizer
 from vqgan.config.schema import ConfigError
 from vqgan.data.images.transforms import to_pil
@@ -171,6 +171,32 @@ def test_a_saved_one_draws_the_same(folder: str, tmp_path: Path) -> None:
     assert again.config == upsampler.config
     assert not any(parameter.requires_grad for parameter in again.parameters())
     assert torch.equal(again.upsample(make_images()), upsampler.upsample(make_images()))
+
+
+def test_another_decoder_is_said_and_other_codes_are_refused(tmp_path: Path) -> None:
+    tokenizer = tiny_image_tokenizer()
+    upsampler = trained()
+    upsampler.trained_on = TrainedOn.of(tokenizer)
+    upsampler.save_pretrained(tmp_path)
+    again = Upsampler.from_pretrained(tmp_path)
+    assert again.note_on(tokenizer) == ""
+    with torch.no_grad():
+        next(tokenizer.autoencoder.decoder.parameters()).add_(1)
+    assert "another decoder of the same codes" in again.note_on(tokenizer)
+    assert "this model has none" in again.note_on(None)
+    with torch.no_grad():
+        next(tokenizer.autoencoder.encoder.parameters()).add_(1)
+    with pytest.raises(
+        ModelFolderError, match=r"another image tokenizer .* in the encoder's weights; give an upsampler"
+    ):
+        again.note_on(tokenizer)
+
+
+def test_an_upsampler_of_an_earlier_version_says_nothing(tmp_path: Path) -> None:
+    trained().save_pretrained(tmp_path)
+    again = Upsampler.from_pretrained(tmp_path)
+    assert again.trained_on is None
+    assert again.note_on(tiny_image_tokenizer()) == ""
 
 
 def test_folders_that_hold_no_upsampler(tmp_path: Path) -> None:
