@@ -16,11 +16,14 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
+from parti.evaluation.dense_probe import CLASSES, Features, dense_probe
 from parti.evaluation.few_labels import EPOCHS, LAYER_DECAY, LEARNING_RATE, fine_tune, right
 from parti.evaluation.image_labels import SHAPES_CLASSES, CaptionClasses, shapes_attributes
 from parti.evaluation.probes import NEIGHBORS, TEMPERATURE, Probed, interval, probe
+from parti.mim.backbones import SwinConfig
 from parti.mim.network import MaskedImageNetwork
 from parti.mim.networks import load_network
+from parti.mim.targets import patchify
 from vqgan.config.options import Option, read_options
 from vqgan.config.schema import Config, ConfigError, apply_options, read_yaml
 from vqgan.data.batch import Batch
@@ -36,6 +39,8 @@ from vqgan.training.parallel.seeding import SEEDS
 
 _PIXELS = 8
 """Side to which images are averaged for the baseline of pixels."""
+_DENSE_TRAIN, _DENSE_VAL = 500, 256
+"""Images whose patches are probed; each has as many labels as patches."""
 
 
 class EncoderEvaluationConfig(Config):
@@ -100,6 +105,7 @@ def measure_encoder(config: EncoderEvaluationConfig, progress: bool = False) -> 
     metrics: list[Metric] = []
     for prefix, (train, test) in features.items():
         metrics += _metrics(prefix, probe(train, test, labels[0], labels[1], classes), classes, count)
+    metrics += _dense_metrics(config, {"": network, "random_": untrained}, device)
     if config.few_labels:
         metrics += _fine_tuned(config, {"": network, "random_": untrained}, labels, classes, device, progress)
     return _report(config, folder, network, sets, metrics, device)
@@ -169,6 +175,31 @@ def _metrics(prefix: str, probed: Probed, classes: dict[str, int], count: int) -
             line = f"{method} on {of}: {label}, one of {classes[label]}, +-{interval(share, count):.3f}"
             own = {"classes": classes[label], "interval_95": interval(share, count)}
             yield Metric(f"{name}_{label}", share, "", line, details | own)
+
+
+def _dense_metrics(
+    config: EncoderEvaluationConfig, networks: dict[str, MaskedImageNetwork], device: torch.device
+) -> Iterator[Metric]:
+    """Of shapes alone, and where a patch has features of its own: not of a Swin Transformer's last stage."""
+    source, size = config.data.source, config.data.transform.image_size
+    network = networks[""]
+    if not isinstance(source, ShapesConfig) or isinstance(network.encoder_config, SwinConfig):
+        return
+    few = min(_DENSE_TRAIN, config.train_images), min(_DENSE_VAL, config.limit)
+    train_set = ReferenceSet(config.data, "train", few[0], require_captions=True)
+    val_set = ReferenceSet(config.data, "val", few[1], require_captions=True)
+    train, test = (list(_batches(images, device, False)) for images in (train_set, val_set))
+    of: dict[str, tuple[str, Features]] = {
+        "": ("the encoder", networks[""].layer_states),
+        "random_": ("the same network before training", networks["random_"].layer_states),
+        "pixels_": ("its own pixels", lambda images: [patchify(images, network.patch_size)]),
+    }
+    for prefix, (what, features) in of.items():
+        probed = dense_probe(features, train, test, source, size, network.patch_size)
+        details = {"layer": probed.layer + 1, "train_images": sum(map(len, train)), "images": sum(map(len, test))}
+        for label, share in probed.linear.items():
+            line = f"linear probe of a patch that shows an object, on {what}: {label}, one of {CLASSES[label]}"
+            yield Metric(f"{prefix}dense_{label}", share, "", line, details)
 
 
 def _fine_tuned(

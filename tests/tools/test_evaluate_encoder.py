@@ -24,6 +24,9 @@ def test_every_metric_has_its_baselines_and_its_protocol(tmp_path: Path, capsys:
     for prefix in ("", "random_"):
         assert 0 < metrics[f"{prefix}few_labels"]["value"] < 1
         assert metrics[f"{prefix}few_labels_axis"]["protocol"]["images"] == 25
+    for name in ("dense_object", "dense_shape", "dense_color"):
+        assert {name, f"random_{name}", f"pixels_{name}"} <= metrics.keys()
+    assert metrics["pixels_dense_color"]["value"] > 0.5
     protocol = metrics["probe_axis"]["protocol"]
     assert protocol["fitted_to"]["images"] == 60
     assert protocol["reference"]["images"] == 30

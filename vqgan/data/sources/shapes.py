@@ -97,6 +97,12 @@ def render(scene: Scene, placements: tuple[Placement, Placement], size: int) -> 
     return Image.fromarray(canvas.round().astype(np.uint8))
 
 
+def object_masks(scene: Scene, placements: tuple[Placement, Placement], size: int) -> Float[np.ndarray, "2 size size"]:
+    """Share of each pixel that the first and the second object cover, in an image of `size` x `size` pixels."""
+    pairs = zip((scene.first, scene.second), placements, strict=True)
+    return np.stack([_coverage(thing.shape, place, EXTENTS[thing.size] / 2, size) for thing, place in pairs])
+
+
 class ShapesConfig(Config, may_change=("kind", "seed", "train_size", "val_size")):
     """Procedural images of two shapes with captions; no files needed."""
 
