@@ -48,7 +48,7 @@ class Row:
         words = [self.position, self.name, self.captions, self.text_truncated, kinds]
         checksum = zlib.crc32(json.dumps(words).encode())
         for array in arrays:
-            checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+            checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
         return checksum
 
 
@@ -183,7 +183,7 @@ def _as_stored(row: Row, types: ShardTypes) -> Row:
 
 
 def _index_crc(positions: Integer[np.ndarray, "R"], checksums: Integer[np.ndarray, "R"], skipped: bytes) -> int:
-    return zlib.crc32(skipped, zlib.crc32(np.ascontiguousarray(checksums), zlib.crc32(np.ascontiguousarray(positions))))
+    return zlib.crc32(skipped, zlib.crc32(checksums.tobytes(), zlib.crc32(positions.tobytes())))
 
 
 def _check_offsets(lists: Any) -> None:

@@ -10,7 +10,7 @@ which 5x5 pixels suffice, and the residual path ends in a gain of 0, so training
 Letters: B batch, h w pixels of the small image, H W of the large one, C channels.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
