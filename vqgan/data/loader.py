@@ -99,7 +99,10 @@ class DataPipeline:
         train, val, limit = self._train, self._val, self.config.val_limit
         to_train = "a stream" if isinstance(train, Stream) else f"{len(train):,} images"
         if isinstance(val, Stream):
-            val_text = f"a stream held out, of which evaluations use the first {limit:,} images"
+            turns = ", of up to eight of its files in turn" if hasattr(val, "spread") else ""
+            val_text = (
+                f"a stream held out, of which evaluations use the first {limit:,} images{turns}: no random sample"
+            )
         elif len(val) > limit:
             val_text = f"{len(val):,} images held out, of which evaluations use {limit:,}, a fixed random sample"
         else:

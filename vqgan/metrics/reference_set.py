@@ -4,9 +4,11 @@ Two metrics compare only if these agree. The set is the images as the tokenizer 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import sys
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,8 +18,9 @@ from vqgan.data.batch import Batch, Item
 from vqgan.data.images.resizing import resizer
 from vqgan.data.images.transforms import ImageTransform, TransformConfig
 from vqgan.data.iterate import iterate
-from vqgan.data.source import DataError, Sample, Split, UnusableSample
+from vqgan.data.source import DataError, Sample, Source, Split, UnusableSample
 from vqgan.data.sources.open_source import SourceConfig, open_source
+from vqgan.data.split import by_score, position_scores
 from vqgan.data.stream import Stream
 from vqgan.metrics.fidelity import to_uint8
 
@@ -43,7 +46,10 @@ class ReferenceSetConfig(Config):
 
 
 class ReferenceSet:
-    """One pass over the first `limit` usable images of a split, 0 for all. Raises DataError where there are none.
+    """One pass over `limit` usable images of a split, 0 for all. Raises DataError where there are none.
+
+    With a limit they are a fixed random sample of the split, training images too; of a stream, which has no index, the
+    first ones. `sampled` says which, and a line on standard error when the pass begins.
 
     With `require_captions` an image without one is not usable, and the captions have a hash of their own.
     """
@@ -60,21 +66,37 @@ class ReferenceSet:
         self._sources = [
             open_source(config.source, part, size, require_captions=require_captions) for part in _SPLITS[split]
         ]
+        self._indexed = [source for source in self._sources if not isinstance(source, Stream)]
+        only_indexed = len(self._indexed) == len(self._sources)
+        self._count_all = sum(map(len, self._indexed)) if only_indexed else None
         self._hash = hashlib.sha256()
         self._captions: list[str] = []
         self._count = 0
         self._skipped = 0
 
     @property
+    def sampled(self) -> str:
+        """Returns which images are used, for people; empty if it is all of them."""
+        if not self._limit or (self._count_all is not None and self._count_all <= self._limit):
+            return ""
+        if self._count_all is None:
+            return f"the first {self._limit:,} images of a stream, which are no random sample"
+        return f"{self._limit:,} of {self._count_all:,} images, a fixed random sample"
+
+    @property
     def expected(self) -> int | None:
         """How many images to expect; None for a stream without a limit."""
-        lengths = [len(source) for source in self._sources if not isinstance(source, Stream)]
-        if len(lengths) < len(self._sources):
+        if self._count_all is None:
             return self._limit or None
-        return min(sum(lengths), self._limit or sum(lengths))
+        return min(self._count_all, self._limit or self._count_all)
 
     def batches(self) -> Iterator[Batch]:
-        """Yields the images in the data set's order. Raises DataError where there is none."""
+        """Yields the images in the data set's order, a sample in the order of its draw.
+
+        Raises DataError where there is none.
+        """
+        if self.sampled:
+            sys.stderr.write(f"note: of the {self._split} split are used {self.sampled}\n")
         images = islice(self._usable(), self._limit or None)
         while chunk := list(islice(images, self.config.batch_size)):
             batch = Batch.of(chunk)
@@ -99,6 +121,7 @@ class ReferenceSet:
                 "source": self.config.source.model_dump(mode="json"),
                 "split": self._split,
                 "limit": self._limit,
+                **({"sampled": self.sampled} if self.sampled else {}),
                 "images": self._count,
                 "skipped": self._skipped,
                 "pixels_sha256": self._hash.hexdigest(),
@@ -111,12 +134,36 @@ class ReferenceSet:
 
     def _usable(self) -> Iterator[Item]:
         read = partial(_item, transform=self._transform)
-        for source in self._sources:
-            for item in iterate(source, read, self.config.workers):
+        for source, indices in self._parts():
+            for item in iterate(source, read, self.config.workers, indices):
                 if isinstance(item, UnusableSample) or (self._require_captions and not item.caption):
                     self._skipped += 1
                 else:
                     yield item
+
+    def _parts(self) -> Iterable[tuple[Source | Stream, Sequence[int] | None]]:
+        """Returns what is read, and which of its items in which order; None for all.
+
+        Validation images come in a random order of their own, so their first ones are a sample.
+        """
+        if not self.sampled or self._count_all is None or self._split == "val":
+            return [(source, None) for source in self._sources]
+        return [(_Joined(self._indexed), by_score(position_scores(self._count_all)).tolist())]
+
+
+class _Joined:
+    """Sources one after the other as one."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self._ends = list(accumulate(map(len, sources)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        number = bisect_right(self._ends, index)
+        return self._sources[number][index - (self._ends[number - 1] if number else 0)]
 
 
 def captions_sha256(captions: Sequence[str]) -> str:

@@ -265,7 +265,7 @@ def test_it_is_said_how_many_val_images_are_used_of_how_many(pipeline: Callable[
     said = pipeline(val=Numbers(700), val_limit=512).describe()
     assert "700 images held out, of which evaluations use 512, a fixed random sample, 4 a step" in said
     assert "10 images to train on, 512 images held out, 4 a step" in pipeline(val=Numbers(512)).describe()
-    assert "of which evaluations use the first 512" in pipeline(val=Strided(700)).describe()
+    assert "of which evaluations use the first 512 images: no random sample" in pipeline(val=Strided(700)).describe()
 
 
 def test_preview_batch(pipeline: Callable[..., DataPipeline]) -> None:

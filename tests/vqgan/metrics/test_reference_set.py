@@ -50,8 +50,38 @@ def test_splits_and_limits() -> None:
     assert torch.equal(everything, torch.cat([val, train]))
     limited = shapes("all", limit=7)
     assert limited.expected == 7
-    assert torch.equal(read(limited), everything[:7])
+    assert len(read(limited)) == 7
+    assert torch.equal(read(shapes(limit=3)), val[:3]), "validation images come in a random order already"
     assert shapes(limit=100).expected == 5
+    assert torch.equal(read(shapes("all", limit=100)), everything)
+
+
+def test_a_limited_training_split_is_a_fixed_random_sample_of_the_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(60):  # sorted by kind, as many data sets are
+        shade = np.full((8, 8, 3), 4 * number, dtype=np.uint8)
+        Image.fromarray(shade).save(tmp_path / f"{number:02d}.png")
+
+    def sample(split: EvaluatedSplit, limit: int, workers: int = 0) -> tuple[list[str], ReferenceSet]:
+        source = FolderConfig(path=str(tmp_path), val_fraction=0.2)
+        config = ReferenceSetConfig(source=source, transform=TransformConfig(image_size=8), workers=workers)
+        reference = ReferenceSet(config, split, limit)
+        return [name for batch in reference.batches() for name in batch.names], reference
+
+    for split in ("train", "all"):
+        names, reference = sample(split, 20)
+        kinds = [int(name.removesuffix(".png")) // 15 for name in names]
+        assert len(set(names)) == 20
+        assert set(kinds) == {0, 1, 2, 3}, "all over the data set"
+        assert names == sample(split, 20, workers=2)[0], "the same ones each time"
+        assert set(names) < set(sample(split, 0)[0])
+        assert names[:10] == sample(split, 10)[0], "a smaller sample is a part of a larger one"
+        total = len(sample(split, 0)[0])
+        assert reference.protocol()["reference"]["sampled"] == f"20 of {total} images, a fixed random sample"
+        assert f"note: of the {split} split are used 20 of {total} images, a fixed" in capsys.readouterr().err
+    assert "sampled" not in sample("all", 0)[1].protocol()["reference"]
+    assert "note" not in capsys.readouterr().err
 
 
 def folder(path: Path) -> ReferenceSet:
