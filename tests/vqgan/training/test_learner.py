@@ -1,5 +1,6 @@
 """What every objective has by its learner: skipped steps move nothing; any precision, and compiled layers, train."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 import vqgan.discriminator_trainer
 import vqgan.train_tokenizer
 from tests.tiny_runs import stage_1
+from tests.two_processes import run_in_processes
 from tests.vqgan.training.parallel.equal_steps import OBJECTIVES, larger, parts_of, taken, uneven_pairs
 from vqgan.config.schema import ConfigError
 from vqgan.training.learner import Learner, LearnerConfig
@@ -88,22 +90,33 @@ def test_16_bits_train_and_fp16_scales_losses_until_nothing_overflows(
     assert ("loss_scale" in metrics) is (precision == "fp16")
 
 
+def compiled_steps(names: str) -> int:
+    """The number of objectives of which a compiled step is another, or has nothing compiled; says which."""
+    wrong = 0
+    for name in names.split():
+        build, side = OBJECTIVES[name]
+        plain = taken(build, [larger(uneven_pairs(), side)])
+        with pytest.MonkeyPatch.context() as patch:
+            set_for_all(patch, compile_layers=True)
+            compiled: list[nn.Module] = []
+            compile_layer = nn.Module.compile
+
+            def counted(layer: nn.Module) -> None:
+                compiled.append(layer)  # noqa: B023 - called in this turn alone
+                compile_layer(layer, backend="aot_eager")  # noqa: B023 - what is traced is tested, not generated code
+
+            patch.setattr(nn.Module, "compile", counted)
+            differences = taken(build, [larger(uneven_pairs(), side)]).differences(plain)
+        sys.stdout.write(f"{name}: {len(compiled)} compiled, {differences}\n")
+        wrong += bool(differences) or not compiled
+    return wrong
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", _ONE_EACH)
-def test_compiled_layers_take_the_same_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    build, side = OBJECTIVES[name]
-    plain = taken(build, [larger(uneven_pairs(), side)])
-    set_for_all(monkeypatch, compile_layers=True)
-    compiled: list[nn.Module] = []
-    compile_layer = nn.Module.compile
-
-    def counted(layer: nn.Module) -> None:
-        compiled.append(layer)
-        compile_layer(layer, backend="aot_eager")  # what is traced is tested, not the code that is made of it
-
-    monkeypatch.setattr(nn.Module, "compile", counted)
-    assert taken(build, [larger(uneven_pairs(), side)]).differences(plain) == []
-    assert compiled
+def test_compiled_layers_take_the_same_step(tmp_path: Path) -> None:
+    """In a process of its own: the shape checks of the tests cannot be traced."""
+    said = tmp_path / "said.txt"
+    assert run_in_processes(compiled_steps, " ".join(_ONE_EACH), said=said, count=1) == [0], said.read_text()
 
 
 def test_an_adaptive_weight_is_refused_where_weights_are_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
