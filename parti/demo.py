@@ -20,7 +20,7 @@ from parti.evaluation import CheckedImage, check_images, evaluate_prompts
 from parti.next_token.train_next_token import TrainPartiConfig
 from parti.next_token.train_next_token import train as train_parti
 from parti.pipeline import TextToImage
-from parti.report.page import Report, render, training_seconds
+from parti.report.page import Report, render
 from vqgan.config.options import Option, read_options
 from vqgan.config.schema import Config, apply_options, load_config, read_yaml
 from vqgan.contact_sheet import comparison_sheet, contact_sheet
@@ -31,6 +31,7 @@ from vqgan.data.sources.shapes import Shapes
 from vqgan.errors import ConfigError
 from vqgan.evaluation import evaluate_tokenizer
 from vqgan.metrics.caption_checkers import caption_checker
+from vqgan.report.records import training_seconds
 from vqgan.train_tokenizer import TrainVQGANConfig
 from vqgan.train_tokenizer import train as train_vqgan
 from vqgan.training.checkpoints.store import Checkpoints

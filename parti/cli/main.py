@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train what a config says: an image tokenizer, a text-to-image model, a reranker, ...",
     "sample": "draw images of prompts",
     "evaluate": "measure a trained model, every metric with its protocol",
+    "report": "show runs on a page: curves, samples, findings, settings, what to type next",
     "plan": "memory, time and cost of a run, before it is started",
     "check-data": "look through a data set as training would read it",
     "encode-dataset": "encode a data set once, so that stage 2 trains without the image tokenizer",

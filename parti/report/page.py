@@ -1,26 +1,21 @@
 """What a demonstration gave, as one HTML page that needs nothing else: no network, no script, no other file."""
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from parti.evaluation import CheckedImage
 from parti.next_token.train_next_token import TrainPartiConfig
-from parti.report import line_chart as chart
-from parti.report.line_chart import LineChart, Points, line_chart
 from vqgan.config.schema import dump_config
+from vqgan.report.html import render_page
+from vqgan.report.line_chart import LineChart, Points, line_chart
+from vqgan.report.records import Records, curves, images_per_second
 from vqgan.train_tokenizer import TrainVQGANConfig
 
-_TEMPLATE = Path(__file__).with_name("report.html.jinja")
-
-Records = Sequence[Mapping[str, object]]
-"""The lines of a run's metrics.jsonl."""
+_TEMPLATE = Path(__file__).with_name("demo.html.jinja")
 
 
 @dataclass(frozen=True)
@@ -52,17 +47,14 @@ class Card:
 
 def render(report: Report) -> str:
     """The page."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"data_uri": data_uri, "duration": duration}
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     sampling = report.parti.task.sampling.model_dump()
-    return template.render(
+    return render_page(
+        _TEMPLATE,
         report=report,
         metrics=report.metrics,
         cards=headline_cards(report.metrics),
         stage_1_charts=stage_1_charts(report.vqgan_records),
         stage_2_charts=stage_2_charts(report.parti_records, int(report.metrics["codebook_size"])),
-        chart=chart,
         shown=_shown_side(report.samples[0].image.width),
         sampling=", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in sampling.items()),
         training_rates=[
@@ -155,42 +147,6 @@ def stage_2_charts(records: Records, codes: int) -> list[LineChart]:
             percent=True,
         ),
     )
-
-
-def curves(records: Records, split: str) -> dict[str, list[tuple[float, float]]]:
-    """Each metric of a split as (step, value) points."""
-    points: dict[str, list[tuple[float, float]]] = {}
-    for record in records:
-        if record["split"] == split:
-            for name, value in record.items():
-                if name not in ("step", "split"):
-                    points.setdefault(name, []).append((float(str(record["step"])), float(str(value))))
-    return points
-
-
-def training_seconds(records: Records) -> float:
-    """What a run itself counted: the time of all its steps, without evaluation, images and checkpoints."""
-    seconds = curves(records, "train").get("seconds", [])
-    return seconds[-1][1] if seconds else 0.0
-
-
-def images_per_second(records: Records, batch_size: int) -> float:
-    """Images per second over all steps of a run."""
-    seconds = curves(records, "train").get("seconds", [])
-    return seconds[-1][0] * batch_size / seconds[-1][1] if seconds else 0.0
-
-
-def data_uri(image: Image.Image) -> str:
-    """An image as the `src` of an img element."""
-    png = io.BytesIO()
-    image.save(png, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode('ascii')}"
-
-
-def duration(seconds: float) -> str:
-    """`8 min 05 s`, `12 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _shown_side(side: int) -> int:

@@ -42,7 +42,7 @@ class LoopConfig(
     Config,
     may_change=(
         *("steps", "gradient_accumulation_steps", "log_every", "evaluate_every", "preview_every", "save_every"),
-        *("keep_checkpoints", "keep_best", "patience", "timeout_minutes"),
+        *("keep_checkpoints", "keep_best", "patience", "report", "timeout_minutes"),
     ),
 ):
     """How long a run is and what happens when. All counts are optimizer steps; 0 means never."""
@@ -64,11 +64,11 @@ class LoopConfig(
     keep_best: KeepBestConfig | None = None
     """Keep the model of the best evaluation in best/, and its checkpoint: {metric: psnr, mode: higher}."""
     patience: int = Field(0, ge=0)
-    """Evaluations in a row without a better one after which the run is complete, and model/ holds the best model; 0:
-    train to the last step. Needs keep_best."""
+    """Evaluations in a row without a better one that end the run, with the best model in model/; 0: none do."""
+    report: bool = True
+    """Show the complete run on a page, report.html in its folder."""
     timeout_minutes: float = Field(10.0, gt=0)
-    """With several processes: how long one waits for another before it ends; longer than drawing a preview takes, or
-    writing a checkpoint."""
+    """Several processes: how long one waits for another before it ends; longer than a preview or checkpoint takes."""
     guard: NaNGuardConfig = NaNGuardConfig()
     """What to do about steps without a finite gradient."""
 

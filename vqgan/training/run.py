@@ -19,6 +19,7 @@ from vqgan.training.parallel.seeding import seed_everything
 from vqgan.training.parallel.sharding import requested_sharding
 from vqgan.training.run_config import RunConfig
 from vqgan.training.run_folder import RunFolder
+from vqgan.training.run_report.run_page import write_run_page
 from vqgan.training.stopping import end_with_launcher
 from vqgan.training.task import Task
 
@@ -58,4 +59,7 @@ def fit(
     trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
     with detect_rank_failures(accelerator):
         loop = TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title, notes)
-        return loop.run()
+        complete = loop.run()
+    if complete and config.loop.report and accelerator.is_main_process:
+        write_run_page(run.path, config)
+    return complete

@@ -1,8 +1,8 @@
 """The folder that a run lives in.
 
-config.yaml (resolved), metrics.jsonl (always), samples/, checkpoints/step-XXXXXXX/, model/ (what is shipped), and
-best/, the model of the best evaluation, where it is asked for. All but metrics.jsonl change whole or not at all; that
-one grows, and a checkpoint knows how long it was.
+config.yaml (resolved), metrics.jsonl (always), samples/, checkpoints/step-XXXXXXX/, model/ (what is shipped), best/,
+the model of the best evaluation, where it is asked for, and report.html, once it is complete. All but metrics.jsonl
+change whole or not at all; that one grows, and a checkpoint knows how long it was.
 """
 
 import io

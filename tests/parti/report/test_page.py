@@ -11,8 +11,10 @@ from PIL import Image
 
 from parti.evaluation import CheckedImage
 from parti.next_token.train_next_token import TrainPartiConfig
-from parti.report.page import Report, curves, data_uri, duration, images_per_second, render, training_seconds
+from parti.report.page import Report, render
 from vqgan.metrics.shapes_checker import Verdict
+from vqgan.report.html import data_uri, duration
+from vqgan.report.records import curves, images_per_second, training_seconds
 from vqgan.train_tokenizer import TrainVQGANConfig
 
 METRICS = {

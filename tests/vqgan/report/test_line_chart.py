@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from parti.report.line_chart import BOTTOM, LEFT, RIGHT, TOP, line_chart, linear_ticks, log_ticks
+from vqgan.report.line_chart import BOTTOM, LEFT, RIGHT, TOP, line_chart, linear_ticks, log_ticks
 
 
 @pytest.mark.parametrize(

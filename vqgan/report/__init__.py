@@ -1,0 +1,1 @@
+"""What pages are made of: charts, curves and the parts of their templates."""
