@@ -5,7 +5,7 @@ image itself, made small: what is no better than both has not been learned. And,
 labels beside the same network from scratch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,11 @@ class EncoderEvaluationConfig(Config):
     data: ReferenceSetConfig
     """Images; by default those of the run. Labels are attributes of shapes, else captions that are names of classes."""
     train_images: int = Field(3000, ge=50)
-    """Training images, the first ones, that the probe is fitted to and neighbors are looked up in."""
+    """Training images, a sample, that the probe is fitted to and neighbors are looked up in."""
     limit: int = Field(1024, gt=0)
-    """Validation images, the first ones, whose labels are predicted."""
+    """Validation images, a sample, whose labels are predicted."""
     few_labels: int = Field(0, ge=0)
-    """Training images, the first ones, on which the encoder is fine-tuned, and the network before training beside it;
+    """Training images, a sample, on which the encoder is fine-tuned, and the network before training beside it;
     0: neither, as it takes minutes."""
     seed: int = Field(0, ge=0, lt=SEEDS)
     """Of the network before training that is compared with, and of the order of images in fine-tuning."""
@@ -100,14 +100,15 @@ def measure_encoder(config: EncoderEvaluationConfig, progress: bool = False) -> 
     untrained = network.untrained().to(device).eval()
     sources = {"": network, "random_": untrained, "pixels_": None}
     features, captions = _features(sources, sets, device, progress)
-    labels, classes = _labels(config, captions)
+    label_of, classes = _labels(config, captions[0])
+    labels = [label_of(part) for part in captions]
     count = len(captions[1])
     metrics: list[Metric] = []
     for prefix, (train, test) in features.items():
         metrics += _metrics(prefix, probe(train, test, labels[0], labels[1], classes), classes, count)
     metrics += _dense_metrics(config, {"": network, "random_": untrained}, device)
     if config.few_labels:
-        metrics += _fine_tuned(config, {"": network, "random_": untrained}, labels, classes, device, progress)
+        metrics += _fine_tuned(config, {"": network, "random_": untrained}, label_of, classes, device, progress)
     return _report(config, folder, network, sets, metrics, device)
 
 
@@ -147,12 +148,13 @@ def _batches(images: ReferenceSet, device: torch.device, progress: bool) -> Iter
 
 
 def _labels(
-    config: EncoderEvaluationConfig, captions: Sequence[Sequence[str]]
-) -> tuple[list[dict[str, Tensor]], dict[str, int]]:
+    config: EncoderEvaluationConfig, train_captions: Sequence[str]
+) -> tuple[Callable[[Sequence[str]], dict[str, Tensor]], dict[str, int]]:
+    """What gives the labels of images with these captions, and the number of classes of each."""
     if isinstance(config.data.source, ShapesConfig):
-        return [shapes_attributes(part) for part in captions], SHAPES_CLASSES
-    number = CaptionClasses(captions[0])
-    return [{"class": number(part)} for part in captions], {"class": len(number)}
+        return shapes_attributes, SHAPES_CLASSES
+    number = CaptionClasses(train_captions)
+    return (lambda captions: {"class": number(captions)}), {"class": len(number)}
 
 
 def _metrics(prefix: str, probed: Probed, classes: dict[str, int], count: int) -> Iterator[Metric]:
@@ -205,22 +207,22 @@ def _dense_metrics(
 def _fine_tuned(
     config: EncoderEvaluationConfig,
     networks: dict[str, MaskedImageNetwork],
-    labels: Sequence[dict[str, Tensor]],
+    label_of: Callable[[Sequence[str]], dict[str, Tensor]],
     classes: dict[str, int],
     device: torch.device,
     progress: bool,
 ) -> Iterator[Metric]:
     few = min(config.few_labels, config.train_images)
     train = ReferenceSet(config.data, "train", few, require_captions=True)
-    images = torch.cat([batch.images for batch in _batches(train, device, False)])
-    few_rows = {name: of_train[:few].to(device) for name, of_train in labels[0].items()}
+    batches = list(_batches(train, device, False))
+    images = torch.cat([batch.images for batch in batches])
+    few_rows = _on(device, label_of([caption for batch in batches for caption in batch.texts()]))
     for prefix, network in networks.items():
         decay = LAYER_DECAY if not prefix else 1.0
         classifier = fine_tune(network, images, few_rows, classes, seed=config.seed, layer_decay=decay)
         counts, place = dict.fromkeys(classes, 0), 0
         for batch in _batches(ReferenceSet(config.data, "val", config.limit, require_captions=True), device, progress):
-            rows = {name: of_val[place : place + len(batch)].to(device) for name, of_val in labels[1].items()}
-            for name, found in right(classifier, batch.images, rows).items():
+            for name, found in right(classifier, batch.images, _on(device, label_of(batch.texts()))).items():
                 counts[name] += int(found)
             place += len(batch)
         shares = {name: found / place for name, found in counts.items()}
@@ -234,6 +236,10 @@ def _fine_tuned(
             own = {"classes": classes[name], "interval_95": interval(share, place)}
             line = f"{method}: {name}, one of {classes[name]}, +-{interval(share, place):.3f}"
             yield Metric(f"{prefix}few_labels_{name}", share, "", line, details | own)
+
+
+def _on(device: torch.device, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: numbers.to(device) for name, numbers in labels.items()}
 
 
 def _report(
