@@ -99,7 +99,8 @@ class DataPipeline:
         train, val, limit = self._train, self._val, self.config.val_limit
         to_train = "a stream" if isinstance(train, Stream) else f"{len(train):,} images"
         if isinstance(val, Stream):
-            turns = ", of up to eight of its files in turn" if hasattr(val, "spread") else ""
+            spread = hasattr(val, "spread") and getattr(val, "parts", 2) > 1
+            turns = ", of up to eight of its files in turn" if spread else ""
             val_text = (
                 f"a stream held out, of which evaluations use the first {limit:,} images{turns}: no random sample"
             )

@@ -17,10 +17,7 @@ HARMLESS = ("stddev_group", "kernel", "encoder.base_channels", "encoder.most_cha
 """How numbers end that make no tensor larger."""
 
 
-DAILY = {
-    *("vqgan/vit_vqgan_large", "parti/shapes", "parti/parti_20b", "parti/fused_captioning_shapes"),
-    *("mim/mae_shapes", "mim/simmim_shapes"),
-}
+DAILY = {"vqgan/vit_vqgan_large", "parti/shapes", "parti/parti_20b", "mim/mae_shapes", "mim/simmim_shapes"}
 """The quick ones, some of each kind of network; the others are slow."""
 
 
@@ -38,7 +35,7 @@ def test_a_huge_size_is_one_line(names: set[str], tmp_path: Path) -> None:
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["peak_kilobytes"] < MEGABYTES << 10
     assert {name for name, *_ in answer["refusals"]} >= names & SMALL.keys()
-    assert len(answer["refusals"]) >= 35
+    assert len(answer["refusals"]) >= 25
     for name, path, said, seconds in answer["refusals"]:
         assert "\n" not in said, (name, path, said)
         assert len(said) < 1200, (name, path)
