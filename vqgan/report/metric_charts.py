@@ -10,6 +10,9 @@ _SAME_AS = {
     "text_encoder": {"masked_nats": "loss_masked"},
     "mae": {"masked_mse": "loss"},
     "simmim": {"masked_l1": "loss"},
+    "beit": {"masked_nats": "loss"},
+    "mpp": {"masked_nats": "loss"},
+    "fused_captioning": {f"nats_row_{row}": f"loss_row_{row}" for row in (3, 7, 11, 14)},
 }
 """By objective: what evaluations call a loss of training, which is the same metric of other images."""
 _NOT_CHARTED = {"seconds"}
@@ -25,7 +28,7 @@ Curves = Mapping[str, Points]
 
 def is_share(name: str) -> bool:
     """Whether a metric is a share in [0, 1], shown in percent."""
-    return name.endswith(_SHARES) or name in _MORE_SHARES
+    return name.endswith(_SHARES) or name.startswith("exact_") or name in _MORE_SHARES
 
 
 def spoken(name: str) -> str:
