@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
 from torch.nn.modules import module as registration
 from torch.overrides import TorchFunctionMode
 
@@ -141,6 +142,8 @@ def memory_of_machine() -> int:
 
 
 def _sized_first(build: Callable[[], ModuleT], bound: _Bound) -> ModuleT:
+    if detect_fake_mode() is not None:  # planned: its tensors take no memory, and may be another machine's
+        return build()
     _build_on_meta(build, bound)
     with bounded(*bound):
         return build()
