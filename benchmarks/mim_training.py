@@ -104,7 +104,7 @@ def masks(network: MaskedImageNetwork, count: int) -> tuple[Tensor, ...]:
 def exported(network: MaskedImageNetwork, kind: Any) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         export_transformers(network, folder)
-        other: nn.Module = kind.from_pretrained(folder, attn_implementation="sdpa")
+        other: nn.Module = kind.from_pretrained(folder, attn_implementation="sdpa", trust_remote_code=False)
     return other
 
 

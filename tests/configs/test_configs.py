@@ -53,7 +53,7 @@ def test_stage_2_and_the_stage_1_that_it_stands_on(path: Path, tmp_path: Path) -
     assert config.image_tokenizer in stage_1, "no shipped stage-1 config writes to that folder"
     tokenizer = stage_1[config.image_tokenizer]
     assert config.data.transform.image_size == tokenizer.model.image_size
-    if config.data.source.kind in ("shapes", "openmoji"):
+    if config.data.source.kind in ("shapes", "openmoji", "folder"):
         assert config.data.source == tokenizer.data.source
     else:  # an image tokenizer learns on ImageNet too, which has no captions
         assert config.data.source == ShardsConfig(path="data/pairs")
