@@ -36,7 +36,9 @@ from vqgan.training.parallel.sharding import requested_sharding
 from vqgan.training.task import Stateful
 
 
-class NextTokenTaskConfig(LearnerConfig, may_change=("caption_dropout", "text_loss_share", "sampled_prompts")):
+class NextTokenTaskConfig(
+    LearnerConfig, fixed=("lora",), may_change=("caption_dropout", "text_loss_share", "sampled_prompts")
+):
     """Loss, optimizer and sampling settings of the next-token task."""
 
     caption_dropout: float = Field(0.1, ge=0, lt=1)
