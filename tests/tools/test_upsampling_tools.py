@@ -145,5 +145,4 @@ def test_a_folder_without_an_upsampler_is_refused_before_anything_is_generated(
 def test_the_option_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert sample(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "--upsample FOLDER" in text
-    assert "[images stay as drawn]" in text
+    assert "--upsample str|null [null] Run folder of an upsampler" in text
