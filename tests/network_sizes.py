@@ -154,7 +154,9 @@ def main(folder: Path, wanted: set[str]) -> None:
     for names, only in both:
         for name, config_type in ((name, names[name]) for name in names if name in wanted):
             found += [(name, *refusal) for refusal in refusals(name, config_type, folder, only)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not `ru_maxrss`, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    peak = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
     sys.stdout.write(json.dumps({"refusals": found, "peak_kilobytes": peak}))
 
 

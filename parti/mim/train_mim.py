@@ -85,8 +85,6 @@ def train(config: TrainMIMConfig) -> bool:
     data = DataPipeline(config.data, config.seed)
     preview = data.preview_batch(config.preview_images)
     run = RunFolder(config.run_dir, config)
-    if accelerator.is_main_process:
-        run.create()
     return fit(
         config, partial(build_task, config, accelerator), data, run, accelerator, preview, title=config.objective
     )

@@ -52,8 +52,6 @@ def train(config: TrainUpsamplerConfig) -> bool:
     data = DataPipeline(config.data, config.seed)
     preview = data.preview_batch(config.preview_images)
     run = RunFolder(config.run_dir, config)
-    if accelerator.is_main_process:
-        run.create()
     task = partial(build_task, config, accelerator, image_tokenizer)
     return fit(config, task, data, run, accelerator, preview, title="upsampler")
 

@@ -44,7 +44,7 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_paper_config_has_a_plan() -> None:
-    assert {name_of(path) for path in PLANNED} == PAPERS
+    assert {name_of(path) for path in PLANNED if not path.stem.startswith("images_")} == PAPERS
 
 
 @pytest.mark.parametrize("path", PLANNED, ids=name_of)

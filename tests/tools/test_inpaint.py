@@ -139,13 +139,13 @@ def test_a_pixel_that_is_light_anywhere_is_generated_anew() -> None:
     ("words", "message"),
     [
         (["--caption", "a red cat"], "nothing is missing; give --mask FILE, or a --caption with [MASK] in it"),
-        (["--mask", "black"], "is black all over, so nothing is missing; make some of it white"),
+        (["--mask", "black"], "is all black, so nothing is missing; make some of it white"),
         (["--mask", "narrow"], "has 16x32 pixels, the image 32x32; give one as large as the image"),
         (["--mask", "text"], "give another file"),
         (["--mask", "mask", "--image", "text"], "give another file"),
         (["--mask", "mask", "--model", "nowhere"], "config.json is missing"),
         (["--mask", "mask", "--device", "tpu:7"], "cannot be used here"),
-        (["--caption", "[MASK] " * 17], "more than the 16 tokens of the model: its last [MASK] is lost; shorten it"),
+        (["--caption", "[MASK] " * 17], "longer than the model's 16 tokens, so its last [MASK] is cut off; shorten it"),
         (["--mask", "mask", "--color", "red"], "unknown key color"),
     ],
 )

@@ -22,6 +22,7 @@ data:
 loop: {steps: 3, log_every: 2}
 """
 WARM_UP = f"""{_DATA}
+objective: text_encoder
 text: {{vocab_size: 280, length: 64, training_captions: 8}}
 model:
   encoder_depth: 1
@@ -34,6 +35,7 @@ model:
 preview_images: 2
 """
 STAGE_2 = f"""{_DATA}
+objective: next_token
 model: {{encoder_depth: 1, decoder_depth: 1, width: 16, heads: 2, mlp_width: 32}}
 task: {{sampled_prompts: 2}}
 """

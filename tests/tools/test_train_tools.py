@@ -166,7 +166,7 @@ def test_three_steps_of_both_stages_write_the_run_folders(tmp_path: Path, capsys
     assert {"psnr", "codebook_usage", "codebook_perplexity", "reconstruction_accuracy"} <= _val(first).keys()
     assert {"nats_per_code", "prompt_accuracy"} <= _val(second).keys()
     assert sorted(path.name for path in first.iterdir()) == [
-        *("checkpoints", "config.yaml", "metrics.jsonl", "model", "samples")
+        *("checkpoints", "config.yaml", "metrics.jsonl", "model", "report.html", "samples")
     ]
     assert ImageTokenizer.from_pretrained(first / "model").image_size == 16
     assert TextToImage.from_pretrained(second / "model").image_tokenizer.image_size == 16

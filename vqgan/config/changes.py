@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 
 from vqgan.config.schema import Config
 
-_GIVEN, _NONE = "given", "none"
+GIVEN, NONE = "given", "none"
 """The record of an optional section."""
 
 
@@ -29,7 +29,7 @@ def fixed_settings(config: Config, prefix: str = "", *, with_defaults: bool = Tr
         is_fixed = name in type(config).fields_fixed
         if sections_of(field.annotation):
             if is_fixed:
-                found[prefix + name] = _NONE if value is None else _GIVEN
+                found[prefix + name] = NONE if value is None else GIVEN
             if isinstance(value, Config):
                 found |= fixed_settings(value, f"{prefix}{name}.", with_defaults=with_defaults)
         elif is_fixed and (with_defaults or field.is_required() or value != field.default):

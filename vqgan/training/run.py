@@ -56,6 +56,8 @@ def fit(
     the launch ends, or does not answer for `loop.timeout_minutes`.
     """
     task = counted_within_memory(build_task)
+    if accelerator.is_main_process:  # a run that is refused leaves no folder
+        run.create()
     trackers = Trackers(config.trackers, run, accelerator, config.model_dump(mode="json"))
     with detect_rank_failures(accelerator):
         loop = TrainingLoop(config.loop, task, data, run, accelerator, trackers, preview, title, notes)

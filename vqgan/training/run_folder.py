@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from vqgan.config.changes import fixed_settings
+from vqgan.config.changes import GIVEN, NONE, fixed_settings
 from vqgan.config.schema import Config, ConfigError, dump_config, flatten, read_yaml
 from vqgan.system.atomic_files import recover_folder, replaced_folder, sync_tree, write_file, writing
 
@@ -70,6 +70,9 @@ class RunFolder:
             return {}
         now = self.fixed_settings()
         recorded = flatten(read_yaml(path))
+        for name, value in now.items():  # a section that may be null
+            if value in (GIVEN, NONE) and recorded.get(name) == str(None):
+                recorded[name] = NONE
         # As text, as `flatten` makes it of lists.
         return {
             name: recorded[name] if str(recorded.get(name, value)) != str(value) else value
