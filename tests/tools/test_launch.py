@@ -12,7 +12,13 @@ import torch
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("launch", "processes"), [("accelerate launch --cpu", 1), ("torchrun --nproc_per_node=2", 2)])
+@pytest.mark.parametrize(
+    ("launch", "processes"),
+    [
+        ("accelerate launch --cpu", 1),
+        pytest.param("torchrun --nproc_per_node=2", 2, marks=pytest.mark.slow),  # two processes: test_sharding
+    ],
+)
 def test_launch(launch: str, processes: int, tmp_path: Path) -> None:
     launcher, *arguments = launch.split()
     small = "{depth: 1, width: 16, heads: 2, mlp_width: 32}"

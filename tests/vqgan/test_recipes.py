@@ -78,6 +78,7 @@ def test_a_tokenizer_overfits_one_image(tmp_path: Path, model: str, learning_rat
     assert quality > 35
 
 
+@pytest.mark.slow  # the networks' ten steps are in test_combinations
 def test_a_tokenizer_overfits_four_images_which_only_their_codes_tell_apart(tmp_path: Path) -> None:
     _, qualities = overfit(tmp_path, num_images=4, steps=450)
     assert min(qualities) > 40, "six seeds gave 44 dB at least"

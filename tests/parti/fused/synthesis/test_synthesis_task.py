@@ -282,7 +282,13 @@ def test_the_distance_is_of_images_generated_with_the_noise_of_their_real_ones(t
     torch.testing.assert_close(metrics["loss_divergence"], 0.03 * 3 * metrics["divergence"])
 
 
-@pytest.mark.parametrize("growing", [False, True], ids=["as drawn", "growing, with an encoder"])
+@pytest.mark.parametrize(
+    "growing",
+    [
+        pytest.param(False, id="of one size", marks=pytest.mark.slow),
+        pytest.param(True, id="growing, with an encoder"),
+    ],
+)
 def test_a_run_that_was_stopped_gives_the_bits_of_one_that_was_not(
     growing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
