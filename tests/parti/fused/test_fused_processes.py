@@ -33,6 +33,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # test_equal_steps has a step of each objective in two processes
 def test_inpainting_in_two_processes_is_inpainting_in_one(two_processes: Path, tmp_path: Path) -> None:
     assert inpainting(tmp_path)
     found, expected = (RunFolder(folder).read_metrics() for folder in (two_processes / "inpainting", tmp_path))

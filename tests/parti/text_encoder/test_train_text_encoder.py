@@ -234,6 +234,7 @@ def one_of_two(folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow  # test_equal_steps has a step of each objective in two processes
 def test_two_processes_are_one(tmp_path: Path) -> None:
     said = tmp_path / "said.txt"
     assert run_in_processes(one_of_two, tmp_path, said=said) == [0, 0], said.read_text()

@@ -1,5 +1,6 @@
 """Metrics of PIL images and folders."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ from PIL import Image
 
 from vqgan import metrics
 from vqgan.data.source import DataError
+from vqgan.metrics import functional
+from vqgan.metrics.inception import InceptionV3
 
 
 def noise(seed: int, side: int = 16) -> Image.Image:
@@ -52,7 +55,10 @@ def test_other_sizes_and_empty_folders_are_errors(tmp_path: Path) -> None:
         metrics.fid(tmp_path / "empty", tmp_path / "empty", weights="random")
 
 
-def test_fid_is_zero_for_equal_sets_and_grows_with_the_difference(tmp_path: Path) -> None:
+def test_fid_is_zero_for_equal_sets_and_grows_with_the_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functional, "InceptionV3", functools.cache(InceptionV3))  # built once
     images = {f"{number}.png": noise(number) for number in range(3)}
     folder = folder_of(tmp_path / "real", images)
     assert metrics.fid(folder, list(images.values()), weights="random") == pytest.approx(0, abs=1e-3)

@@ -15,7 +15,7 @@ from vqgan.system import torchvision_ops
 from vqgan.system.torchvision_ops import declare_missing_torchvision_ops, repair_environment
 
 
-@pytest.mark.parametrize("package", ["vqgan", "parti"])
+@pytest.mark.parametrize("package", ["vqgan", pytest.param("parti", marks=pytest.mark.slow)])
 def test_importing_a_package_is_enough(package: str) -> None:
     """In an interpreter without start-up files, so that nothing but the package may have helped."""
     program = f"""

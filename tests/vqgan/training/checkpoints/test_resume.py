@@ -252,6 +252,7 @@ def test_an_interrupted_tool_exits_with_75_and_completes_when_run_again(
     assert tool() == 0
 
 
+@pytest.mark.slow  # test_stopping has the signal
 def test_sigterm_saves_and_exits_with_75(tmp_path: Path) -> None:
     """The real signal to the real process."""
     config = tmp_path / "config.yaml"
