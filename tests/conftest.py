@@ -2,6 +2,7 @@
 
 import os
 import re
+import urllib.error
 from pathlib import Path
 
 import jaxtyping
@@ -26,3 +27,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def shapes_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of errors about a wrong shape: the annotation, which the test run checks, would speak first."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache folder and a network that answers nothing."""
+
+    def fail(url: str, *_: object, **__: object) -> None:
+        raise urllib.error.URLError(f"no network for {url}")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    return tmp_path / "hub" / "checkpoints"

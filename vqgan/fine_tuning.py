@@ -8,6 +8,7 @@ from torch import nn
 
 from vqgan.cli.command_line import print_out
 from vqgan.config.changes import changes, fixed_settings
+from vqgan.config.schema import Config
 from vqgan.hub.initial_weights import take_weights
 from vqgan.hub.model_folder import find_model_folder, read_weights
 from vqgan.image_tokenizer import ImageTokenizer
@@ -37,11 +38,7 @@ def start_tokenizer_from(autoencoder: Autoencoder, source: str | Path) -> list[s
     """
     theirs = ImageTokenizer.from_pretrained(source).autoencoder
     report = take_weights(autoencoder, theirs.state_dict(), str(source))
-    lines = report.lines(str(source))
-    if changed := changes(fixed_settings(theirs.config), fixed_settings(autoencoder.config)):
-        listed = "; ".join(f"model.{change}" for change in changed)
-        lines.append(f"these weights learned under other settings: {listed}")
-    return lines
+    return report.lines() + about_other_settings(theirs.config, autoencoder.config)
 
 
 def start_discriminator_from(discriminator: nn.Module, source: str | Path) -> list[str]:
@@ -58,9 +55,7 @@ def start_discriminator_from(discriminator: nn.Module, source: str | Path) -> li
     state = checkpoints.read_part(steps[-1], "state.pt")
     if "discriminator" not in state:
         return [f"the discriminator starts fresh: the run in {source} trained none"]
-    return take_weights(discriminator, state["discriminator"], f"{source}, discriminator").lines(
-        f"{source}, discriminator"
-    )
+    return take_weights(discriminator, state["discriminator"], f"{source}, discriminator").lines()
 
 
 def start_network_from(network: nn.Module, source: str | Path) -> list[str]:
@@ -68,4 +63,10 @@ def start_network_from(network: nn.Module, source: str | Path) -> list[str]:
 
     Raises ModelFolderError where there are no weights, ConfigError where next to nothing of them fits.
     """
-    return take_weights(network, read_weights(find_model_folder(source)), str(source)).lines(str(source))
+    return take_weights(network, read_weights(find_model_folder(source)), str(source)).lines()
+
+
+def about_other_settings(theirs: Config, ours: Config) -> list[str]:
+    """A line where the weights of a model with the config `theirs` learned under settings that no tensor shows."""
+    changed = [f"model.{change}" for change in changes(fixed_settings(theirs), fixed_settings(ours))]
+    return [f"these weights learned under other settings: {'; '.join(changed)}"] if changed else []

@@ -117,16 +117,40 @@ class _PixelTask(MaskedImageTask):
         network = self.ema.module.eval()
         return torch.where(self._on_pixels(masks[0]), network.shown(network(images, *masks), images), images)
 
-    def masked_errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Of a validation batch: the mean error of each masked patch (M,), and the targets there (M, P)."""
-        network, masks = self.ema.module.eval(), self.val_masks(batch)
-        targets = network.targets(batch.images)
-        errors = self.errors(network(batch.images, *masks), targets).mean(-1)
-        return errors[masks[0]], targets[masks[0]]
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """masked_NAME, the mean error of the averaged network on masked patches; constant_NAME, that of the best color
+        that is the same everywhere. NAME is `error_name`."""
+        sums, network = MetricSums(self.accelerator), self.ema.module.eval()
+        sums.add("patches", torch.zeros((), device=self.accelerator.device))
+        for batch in batches:
+            masks, targets = self.val_masks(batch), network.targets(batch.images)
+            errors = self.errors(network(batch.images, *masks), targets).mean(-1)[masks[0]]
+            sums.add("patches", torch.tensor(float(len(errors)), device=errors.device))
+            sums.add("error", errors.sum())
+            self.add_targets(sums, targets[masks[0]])
+        totals = _counted(sums)
+        return {
+            f"masked_{self.error_name}": totals["error"].item() / totals["patches"].item(),
+            f"constant_{self.error_name}": self.constant_error(totals),
+        }
+
+    error_name: str
+    """In the names of metrics."""
+
+    @abstractmethod
+    def add_targets(self, sums: MetricSums, targets: Float[Tensor, "M P"]) -> None:
+        """Add what `constant_error` needs to know of the targets of masked patches."""
+
+    @abstractmethod
+    def constant_error(self, totals: Mapping[str, Tensor]) -> float:
+        """The mean error of the best color that is the same everywhere."""
 
 
 class SquaredErrorTask(_PixelTask):
     """Mean squared error, in units of the targets (MAE, section 3)."""
+
+    error_name = "mse"
 
     @property
     def preview_label(self) -> str:  # type: ignore[override]
@@ -137,45 +161,30 @@ class SquaredErrorTask(_PixelTask):
     def errors(self, predictions: Float[Tensor, "B N P"], targets: Float[Tensor, "B N P"]) -> Float[Tensor, "B N P"]:
         return (predictions - targets).square()
 
-    @torch.no_grad()
-    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """masked_mse of the averaged network; constant_mse, that of the best color that is the same everywhere."""
-        sums = MetricSums(self.accelerator)
-        sums.add("patches", torch.zeros((), device=self.accelerator.device))
-        for batch in batches:
-            errors, targets = self.masked_errors(batch)
-            pixels = targets.unflatten(-1, (-1, 3)).flatten(0, 1).double()
-            sums.add("patches", torch.tensor(float(len(errors)), device=errors.device))
-            sums.add("error", errors.sum())
-            sums.add("first", pixels.sum(0))
-            sums.add("second", pixels.square().sum(0))
-        totals = _counted(sums)
-        count = totals["patches"].item()
-        pixels_each = self.network.patch_size**2
-        means, squares = (totals[name] / (count * pixels_each) for name in ("first", "second"))
-        constant = (squares - means.square()).mean().item()
-        return {"masked_mse": totals["error"].item() / count, "constant_mse": constant}
+    def add_targets(self, sums: MetricSums, targets: Float[Tensor, "M P"]) -> None:
+        pixels = targets.unflatten(-1, (-1, 3)).flatten(0, 1).double()
+        sums.add("first", pixels.sum(0))
+        sums.add("second", pixels.square().sum(0))
+
+    def constant_error(self, totals: Mapping[str, Tensor]) -> float:
+        pixels = totals["patches"].item() * self.network.patch_size**2
+        means, squares = totals["first"] / pixels, totals["second"] / pixels
+        return (squares - means.square()).mean().item()
 
 
 class AbsoluteErrorTask(_PixelTask):
     """Mean absolute error, in ImageNet's units (SimMIM, section 3.4)."""
 
+    error_name = "l1"
+
     def errors(self, predictions: Float[Tensor, "B N P"], targets: Float[Tensor, "B N P"]) -> Float[Tensor, "B N P"]:
         return (predictions - targets).abs()
 
-    @torch.no_grad()
-    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """masked_l1 of the averaged network; constant_l1, that of the best color that is the same everywhere."""
-        sums = MetricSums(self.accelerator)
-        sums.add("patches", torch.zeros((), device=self.accelerator.device))
-        for batch in batches:
-            errors, targets = self.masked_errors(batch)
-            sums.add("patches", torch.tensor(float(len(errors)), device=errors.device))
-            sums.add("error", errors.sum())
-            sums.add("levels", _level_counts(targets))
-        totals = _counted(sums)
-        constant = _error_of_medians(totals["levels"])
-        return {"masked_l1": totals["error"].item() / totals["patches"].item(), "constant_l1": constant}
+    def add_targets(self, sums: MetricSums, targets: Float[Tensor, "M P"]) -> None:
+        sums.add("levels", _level_counts(targets))
+
+    def constant_error(self, totals: Mapping[str, Tensor]) -> float:
+        return _error_of_medians(totals["levels"])
 
 
 class ClassTask(MaskedImageTask):

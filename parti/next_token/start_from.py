@@ -10,7 +10,7 @@ from pathlib import Path
 from parti.models import Generator
 from parti.pipeline import TextToImage
 from parti.text.tokenizer import TextTokenizer
-from vqgan.config.changes import changes, fixed_settings
+from vqgan.fine_tuning import about_other_settings
 from vqgan.hub.initial_weights import Resizer, rows_by, take_weights
 from vqgan.image_tokenizer import ImageTokenizer
 
@@ -37,12 +37,7 @@ def start_generator_from(
     if differing := model.image_tokenizer.codes_fingerprint().differs_from(image.codes_fingerprint()):
         leave = dict.fromkeys(generator.code_rows(), f"another image tokenizer: {differing} differ")
     report = take_weights(generator, theirs, name, remap=remap, leave=leave)
-    before, now = fixed_settings(model.generator.config), fixed_settings(generator.config)
-    if changed := changes(before, now):
-        lines.append(
-            "these weights learned under other settings: " + "; ".join(f"model.{change}" for change in changed)
-        )
-    return report.lines(name) + lines
+    return report.lines() + lines + about_other_settings(model.generator.config, generator.config)
 
 
 def _mapped_rows(theirs: TextTokenizer, ours: TextTokenizer) -> dict[int, int] | None:

@@ -56,7 +56,7 @@ def test_what_is_not_used_is_named() -> None:
     theirs = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4))
     report = take_weights(torch.nn.Sequential(torch.nn.Linear(2, 3)), theirs.state_dict(), "x")
     assert report.unused == ("1.weight", "1.bias")
-    assert "not used of x: 1.weight, 1.bias" in report.lines("x")[-1]
+    assert "not used of x: 1.weight, 1.bias" in report.lines()[-1]
 
 
 def test_another_width_or_no_tokenizer_is_one_line(source: Path, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ class HasResizers(Protocol):
 class InitialWeights:
     """What became of each tensor of a network that starts from another."""
 
+    source: str
+    """Where the weights are from."""
     taken: Mapping[str, int]
     """Name -> number of values: copied as they are."""
     resized: Mapping[str, str]
@@ -43,18 +45,16 @@ class InitialWeights:
     unused: tuple[str, ...]
     """Tensors of the source that nothing here is called after."""
 
-    def lines(self, source: str) -> list[str]:
+    def lines(self) -> list[str]:
         """For a person, at the start of a run."""
-        total = len(self.taken) + len(self.resized) + len(self.fresh)
-        lines = [
-            f"start_from {source}: {len(self.taken)} of {total} tensors taken ({sum(self.taken.values()):,} weights)"
-        ]
+        total, values = len(self.taken) + len(self.resized) + len(self.fresh), sum(self.taken.values())
+        lines = [f"start_from {self.source}: {len(self.taken)} of {total} tensors taken ({values:,} weights)"]
         if self.resized:
             lines.append("resized: " + _listed([f"{name} {how}" for name, how in self.resized.items()]))
         if self.fresh:
             lines.append("as initialized: " + _listed([f"{name} ({why})" for name, why in self.fresh.items()]))
         if self.unused:
-            lines.append(f"not used of {source}: " + _listed(self.unused))
+            lines.append(f"not used of {self.source}: " + _listed(self.unused))
         return lines
 
 
@@ -102,7 +102,7 @@ def take_weights(
             f"start_from: only {fitting:,} of {total:,} weights fit those of {source}; give a model of the same kind "
             "and width"
         )
-    return InitialWeights(taken, resized, fresh, tuple(name for name in theirs if name not in ours))
+    return InitialWeights(source, taken, resized, fresh, tuple(name for name in theirs if name not in ours))
 
 
 def first_rows(theirs: Tensor, ours: Tensor) -> Tensor | None:

@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Callable, Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
@@ -103,13 +103,7 @@ def _levels(images: ImagesInput, device: str | torch.device) -> Iterator[Tensor]
 def _batches_of(folder: Path) -> Iterator[Float[Tensor, "B 3 H W"]]:
     loaded = (load_images(folder / name) for name in _names(folder))
     for _, same_size in groupby(loaded, key=lambda image: image.shape):
-        chunk: list[Tensor] = []
-        for image in same_size:
-            chunk.append(image)
-            if len(chunk) == _BATCH:
-                yield torch.cat(chunk)
-                chunk = []
-        if chunk:
+        while chunk := list(islice(same_size, _BATCH)):
             yield torch.cat(chunk)
 
 

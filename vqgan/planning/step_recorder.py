@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -44,16 +44,7 @@ Kind = Literal[
 """What memory is for. weights in 16 bits: autocast's copies; in the update: what an optimizer's step makes and drops.
 """
 
-KINDS: tuple[Kind, ...] = (
-    "weights",
-    "frozen networks",
-    "averaged copy",
-    "gradients",
-    "optimizer state",
-    "weights in 16 bits",
-    "activations",
-    "in the update",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Peak(NamedTuple):

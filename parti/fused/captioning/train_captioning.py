@@ -44,11 +44,7 @@ def train(config: TrainCaptioningConfig) -> bool:
 
     Raises ConfigError, DataError or ModelFolderError with one line for the user.
     """
-    check_image = caption_checker(config.data.source)
-
-    def build(accelerator: Accelerator, tokenizer: TextTokenizer) -> CaptioningTask:
-        return build_task(config, accelerator, tokenizer, check_image)
-
+    build = partial(build_task, config, check_image=caption_checker(config.data.source))
     return train_on_captions(config, build, title="captioning")
 
 

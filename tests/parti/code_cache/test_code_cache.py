@@ -20,6 +20,7 @@ from parti.fused.captioning.train_captioning import TrainCaptioningConfig
 from parti.pairs import PairTokenizer
 from parti.pipeline import TextToImage
 from parti.text.tokenizer import TextTokenizer
+from tests.killed_runs import TIMINGS
 from tests.parti.code_cache.test_encode import folder_of_images
 from tests.parti.code_cache.tiny_caches import SHAPES, TEXT, contents, settings
 from tests.tiny_runs import stage_2, untrained_tokenizer
@@ -31,8 +32,6 @@ from vqgan.training.loop import TrainingLoop
 from vqgan.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow_threads
-
-_TIMINGS = ("seconds", "images_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +76,7 @@ def state(run: Path) -> dict[str, Any]:
 
 def metrics(run: Path) -> list[dict[str, object]]:
     records = RunFolder(run).read_metrics()
-    return [{name: value for name, value in record.items() if name not in _TIMINGS} for record in records]
+    return [{name: value for name, value in record.items() if name not in TIMINGS} for record in records]
 
 
 def assert_same_run(one: Path, other: Path) -> None:

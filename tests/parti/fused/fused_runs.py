@@ -44,8 +44,8 @@ def synthesis(run_dir: Path) -> SynthesisTask:
     tasks: list[SynthesisTask] = []
     build_task = synthesis_train.build_task
 
-    def building(*arguments: Any) -> SynthesisTask:
-        tasks.append(build_task(*arguments))
+    def building(*arguments: Any, **named: Any) -> SynthesisTask:
+        tasks.append(build_task(*arguments, **named))
         return tasks[0]
 
     synthesis_train.build_task = building

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.killed_runs import TIMINGS
 from tests.parti.fused.fused_runs import inpainting, synthesis
 from tests.two_processes import run_in_processes
 from vqgan.training.run_folder import RunFolder
-
-_TIMINGS = ("seconds", "images_per_second")
 
 
 def one_of_two(name: str) -> None:
@@ -39,7 +38,7 @@ def test_inpainting_in_two_processes_is_inpainting_in_one(two_processes: Path, t
     found, expected = (RunFolder(folder).read_metrics() for folder in (two_processes / "inpainting", tmp_path))
     assert len(found) == len(expected) > 2
     for record, wanted in zip(found, expected, strict=True):
-        for timing in _TIMINGS:
+        for timing in TIMINGS:
             record.pop(timing, None), wanted.pop(timing, None)
         split = record.pop("split")
         assert split == wanted.pop("split")

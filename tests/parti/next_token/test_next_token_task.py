@@ -1,7 +1,6 @@
 """The stage-2 task: its loss and metrics against direct computation, caption dropout, and that it can learn."""
 
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ from parti.next_token.next_token_task import NextTokenTask, NextTokenTaskConfig
 from parti.pairs import PairTokenizer, dropped_captions, token_space
 from parti.pipeline import TextToImage
 from parti.sampling.generate import SamplingConfig, generate_codes
+from tests.findings import check_findings
 from tests.tiny import CAPTIONS, pairs, tiny_generator, tiny_image_tokenizer, tiny_text_tokenizer
 from vqgan.config.schedule import ScheduleConfig
-from vqgan.config.schema import describe_fields
 from vqgan.data.batch import Batch
 from vqgan.metrics.caption_checkers import CaptionChecker
 from vqgan.training.optim.ema import EMAConfig
@@ -182,13 +181,7 @@ def test_diagnosis_names_lost_numbers_and_a_loss_that_is_no_better_than_guessing
         "6.0% of the steps had no finite gradient": healthy | {"skipped_share": 0.06},
         f"loss {guess + 0.01:.3f} is no better than guessing among": healthy | {"loss": guess + 0.01},
     }
-    known = {f"task.{field.name}" for field in describe_fields(NextTokenTaskConfig)}
-    for words, metrics in cases.items():
-        (finding,) = task.diagnose(metrics)
-        assert words in finding
-        named = set(re.findall(r"task(?:\.\w+)+", finding))
-        assert named
-        assert named <= known
+    check_findings(task.diagnose, cases, NextTokenTaskConfig)
 
 
 def test_overfits_eight_pairs_and_draws_exactly_their_codes() -> None:

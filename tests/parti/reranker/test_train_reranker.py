@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from parti.reranker.scorer import Scorer
 from parti.reranker.train_reranker import TrainRerankerConfig, build_task, train
 from parti.sample_files import SampleConfig, write_samples
 from parti.text.tokenizer import TextTokenizer
+from tests.findings import check_findings
 from tests.tiny import CAPTIONS, tiny_text_to_image
 from vqgan.config.schema import ConfigError, describe_fields, dump_config, load_config, validate
 from vqgan.data.loader import DataPipeline
@@ -212,13 +212,7 @@ def test_diagnosis_names_lost_numbers_and_a_loss_that_is_no_better_than_guessing
         "6.0% of the steps had no finite gradient": healthy | {"skipped_share": 0.06},
         "no better than guessing among 16 pairs": healthy | {"loss": guess + 0.01},
     }
-    known = {f"task.{field.name}" for field in describe_fields(ContrastiveTaskConfig)}
-    for words, metrics in cases.items():
-        (finding,) = task.diagnose(metrics)
-        assert words in finding
-        named = set(re.findall(r"task(?:\.\w+)+", finding))
-        assert named
-        assert named <= known
+    check_findings(task.diagnose, cases, ContrastiveTaskConfig)
 
 
 def test_configs_that_do_not_fit_are_refused() -> None:

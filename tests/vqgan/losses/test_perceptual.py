@@ -1,6 +1,5 @@
 """LPIPS: equal to the package's, frozen, deterministic, and clear about weights that it cannot find."""
 
-import urllib.error
 import warnings
 from pathlib import Path
 from typing import Any
@@ -40,19 +39,6 @@ def squeezenet() -> dict[str, torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(5)
         return torchvision.models.squeezenet1_1(weights=None).state_dict()
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty cache folder and a network that answers nothing."""
-
-    def fail(url: str, *_: object, **__: object) -> None:
-        raise urllib.error.URLError(f"no network for {url}")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    return tmp_path / "hub" / "checkpoints"
 
 
 @pytest.mark.parametrize("backbone", ["squeeze", "alex"])

@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import urllib.error
 from pathlib import Path
 
 import numpy as np
@@ -123,19 +122,6 @@ def test_generated_images_are_compared_with_a_real_set_of_another_size() -> None
     few.add_real(real[:3])
     few.add_generated(generated)
     assert "singular covariance: 3 images for 4 features" in next(few.metrics()).warning
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty cache folder and a network that answers nothing."""
-
-    def fail(url: str, *_: object, **__: object) -> None:
-        raise urllib.error.URLError(f"no network for {url}")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    return tmp_path / "hub" / "checkpoints"
 
 
 def test_without_weights_the_error_says_what_to_do(offline: Path) -> None:

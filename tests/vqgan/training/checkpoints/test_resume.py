@@ -13,6 +13,7 @@ import torch
 
 import parti.next_token.train_next_token
 import vqgan.train_tokenizer
+from tests.killed_runs import TIMINGS, assert_equal
 from tests.tiny_runs import stage_1, stage_2, untrained_tokenizer
 from vqgan.autoencoder_task import AutoencoderTask
 from vqgan.cli.command_line import run_training
@@ -25,7 +26,6 @@ from vqgan.training.loop import TrainingLoop
 from vqgan.training.run_folder import RunFolder
 
 STEPS = 8
-_TIMINGS = ("seconds", "images_per_second")
 
 
 class Killed(BaseException):
@@ -84,25 +84,9 @@ def final_state(run_dir: Path) -> dict[str, Any]:
 
 def metrics(run_dir: Path) -> list[dict[str, object]]:
     return [
-        {name: value for name, value in record.items() if name not in _TIMINGS}
+        {name: value for name, value in record.items() if name not in TIMINGS}
         for record in RunFolder(run_dir).read_metrics()
     ]
-
-
-def assert_equal(one: Any, other: Any, where: str = "state") -> None:
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_equal(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for number, pair in enumerate(zip(one, other, strict=True)):
-            assert_equal(*pair, f"{where}.{number}")
-    else:
-        assert one == other, where
 
 
 @pytest.fixture(scope="module")

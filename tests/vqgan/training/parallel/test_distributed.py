@@ -9,13 +9,12 @@ import torch
 
 import parti.next_token.train_next_token
 import vqgan.train_tokenizer
+from tests.killed_runs import TIMINGS
 from tests.tiny_runs import GUARDED, PARALLEL_1, PARALLEL_2, poisoned, stage_1, stage_2, untrained_tokenizer
 from tests.two_processes import run_in_processes
 from tests.vqgan.training.parallel.parallel_runs import one_of_two
 from vqgan.autoencoder_task import AutoencoderTask
 from vqgan.training.run_folder import RunFolder
-
-_TIMINGS = ("seconds", "images_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def assert_same_run(run: Path, reference: Path, parts: list[str], tolerance: flo
     records, expected = RunFolder(run).read_metrics(), RunFolder(reference).read_metrics()
     assert len(records) == len(expected) > 2
     for record, wanted in zip(records, expected, strict=True):
-        for timing in _TIMINGS:
+        for timing in TIMINGS:
             record.pop(timing, None), wanted.pop(timing, None)
         for name in [name for name, value in wanted.items() if isinstance(value, str)]:
             assert record.pop(name) == wanted.pop(name)
